@@ -1,0 +1,1 @@
+"""asynctasq: a task queue that people can test."""

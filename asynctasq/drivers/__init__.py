@@ -1,0 +1,1 @@
+"""Floor 1: the driver contract and one file per driver."""

@@ -1,0 +1,245 @@
+"""The driver contract: what every backend promises. No driver imports another; the worker imports none by name."""
+
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import Any, Protocol, Self, runtime_checkable
+
+from asynctasq.drivers.capabilities import NO, YES, Capabilities, Support, partial
+from asynctasq.kernel.messages import Depth, Lease, Message, Settlement, State, StoredMessage
+
+__all__ = [
+    "NO",
+    "YES",
+    "BaseDriver",
+    "Capabilities",
+    "Driver",
+    "Inspectable",
+    "KeepsResults",
+    "Migratable",
+    "Migration",
+    "Notifies",
+    "Page",
+    "Settlements",
+    "Support",
+    "Transactional",
+    "partial",
+]
+
+Settlements = Sequence[tuple[Lease, Settlement]]
+
+
+class Driver(Protocol):
+    """A place that keeps messages. Small, batch-first, the same for every backend.
+
+    Each message has ONE timestamp, `visible_at`, that serves delay, retry and lease alike: it is
+    visible when `visible_at <= now`. States are derived when looking; there is no background mover.
+    `now` is the server's clock plus `clock_offset`; a client's clock decides nothing.
+
+    An instance may be used from several event loops: connections belong to the loop that first
+    needed them and are opened lazily. `open` and `close` act for the running loop alone.
+    Every call may be cancelled at any await: no message is lost and no connection leaks or stays
+    desynchronised. No library exception leaves a driver: it becomes a `DriverError`
+    (`DriverUnavailable` when trying again may help), with the address but never the password.
+    """
+
+    capabilities: Capabilities
+    clock_offset: float
+    """Seconds added to the server's clock; 0 in production. Assignable; takes effect at the next call."""
+
+    @classmethod
+    def from_url(cls, url: str, **options: Any) -> Self:
+        """Return a driver for `url`, whose query may hold options; `options` win. Opens nothing.
+
+        Raises: ConfigError for an unknown option or a wrong value.
+        """
+        ...
+
+    def __str__(self) -> str:
+        """Return where the messages are, for banners and errors, without any secret."""
+        ...
+
+    async def open(self) -> None:
+        """Connect and check the backend, for the running loop. Repeating it changes nothing."""
+        ...
+
+    async def close(self) -> None:
+        """Release what the running loop holds, within 5 seconds; waiting calls of this loop end with nothing.
+
+        Repeating it changes nothing; a later call opens again.
+        """
+        ...
+
+    async def enqueue(self, messages: Sequence[Message]) -> list[str]:
+        """Store the messages, all or none; return the ids that are new, in the order given.
+
+        While a message with an id lives (dead letters live), the same id again changes nothing, in
+        whichever queue. Within a batch the first of equal ids counts. Becomes visible `delay_s` after
+        now, never earlier. Messages of one batch arrive in the order given.
+
+        Raises: InvalidQueueName, BodyTooLarge: nothing was stored.
+        """
+        ...
+
+    async def reserve(self, queues: Sequence[str], *, limit: int, lease_s: float, wait_s: float = 0) -> list[Lease]:
+        """Lease up to `limit` visible messages: queues in the order given, within one by `visible_at`, then arrival.
+
+        Takes over messages whose lease ran out, counting a crash on each. Returns as soon as there is at
+        least one, at the latest `wait_s` later with none. Waiting sleeps until the next `visible_at` or a
+        wake-up. A lease is granted for `lease_s` from the instant of the grant.
+        """
+        ...
+
+    async def extend(self, leases: Sequence[Lease], *, lease_s: float) -> AbstractSet[str]:
+        """Let the leases end `lease_s` from now; return the message ids whose token is no longer the latest.
+
+        A lease that ran out but was not taken over is renewed.
+        """
+        ...
+
+    async def settle(self, settlements: Settlements) -> AbstractSet[str]:
+        """End the attempts, in one round trip; return the message ids of leases that were no longer ours.
+
+        Each entry is atomic, its follow-ups included, and fenced by its token. There is no instant at
+        which a message is nowhere or twice. A late one counts while nobody else has reserved the message
+        since. Repeating it is safe: the second time the id is returned as lost and nothing changes.
+        """
+        ...
+
+    async def turn(
+        self, settlements: Settlements, queues: Sequence[str], *, limit: int, lease_s: float
+    ) -> tuple[AbstractSet[str], list[Lease]]:
+        """Settle, then reserve without waiting, in one round trip where the driver can. `limit` may be 0."""
+        lost = await self.settle(settlements) if settlements else frozenset[str]()
+        leases = await self.reserve(queues, limit=limit, lease_s=lease_s) if limit else []
+        return lost, leases
+
+    async def depth(self, queue: str) -> Depth:
+        """Count the messages of one queue; all zero for a queue that never was."""
+        ...
+
+    async def redrive(self, queue: str, *, limit: int) -> int:
+        """Move up to `limit` dead letters, oldest death first, back to ready; attempts and crashes start anew.
+
+        Returns how many were moved.
+        """
+        ...
+
+
+BaseDriver = Driver
+"""The name by which the guide calls the type of a driver."""
+
+
+@runtime_checkable
+class Notifies(Protocol):
+    """A driver that can wait for work without taking it. Claimed as `wakes_waiting`."""
+
+    async def wait_visible(self, queues: Sequence[str], *, wait_s: float) -> bool:
+        """Return True as soon as a message of these queues is (probably) visible, False after `wait_s` seconds.
+
+        Holds nothing: cancelling it is free. Another worker may be faster; True is a hint.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """One page of a listing; give `cursor` back for the next, None at the end."""
+
+    messages: list[StoredMessage]
+    cursor: str | None
+
+
+@runtime_checkable
+class Inspectable(Protocol):
+    """A driver whose messages an operator can see and remove. Claimed as `inspects`."""
+
+    async def queues(self) -> list[str]:
+        """Return the names of all queues that hold a message, sorted."""
+        ...
+
+    async def find(self, message_id: str) -> StoredMessage | None:
+        """Return the message, None if no such message lives."""
+        ...
+
+    async def list_messages(
+        self, queue: str, *, state: State | None = None, limit: int = 100, cursor: str | None = None
+    ) -> Page:
+        """Return messages of a queue in the order of arrival, page by page."""
+        ...
+
+    async def cancel(self, message_ids: Sequence[str]) -> AbstractSet[str]:
+        """Remove those that are scheduled or ready (an expired lease counts as ready); return their ids."""
+        ...
+
+    async def discard(self, message_ids: Sequence[str]) -> AbstractSet[str]:
+        """Remove those that are dead letters; return their ids."""
+        ...
+
+    async def purge(self, queue: str) -> int:
+        """Remove every scheduled and ready message of a queue; return how many. Leases and dead letters stay."""
+        ...
+
+
+@runtime_checkable
+class KeepsResults(Protocol):
+    """A driver that keeps what `Complete.result` holds. Claimed as `keeps_results`."""
+
+    async def fetch_result(self, message_id: str) -> bytes | None:
+        """Return the result bytes until `result_ttl_s` after completion, else None."""
+        ...
+
+
+@runtime_checkable
+class Transactional(Protocol):
+    """A driver that stores and settles inside a transaction the caller owns. Claimed as `transactional`.
+
+    The caller's commit makes the change visible, its rollback makes it never have been.
+    """
+
+    async def enqueue_in(self, connection: Any, messages: Sequence[Message]) -> list[str]:
+        """Do `enqueue` on the caller's connection; commits nothing.
+
+        Raises: UnsupportedFeature if this kind of connection can't be used, or points to another database.
+        """
+        ...
+
+    def enqueue_in_sync(self, connection: Any, messages: Sequence[Message]) -> list[str]:
+        """Do `enqueue_in` for a connection that is used from synchronous code."""
+        ...
+
+    async def settle_in(self, connection: Any, settlements: Settlements) -> AbstractSet[str]:
+        """Do `settle` on the caller's connection; commits nothing.
+
+        Raises: UnsupportedFeature as `enqueue_in`.
+        """
+        ...
+
+
+@runtime_checkable
+class Migratable(Protocol):
+    """A driver whose schema an operator brings up to date, with `asynctasq migrate`.
+
+    `open` of an unmigrated or outdated database raises `DriverMisconfigured` that says what to run.
+    """
+
+    async def schema_version(self) -> int:
+        """Return the version the database has; 0 before the first migration."""
+        ...
+
+    def migrations(self) -> Sequence["Migration"]:
+        """Return all migrations in order; the last one's version is the one this driver needs."""
+        ...
+
+    async def migrate(self) -> list[int]:
+        """Apply what is missing and return those versions. Idempotent, and safe when run twice at once."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Migration:
+    """One step of a schema: SQL statements with all names already quoted."""
+
+    version: int
+    title: str
+    statements: tuple[str, ...]

@@ -1,0 +1,423 @@
+"""The driver contract in its most readable form: a dict, a heap per queue, and a clock that is given.
+
+Nothing leaves the process. It is the reference that every other driver is compared with, and what
+simulations run on; correctness here is read, not optimised.
+"""
+
+import asyncio
+import heapq
+import threading
+from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import Any, Self
+
+from asynctasq.clock import Clock, SystemClock
+from asynctasq.drivers.base import NO, YES, Capabilities, Driver, Page, Settlements
+from asynctasq.drivers.urls import read_options, split_options
+from asynctasq.errors import BodyTooLarge
+from asynctasq.kernel.lifecycle import derive_state
+from asynctasq.kernel.messages import (
+    MICROSECONDS,
+    Bury,
+    Complete,
+    DeadReason,
+    Depth,
+    ErrorRecord,
+    Lease,
+    Message,
+    Release,
+    Settlement,
+    State,
+    StoredMessage,
+    check_queue_name,
+    microseconds,
+)
+
+__all__ = ["MemoryDriver"]
+
+
+@dataclass(slots=True)
+class _Row:
+    """One living message. Instants are integer microseconds; `token` counts its reserves."""
+
+    message: Message
+    arrival: int
+    enqueued_us: int
+    visible_us: int
+    attempts: int = 0
+    crashes: int = 0
+    token: int = 0
+    leased: bool = False
+    reason: DeadReason | None = None
+    error: ErrorRecord | None = None
+
+
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    queues: AbstractSet[str]
+    loop: asyncio.AbstractEventLoop
+    woken: asyncio.Future[bool]
+
+    def wake(self) -> None:
+        if self.loop.is_closed():
+            return
+        if self.loop is _running_loop():
+            self._finish()
+        else:
+            self.loop.call_soon_threadsafe(self._finish)
+
+    def _finish(self) -> None:
+        if not self.woken.done():
+            self.woken.set_result(True)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+class MemoryDriver(Driver):
+    """Keep messages in this process's memory; they end with it.
+
+    `clock` is where now comes from; a virtual clock makes years pass in milliseconds.
+    """
+
+    capabilities = Capabilities(
+        durable=NO,
+        cross_process=NO,
+        ordered=YES,
+        wakes_waiting=YES,
+        inspects=YES,
+        keeps_results=YES,
+    )
+
+    def __init__(
+        self, *, clock: Clock | None = None, clock_offset: float = 0.0, body_bytes_max: int | None = None
+    ) -> None:
+        self.clock_offset = clock_offset
+        self._clock = clock or SystemClock()
+        self._body_bytes_max = body_bytes_max
+        self._lock = threading.Lock()
+        self._rows: dict[str, _Row] = {}
+        self._due: dict[str, list[tuple[int, int, str]]] = {}
+        self._dead: dict[str, dict[str, None]] = {}
+        self._results: dict[str, tuple[int, bytes]] = {}
+        self._arrivals = 0
+        self._waiters: dict[_Waiter, None] = {}
+
+    @classmethod
+    def from_url(cls, url: str, **options: Any) -> Self:
+        _, in_url = split_options(url)
+        known: dict[str, type] = {"clock": Clock, "clock_offset": float, "body_bytes_max": int}
+        return cls(**read_options("memory driver", {**in_url, **options}, known))
+
+    def __str__(self) -> str:
+        return "memory (this process only)"
+
+    async def open(self) -> None:
+        """Do nothing: there is nothing to connect to."""
+
+    async def close(self) -> None:
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            for waiter in [waiter for waiter in self._waiters if waiter.loop is loop]:
+                del self._waiters[waiter]
+                if not waiter.woken.done():
+                    waiter.woken.set_result(False)
+
+    # -- storing ---------------------------------------------------------------------------------
+
+    async def enqueue(self, messages: Sequence[Message]) -> list[str]:
+        self._check(messages)
+        with self._lock:
+            return self._store(messages)
+
+    def _check(self, messages: Iterable[Message]) -> None:
+        for message in messages:
+            check_queue_name(message.queue)
+            limit = self._body_bytes_max
+            if limit is not None and len(message.body) > limit:
+                raise BodyTooLarge(f"message {message.id} has {len(message.body)} bytes; this driver takes {limit}")
+
+    def _store(self, messages: Iterable[Message]) -> list[str]:
+        now = self._now()
+        new = [message for message in messages if self._store_one(message, now)]
+        self._wake({message.queue for message in new})
+        return [message.id for message in new]
+
+    def _store_one(self, message: Message, now: int) -> bool:
+        if message.id in self._rows:
+            return False
+        self._arrivals += 1
+        row = _Row(message, self._arrivals, now, now + microseconds(message.delay_s))
+        self._rows[message.id] = row
+        self._place(row)
+        return True
+
+    # -- reserving -------------------------------------------------------------------------------
+
+    async def reserve(self, queues: Sequence[str], *, limit: int, lease_s: float, wait_s: float = 0) -> list[Lease]:
+        for queue in queues:
+            check_queue_name(queue)
+        deadline = asyncio.get_running_loop().time() + wait_s
+        while True:
+            leases = self._reserve_now(queues, limit, lease_s)
+            remaining = deadline - asyncio.get_running_loop().time()
+            if leases or remaining <= 0 or not await self._wait(queues, remaining):
+                return leases
+
+    def _reserve_now(self, queues: Sequence[str], limit: int, lease_s: float) -> list[Lease]:
+        leases: list[Lease] = []
+        with self._lock:
+            now = self._now()
+            until = now + microseconds(lease_s)
+            for queue in queues:
+                while len(leases) < limit and (row := self._first_visible(queue, now)):
+                    leases.append(self._lease(row, until))
+        return leases
+
+    def _first_visible(self, queue: str, now: int) -> _Row | None:
+        """Return the row that is first in line if it is visible; drop entries that no longer stand."""
+        heap = self._due.get(queue, [])
+        while heap:
+            visible_us, _, message_id = heap[0]
+            row = self._rows.get(message_id)
+            if row is not None and row.reason is None and row.visible_us == visible_us:
+                return row if visible_us <= now else None
+            heapq.heappop(heap)
+        return None
+
+    def _lease(self, row: _Row, until: int) -> Lease:
+        if row.leased:
+            row.crashes += 1
+        row.leased = True
+        row.token += 1
+        row.visible_us = until
+        self._place(row)
+        return Lease(
+            message_id=row.message.id,
+            queue=row.message.queue,
+            body=row.message.body,
+            token=str(row.token),
+            attempt=row.attempts + 1,
+            crashes=row.crashes,
+            enqueued_at=row.enqueued_us / MICROSECONDS,
+            expires_at=until / MICROSECONDS,
+        )
+
+    async def wait_visible(self, queues: Sequence[str], *, wait_s: float) -> bool:
+        deadline = asyncio.get_running_loop().time() + wait_s
+        while True:
+            with self._lock:
+                now = self._now()
+                if any(self._first_visible(queue, now) for queue in queues):
+                    return True
+            remaining = deadline - asyncio.get_running_loop().time()
+            if remaining <= 0 or not await self._wait(queues, remaining):
+                return False
+
+    async def _wait(self, queues: Sequence[str], wait_s: float) -> bool:
+        """Sleep until the next message comes due, a change in these queues, or `wait_s`; False once closed."""
+        loop = asyncio.get_running_loop()
+        waiter = _Waiter(frozenset(queues), loop, loop.create_future())
+        with self._lock:
+            self._waiters[waiter] = None
+            due_in = self._due_in(queues)
+        timer = loop.call_later(wait_s if due_in is None else min(wait_s, due_in), waiter.wake)
+        try:
+            return await waiter.woken
+        finally:
+            timer.cancel()
+            with self._lock:
+                self._waiters.pop(waiter, None)
+
+    def _due_in(self, queues: Sequence[str]) -> float | None:
+        now = self._now()
+        pending: list[int] = []
+        for queue in queues:
+            self._first_visible(queue, now)
+            if heap := self._due.get(queue):
+                pending.append(heap[0][0])
+        return max(0, min(pending) - now) / MICROSECONDS if pending else None
+
+    def _wake(self, queues: AbstractSet[str]) -> None:
+        for waiter in [waiter for waiter in self._waiters if not queues.isdisjoint(waiter.queues)]:
+            del self._waiters[waiter]
+            waiter.wake()
+
+    # -- settling --------------------------------------------------------------------------------
+
+    async def extend(self, leases: Sequence[Lease], *, lease_s: float) -> AbstractSet[str]:
+        with self._lock:
+            until = self._now() + microseconds(lease_s)
+            lost: set[str] = set()
+            for lease in leases:
+                row = self._held(lease)
+                if row is None:
+                    lost.add(lease.message_id)
+                else:
+                    row.visible_us = until
+                    self._place(row)
+            return lost
+
+    async def settle(self, settlements: Settlements) -> AbstractSet[str]:
+        for _, settlement in settlements:
+            self._check(settlement.follow_ups)
+        with self._lock:
+            return self._settle_now(settlements)
+
+    async def turn(
+        self, settlements: Settlements, queues: Sequence[str], *, limit: int, lease_s: float
+    ) -> tuple[AbstractSet[str], list[Lease]]:
+        lost = await self.settle(settlements) if settlements else frozenset[str]()
+        return lost, self._reserve_now(queues, limit, lease_s) if limit else []
+
+    def _settle_now(self, settlements: Settlements) -> set[str]:
+        lost: set[str] = set()
+        for lease, settlement in settlements:
+            row = self._held(lease)
+            if row is None:
+                lost.add(lease.message_id)
+            else:
+                self._end(row, settlement)
+                self._store(settlement.follow_ups)
+        return lost
+
+    def _held(self, lease: Lease) -> _Row | None:
+        row = self._rows.get(lease.message_id)
+        return row if row is not None and row.leased and str(row.token) == lease.token else None
+
+    def _end(self, row: _Row, settlement: Settlement) -> None:
+        now = self._now()
+        row.leased = False
+        match settlement:
+            case Complete():
+                del self._rows[row.message.id]
+                if settlement.result is not None:
+                    expiry = now + microseconds(settlement.result_ttl_s)
+                    self._results[row.message.id] = (expiry, settlement.result)
+            case Release():
+                row.attempts += settlement.counted
+                row.crashes += settlement.crashed
+                row.error = settlement.error or row.error
+                row.visible_us = now + microseconds(settlement.delay_s)
+                self._place(row)
+                self._wake({row.message.queue})
+            case Bury():
+                row.attempts += settlement.counted
+                row.crashes += settlement.crashed
+                row.reason, row.error = settlement.reason, settlement.error
+                row.visible_us = now
+                self._dead.setdefault(row.message.queue, {})[row.message.id] = None
+
+    # -- looking ---------------------------------------------------------------------------------
+
+    async def depth(self, queue: str) -> Depth:
+        check_queue_name(queue)
+        with self._lock:
+            now = self._now()
+            rows = [row for row in self._rows.values() if row.message.queue == queue]
+            states = [self._state(row, now) for row in rows]
+            ready = [row.visible_us for row, state in zip(rows, states, strict=True) if state is State.READY]
+        return Depth(
+            ready=len(ready),
+            scheduled=states.count(State.SCHEDULED),
+            reserved=states.count(State.RESERVED),
+            dead=states.count(State.DEAD),
+            oldest_age_s=(now - min(ready)) / MICROSECONDS if ready else None,
+        )
+
+    async def redrive(self, queue: str, *, limit: int) -> int:
+        check_queue_name(queue)
+        with self._lock:
+            dead = self._dead.get(queue, {})
+            chosen = list(dead)[:limit]
+            for message_id in chosen:
+                del dead[message_id]
+                row = self._rows[message_id]
+                row.attempts = row.crashes = 0
+                row.reason = row.error = None
+                row.visible_us = self._now()
+                self._place(row)
+            self._wake({queue})
+            return len(chosen)
+
+    async def queues(self) -> list[str]:
+        with self._lock:
+            return sorted({row.message.queue for row in self._rows.values()})
+
+    async def find(self, message_id: str) -> StoredMessage | None:
+        with self._lock:
+            row = self._rows.get(message_id)
+            return self._stored(row, self._now()) if row else None
+
+    async def list_messages(
+        self, queue: str, *, state: State | None = None, limit: int = 100, cursor: str | None = None
+    ) -> Page:
+        with self._lock:
+            now = self._now()
+            after = int(cursor) if cursor else 0
+            rows = [row for row in self._rows.values() if row.message.queue == queue and row.arrival > after]
+            rows = [row for row in rows if state is None or self._state(row, now) is state]
+            rows.sort(key=lambda row: row.arrival)
+            more = str(rows[limit - 1].arrival) if len(rows) > limit else None
+            return Page(messages=[self._stored(row, now) for row in rows[:limit]], cursor=more)
+
+    async def cancel(self, message_ids: Sequence[str]) -> AbstractSet[str]:
+        return self._remove(message_ids, {State.SCHEDULED, State.READY})
+
+    async def discard(self, message_ids: Sequence[str]) -> AbstractSet[str]:
+        return self._remove(message_ids, {State.DEAD})
+
+    async def purge(self, queue: str) -> int:
+        with self._lock:
+            ids = [row.message.id for row in self._rows.values() if row.message.queue == queue]
+        return len(self._remove(ids, {State.SCHEDULED, State.READY}))
+
+    async def fetch_result(self, message_id: str) -> bytes | None:
+        with self._lock:
+            expiry, result = self._results.get(message_id, (0, None))
+            if result is not None and expiry <= self._now():
+                del self._results[message_id]
+                return None
+            return result
+
+    def _remove(self, message_ids: Sequence[str], states: AbstractSet[State]) -> set[str]:
+        with self._lock:
+            now = self._now()
+            removed: set[str] = set()
+            for message_id in message_ids:
+                row = self._rows.get(message_id)
+                if row is not None and self._state(row, now) in states:
+                    del self._rows[message_id]
+                    self._dead.get(row.message.queue, {}).pop(message_id, None)
+                    removed.add(message_id)
+            return removed
+
+    def _stored(self, row: _Row, now: int) -> StoredMessage:
+        return StoredMessage(
+            id=row.message.id,
+            queue=row.message.queue,
+            body=row.message.body,
+            state=self._state(row, now),
+            attempts=row.attempts,
+            crashes=row.crashes,
+            enqueued_at=row.enqueued_us / MICROSECONDS,
+            visible_at=row.visible_us / MICROSECONDS,
+            reason=row.reason,
+            error=row.error,
+        )
+
+    def _state(self, row: _Row, now: int) -> State:
+        if row.reason is not None:
+            return State.DEAD
+        return derive_state(leased=row.leased, visible_at=row.visible_us, now=now)
+
+    def _place(self, row: _Row) -> None:
+        heapq.heappush(self._due.setdefault(row.message.queue, []), (row.visible_us, row.arrival, row.message.id))
+
+    def _now(self) -> int:
+        return round((self._clock.now() + self.clock_offset) * MICROSECONDS)

@@ -1,0 +1,153 @@
+"""Every exception of asynctasq; imports nothing of ours, so that any floor may raise them."""
+
+__all__ = [
+    "AsyncTasqError",
+    "BadSignature",
+    "BodyTooLarge",
+    "CodecError",
+    "ConfigError",
+    "DispatchError",
+    "DriverError",
+    "DriverMisconfigured",
+    "DriverUnavailable",
+    "DuplicateKey",
+    "InvalidQueueName",
+    "InvalidTransition",
+    "LeaseLost",
+    "MissingExtra",
+    "Reject",
+    "Retry",
+    "Snooze",
+    "TaskDefinitionError",
+    "TaskSignal",
+    "TaskTimeoutError",
+    "UndecodableBody",
+    "UnknownQueue",
+    "UnknownTask",
+    "UnserializableValue",
+    "UnsupportedFeature",
+    "UnsupportedVersion",
+    "WorkerCrashedError",
+]
+
+
+class AsyncTasqError(Exception):
+    """Base of every error that asynctasq raises."""
+
+
+class ConfigError(AsyncTasqError):
+    """A setting is unknown, wrong or missing."""
+
+
+class MissingExtra(ConfigError, ImportError):
+    """An optional dependency is not installed; the text names the extra to install."""
+
+
+class TaskDefinitionError(AsyncTasqError, TypeError):
+    """A task class or function is written in a way that could not work."""
+
+
+class DispatchError(AsyncTasqError):
+    """A message was not accepted; nothing was stored."""
+
+
+class UnknownQueue(DispatchError):
+    """The driver has no such queue and may not create it."""
+
+
+class InvalidQueueName(DispatchError, ValueError):
+    """A queue name has characters or a length that no driver accepts."""
+
+
+class BodyTooLarge(DispatchError):
+    """The encoded body exceeds the limit of the codec or of the driver."""
+
+
+class DuplicateKey(DispatchError):
+    """A message with the same unique key lives already."""
+
+
+class DriverError(AsyncTasqError):
+    """The backend refused or could not do an operation."""
+
+
+class DriverUnavailable(DriverError):
+    """The backend can't be reached at the moment; trying again may help."""
+
+
+class DriverMisconfigured(DriverError):
+    """The backend answers, but is not set up for us; trying again will not help."""
+
+
+class UnsupportedFeature(DriverError):
+    """The driver does not claim this capability."""
+
+
+class CodecError(AsyncTasqError):
+    """Bytes or values that can't be translated."""
+
+
+class UnserializableValue(CodecError, TypeError):
+    """A value that would not come back equal and of the same type; the text names its path."""
+
+
+class UndecodableBody(CodecError):
+    """A body that is not one of ours: damaged, hostile, or beyond the limits."""
+
+
+class UnknownTask(CodecError):
+    """A body names a task that is neither registered nor part of the application."""
+
+
+class BadSignature(CodecError):
+    """A signed body whose signature does not fit."""
+
+
+class UnsupportedVersion(CodecError):
+    """A body in a wire format newer than this version reads."""
+
+
+class LeaseLost(AsyncTasqError):
+    """The lease of an attempt ran out and another worker may have the message."""
+
+
+class InvalidTransition(AsyncTasqError):
+    """A message was asked to do what its state forbids: a bug in asynctasq or in a driver."""
+
+
+class TaskTimeoutError(AsyncTasqError, TimeoutError):
+    """An attempt ran longer than the task's `timeout`."""
+
+
+class WorkerCrashedError(AsyncTasqError):
+    """A message was given up because the workers that ran it died, `max_crashes` times."""
+
+
+class TaskSignal(Exception):  # noqa: N818 - control flow, not an error
+    """Base of what a task raises to steer its own message."""
+
+
+class Retry(TaskSignal):
+    """Raise to end the attempt as failed and try again, after `after_s` seconds if given.
+
+    Counts as an attempt; when none remains the message is a dead letter.
+    """
+
+    def __init__(self, reason: str = "retry requested", *, after_s: float | None = None) -> None:
+        super().__init__(reason)
+        self.after_s = after_s
+
+
+class Snooze(TaskSignal):
+    """Raise to run again after `delay_s` seconds; not counted as an attempt."""
+
+    def __init__(self, delay_s: float, reason: str = "snoozed") -> None:
+        super().__init__(reason)
+        self.delay_s = delay_s
+
+
+class Reject(TaskSignal):
+    """Raise to give up at once: no retry, whatever attempts remain."""
+
+    def __init__(self, reason: str = "rejected") -> None:
+        super().__init__(reason)

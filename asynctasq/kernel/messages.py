@@ -1,0 +1,187 @@
+"""The values that travel between queue, worker and driver; this file knows nothing of how they are kept."""
+
+import enum
+import json
+import re
+from dataclasses import dataclass
+
+from asynctasq.errors import InvalidQueueName
+
+__all__ = [
+    "MICROSECONDS",
+    "Bury",
+    "Complete",
+    "DeadReason",
+    "Depth",
+    "ErrorRecord",
+    "Lease",
+    "Message",
+    "Release",
+    "Settlement",
+    "State",
+    "StoredMessage",
+    "check_queue_name",
+    "microseconds",
+]
+
+MICROSECONDS = 1_000_000
+QUEUE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:\-]{0,79}\Z")
+
+
+class State(enum.Enum):
+    """Where a message stands. `SCHEDULED`/`READY` and an expired `RESERVED` are derived from `visible_at`."""
+
+    SCHEDULED = "scheduled"
+    READY = "ready"
+    RESERVED = "reserved"
+    COMPLETED = "completed"
+    DEAD = "dead"
+    CANCELLED = "cancelled"
+
+
+class DeadReason(enum.Enum):
+    """Why a message became a dead letter."""
+
+    FAILED = "failed"
+    REJECTED = "rejected"
+    CRASHED = "crashed"
+    UNDECODABLE = "undecodable"
+    UNKNOWN_TASK = "unknown_task"
+    BAD_ARGUMENTS = "bad_arguments"
+    BAD_SIGNATURE = "bad_signature"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorRecord:
+    """What is kept of an exception: texts only, so that any store can hold it."""
+
+    type: str
+    message: str
+    traceback: str = ""
+
+    def to_json(self) -> str:
+        """Return a JSON object; lone surrogates are escaped, so every store accepts it."""
+        return json.dumps([self.type, self.message, self.traceback])
+
+    @classmethod
+    def from_json(cls, text: str) -> "ErrorRecord":
+        """Rebuild from `to_json`."""
+        kind, message, traceback = json.loads(text)
+        return cls(type=kind, message=message, traceback=traceback)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One invocation to store. `id` is the idempotency key; `delay_s` counts on the driver's clock."""
+
+    id: str
+    queue: str
+    body: bytes
+    delay_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """The right to settle a message until a deadline.
+
+    `token` is the fencing number: it differs at every reserve of the message, and only the
+    latest one settles or extends. `attempt` counts executions from 1, `crashes` the earlier
+    leases that ended without settling. Instants are seconds since the epoch on the driver's clock.
+    """
+
+    message_id: str
+    queue: str
+    body: bytes
+    token: str
+    attempt: int
+    crashes: int
+    enqueued_at: float
+    expires_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Complete:
+    """The attempt succeeded: the message is done. `result` is kept for `result_ttl_s` seconds, where the driver can."""
+
+    result: bytes | None = None
+    result_ttl_s: float = 0.0
+    follow_ups: tuple[Message, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """The message becomes visible again after `delay_s` (retry, snooze, hand-back).
+
+    `counted` adds one to the attempts, `crashed` one to the crashes; a hand-back does neither.
+    """
+
+    delay_s: float = 0.0
+    counted: bool
+    crashed: bool = False
+    error: ErrorRecord | None = None
+    follow_ups: tuple[Message, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bury:
+    """The message becomes a dead letter, body and error kept. `counted` and `crashed` as in `Release`."""
+
+    reason: DeadReason
+    counted: bool = False
+    crashed: bool = False
+    error: ErrorRecord | None = None
+    follow_ups: tuple[Message, ...] = ()
+
+
+Settlement = Complete | Release | Bury
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Depth:
+    """How many messages of one queue are in which state.
+
+    `reserved` counts live leases; an expired one counts as ready. `oldest_age_s` is how long the
+    message that is first in line has been visible, in seconds; None when nothing is ready.
+    """
+
+    ready: int
+    scheduled: int
+    reserved: int
+    dead: int
+    oldest_age_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredMessage:
+    """A message as an operator sees it. `attempts` are counted ends so far; instants on the driver's clock."""
+
+    id: str
+    queue: str
+    body: bytes
+    state: State
+    attempts: int
+    crashes: int
+    enqueued_at: float
+    visible_at: float
+    reason: DeadReason | None = None
+    error: ErrorRecord | None = None
+
+
+def microseconds(seconds: float) -> int:
+    """Return whole microseconds, rounded up so that nothing is ever early.
+
+    The product is rounded to a thousandth first, so that 0.1 s is 100000 us whatever the float product is.
+    """
+    scaled = round(seconds * MICROSECONDS, 3)
+    whole = int(scaled)
+    return whole if whole >= scaled else whole + 1
+
+
+def check_queue_name(name: str) -> str:
+    """Return `name`, or raise `InvalidQueueName` if a driver could misread it."""
+    if isinstance(name, str) and QUEUE_NAME.match(name):  # pyright: ignore[reportUnnecessaryIsInstance] - users' input
+        return name
+    raise InvalidQueueName(
+        f"queue name {name!r} is not valid: use 1 to 80 letters, digits, '_', '-', '.' or ':', "
+        "starting with a letter, digit or '_'"
+    )
