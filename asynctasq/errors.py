@@ -123,7 +123,7 @@ class WorkerCrashedError(AsyncTasqError):
     """A message was given up because the workers that ran it died, `max_crashes` times."""
 
 
-class TaskSignal(Exception):  # noqa: N818 - control flow, not an error
+class TaskSignal(Exception):
     """Base of what a task raises to steer its own message."""
 
 

@@ -28,7 +28,7 @@ class PerLoop(Generic[T]):
         self,
         open_: Callable[[], Awaitable[T]],
         close: Callable[[T], Awaitable[None]],
-        abandon: Callable[[T], None] = lambda resource: None,
+        abandon: Callable[[T], None] | None = None,
     ) -> None:
         self._open = open_
         self._close = close
@@ -66,5 +66,5 @@ class PerLoop(Generic[T]):
     def _forget_closed_loops(self) -> None:
         for loop in [loop for loop in self._entries if loop.is_closed()]:
             entry = self._entries.pop(loop)
-            if entry.resource is not None:
+            if entry.resource is not None and self._abandon is not None:
                 self._abandon(entry.resource)

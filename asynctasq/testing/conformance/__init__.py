@@ -1,0 +1,1 @@
+"""The driver contract as tests that any driver author runs."""
