@@ -1,0 +1,161 @@
+"""What an attempt's outcome means for its message; this file runs nothing and asks nobody."""
+
+import enum
+from dataclasses import dataclass
+from typing import assert_never
+
+from asynctasq.kernel.messages import Bury, Complete, DeadReason, ErrorRecord, Release, Settlement
+from asynctasq.kernel.retry import RandomSource, RetryPolicy, delay_before_next
+
+__all__ = [
+    "Crashed",
+    "Failed",
+    "Interrupted",
+    "Outcome",
+    "Rejected",
+    "RetryRequested",
+    "Rules",
+    "Snoozed",
+    "Succeeded",
+    "Unrunnable",
+    "Verdict",
+    "asks_should_retry",
+    "attempts_remain",
+    "decide",
+    "screen",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What a message carries about its own retries. `max_attempts` 0 and 1 both mean: run once."""
+
+    max_attempts: int
+    retry: RetryPolicy
+    max_crashes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Succeeded:
+    """`execute` returned. `result` is what to keep, None for nothing."""
+
+    result: bytes | None = None
+    result_ttl_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """`execute` raised, or ran out of time. `wants_retry` is what `should_retry` answered, if asked."""
+
+    error: ErrorRecord
+    wants_retry: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryRequested:
+    """The task raised `Retry`; `after_s` overrides the policy."""
+
+    error: ErrorRecord
+    after_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snoozed:
+    """The task raised `Snooze`: again later, not counted."""
+
+    delay_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejected:
+    """The task raised `Reject`: no retry."""
+
+    error: ErrorRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crashed:
+    """The child process that ran the attempt died."""
+
+    error: ErrorRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interrupted:
+    """The worker stops: the attempt is handed back."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unrunnable:
+    """No task could be built from the message."""
+
+    reason: DeadReason
+    error: ErrorRecord
+
+
+Outcome = Succeeded | Failed | RetryRequested | Snoozed | Rejected | Crashed | Interrupted | Unrunnable
+
+
+class Verdict(enum.Enum):
+    """What to do with a lease before anything of it runs."""
+
+    RUN = "run"
+    STALE = "stale"
+    GIVE_UP = "give up"
+
+
+def screen(*, crashes: int, max_crashes: int, deadline: float, now: float) -> Verdict:
+    """Judge a fresh lease: too late to start, crashed too often, or fine.
+
+    `deadline` and `now` are of one clock. A lease that may have ended must not start: someone else may have finished.
+    """
+    if now >= deadline:
+        return Verdict.STALE
+    return Verdict.GIVE_UP if crashes >= max_crashes else Verdict.RUN
+
+
+def attempts_remain(attempt: int, max_attempts: int) -> bool:
+    """Say whether another attempt may follow `attempt` (from 1)."""
+    return attempt < max_attempts
+
+
+def asks_should_retry(outcome: Outcome, *, attempt: int, max_attempts: int) -> bool:
+    """Say whether the task's `should_retry` has a say: only for failures, while attempts remain."""
+    return isinstance(outcome, Failed) and attempts_remain(attempt, max_attempts)
+
+
+def decide(outcome: Outcome, *, attempt: int, crashes: int, rules: Rules, rng: RandomSource) -> Settlement:
+    """Return how the attempt is settled. `crashes` are those before this attempt."""
+    match outcome:
+        case Succeeded():
+            return Complete(result=outcome.result, result_ttl_s=outcome.result_ttl_s)
+        case Failed():
+            if outcome.wants_retry and attempts_remain(attempt, rules.max_attempts):
+                delay_s = delay_before_next(rules.retry, attempt=attempt, rng=rng)
+                return Release(delay_s=delay_s, counted=True, error=outcome.error)
+            return Bury(reason=DeadReason.FAILED, counted=True, error=outcome.error)
+        case RetryRequested():
+            return _retry_requested(outcome, attempt, rules, rng)
+        case Snoozed():
+            return Release(delay_s=outcome.delay_s, counted=False)
+        case Rejected():
+            return Bury(reason=DeadReason.REJECTED, counted=True, error=outcome.error)
+        case Crashed():
+            if crashes + 1 < rules.max_crashes:
+                return Release(counted=False, crashed=True, error=outcome.error)
+            return Bury(reason=DeadReason.CRASHED, crashed=True, error=outcome.error)
+        case Interrupted():
+            return Release(counted=False)
+        case Unrunnable():
+            return Bury(reason=outcome.reason, error=outcome.error)
+        case _:  # pragma: no cover - closed union
+            assert_never(outcome)
+
+
+def _retry_requested(outcome: RetryRequested, attempt: int, rules: Rules, rng: RandomSource) -> Settlement:
+    if not attempts_remain(attempt, rules.max_attempts):
+        return Bury(reason=DeadReason.FAILED, counted=True, error=outcome.error)
+    delay_s = outcome.after_s
+    if delay_s is None:
+        delay_s = delay_before_next(rules.retry, attempt=attempt, rng=rng)
+    return Release(delay_s=delay_s, counted=True, error=outcome.error)
