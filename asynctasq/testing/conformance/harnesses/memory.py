@@ -1,0 +1,28 @@
+"""The harness of the memory driver, the first row of the matrix; also the example to start from."""
+
+from asynctasq.drivers.base import Driver
+from asynctasq.drivers.memory_driver import MemoryDriver
+from asynctasq.testing.conformance.harness import DriverHarness
+from asynctasq.testing.servers import Servers
+
+__all__ = ["MemoryHarness", "make_harness"]
+
+
+class MemoryHarness(DriverHarness):
+    """One memory driver: its messages live in the instance, so `create` returns the same one again."""
+
+    name = "memory"
+
+    def __init__(self) -> None:
+        self._driver = MemoryDriver(body_bytes_max=16 * 1024 * 1024)
+
+    def create(self) -> Driver:
+        return self._driver
+
+    def advance(self, seconds: float) -> None:
+        self._driver.clock_offset += seconds
+
+
+def make_harness(servers: Servers) -> DriverHarness:  # noqa: ARG001 - needs no server
+    """Return an empty memory store."""
+    return MemoryHarness()

@@ -1,0 +1,293 @@
+"""Private servers for tests: child processes on free ports of 127.0.0.1, ended by pid; nothing is fetched.
+
+An address in the environment (`ASYNCTASQ_REDIS_URL`, `ASYNCTASQ_POSTGRES_URL`, `ASYNCTASQ_MYSQL_URL`,
+`ASYNCTASQ_SQS_URL`) is used instead, and such a server is never stopped or restarted.
+Only the standard library is needed here, so a server can be made ready whatever driver is installed.
+"""
+
+import atexit
+import contextlib
+import functools
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from urllib.parse import urlsplit
+
+from asynctasq.drivers.urls import redact
+from asynctasq.testing._server_recipes import HOST, KINDS, RECIPES, Recipe, ServerUnavailable
+
+__all__ = ["KINDS", "NotPossible", "Server", "ServerUnavailable", "Servers", "start_server"]
+
+
+class NotPossible(Exception):
+    """What a test wants to do to a server can't be done to this one; the text is the reason."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Server:
+    """One server: `url` is where it is, whether it is private (`owned`), and how to disturb it.
+
+    A restart keeps the port, so every URL stays valid.
+    """
+
+    kind: str
+    url: str
+    owned: bool
+    _recipe: Recipe | None = None
+    _data: Path = Path()
+    _port: int = 0
+    _process: subprocess.Popen[bytes] | None = None
+    _guard: subprocess.Popen[bytes] | None = None
+
+    @property
+    def keeps_data(self) -> bool:
+        """Whether messages outlive `restart`; false for a stand-in that keeps them in memory."""
+        return self._recipe is None or self._recipe.keeps_data
+
+    @property
+    def pid(self) -> int | None:
+        """The process id of a private server that runs, None for any other."""
+        return self._process.pid if self._process else None
+
+    def start(self) -> None:
+        """Start and wait until it answers. Starting a running server changes nothing.
+
+        Raises: ServerUnavailable with the end of its log; NotPossible for a server that is not ours.
+        """
+        recipe = self._own()
+        if self._process is not None:
+            return
+        log_path = self._data / "server.log"
+        with log_path.open("ab") as log:
+            self._process = _spawn(recipe.serve(self._data, self._port), recipe.user, log.fileno())
+        self._guard = _guard(self._process.pid)
+        deadline = time.monotonic() + 60
+        while not recipe.is_ready(self._port):
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.stop()
+                tail = log_path.read_text(errors="replace")[-800:]
+                raise ServerUnavailable(f"private {self.kind} server did not start; its log ends with:\n{tail}")
+            time.sleep(0.02)
+
+    def stop(self, *, kill: bool = False) -> None:
+        """End it, as an operator would, or with SIGKILL; wait until it is gone. The data stays."""
+        recipe = self._own()
+        process, self._process = self._process, None
+        guard, self._guard = self._guard, None
+        if process is None:
+            return
+        process.send_signal(signal.SIGKILL if kill else recipe.stop_signal)
+        try:
+            process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        if guard is not None:
+            guard.kill()
+            guard.wait()
+            if guard.stdin is not None:
+                guard.stdin.close()
+
+    def restart(self, *, kill: bool = False) -> None:
+        """Stop and start on the same port with the same data. Blocks: use `asyncio.to_thread` in a coroutine.
+
+        Raises: NotPossible for a server that is not ours.
+        """
+        self.stop(kill=kill)
+        self.start()
+
+    def remove(self) -> None:
+        """Stop and delete the data. Does nothing to a server that is not ours."""
+        if self.owned:
+            self.stop(kill=True)
+            shutil.rmtree(self._data, ignore_errors=True)
+
+    def _own(self) -> Recipe:
+        if self._recipe is None:
+            raise NotPossible(f"{redact(self.url)} is not a private server of this test run; it is left as it is")
+        return self._recipe
+
+
+@dataclass(slots=True)
+class Servers:
+    """The servers of one test run: each started when first asked for, all removed at the end."""
+
+    _started: dict[str, Server] = field(default_factory=dict[str, Server])
+    _failed: dict[str, ServerUnavailable] = field(default_factory=dict[str, ServerUnavailable])
+
+    def redis(self) -> Server:
+        """`redis://host:port`, append-only file on."""
+        return self.get("redis")
+
+    def postgres(self) -> Server:
+        """`postgresql://postgres@host:port/postgres`, a superuser without password."""
+        return self.get("postgres")
+
+    def mysql(self) -> Server:
+        """`mysql://root@host:port/mysql`, all rights, no password; make databases of your own."""
+        return self.get("mysql")
+
+    def sqs(self) -> Server:
+        """`http://host:port`, an endpoint that speaks SQS; the messages do not outlive a restart."""
+        return self.get("sqs")
+
+    def get(self, kind: str) -> Server:
+        """Return the server of this kind, from the environment or private.
+
+        Raises: ServerUnavailable, again at every call, without another try.
+        """
+        if kind in self._failed:
+            raise self._failed[kind]
+        if kind not in self._started:
+            try:
+                self._started[kind] = _from_environment(kind) or start_server(kind)
+            except ServerUnavailable as error:
+                self._failed[kind] = error
+                raise
+        return self._started[kind]
+
+    def remove(self) -> None:
+        """End all private ones."""
+        while self._started:
+            self._started.popitem()[1].remove()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.remove()
+
+
+def start_server(kind: str) -> Server:
+    """Start a private server of this kind, with a data folder of its own.
+
+    Raises: ServerUnavailable naming the program that is missing, or with the end of the server's log.
+    """
+    recipe = RECIPES[kind]()
+    for last_try in (False, False, True):
+        port = _free_port()
+        server = Server(
+            kind=kind, url=recipe.url(port), owned=True, _recipe=recipe, _data=_new_data(kind, recipe), _port=port
+        )
+        try:
+            server.start()
+        except ServerUnavailable:
+            server.remove()
+            if last_try:
+                raise
+        else:
+            return server
+    raise AssertionError("the last try returned or raised")
+
+
+def _from_environment(kind: str) -> Server | None:
+    url = os.environ.get(KINDS[kind])
+    if not url:
+        return None
+    parts = urlsplit(url)
+    ports = {"redis": 6379, "postgres": 5432, "mysql": 3306, "sqs": 443}
+    try:
+        socket.create_connection((parts.hostname or HOST, parts.port or ports[kind]), timeout=5).close()
+    except OSError as error:
+        raise ServerUnavailable(f"{KINDS[kind]} names {redact(url)}, which can't be reached: {error}") from error
+    return Server(kind=kind, url=url, owned=False)
+
+
+# -- child processes -----------------------------------------------------------------------------
+
+
+def _spawn(command: list[str], user: str | None, output: int) -> subprocess.Popen[bytes]:
+    """Start a child in a session of its own, so that Ctrl-C in the terminal is not the server's."""
+    account = _service_account(user)
+    return subprocess.Popen(  # noqa: S603 - a command of ours, no shell
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        start_new_session=True,
+        cwd="/",
+        user=account.pw_uid if account else None,
+        group=account.pw_gid if account else None,
+        extra_groups=[] if account else None,
+    )
+
+
+def _guard(pid: int) -> subprocess.Popen[bytes]:
+    """Start a shell that kills `pid` when this process dies, however it dies: its standard input then ends."""
+    script = f"trap '' INT TERM HUP; read -r _ || kill -9 {pid}"
+    return subprocess.Popen(  # noqa: S603 - a script of ours
+        ["/bin/sh", "-c", script], stdin=subprocess.PIPE, start_new_session=True, cwd="/"
+    )
+
+
+def _service_account(user: str | None) -> pwd.struct_passwd | None:
+    """Return the service's account when we are root (PostgreSQL refuses root), None to stay who we are."""
+    if os.geteuid() != 0 or user is None:
+        return None
+    try:
+        return pwd.getpwnam(user)
+    except KeyError:
+        raise ServerUnavailable(f"run as root, the server needs the user {user!r}, which does not exist") from None
+
+
+def _new_data(kind: str, recipe: Recipe) -> Path:
+    """Return a new data folder: a copy of one that is made once per process, since making takes longer."""
+    folder = _temporary_folder(kind, recipe.user)
+    if recipe.make is not None:
+        template = _template(kind)
+        subprocess.run(["/bin/cp", "-a", f"{template}/.", str(folder)], check=True)  # noqa: S603 - keeps the owner
+    return folder
+
+
+@functools.cache
+def _template(kind: str) -> Path:
+    recipe = RECIPES[kind]()
+    assert recipe.make is not None
+    folder = _temporary_folder(f"{kind}-template", recipe.user)
+    with (folder.parent / f"{folder.name}.log").open("w+b") as log:
+        _remove_at_exit(Path(log.name))
+        if _spawn(recipe.make(folder), recipe.user, log.fileno()).wait(timeout=120) != 0:
+            log.seek(0)
+            text = log.read().decode(errors="replace")[-800:]
+            raise ServerUnavailable(f"the data folder of a private {kind} server could not be made:\n{text}")
+    return folder
+
+
+def _temporary_folder(name: str, user: str | None) -> Path:
+    folder = Path(tempfile.mkdtemp(prefix=f"asynctasq-{name}-"))
+    _remove_at_exit(folder)
+    if account := _service_account(user):
+        os.chown(folder, account.pw_uid, account.pw_gid)
+    return folder
+
+
+def _remove_at_exit(path: Path) -> None:
+    """Remove `path` when this very process ends; a fork of it must not."""
+    owner = os.getpid()
+
+    def remove() -> None:
+        if os.getpid() == owner:
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+    atexit.register(remove)
+
+
+def _free_port() -> int:
+    with contextlib.closing(socket.socket()) as probe:
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port
