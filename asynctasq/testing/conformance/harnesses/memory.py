@@ -22,6 +22,15 @@ class MemoryHarness(DriverHarness):
     def advance(self, seconds: float) -> None:
         self._driver.clock_offset += seconds
 
+    async def break_connections(self) -> None:
+        """Do nothing: there is no connection."""
+
+    async def restart_server(self) -> None:
+        """Do nothing: there is no server."""
+
+    async def clean_up(self) -> None:
+        """Do nothing: the messages end with the driver."""
+
 
 def make_harness(servers: Servers) -> DriverHarness:  # noqa: ARG001 - needs no server
     """Return an empty memory store."""
