@@ -1,1 +1,28 @@
-"""."""
+"""Floor 2: what users write. Four classes, one decorator, and how a dispatch leaves the task."""
+
+from asynctasq.tasks.base import (
+    AsyncProcessTask,
+    AsyncTask,
+    BaseTask,
+    SyncProcessTask,
+    SyncTask,
+    Task,
+)
+from asynctasq.tasks.dispatching import Dispatcher, dispatch_many, dispatch_many_sync
+from asynctasq.tasks.functions import TaskFunction, task
+from asynctasq.tasks.mode import Mode
+
+__all__ = [
+    "AsyncProcessTask",
+    "AsyncTask",
+    "BaseTask",
+    "Dispatcher",
+    "Mode",
+    "SyncProcessTask",
+    "SyncTask",
+    "Task",
+    "TaskFunction",
+    "dispatch_many",
+    "dispatch_many_sync",
+    "task",
+]

@@ -1,0 +1,276 @@
+"""The four classes that users derive from: what a task is, says of itself, and can be asked to do."""
+
+from collections.abc import Awaitable, Generator, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any, ClassVar, Generic, Self, TypeVar, final
+from uuid import UUID
+
+from asynctasq.drivers.base import Driver
+from asynctasq.errors import DispatchError, TaskDefinitionError
+from asynctasq.kernel.messages import check_queue_name
+from asynctasq.kernel.retry import Exponential, Fixed
+from asynctasq.tasks.definition import check_execute, check_parameters
+from asynctasq.tasks.dispatching import current_dispatcher
+from asynctasq.tasks.mode import Mode
+from asynctasq.tasks.options import (
+    Duration,
+    Options,
+    RetryStrategy,
+    class_options,
+    keep_result_s,
+    seconds,
+    whole_number,
+)
+from asynctasq.tasks.registry import register, task_name
+from asynctasq.tasks.signatures import Signature, signature_of
+
+__all__ = ["RESERVED", "AsyncProcessTask", "AsyncTask", "BaseTask", "SyncProcessTask", "SyncTask", "Task"]
+
+T = TypeVar("T")
+
+
+class BaseTask(Generic[T]):
+    """What the four kinds of task share. Derive from one of them, not from this."""
+
+    queue: ClassVar[str] = "default"
+    max_attempts: ClassVar[int] = 3
+    """Executions at most, the first included. 0 and 1 both mean: run once."""
+    retry_delay: ClassVar[Duration | Sequence[Duration]] = 60
+    """Seconds (or timedelta) before a retry, or one delay per retry."""
+    retry_strategy: ClassVar[RetryStrategy] = "fixed"
+    retry_delay_max: ClassVar[Duration] = 3600
+    """The cap of the exponential strategy."""
+    timeout: ClassVar[Duration | None] = None
+    """Seconds that one attempt may execute; None for no limit."""
+    max_crashes: ClassVar[int] = 3
+    """After how many crashes of its worker or child the message is given up."""
+    keep_result: ClassVar[bool | Duration] = False
+    """Keep what `execute` returns: True for a day, or for how long."""
+    _driver_override: ClassVar[str | Driver | None] = None
+
+    _mode: ClassVar[Mode] = Mode.LOOP
+    _task_name: ClassVar[str] = ""
+    _options_of_class: ClassVar[Options]
+
+    _task_id: str | None = None
+    _current_attempt: int = 0
+    _dispatched_at: datetime | None = None
+
+    _arguments_given: tuple[tuple[object, ...], dict[str, object]]
+    _options: Options
+
+    _arguments_become_attributes: ClassVar[bool] = True
+    _has_constructor: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls._task_name = task_name(cls.__module__, cls.__qualname__)
+        if cls.__module__ == __name__:  # the four kinds themselves
+            return
+        cls._has_constructor = cls._has_constructor or "__init__" in cls.__dict__
+        check_execute(cls)
+        if cls._arguments_become_attributes:
+            check_parameters(cls, RESERVED)
+        try:
+            cls._options_of_class = class_options(cls)
+        except ValueError as error:
+            raise TaskDefinitionError(f"{cls.__qualname__}: {error}") from error
+        register(cls._task_name, cls)
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        if not _has_execute(cls):
+            kind = "async def" if cls._mode.is_async else "def"
+            raise TaskDefinitionError(f"{cls.__qualname__} has no execute(); add `{kind} execute(self)`")
+        self = super().__new__(cls)
+        self._arguments_given = (args, kwargs)
+        return self
+
+    def __init__(self, **kwargs: Any) -> None:
+        """Take the arguments that no constructor of a subclass took: they become attributes.
+
+        Raises: TypeError for names that the subclass's own constructor does not declare, or that would hide the API.
+        """
+        cls = type(self)
+        if kwargs and cls._has_constructor:
+            takes = ", ".join(cls._signature().names)
+            raise TypeError(f"{cls.__qualname__}({takes}) got unexpected arguments: {', '.join(kwargs)}")
+        for name, value in kwargs.items():
+            if name in RESERVED or name.startswith("_"):
+                raise TypeError(f"{cls.__qualname__}: argument {name!r} would hide an attribute of the task; rename it")
+            setattr(self, name, value)
+        self._options = cls._options_of_class
+
+    # -- chaining ---------------------------------------------------------------------------------
+
+    @final
+    def on_queue(self, name: str) -> Self:
+        """Send this task to another queue than its class says."""
+        return self._change(queue=check_queue_name(name))
+
+    @final
+    def delay(self, delay: Duration) -> Self:
+        """Run it no sooner than `delay` (seconds or timedelta, more than 0) after the dispatch."""
+        return self._change(delay_s=seconds(delay, "delay", above_zero=True))
+
+    @final
+    def retry_after(self, delay: Duration) -> Self:
+        """Wait `delay` (seconds or timedelta, 0 or more) before a retry; an exponential strategy starts from it."""
+        delay_s = seconds(delay, "retry_after", above_zero=False)
+        retry = self._current_options().retry
+        changed = replace(retry, base_s=delay_s) if isinstance(retry, Exponential) else Fixed(delay_s=delay_s)
+        return self._change(retry=changed)
+
+    @final
+    def with_options(
+        self,
+        *,
+        max_attempts: int | None = None,
+        timeout: Duration | None = None,
+        max_crashes: int | None = None,
+        keep_result: bool | Duration | None = None,
+        task_id: str | UUID | None = None,
+    ) -> Self:
+        """Override what has no chain method of its own; None leaves a setting as it is.
+
+        `task_id` is the idempotency key: while a message with it lives, dispatching again stores nothing.
+        """
+        changes: dict[str, object] = {}
+        if max_attempts is not None:
+            changes["max_attempts"] = whole_number(max_attempts, "max_attempts", least=0)
+        if timeout is not None:
+            changes["timeout_s"] = seconds(timeout, "timeout", above_zero=True)
+        if max_crashes is not None:
+            changes["max_crashes"] = whole_number(max_crashes, "max_crashes", least=1)
+        if keep_result is not None:
+            changes["keep_result_s"] = keep_result_s(keep_result)
+        if task_id is not None:
+            changes["task_id"] = str(task_id if isinstance(task_id, UUID) else UUID(task_id))
+        return self._change(**changes)
+
+    # -- dispatching ------------------------------------------------------------------------------
+
+    @final
+    async def dispatch(self, *, connection: Any = None) -> str:
+        """Store one message that runs this task; return its id, a UUID string.
+
+        Each call stores a new message. With `connection`, the message is part of that connection's
+        transaction: committed with it, or never there.
+
+        Raises: UnserializableValue, BodyTooLarge, DriverError; nothing was stored then.
+        """
+        [task_id] = await current_dispatcher().dispatch([self], connection=connection)
+        return task_id
+
+    @final
+    def dispatch_sync(self, *, connection: Any = None) -> str:
+        """Do `dispatch` from code that has no event loop.
+
+        Raises: RuntimeError inside a running event loop, where it would block it.
+        """
+        [task_id] = current_dispatcher().dispatch_sync([self], connection=connection)
+        return task_id
+
+    # -- what a running task knows ----------------------------------------------------------------
+
+    @final
+    @property
+    def attempt(self) -> int:
+        """The number of the running attempt, from 1."""
+        return self._current_attempt + 1
+
+    # -- hooks ------------------------------------------------------------------------------------
+
+    def failed(self, exception: Exception) -> Any:  # noqa: ARG002 - a hook
+        """React to the final failure, before the dead letter is written; override as `def` or `async def`."""
+        return NOTHING
+
+    def should_retry(self, exception: Exception) -> bool | Awaitable[bool]:  # noqa: ARG002 - a hook
+        """Say whether `exception` deserves another attempt; asked only while attempts remain.
+
+        Override as `def` or `async def`.
+        """
+        return True
+
+    # -- for the dispatcher and the worker --------------------------------------------------------
+
+    def _change(self, **changes: Any) -> Self:
+        self._options = replace(self._current_options(), **changes)
+        return self
+
+    def _current_options(self) -> Options:
+        try:
+            return self._options
+        except AttributeError:
+            raise DispatchError(
+                f"{type(self).__qualname__}.__init__ did not call super().__init__(**kwargs); add that line"
+            ) from None
+
+    @classmethod
+    def _signature(cls) -> Signature:
+        return signature_of(cls.__init__, bound=True)
+
+
+class AsyncTask(BaseTask[T]):
+    """A task whose `async def execute(self)` runs in the worker's event loop."""
+
+    _mode = Mode.LOOP
+
+    async def execute(self) -> T:
+        """Do the work; what it returns is the result."""
+        raise NotImplementedError
+
+
+class SyncTask(BaseTask[T]):
+    """A task whose `def execute(self)` runs in a thread of the worker."""
+
+    _mode = Mode.THREAD
+
+    def execute(self) -> T:
+        """Do the work; what it returns is the result."""
+        raise NotImplementedError
+
+
+class AsyncProcessTask(BaseTask[T]):
+    """A task whose `async def execute(self)` runs in the event loop of a child process."""
+
+    _mode = Mode.ASYNC_PROCESS
+
+    async def execute(self) -> T:
+        """Do the work; what it returns is the result and must be serializable."""
+        raise NotImplementedError
+
+
+class SyncProcessTask(BaseTask[T]):
+    """A task whose `def execute(self)` runs in a child process."""
+
+    _mode = Mode.SYNC_PROCESS
+
+    def execute(self) -> T:
+        """Do the work; what it returns is the result and must be serializable."""
+        raise NotImplementedError
+
+
+Task = AsyncTask
+
+KINDS: tuple[type[BaseTask[Any]], ...] = (AsyncTask, SyncTask, AsyncProcessTask, SyncProcessTask)
+RESERVED = frozenset(name for kind in KINDS for name in dir(kind) if not name.startswith("_"))
+"""Names that a constructor parameter or an instance attribute may not have."""
+
+
+class _Nothing:
+    """An awaitable that need not be awaited, so that `failed` works with and without `await`."""
+
+    __slots__ = ()
+
+    def __await__(self) -> Generator[None, None, None]:
+        return
+        yield
+
+
+NOTHING = _Nothing()
+
+
+def _has_execute(cls: type[BaseTask[Any]]) -> bool:
+    execute = getattr(cls, "execute", None)
+    return execute is not None and all(execute is not getattr(kind, "execute", None) for kind in KINDS)

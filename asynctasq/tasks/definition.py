@@ -1,0 +1,123 @@
+"""What a task class says of itself, checked when the class is made; and how the other floors read it.
+
+Attributes of tasks that are ours start with an underscore so that users' names never collide with them;
+this file is the one place that reads them from outside.
+"""
+# ruff: noqa: SLF001
+# pyright: reportPrivateUsage=false
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from asynctasq.drivers.base import Driver
+from asynctasq.errors import TaskDefinitionError
+from asynctasq.tasks.mode import Mode
+from asynctasq.tasks.options import Options
+from asynctasq.tasks.signatures import Signature
+
+if TYPE_CHECKING:
+    from asynctasq.tasks.base import BaseTask
+
+__all__ = [
+    "TaskDefinition",
+    "arguments_of",
+    "check_execute",
+    "check_parameters",
+    "definition_of",
+    "options_of",
+    "rebuild",
+    "set_metadata",
+    "task_id_of",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskDefinition:
+    """One task class: its name, how it runs, what its constructor takes, its settings."""
+
+    name: str
+    mode: Mode
+    signature: Signature
+    options: Options
+    driver: str | Driver | None
+
+
+def definition_of(cls: "type[BaseTask[Any]]") -> TaskDefinition:
+    """Return the definition of a task class."""
+    return TaskDefinition(
+        name=cls._task_name,
+        mode=cls._mode,
+        signature=cls._signature(),
+        options=cls._options_of_class,
+        driver=cls._driver_override,
+    )
+
+
+def options_of(task: "BaseTask[Any]") -> Options:
+    """Return the settings of this task's next dispatch."""
+    return task._current_options()
+
+
+def arguments_of(task: "BaseTask[Any]") -> Mapping[str, object]:
+    """Return the constructor's arguments by name, as they were given."""
+    args, kwargs = task._arguments_given
+    return type(task)._signature().bind(args, kwargs) if args else kwargs
+
+
+def rebuild(cls: "type[BaseTask[Any]]", arguments: Mapping[str, object]) -> "BaseTask[Any]":
+    """Build a task by calling its constructor with `arguments`.
+
+    Raises: TypeError if they no longer fit; and whatever the constructor raises.
+    """
+    args, kwargs = cls._signature().unbind(arguments)
+    return cls(*args, **kwargs)
+
+
+def task_id_of(task: "BaseTask[Any]") -> str | None:
+    """Return the id of the message that runs this task, or of its latest dispatch."""
+    return task._task_id
+
+
+def set_metadata(
+    task: "BaseTask[Any]", *, task_id: str, attempt: int = 1, dispatched_at: datetime | None = None
+) -> None:
+    """Set what a dispatched or running task knows of itself; `attempt` counts from 1."""
+    task._task_id = task_id
+    task._current_attempt = attempt - 1
+    task._dispatched_at = dispatched_at
+
+
+def check_execute(cls: "type[BaseTask[Any]]") -> None:
+    """Raise TaskDefinitionError if the class's own `execute` is of the wrong kind for its mode."""
+    execute = cls.__dict__.get("execute")
+    if execute is None:
+        return
+    function = inspect.unwrap(execute) if callable(execute) else execute
+    if (
+        not inspect.isfunction(function)
+        or inspect.isasyncgenfunction(function)
+        or inspect.isgeneratorfunction(function)
+    ):
+        raise TaskDefinitionError(f"{cls.__qualname__}.execute must be a method that returns, not {execute!r}")
+    is_async = inspect.iscoroutinefunction(function)
+    if cls._mode.is_async and not is_async:
+        raise TaskDefinitionError(
+            f"{cls.__qualname__}.execute must be `async def`; for blocking code derive from SyncTask or SyncProcessTask"
+        )
+    if is_async and not cls._mode.is_async:
+        raise TaskDefinitionError(
+            f"{cls.__qualname__}.execute must be `def`; for async code derive from AsyncTask or AsyncProcessTask"
+        )
+
+
+def check_parameters(cls: "type[BaseTask[Any]]", reserved: frozenset[str]) -> None:
+    """Raise TaskDefinitionError if a constructor parameter would hide the API once stored on `self`."""
+    hidden = [name for name in cls._signature().names if name in reserved]
+    if hidden:
+        raise TaskDefinitionError(
+            f"{cls.__qualname__}.__init__ has parameters that would hide an attribute or method of every task: "
+            f"{', '.join(hidden)}; rename them"
+        )

@@ -1,0 +1,59 @@
+"""How a task reaches a queue: the `Dispatcher` port. This floor never imports the one that implements it."""
+
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Protocol
+
+from asynctasq.errors import DispatchError
+
+if TYPE_CHECKING:
+    from asynctasq.tasks.base import BaseTask
+
+__all__ = ["Dispatcher", "current_dispatcher", "dispatch_many", "dispatch_many_sync", "set_default_dispatcher"]
+
+
+class Dispatcher(Protocol):
+    """What turns tasks into stored messages."""
+
+    async def dispatch(self, tasks: "Sequence[BaseTask[Any]]", *, connection: Any = None) -> list[str]:
+        """Store one message per task, in one round trip per driver; return their ids in order."""
+        ...
+
+    def dispatch_sync(self, tasks: "Sequence[BaseTask[Any]]", *, connection: Any = None) -> list[str]:
+        """Do `dispatch` from code that has no event loop."""
+        ...
+
+
+scoped_dispatcher: ContextVar[Dispatcher | None] = ContextVar("asynctasq_dispatcher", default=None)
+"""A dispatcher for this context alone (FakeQueue); None outside."""
+
+_default: Callable[[], Dispatcher] | None = None
+
+
+def set_default_dispatcher(provide: Callable[[], Dispatcher] | None) -> None:
+    """Say where dispatches go when no scoped dispatcher is active."""
+    global _default  # noqa: PLW0603 - the application's one default
+    _default = provide
+
+
+def current_dispatcher() -> Dispatcher:
+    """Return the dispatcher of this context, or the application's default."""
+    scoped = scoped_dispatcher.get()
+    if scoped is not None:
+        return scoped
+    if _default is None:
+        raise DispatchError("no queue is set up; import asynctasq (the package) before dispatching")
+    return _default()
+
+
+async def dispatch_many(tasks: "Sequence[BaseTask[Any]]", *, connection: Any = None) -> list[str]:
+    """Dispatch all of `tasks`, in one round trip per driver; return their ids in order.
+
+    The messages of one driver are stored all or none, where the driver claims `atomic_enqueue`.
+    """
+    return await current_dispatcher().dispatch(tasks, connection=connection)
+
+
+def dispatch_many_sync(tasks: "Sequence[BaseTask[Any]]", *, connection: Any = None) -> list[str]:
+    """Do `dispatch_many` from code that has no event loop."""
+    return current_dispatcher().dispatch_sync(tasks, connection=connection)

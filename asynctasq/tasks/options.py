@@ -1,0 +1,96 @@
+"""The settings of a task: checked when the class is made, overridden per dispatch, never changed on the class."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Literal, cast
+
+from asynctasq.kernel.messages import check_queue_name
+from asynctasq.kernel.retry import Delays, Exponential, Fixed, RetryPolicy
+
+__all__ = ["RETRY_STRATEGIES", "Duration", "Options", "RetryStrategy", "retry_policy", "seconds"]
+
+Duration = float | timedelta
+RetryStrategy = Literal["fixed", "exponential"]
+RETRY_STRATEGIES: tuple[RetryStrategy, ...] = ("fixed", "exponential")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """Everything about a dispatch but the task and its arguments. Durations in seconds."""
+
+    queue: str
+    max_attempts: int
+    retry: RetryPolicy
+    timeout_s: float | None
+    max_crashes: int
+    keep_result_s: float | None
+    delay_s: float = 0.0
+    task_id: str | None = None
+
+
+def seconds(value: object, what: str, *, above_zero: bool) -> float:
+    """Return a duration in seconds.
+
+    Raises: ValueError if it is not a finite number or timedelta, or negative, or zero where `above_zero`.
+    """
+    number = value.total_seconds() if isinstance(value, timedelta) else value
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        raise ValueError(f"{what} must be a number of seconds or a timedelta, not {value!r}")
+    wanted = "more than 0" if above_zero else "0 or more"
+    if not math.isfinite(number) or number < 0 or (above_zero and number == 0):
+        raise ValueError(f"{what} must be {wanted} seconds, not {value!r}")
+    return float(number)
+
+
+def whole_number(value: object, what: str, *, least: int) -> int:
+    """Return an integer setting; raise ValueError if it is none or below `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{what} must be a whole number, {least} or more, not {value!r}")
+    return value
+
+
+def retry_policy(delay: object, strategy: object, cap: object) -> RetryPolicy:
+    """Return the policy that a task's `retry_delay`, `retry_strategy` and `retry_delay_max` describe.
+
+    A list of delays is its own strategy. "exponential" doubles from `delay` up to `cap`, with full jitter.
+    """
+    if strategy not in RETRY_STRATEGIES:
+        raise ValueError(f"retry_strategy must be one of {', '.join(RETRY_STRATEGIES)}, not {strategy!r}")
+    if isinstance(delay, Sequence) and not isinstance(delay, str | bytes):
+        if not delay:
+            raise ValueError("retry_delay is an empty list; give at least one delay")
+        items = cast("Sequence[object]", delay)
+        return Delays(delays_s=tuple(seconds(item, "each retry_delay", above_zero=False) for item in items))
+    base_s = seconds(delay, "retry_delay", above_zero=False)
+    if strategy == "fixed":
+        return Fixed(delay_s=base_s)
+    return Exponential(base_s=base_s, cap_s=seconds(cap, "retry_delay_max", above_zero=False))
+
+
+def keep_result_s(value: object) -> float | None:
+    """Return for how many seconds a result is kept: True means a day, False not at all."""
+    if value is False or value is None:
+        return None
+    return 86_400.0 if value is True else seconds(value, "keep_result", above_zero=True)
+
+
+def class_options(source: object) -> Options:
+    """Read and check the settings of a task class.
+
+    Raises: ValueError naming the attribute.
+    """
+
+    def read(name: str) -> object:
+        return getattr(source, name)
+
+    timeout = read("timeout")
+    return Options(
+        queue=check_queue_name(str(read("queue")) if isinstance(read("queue"), str) else repr(read("queue"))),
+        max_attempts=whole_number(read("max_attempts"), "max_attempts", least=0),
+        retry=retry_policy(read("retry_delay"), read("retry_strategy"), read("retry_delay_max")),
+        timeout_s=None if timeout is None else seconds(timeout, "timeout", above_zero=True),
+        max_crashes=whole_number(read("max_crashes"), "max_crashes", least=1),
+        keep_result_s=keep_result_s(read("keep_result")),
+    )

@@ -1,0 +1,104 @@
+"""Which task a name means. Names are `module:qualname`; nothing is imported but modules of the application."""
+
+import importlib
+import sys
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from asynctasq.errors import UnknownTask
+
+if TYPE_CHECKING:
+    from asynctasq.tasks.base import BaseTask
+
+__all__ = ["Application", "project_root", "register", "registered", "task_name"]
+
+_MARKERS = ("pyproject.toml", "setup.cfg", "setup.py", ".git")
+_tasks: "dict[str, type[BaseTask[Any]]]" = {}
+
+
+def register(name: str, task: "type[BaseTask[Any]]") -> None:
+    """Make `task` known under `name`; a later definition of the same name replaces the earlier."""
+    _tasks[name] = task
+
+
+def registered(name: str) -> "type[BaseTask[Any]] | None":
+    """Return the task of that name, if its module has been imported."""
+    return _tasks.get(name)
+
+
+def project_root(start: Path | None = None) -> Path:
+    """Return the nearest folder at or above `start` (default: here) that holds a project file, else `start`."""
+    start = (start or Path.cwd()).resolve()
+    for folder in (start, *start.parents):
+        if any((folder / marker).exists() for marker in _MARKERS):
+            return folder
+    return start
+
+
+def task_name(module: str, qualname: str) -> str:
+    """Return the name under which a definition travels; `__main__` becomes the name it can be imported by."""
+    return f"{_main_module_name() if module == '__main__' else module}:{qualname}"
+
+
+def _main_module_name() -> str:
+    main = sys.modules["__main__"]
+    spec = getattr(main, "__spec__", None)
+    if spec is not None:
+        return str(spec.name)
+    file = getattr(main, "__file__", None)
+    if file is None:
+        return "__main__"
+    path = Path(file).resolve()
+    root = project_root()
+    inside = path.relative_to(root) if path.is_relative_to(root) else Path(path.name)
+    return ".".join(inside.with_suffix("").parts)
+
+
+class Application:
+    """The modules that may hold tasks: the named ones, and what lies under `root` as source files."""
+
+    def __init__(self, modules: tuple[str, ...] = (), root: Path | None = None) -> None:
+        self.modules = modules
+        self.root = root
+
+    def load(self) -> None:
+        """Import the named modules, so that their tasks are known."""
+        for module in self.modules:
+            importlib.import_module(module)
+
+    def resolve(self, name: str) -> "type[BaseTask[Any]]":
+        """Return the task called `name`, importing its module if that belongs to the application.
+
+        Raises: UnknownTask, naming the nearest known task and what the worker was started with.
+        """
+        found = _tasks.get(name)
+        if found is not None:
+            return found
+        module = name.partition(":")[0]
+        if self._is_ours(module):
+            try:
+                importlib.import_module(module)
+            except ImportError as error:
+                raise UnknownTask(f"task {name!r}: its module can't be imported: {error}") from error
+            found = _tasks.get(name)
+            if found is not None:
+                return found
+        raise UnknownTask(self._explain(name))
+
+    def _is_ours(self, module: str) -> bool:
+        parts = module.split(".")
+        if not all(part.isidentifier() for part in parts):
+            return False
+        if any(module == known or module.startswith(f"{known}.") for known in self.modules):
+            return True
+        if self.root is None:
+            return False
+        base = self.root.joinpath(*parts)
+        return base.with_suffix(".py").is_file() or (base / "__init__.py").is_file()
+
+    def _explain(self, name: str) -> str:
+        nearest = get_close_matches(name, list(_tasks), 1)
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        modules = ", ".join(self.modules) or "none"
+        return f"no task {name!r}{hint} (modules given with --app: {modules}; project root: {self.root or 'none'})"

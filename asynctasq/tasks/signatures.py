@@ -1,0 +1,86 @@
+"""Constructor arguments: from what was given to names, and back to a call in the worker."""
+
+import inspect
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, cast
+
+__all__ = ["VAR_POSITIONAL", "Signature", "signature_of"]
+
+VAR_POSITIONAL = "*"
+"""The name under which extra positional arguments travel; no keyword can have it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signature:
+    """What a constructor or function takes, `self` left out.
+
+    `plain` means that every argument can be given by name.
+    """
+
+    names: tuple[str, ...]
+    plain: bool
+    inspected: inspect.Signature
+    annotations: Mapping[str, object]
+
+    def bind(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> dict[str, object]:
+        """Return the arguments by name; raise TypeError if they do not fit."""
+        bound = self.inspected.bind(*args, **kwargs)
+        arguments: dict[str, object] = {}
+        for name, value in bound.arguments.items():
+            kind = self.inspected.parameters[name].kind
+            if kind is inspect.Parameter.VAR_POSITIONAL:
+                arguments[VAR_POSITIONAL] = list(value)
+            elif kind is inspect.Parameter.VAR_KEYWORD:
+                arguments.update(value)
+            else:
+                arguments[name] = value
+        return arguments
+
+    def unbind(self, arguments: Mapping[str, object]) -> tuple[tuple[object, ...], dict[str, object]]:
+        """Return what to call with, from arguments by name; raise TypeError if they no longer fit."""
+        if self.plain:
+            self.inspected.bind(**arguments)
+            return (), dict(arguments)
+        left = dict(arguments)
+        positional: list[object] = []
+        for name, parameter in self.inspected.parameters.items():
+            by_place = parameter.kind is inspect.Parameter.POSITIONAL_ONLY or (
+                parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD and VAR_POSITIONAL in left
+            )
+            if by_place and name in left:
+                positional.append(left.pop(name))
+        extra = left.pop(VAR_POSITIONAL, [])
+        positional += cast("list[object]", extra)
+        self.inspected.bind(*positional, **left)
+        return tuple(positional), left
+
+
+@lru_cache(maxsize=4096)
+def signature_of(function: Callable[..., Any], *, bound: bool) -> Signature:
+    """Return the signature of a function; with `bound`, without its first parameter."""
+    inspected = inspect.signature(function)
+    parameters = list(inspected.parameters.values())[1 if bound else 0 :]
+    kinds = {parameter.kind for parameter in parameters}
+    named = [
+        parameter.name
+        for parameter in parameters
+        if parameter.kind not in (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    ]
+    return Signature(
+        names=tuple(named),
+        plain=not kinds & {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL},
+        inspected=inspected.replace(parameters=parameters),
+        annotations=_annotations(function),
+    )
+
+
+def _annotations(function: Callable[..., Any]) -> Mapping[str, object]:
+    """Return resolved annotations; those that can't be resolved (local names) are left out."""
+    try:
+        return typing.get_type_hints(function, include_extras=True)
+    except (NameError, TypeError, AttributeError):
+        raw = getattr(function, "__annotations__", {})
+        return {name: value for name, value in raw.items() if not isinstance(value, str)}
