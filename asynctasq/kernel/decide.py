@@ -129,21 +129,14 @@ def decide(outcome: Outcome, *, attempt: int, crashes: int, rules: Rules, rng: R
     match outcome:
         case Succeeded():
             return Complete(result=outcome.result, result_ttl_s=outcome.result_ttl_s)
-        case Failed():
-            if outcome.wants_retry and attempts_remain(attempt, rules.max_attempts):
-                delay_s = delay_before_next(rules.retry, attempt=attempt, rng=rng)
-                return Release(delay_s=delay_s, counted=True, error=outcome.error)
-            return Bury(reason=DeadReason.FAILED, counted=True, error=outcome.error)
-        case RetryRequested():
-            return _retry_requested(outcome, attempt, rules, rng)
+        case Failed() | RetryRequested():
+            return _after_failure(outcome, attempt, rules, rng)
         case Snoozed():
             return Release(delay_s=outcome.delay_s, counted=False)
         case Rejected():
             return Bury(reason=DeadReason.REJECTED, counted=True, error=outcome.error)
         case Crashed():
-            if crashes + 1 < rules.max_crashes:
-                return Release(counted=False, crashed=True, error=outcome.error)
-            return Bury(reason=DeadReason.CRASHED, crashed=True, error=outcome.error)
+            return _after_crash(outcome, crashes, rules)
         case Interrupted():
             return Release(counted=False)
         case Unrunnable():
@@ -152,10 +145,17 @@ def decide(outcome: Outcome, *, attempt: int, crashes: int, rules: Rules, rng: R
             assert_never(outcome)
 
 
-def _retry_requested(outcome: RetryRequested, attempt: int, rules: Rules, rng: RandomSource) -> Settlement:
-    if not attempts_remain(attempt, rules.max_attempts):
+def _after_failure(outcome: Failed | RetryRequested, attempt: int, rules: Rules, rng: RandomSource) -> Settlement:
+    wanted = isinstance(outcome, RetryRequested) or outcome.wants_retry
+    if not (wanted and attempts_remain(attempt, rules.max_attempts)):
         return Bury(reason=DeadReason.FAILED, counted=True, error=outcome.error)
-    delay_s = outcome.after_s
+    delay_s = outcome.after_s if isinstance(outcome, RetryRequested) else None
     if delay_s is None:
         delay_s = delay_before_next(rules.retry, attempt=attempt, rng=rng)
     return Release(delay_s=delay_s, counted=True, error=outcome.error)
+
+
+def _after_crash(outcome: Crashed, crashes: int, rules: Rules) -> Settlement:
+    if crashes + 1 < rules.max_crashes:
+        return Release(counted=False, crashed=True, error=outcome.error)
+    return Bury(reason=DeadReason.CRASHED, crashed=True, error=outcome.error)

@@ -1,0 +1,208 @@
+"""What happened, entry by entry, and the invariants that every history must keep.
+
+A ledger is written by worker, dispatcher and fault injector; the invariants read nothing else, so the same
+functions judge a simulated run, a state machine and a kill -9 run against a real server.
+"""
+
+import enum
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+__all__ = ["INVARIANTS", "Entry", "Kind", "Violation", "check", "lifelines", "timeline"]
+
+
+class Kind(enum.Enum):
+    """What an entry says."""
+
+    DISPATCHED = "dispatched"
+    RESERVED = "reserved"
+    STARTED = "started"
+    ENDED = "ended"
+    HOOK = "hook"
+    SETTLED = "settled"
+    EXTENDED = "extended"
+    LOST = "lost"
+    CRASHED = "crashed"
+    STOPPED = "stopped"
+
+
+class Entry(NamedTuple):
+    """One event. `at` is in seconds on the ledger's clock.
+
+    `due_at` is when the message becomes visible (dispatched, settled by a release) or its lease ends
+    (reserved, extended). `detail` is the outcome of ENDED, the settlement of SETTLED ("complete", "retry",
+    "hand back", "snooze", "crash", "bury: REASON"), the hook of HOOK, the task of DISPATCHED.
+    CRASHED and STOPPED are about a whole worker and have no message.
+    """
+
+    at: float
+    kind: Kind
+    message_id: str = ""
+    worker: str = ""
+    attempt: int = 0
+    token: str = ""
+    detail: str = ""
+    due_at: float = 0.0
+    max_attempts: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Violation:
+    """A broken invariant, and the message that shows it."""
+
+    invariant: str
+    message_id: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lifeline:
+    """The entries of one message, and what happened to workers meanwhile."""
+
+    message_id: str
+    entries: Sequence[Entry]
+    crashes: Sequence[Entry]
+
+    def of(self, *kinds: Kind) -> list[Entry]:
+        """Return the entries of these kinds."""
+        return [entry for entry in self.entries if entry.kind in kinds]
+
+    @property
+    def crashed(self) -> bool:
+        """Whether a worker died, or a child did, while it held this message."""
+        holders = {entry.worker for entry in self.of(Kind.RESERVED)}
+        return any(crash.worker in holders for crash in self.crashes) or any(
+            entry.detail in ("crash", "bury: crashed") for entry in self.of(Kind.SETTLED)
+        )
+
+    @property
+    def final(self) -> Entry | None:
+        """The settlement that ended it for good."""
+        return next((e for e in self.of(Kind.SETTLED) if e.detail == "complete" or e.detail.startswith("bury")), None)
+
+
+def lifelines(entries: Iterable[Entry]) -> dict[str, Lifeline]:
+    """Part a ledger by message, in the order of their first entry."""
+    by_message: dict[str, list[Entry]] = defaultdict(list)
+    crashes: list[Entry] = []
+    for entry in entries:
+        if entry.kind is Kind.CRASHED:
+            crashes.append(entry)
+        elif entry.message_id:
+            by_message[entry.message_id].append(entry)
+    return {message_id: Lifeline(message_id, own, crashes) for message_id, own in by_message.items()}
+
+
+def check(entries: Iterable[Entry], *, alive: Collection[str] = (), tolerance_s: float = 0.0) -> list[Violation]:
+    """Judge a finished run by every invariant.
+
+    `alive` are the ids that the store still holds; `tolerance_s` allows for entries stamped by another
+    clock than the store's.
+    """
+    return [
+        Violation(invariant=name, message_id=line.message_id, text=text)
+        for line in lifelines(entries).values()
+        for name, invariant in INVARIANTS.items()
+        for text in invariant(line, alive, tolerance_s)
+    ]
+
+
+def _nothing_lost(line: Lifeline, alive: Collection[str], _tolerance_s: float) -> Iterator[str]:
+    if line.final is None and line.message_id not in alive and line.of(Kind.DISPATCHED):
+        yield "dispatched, neither settled for good nor still in the store"
+
+
+def _extra_runs_explained(line: Lifeline, _alive: Collection[str], tolerance_s: float) -> Iterator[str]:
+    starts = line.of(Kind.STARTED)
+    for earlier, later in pairwise(starts):
+        if earlier.attempt == later.attempt and not _run_ended_openly(line, earlier, later, tolerance_s):
+            yield f"attempt {later.attempt} ran again at {later.at:.6f} though its lease at {earlier.worker} stood"
+
+
+def _run_ended_openly(line: Lifeline, earlier: Entry, later: Entry, tolerance_s: float) -> bool:
+    """Say whether between two runs of one attempt the first was released, or its lease ran out."""
+    for entry in line.of(Kind.SETTLED):
+        if entry.token == earlier.token and entry.detail in ("hand back", "snooze", "crash"):
+            return True
+    ends = [e.due_at for e in line.of(Kind.RESERVED, Kind.EXTENDED) if e.token == earlier.token]
+    return bool(ends) and max(ends) <= later.at + tolerance_s
+
+
+def _attempts_within_limit(line: Lifeline, _alive: Collection[str], _tolerance_s: float) -> Iterator[str]:
+    limit = max((max(1, entry.max_attempts) for entry in line.of(Kind.DISPATCHED)), default=None)
+    previous = 0
+    for entry in line.of(Kind.STARTED):
+        if limit is not None and entry.attempt > limit:
+            yield f"attempt {entry.attempt} of at most {limit}"
+        if entry.attempt < previous or entry.attempt > previous + 1:
+            yield f"attempt {entry.attempt} follows attempt {previous}"
+        previous = entry.attempt
+
+
+def _stale_token_never_wins(line: Lifeline, _alive: Collection[str], _tolerance_s: float) -> Iterator[str]:
+    latest = ""
+    for entry in line.of(Kind.RESERVED, Kind.SETTLED):
+        if entry.kind is Kind.RESERVED:
+            latest = entry.token
+        elif entry.token != latest:
+            yield f"token {entry.token} settled ({entry.detail}) after token {latest} had been given out"
+
+
+def _settled_for_good_once(line: Lifeline, _alive: Collection[str], _tolerance_s: float) -> Iterator[str]:
+    final = line.final
+    later = [e for e in line.entries if final and e.kind in (Kind.STARTED, Kind.SETTLED) and e.at > final.at]
+    if later:
+        yield f"{later[0].kind.value} at {later[0].at:.6f} after it was settled for good"
+
+
+def _never_early(line: Lifeline, _alive: Collection[str], tolerance_s: float) -> Iterator[str]:
+    due_at = float("-inf")
+    for entry in line.of(Kind.DISPATCHED, Kind.SETTLED, Kind.RESERVED):
+        if entry.kind is Kind.RESERVED:
+            if entry.at + tolerance_s < due_at:
+                yield f"reserved at {entry.at:.6f}, due at {due_at:.6f}"
+        elif entry.due_at:
+            due_at = entry.due_at
+
+
+def _failed_hook_once(line: Lifeline, _alive: Collection[str], _tolerance_s: float) -> Iterator[str]:
+    final = line.final
+    hooks = sum(1 for entry in line.of(Kind.HOOK) if entry.detail == "failed")
+    buried = final is not None and final.detail in ("bury: failed", "bury: rejected")
+    if buried and hooks == 0:
+        yield "became a dead letter without its failed() hook"
+    undisturbed = not line.crashed and not line.of(Kind.LOST)
+    if undisturbed and hooks > 1:
+        yield f"failed() ran {hooks} times though nothing crashed"
+    if undisturbed and hooks and final is not None and final.detail == "complete":
+        yield "failed() ran though the message completed"
+
+
+Invariant = Callable[[Lifeline, Collection[str], float], Iterator[str]]
+
+INVARIANTS: dict[str, Invariant] = {
+    "nothing lost": _nothing_lost,
+    "every extra run explained": _extra_runs_explained,
+    "attempts monotone and within the limit": _attempts_within_limit,
+    "a stale token never wins": _stale_token_never_wins,
+    "settled for good once": _settled_for_good_once,
+    "never early": _never_early,
+    "failed() exactly once": _failed_hook_once,
+}
+"""Name -> function from a lifeline, the ids still stored and a tolerance to texts of violations."""
+
+
+def timeline(entries: Iterable[Entry], *, start: float | None = None) -> str:
+    """Return the entries as text, one a line, times relative to `start` (default: the first entry)."""
+    lines: list[str] = []
+    for entry in entries:
+        start = entry.at if start is None else start
+        who = f" {entry.worker}" if entry.worker else ""
+        what = f" {entry.message_id[:8]}" if entry.message_id else ""
+        attempt = f" attempt {entry.attempt}" if entry.attempt else ""
+        detail = f" {entry.detail}" if entry.detail else ""
+        lines.append(f"{entry.at - start:>14.6f}{who}{what}{attempt} {entry.kind.value}{detail}")
+    return "\n".join(lines)
