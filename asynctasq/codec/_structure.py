@@ -1,0 +1,72 @@
+"""What the C packer and unpacker don't check: nesting, lengths, and types they confuse.
+
+Most data is cleared by a look at its bytes, at C speed: msgpack marks every container, bytes and extension
+with a byte from a small set. Only where there are too many of them, the containers are walked.
+"""
+
+from typing import Final, cast
+
+from asynctasq.codec._msgpack import ExtType, Timestamp
+from asynctasq.codec.extensions import Unsupported
+from asynctasq.codec.limits import Limits
+
+__all__ = ["check_structure", "is_suspect"]
+
+CONTAINER_MARKS = frozenset({*range(0x80, 0xA0), *range(0xDC, 0xE0)})
+BINARY_MARKS = frozenset({*range(0xC4, 0xCA), *range(0xD4, 0xD9)})
+NO_MARKS: Final = bytes(byte for byte in range(256) if byte not in CONTAINER_MARKS | BINARY_MARKS)
+NO_BINARY_MARKS: Final = bytes(byte for byte in range(256) if byte not in BINARY_MARKS)
+
+# Types whose values hold no others; a container with nothing else needs no walk.
+LEAVES: Final[frozenset[type]] = frozenset({type(None), bool, int, float, str, bytes})
+# The C packer writes these as if they were bytes or extensions of ours; they would come back as something else.
+CONFUSED: dict[type, str] = {
+    bytearray: "use bytes(...)",
+    memoryview: "use bytes(...)",
+    cast("type", ExtType): "use plain values",
+    Timestamp: "use datetime.datetime",
+}
+
+
+def is_suspect(data: bytes, limits: Limits, depth: int) -> bool:
+    """Return whether a value must be walked to know that it keeps the limits and has no confused types."""
+    marks = data.translate(None, NO_MARKS)
+    return (
+        depth + len(marks) > limits.depth_max
+        or len(data) > limits.items_max
+        or bool(marks.translate(None, NO_BINARY_MARKS))
+    )
+
+
+def check_structure(value: object, limits: Limits, depth: int) -> None:
+    """Walk the lists and dicts of one level.
+
+    Raises: Unsupported for what is nested too deep, too long, or of a type that msgpack confuses with another.
+    """
+    layer = [value]
+    while layer:
+        below: list[object] = []
+        for item in layer:
+            cls = type(item)
+            if cls is list:
+                below += _inner(cast("list[object]", item), limits)
+            elif cls is dict:
+                mapping = cast("dict[object, object]", item)
+                below += _inner(list(mapping), limits)
+                below += _inner(list(mapping.values()), limits)
+            elif cls in CONFUSED:
+                raise Unsupported(f"{cls} can't travel: {CONFUSED[cls]}")
+            else:
+                continue
+            if depth >= limits.depth_max:
+                raise Unsupported(f"it is nested deeper than {limits.depth_max} levels")
+        layer = below
+        depth += 1
+
+
+def _inner(items: list[object], limits: Limits) -> list[object]:
+    if len(items) > limits.items_max:
+        raise Unsupported(f"it has {len(items):,} items, the limit is {limits.items_max:,}; split it")
+    if set(map(type, items)) <= LEAVES:
+        return []
+    return [item for item in items if type(item) not in LEAVES]

@@ -1,0 +1,195 @@
+"""The versioned wire format of a message's body; decides nothing about what the body says.
+
+Layout: byte 0xC1 (which msgpack never uses), one byte of version, one byte of seal (0 plain, 1 HMAC-SHA256:
+key id length, key id, 32 bytes of MAC), then a msgpack array of the envelope's fields, trailing defaults left out.
+Only the first two bytes are promised to mean the same in every version.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Final, cast
+
+from asynctasq.codec._msgpack import packb, unpackb
+from asynctasq.codec.limits import DEFAULT_LIMITS, Limits
+from asynctasq.codec.signing import SigningKeys, sign, strip, verify
+from asynctasq.errors import BadSignature, BodyTooLarge, UndecodableBody, UnserializableValue, UnsupportedVersion
+from asynctasq.kernel.envelope import MAX_CRASHES_DEFAULT, Envelope
+from asynctasq.kernel.retry import Delays, Exponential, Fixed, RetryPolicy
+
+__all__ = ["WIRE_VERSION", "Envelope", "decode_envelope", "encode_envelope"]
+
+MAGIC: Final = 0xC1
+WIRE_VERSION: Final = 1
+PLAIN_PREFIX: Final = bytes((MAGIC, WIRE_VERSION, 0))
+SIGNED_PREFIX: Final = bytes((MAGIC, WIRE_VERSION, 1))
+PREFIX_BYTES: Final = 3
+
+EXPONENTIAL: Final = 1
+DELAYS: Final = 2
+FIELDS_MIN: Final = 5
+INT_MAX: Final = 2**31 - 1
+LATEST_INSTANT: Final = 253_402_300_799.0  # the last second that datetime can name
+NUMBER_TYPES: Final = frozenset({int, float})
+
+
+def encode_envelope(envelope: Envelope, *, key: SigningKeys | None = None, limits: Limits = DEFAULT_LIMITS) -> bytes:
+    """Return the body; signed if `key` is given.
+
+    Raises: BodyTooLarge beyond `limits.body_bytes_max`.
+    """
+    try:
+        content = packb(_to_fields(envelope), strict_types=True)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UnserializableValue(
+            f"the options of task {envelope.task!r} can't be encoded ({error}); "
+            "use plain int, float and str for names, attempts, delays, timeouts and headers"
+        ) from error
+    body = PLAIN_PREFIX + content if key is None else sign(SIGNED_PREFIX, content, key)
+    if len(body) > limits.body_bytes_max:
+        raise BodyTooLarge(
+            f"the body of task {envelope.task!r} has {len(body):,} bytes, the limit is {limits.body_bytes_max:,}; "
+            "store the data elsewhere and pass a reference"
+        )
+    return body
+
+
+def decode_envelope(body: bytes, *, keys: SigningKeys | None = None, limits: Limits = DEFAULT_LIMITS) -> Envelope:
+    """Return the envelope in a body; with `keys`, only if it is signed with one of them.
+
+    Raises: UnsupportedVersion for a newer wire format, BadSignature, UndecodableBody for anything else.
+    """
+    fields = _unpack_fields(_open_seal(body, keys, limits))
+    try:
+        return _from_fields(fields)
+    except (IndexError, KeyError, TypeError, ValueError) as error:
+        raise UndecodableBody(f"the envelope's fields are not as version {WIRE_VERSION} has them: {error}") from error
+
+
+def _open_seal(body: bytes, keys: SigningKeys | None, limits: Limits) -> bytes:
+    if len(body) > limits.body_bytes_max:
+        raise UndecodableBody(f"the body has {len(body):,} bytes, the limit is {limits.body_bytes_max:,}")
+    prefix = body[:PREFIX_BYTES]
+    if prefix == PLAIN_PREFIX:
+        if keys is not None:
+            raise BadSignature("the body is not signed, but this worker accepts only signed ones")
+        return body[PREFIX_BYTES:]
+    if prefix == SIGNED_PREFIX:
+        return strip(body, PREFIX_BYTES) if keys is None else verify(body, PREFIX_BYTES, keys)
+    if len(body) > 1 and body[0] == MAGIC and body[1] > WIRE_VERSION:
+        raise UnsupportedVersion(
+            f"the body has wire version {body[1]}, this worker reads up to {WIRE_VERSION}; upgrade the worker"
+        )
+    raise UndecodableBody("the body is not one of asynctasq: its first bytes are others")
+
+
+def _unpack_fields(content: bytes) -> list[object]:
+    try:
+        fields = unpackb(content, ext_hook=_refuse_extension)
+    except (ValueError, TypeError, MemoryError) as error:
+        raise UndecodableBody(f"the envelope is damaged: {error}") from error
+    if type(fields) is not list:
+        raise UndecodableBody("the envelope is not an array")
+    return cast("list[object]", fields)
+
+
+def _refuse_extension(code: int, data: bytes) -> object:
+    raise UndecodableBody(
+        f"the envelope has an extension type ({code}, {len(data)} bytes), which none of its fields is"
+    )
+
+
+def _to_fields(envelope: Envelope) -> list[object]:
+    fields: list[object] = [
+        envelope.task,
+        envelope.arguments,
+        envelope.max_attempts,
+        _retry_to_wire(envelope.retry),
+        envelope.dispatched_at,
+    ]
+    if envelope.headers:
+        fields += (envelope.timeout_s, envelope.keep_result_s, envelope.max_crashes, dict(envelope.headers))
+    elif envelope.max_crashes != MAX_CRASHES_DEFAULT:
+        fields += (envelope.timeout_s, envelope.keep_result_s, envelope.max_crashes)
+    elif envelope.keep_result_s is not None:
+        fields += (envelope.timeout_s, envelope.keep_result_s)
+    elif envelope.timeout_s is not None:
+        fields.append(envelope.timeout_s)
+    return fields
+
+
+def _from_fields(fields: list[object]) -> Envelope:
+    """Check every type and range, so that nothing later meets a value that `_to_fields` does not write."""
+    count = len(fields)
+    if count < FIELDS_MIN or count > FIELDS_MIN + 4:
+        raise ValueError(f"{count} of them")
+    task, arguments = fields[0], fields[1]
+    if type(task) is not str or type(arguments) is not bytes:
+        raise TypeError("task and arguments must be text and bytes")
+    retry = fields[3]
+    return Envelope(
+        task=task,
+        arguments=arguments,
+        max_attempts=_count(fields[2]),
+        retry=Fixed(delay_s=_number(retry)) if type(retry) in NUMBER_TYPES else _retry_from_wire(retry),
+        dispatched_at=_instant(fields[4]),
+        timeout_s=None if count == FIELDS_MIN or fields[5] is None else _number(fields[5]),
+        keep_result_s=None if count < 7 or fields[6] is None else _number(fields[6]),
+        max_crashes=MAX_CRASHES_DEFAULT if count < 8 else _count(fields[7]),
+        **({} if count < 9 else {"headers": _headers(fields[8])}),
+    )
+
+
+def _retry_to_wire(retry: RetryPolicy) -> object:
+    match retry:
+        case Fixed():
+            return retry.delay_s
+        case Exponential():
+            return [EXPONENTIAL, retry.base_s, retry.factor, retry.cap_s, retry.jitter]
+        case Delays():
+            return [DELAYS, *retry.delays_s]
+
+
+def _retry_from_wire(wire: object) -> RetryPolicy:
+    if type(wire) is not list or not wire:
+        raise TypeError("the retry policy must be a number or an array")
+    kind, *values = cast("list[object]", wire)
+    if kind == EXPONENTIAL:
+        base, factor, cap, jitter = values
+        if type(jitter) is not bool:
+            raise TypeError("jitter must be a boolean")
+        return Exponential(base_s=_number(base), factor=_number(factor), cap_s=_number(cap), jitter=jitter)
+    if kind == DELAYS and values:
+        return Delays(delays_s=tuple(_number(value) for value in values))
+    raise ValueError("the retry policy is not known")
+
+
+def _number(value: object) -> float:
+    """Return a finite number that is not negative."""
+    if type(value) not in NUMBER_TYPES:
+        raise TypeError("a number of seconds must be a number")
+    number = cast("float", value)
+    if not (number >= 0 and math.isfinite(number)):
+        raise ValueError("a number of seconds must be finite and not negative")
+    return number
+
+
+def _instant(value: object) -> float:
+    number = _number(value)
+    if number > LATEST_INSTANT:
+        raise ValueError("the instant of dispatch is after the year 9999")
+    return number
+
+
+def _count(value: object) -> int:
+    if type(value) is not int or not 0 <= value <= INT_MAX:
+        raise ValueError("a count must be a whole number from 0")
+    return value
+
+
+def _headers(value: object) -> Mapping[str, str]:
+    if type(value) is not dict:
+        raise TypeError("headers must be a map")
+    headers = cast("dict[object, object]", value)
+    if not all(type(key) is str and type(text) is str for key, text in headers.items()):
+        raise TypeError("headers must be texts")
+    return cast("dict[str, str]", headers)

@@ -1,0 +1,203 @@
+"""Python values to bytes and back: msgpack with a fixed list of extension types; imports and runs nothing.
+
+What msgpack's C packer knows exactly goes through it without a look from Python; everything else comes to
+a hook by its exact type. The path of an offender is searched only after the encoding has failed.
+"""
+
+import struct
+from collections.abc import Callable
+from typing import Final, cast
+
+from asynctasq.codec import annotations, references
+from asynctasq.codec._msgpack import ExtType, packb, unpackb
+from asynctasq.codec._offenders import find_offender
+from asynctasq.codec._structure import check_structure, is_suspect
+from asynctasq.codec.extensions import DECODERS, ENCODERS, Unsupported, real_time_type
+from asynctasq.codec.limits import DEFAULT_LIMITS, Limits
+from asynctasq.codec.placeholders import ModelReference, Record
+from asynctasq.errors import BodyTooLarge, UndecodableBody, UnserializableValue
+
+__all__ = ["DEFAULT_LIMITS", "Decoding", "Encoding", "Limits", "pack", "unpack"]
+
+TUPLE: Final = 1
+SET: Final = 2
+FROZENSET: Final = 3
+RECORD: Final = 13
+MODEL: Final = 14
+
+FAILURES: Final = (Unsupported, ValueError, TypeError, OverflowError, RecursionError)
+SEQUENCE_CODES: dict[type, int] = {tuple: TUPLE, set: SET, frozenset: FROZENSET}
+SEQUENCE_TYPES: dict[int, Callable[[list[object]], object]] = {
+    TUPLE: tuple,
+    SET: set,
+    FROZENSET: frozenset,
+}
+
+
+def pack(value: object, *, path: str, limits: Limits = DEFAULT_LIMITS) -> bytes:
+    """Return the bytes of a value that comes back equal and of the same type without any annotation.
+
+    Raises: UnserializableValue naming the place under `path`, BodyTooLarge.
+    """
+    return Encoding(limits, records_allowed=False).encode(value, path=path)
+
+
+def unpack(data: bytes, *, limits: Limits = DEFAULT_LIMITS) -> object:
+    """Return the value; a `Record` or `ModelReference` stands where only an annotation can tell the class.
+
+    Raises: UndecodableBody, and nothing else, whatever the bytes are.
+    """
+    return Decoding(limits).decode(data)
+
+
+class Encoding:
+    """One encoding. Afterwards `records` says whether a value depends on its annotation to come back."""
+
+    __slots__ = ("_depth", "_limits", "_records_allowed", "records")
+
+    def __init__(self, limits: Limits = DEFAULT_LIMITS, *, records_allowed: bool = True) -> None:
+        self._limits = limits
+        self._records_allowed = records_allowed
+        self._depth = 0
+        self.records = False
+
+    def encode(self, value: object, *, path: str) -> bytes:
+        """Return the bytes, within the limits.
+
+        Raises: UnserializableValue naming the place under `path`, BodyTooLarge.
+        """
+        return self._encode(value, path, lambda: [(value, path)], depth=0)
+
+    def encode_named(self, values: dict[str, object], *, label: str) -> bytes:
+        """Return the bytes of a dict of names; a path under it is `label.name`."""
+        return self._encode(
+            values, label, lambda: [(part, f"{label}.{name}") for name, part in values.items()], depth=1
+        )
+
+    def _encode(self, value: object, path: str, roots: Callable[[], list[tuple[object, str]]], *, depth: int) -> bytes:
+        try:
+            data = self._pack(value)
+        except FAILURES as error:
+            for root, root_path in roots():
+                find_offender(root, path=root_path, limits=self._limits, try_leaf=self._try_leaf, depth=depth)
+            raise UnserializableValue(f"{path}: {error}") from error
+        if len(data) > self._limits.body_bytes_max:
+            raise BodyTooLarge(
+                f"{path} has {len(data):,} bytes when encoded, the limit is {self._limits.body_bytes_max:,}; "
+                "store the data elsewhere and pass a reference"
+            )
+        return data
+
+    def _try_leaf(self, leaf: object) -> None:
+        self._depth = 0
+        self._pack(leaf)
+
+    def _pack(self, value: object) -> bytes:
+        data = packb(value, default=self._default, strict_types=True)
+        if is_suspect(data, self._limits, self._depth):
+            check_structure(value, self._limits, self._depth)
+        return data
+
+    def _nested(self, code: int, value: object) -> object:
+        self._depth += 1
+        if self._depth >= self._limits.depth_max:
+            raise Unsupported(f"it is nested deeper than {self._limits.depth_max} levels")
+        data = self._pack(value)
+        self._depth -= 1
+        return ExtType(code, data)
+
+    def _default(self, value: object) -> object:
+        cls = type(value)
+        known = ENCODERS.get(cls)
+        if known is not None:
+            code, encode = known
+            return ExtType(code, encode(value))
+        code_of_sequence = SEQUENCE_CODES.get(cls)
+        if code_of_sequence is not None:
+            return self._nested(code_of_sequence, list(cast("tuple[object, ...]", value)))
+        real = real_time_type(cls)
+        if real is not None:
+            code, encode = ENCODERS[real]
+            return ExtType(code, encode(value))
+        reference = references.reference_to(value)
+        if reference is not None:
+            return self._nested(MODEL, [reference.orm, reference.class_path, list(reference.key)])
+        plain = annotations.simplify(value)
+        if not self._records_allowed:
+            raise Unsupported(f"{cls} is only rebuilt from an annotation, and there is none here; pass plain values")
+        self.records = True
+        return self._nested(RECORD, [cls.__qualname__, plain])
+
+
+class Decoding:
+    """One decoding. Afterwards `records` and `references` say whether such placeholders are in the value."""
+
+    __slots__ = ("_depth", "_limits", "records", "references")
+
+    def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
+        self._limits = limits
+        self._depth = 0
+        self.records = False
+        self.references = False
+
+    def decode(self, data: bytes) -> object:
+        """Return the value; raise UndecodableBody, and nothing else, if the bytes are not one."""
+        if len(data) > self._limits.body_bytes_max:
+            raise UndecodableBody(f"{len(data):,} bytes, the limit is {self._limits.body_bytes_max:,}")
+        try:
+            return self._unpack(data)
+        except Unsupported as error:
+            raise UndecodableBody(f"not a value that asynctasq writes: {error}") from error
+        except (ValueError, TypeError, LookupError, ArithmeticError, struct.error) as error:
+            raise UndecodableBody(f"not a value that asynctasq writes: {type(error).__name__}: {error}") from error
+        except (MemoryError, RecursionError) as error:
+            raise UndecodableBody("the value claims to be larger or deeper than its bytes can be") from error
+
+    def _unpack(self, data: bytes) -> object:
+        length_max = min(len(data), self._limits.items_max)
+        value = unpackb(
+            data,
+            ext_hook=self._extension,
+            strict_map_key=False,
+            # The other lengths are bounded by the bytes there are; these would be allocated on a promise.
+            max_array_len=length_max,
+            max_map_len=length_max,
+        )
+        if is_suspect(data, self._limits, self._depth):
+            check_structure(value, self._limits, self._depth)
+        return value
+
+    def _nested(self, data: bytes) -> list[object]:
+        self._depth += 1
+        if self._depth >= self._limits.depth_max:
+            raise UndecodableBody(f"the value is nested deeper than {self._limits.depth_max} levels")
+        value = self._unpack(data)
+        self._depth -= 1
+        if type(value) is not list:
+            raise UndecodableBody("an extension type holds something else than its array")
+        return cast("list[object]", value)
+
+    def _extension(self, code: int, data: bytes) -> object:
+        decode = DECODERS.get(code)
+        if decode is not None:
+            return decode(data)
+        make = SEQUENCE_TYPES.get(code)
+        if make is not None:
+            return make(self._nested(data))
+        if code == RECORD:
+            return self._record(*self._nested(data))
+        if code == MODEL:
+            return self._model(*self._nested(data))
+        raise UndecodableBody(f"extension type {code} is not known to this version")
+
+    def _record(self, name: object, value: object) -> Record:
+        if type(name) is not str:
+            raise UndecodableBody("a record whose class name is not text")
+        self.records = True
+        return Record(name=name, value=value)
+
+    def _model(self, orm: object, class_path: object, key: object) -> ModelReference:
+        if type(orm) is not str or type(class_path) is not str or type(key) is not list or not key:
+            raise UndecodableBody("a model reference that is not (ORM, class, primary key)")
+        self.references = True
+        return ModelReference(orm=orm, class_path=class_path, key=tuple(cast("list[object]", key)))

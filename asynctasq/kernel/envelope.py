@@ -1,0 +1,33 @@
+"""What one dispatch says about itself; a pure value that knows nothing of bytes."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from asynctasq.kernel.retry import RetryPolicy
+
+__all__ = ["MAX_CRASHES_DEFAULT", "Envelope"]
+
+MAX_CRASHES_DEFAULT = 3
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Envelope:
+    """One invocation as it travels inside a message's body.
+
+    `task` is the name `module:qualname`, `arguments` the packed dict of name to value. A retry uses
+    `max_attempts`, `retry` and `timeout_s` as they were when the task was dispatched, at `dispatched_at`
+    (seconds since the epoch). The result is kept for `keep_result_s` seconds, or not at all if None.
+    `headers` are texts for tracing.
+    """
+
+    task: str
+    arguments: bytes
+    max_attempts: int
+    retry: RetryPolicy
+    dispatched_at: float
+    timeout_s: float | None = None
+    keep_result_s: float | None = None
+    max_crashes: int = MAX_CRASHES_DEFAULT
+    headers: Mapping[str, str] = field(default_factory=lambda: NO_HEADERS)
