@@ -1,0 +1,79 @@
+"""How a MySQL/MariaDB server is named: the parts of a URL, checked; connects to nothing."""
+
+import ssl
+from dataclasses import dataclass, field
+from urllib.parse import unquote, urlsplit
+
+from asynctasq.drivers.urls import read_options, redact, split_options
+from asynctasq.errors import ConfigError
+
+__all__ = ["ADDRESS_OPTIONS", "Address", "parse_address"]
+
+ADDRESS_OPTIONS: dict[str, type] = {"tls": str, "tls_ca": str, "unix_socket": str, "connect_timeout_s": float}
+"""What the query of a URL may say about the connection."""
+TLS = ("off", "on", "verify")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """Where the server is and how to reach it. Its text is for errors and never holds the password."""
+
+    host: str
+    port: int
+    unix_socket: str | None
+    user: str
+    password: str = field(repr=False)
+    database: str
+    tls: str
+    tls_ca: str | None
+    connect_timeout_s: float
+    command_timeout_s: float
+
+    def __str__(self) -> str:
+        return f"mysql://{self.unix_socket or f'{self.host}:{self.port}'}/{self.database}"
+
+    def ssl_context(self) -> ssl.SSLContext | None:
+        """Return what `tls` asks for: None, encryption alone, or encryption with a checked certificate."""
+        if self.tls == "off":
+            return None
+        context = ssl.create_default_context(cafile=self.tls_ca)
+        if self.tls == "on":
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context
+
+
+def parse_address(url: str, *, command_timeout_s: float) -> Address:
+    """Read `mysql://user:password@host:port/database?tls=verify`; user and password may be percent-encoded.
+
+    Raises: ConfigError for another scheme, a missing database, or an unknown option; never showing the password.
+    """
+    bare, in_query = split_options(url)
+    given = read_options("MySQL driver", in_query, ADDRESS_OPTIONS)
+    parts = urlsplit(bare)
+    if parts.scheme not in ("mysql", "mariadb"):
+        raise ConfigError(f"{redact(url)!r} is not a MySQL address: use mysql://user:password@host:3306/database")
+    try:
+        port = parts.port or 3306
+    except ValueError:
+        raise ConfigError(f"the port in {redact(url)!r} is not a number from 1 to 65535") from None
+    database = unquote(parts.path.removeprefix("/"))
+    if not database or "/" in database:
+        raise ConfigError(f"{redact(url)!r} names no database: use mysql://user:password@host:3306/database")
+    tls = given.get("tls", "off")
+    if tls not in TLS:
+        raise ConfigError(f"MySQL driver option 'tls' must be one of {', '.join(TLS)}, not {tls!r}")
+    if given.get("connect_timeout_s", 1) <= 0 or command_timeout_s <= 0:
+        raise ConfigError("MySQL driver options 'connect_timeout_s' and 'command_timeout_s' must be above 0")
+    return Address(
+        host=parts.hostname or "localhost",
+        port=port,
+        unix_socket=given.get("unix_socket"),
+        user=unquote(parts.username or "root"),
+        password=unquote(parts.password or ""),
+        database=database,
+        tls=tls,
+        tls_ca=given.get("tls_ca"),
+        connect_timeout_s=given.get("connect_timeout_s", 10.0),
+        command_timeout_s=command_timeout_s,
+    )

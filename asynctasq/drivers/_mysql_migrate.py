@@ -1,0 +1,79 @@
+"""Bring the tables of the MySQL/MariaDB driver up to date, one process at a time."""
+
+import hashlib
+from dataclasses import replace
+
+from asynctasq.drivers._mysql_address import Address
+from asynctasq.drivers._mysql_pool import Link, NoSuchTable, connect
+from asynctasq.drivers._mysql_sql import Statements, literal
+from asynctasq.drivers._sql import apply_pending
+from asynctasq.drivers.base import Migration
+from asynctasq.errors import DriverUnavailable
+
+__all__ = ["migrate", "read_version", "version_on"]
+
+LOCK_WAIT_S = 60
+STATEMENT_TIMEOUT_S = 3600.0
+"""A later migration may rebuild a large table."""
+
+
+class _Store:
+    """The migration store on one connection that holds the lock.
+
+    DDL commits by itself, so a crash may leave a step half done; its statements can be repeated, and the
+    version is recorded after the last of them.
+    """
+
+    def __init__(self, link: Link, sql: Statements) -> None:
+        self._link = link
+        self._sql = sql
+
+    async def version(self) -> int:
+        have = await version_on(self._link, self._sql)
+        if not have:
+            await self._link.run(self._sql.create_versions())
+        return have
+
+    async def apply(self, migration: Migration) -> None:
+        for statement in migration.statements:
+            await self._link.run(statement)
+        await self._link.run(self._sql.record_version(migration.version))
+
+
+async def version_on(link: Link, sql: Statements) -> int:
+    """Return the version of the tables, 0 if there are none."""
+    try:
+        (result,) = await link.run(sql.version())
+    except NoSuchTable:
+        return 0
+    return result.rows[0][0] or 0
+
+
+async def read_version(address: Address, sql: Statements) -> int:
+    """Do `version_on` on a connection of its own."""
+    link = await connect(address)
+    try:
+        return await version_on(link, sql)
+    finally:
+        await link.close()
+
+
+async def migrate(address: Address, sql: Statements, prefix: str) -> list[int]:
+    """Apply what is missing and return those versions; who comes second waits and finds nothing to do.
+
+    Raises: DriverUnavailable if another migration takes longer than a minute.
+    """
+    link = await connect(replace(address, command_timeout_s=STATEMENT_TIMEOUT_S))
+    # A name of up to 64 characters, the same for every process that means these tables.
+    name = literal("asynctasq-" + hashlib.sha256(f"{address.database}/{prefix}".encode()).hexdigest()[:32])
+    try:
+        (result,) = await link.run(f"SELECT GET_LOCK({name}, {LOCK_WAIT_S})")
+        if result.rows[0][0] != 1:
+            raise DriverUnavailable(
+                f"another migration of {address} has been running for {LOCK_WAIT_S} s; try again when it has ended"
+            )
+        applied = await apply_pending(_Store(link, sql), sql.migrations())
+        await link.run(f"SELECT RELEASE_LOCK({name})")
+        return applied
+    finally:
+        await link.close()

@@ -1,0 +1,336 @@
+"""Every SQL text of the MySQL/MariaDB driver, with all values written in; runs nothing.
+
+Values are numbers or hexadecimal literals, so no text needs escaping: neither `sql_mode` nor the character
+set can change what a statement means, several statements fit into one packet, and no statement holds the
+characters `%`, `:` or `?` that other libraries read as placeholders.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from asynctasq.drivers._sql import quote
+from asynctasq.drivers.base import Migration
+from asynctasq.kernel.messages import Message, State, microseconds
+
+__all__ = ["CLAIM", "LIVING_COLUMNS", "NOW", "Ending", "Held", "KeptResult", "Statements", "literal", "server_now"]
+
+NOW = "@asynctasq_now"
+"""Where a transaction of our own keeps the instant it works with, in microseconds."""
+CLAIM = "@asynctasq_claim"
+"""Where it keeps the number that tells its own rows from everybody else's."""
+
+LIVING_COLUMNS = "id, queue, body, leased, attempts, crashes, enqueued_us, visible_us, reason, error"
+
+Held = tuple[int, int]
+"""`seq` and `token` of a lease."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """What a `Release` or a `Bury` does to one row."""
+
+    held: Held
+    delay_us: int
+    counted: bool
+    crashed: bool
+    reason: str | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptResult:
+    """What a `Complete` leaves behind."""
+
+    held: Held
+    ttl_us: int
+    result: bytes
+
+
+def literal(value: str | bytes | None) -> str:
+    """Return a text or bytes as SQL."""
+    if value is None:
+        return "NULL"
+    data = value.encode() if isinstance(value, str) else value
+    return f"0x{data.hex()}" if data else "''"
+
+
+def server_now(offset_us: int) -> str:
+    """Return an expression for whole microseconds since the epoch at the start of the statement it stands in.
+
+    UTC_TIMESTAMP knows no time zone, and TIMESTAMPDIFF counts in integers where UNIX_TIMESTAMP has a fraction.
+    """
+    return f"(TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) + {offset_us})"
+
+
+def _fence(held: Iterable[Held], table: str) -> str:
+    """Return a condition that holds for exactly these leases and can be found by primary key."""
+    by_token: dict[int, list[str]] = {}
+    for seq, token in held:
+        by_token.setdefault(token, []).append(str(seq))
+    parts = [f"{table}.token = {token} AND {table}.seq IN ({','.join(seqs)})" for token, seqs in by_token.items()]
+    return f"{table}.leased = 1 AND ({' OR '.join(parts)})"
+
+
+def _values(names: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return rows as a table. MySQL and MariaDB write VALUES differently; this both read."""
+    first, *rest = rows
+    head = ",".join(f"{value} AS {name}" for name, value in zip(names, first, strict=True))
+    return " UNION ALL ".join([f"SELECT {head}", *(f"SELECT {','.join(map(str, row))}" for row in rest)])
+
+
+class Statements:
+    """The statements for the tables of one prefix. `now` is an expression or a number, in microseconds."""
+
+    def __init__(self, prefix: str) -> None:
+        self.messages = quote(f"{prefix}_messages", mark="`")
+        self.results = quote(f"{prefix}_results", mark="`")
+        self.versions = quote(f"{prefix}_schema", mark="`")
+
+    # -- schema ----------------------------------------------------------------------------------
+
+    def migrations(self) -> list[Migration]:
+        """Return the steps in order. MySQL commits at each DDL statement, so every one can be repeated."""
+        return [
+            Migration(
+                version=1, title="messages and results", statements=(self._create_messages(), self._create_results())
+            )
+        ]
+
+    def _create_messages(self) -> str:
+        # `due` serves the claim in exactly its order, with nothing to sort; dead letters are in another part
+        # of it. VARBINARY compares byte by byte on both servers: no case folding, no trailing-space rule.
+        return f"""CREATE TABLE IF NOT EXISTS {self.messages} (
+  seq BIGINT UNSIGNED NOT NULL AUTO_INCREMENT,
+  id VARBINARY(512) NOT NULL,
+  queue VARBINARY(80) NOT NULL,
+  dead TINYINT UNSIGNED NOT NULL DEFAULT 0,
+  leased TINYINT UNSIGNED NOT NULL DEFAULT 0,
+  visible_us BIGINT NOT NULL,
+  token BIGINT UNSIGNED NOT NULL DEFAULT 0,
+  claim BIGINT UNSIGNED NOT NULL DEFAULT 0,
+  claimed_us BIGINT NOT NULL DEFAULT 0,
+  attempts INT UNSIGNED NOT NULL DEFAULT 0,
+  crashes INT UNSIGNED NOT NULL DEFAULT 0,
+  enqueued_us BIGINT NOT NULL,
+  reason VARBINARY(40) NULL,
+  error LONGBLOB NULL,
+  body LONGBLOB NOT NULL,
+  PRIMARY KEY (seq),
+  UNIQUE KEY by_id (id),
+  KEY due (queue, dead, visible_us, seq, leased)
+) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4"""
+
+    def _create_results(self) -> str:
+        return f"""CREATE TABLE IF NOT EXISTS {self.results} (
+  id VARBINARY(512) NOT NULL,
+  expires_us BIGINT NOT NULL,
+  result LONGBLOB NOT NULL,
+  PRIMARY KEY (id),
+  KEY expiry (expires_us)
+) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4"""
+
+    def create_versions(self) -> str:
+        """Return the statement that makes the table of applied migrations."""
+        return f"""CREATE TABLE IF NOT EXISTS {self.versions} (
+  version INT UNSIGNED NOT NULL PRIMARY KEY
+) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4"""
+
+    def version(self) -> str:
+        """Select the version recorded last, NULL if none."""
+        return f"SELECT MAX(version) FROM {self.versions}"
+
+    def record_version(self, version: int) -> str:
+        """Note that a migration was applied; repeating it changes nothing."""
+        return f"INSERT INTO {self.versions} (version) VALUES ({version}) ON DUPLICATE KEY UPDATE version = version"
+
+    # -- storing ---------------------------------------------------------------------------------
+
+    def insert(self, messages: Sequence[Message], *, now: str, claim: str) -> str:
+        """Store what is new; its affected rows say how many. A plain no-op update keeps all other errors errors."""
+        rows = ",".join(
+            f"({literal(message.id)},{literal(message.queue)},"
+            f"{now}+{microseconds(message.delay_s)},{now},{claim},{literal(message.body)})"
+            for message in messages
+        )
+        columns = "id, queue, visible_us, enqueued_us, claim, body"
+        return f"INSERT INTO {self.messages} ({columns}) VALUES {rows} ON DUPLICATE KEY UPDATE seq = seq"
+
+    def inserted(self, message_ids: Iterable[str], *, claim: str) -> str:
+        """Select the ids that this transaction's insert stored."""
+        ids = ",".join(map(literal, message_ids))
+        return f"SELECT id FROM {self.messages} FORCE INDEX (by_id) WHERE id IN ({ids}) AND claim = {claim}"
+
+    # -- reserving -------------------------------------------------------------------------------
+
+    def claim(self, queue: str, *, limit: int | str, now: str, lease_us: int) -> str:
+        """Lease the first visible messages of a queue; its affected rows say how many.
+
+        The inner select reads `due` in its own order, so it locks what it returns and nothing else. The outer
+        part goes by primary key, in that order: with a plan of its own choice it would wait for others' rows.
+        """
+        return (
+            f"UPDATE (SELECT seq, visible_us, leased FROM {self.messages} FORCE INDEX (due)"
+            f" WHERE queue = {literal(queue)} AND dead = 0 AND visible_us <= {now}"
+            f" ORDER BY queue, dead, visible_us, seq LIMIT {limit} FOR UPDATE SKIP LOCKED) AS c"
+            f" STRAIGHT_JOIN {self.messages} AS m FORCE INDEX (PRIMARY) ON m.seq = c.seq"
+            f" SET m.crashes = m.crashes + c.leased, m.leased = 1, m.token = m.token + 1,"
+            f" m.claim = {CLAIM}, m.claimed_us = c.visible_us, m.visible_us = {now} + {lease_us}"
+        )
+
+    def claim_rest(self, queue: str, *, now: str, lease_us: int) -> list[str]:
+        """Lease from a further queue what the claim before it left of the limit (`@asynctasq_left`)."""
+        # LIMIT takes a number only, so the statement is put together on the server. It holds no quote.
+        before, after = self.claim(queue, limit="@", now=now, lease_us=lease_us).split("LIMIT @")
+        return [
+            "SET @asynctasq_left = @asynctasq_left - ROW_COUNT()",
+            f"SET @asynctasq_sql = CONCAT('{before}LIMIT ', @asynctasq_left, '{after}')",
+            "PREPARE asynctasq_claim FROM @asynctasq_sql",
+            "EXECUTE asynctasq_claim",
+        ]
+
+    def claimed(self, queues: Iterable[str], *, now: str, lease_us: int) -> str:
+        """Select what this transaction leased: all of it has the same new `visible_us`, so `due` finds it."""
+        names = ",".join(map(literal, queues))
+        return (
+            "SELECT seq, queue, id, body, token, attempts, crashes, enqueued_us, visible_us, claimed_us"
+            f" FROM {self.messages} FORCE INDEX (due) WHERE queue IN ({names}) AND dead = 0"
+            f" AND visible_us = {now} + {lease_us} AND claim = {CLAIM}"
+        )
+
+    def next_visible(self, queues: Iterable[str], *, now: str) -> str:
+        """Select now and, for each queue, the instant of the message that is first in line."""
+        firsts = [
+            f"(SELECT MIN(visible_us) FROM {self.messages} FORCE INDEX (due)"
+            f" WHERE queue = {literal(queue)} AND dead = 0)"
+            for queue in queues
+        ]
+        return f"SELECT {', '.join([now, *firsts])}"
+
+    # -- settling --------------------------------------------------------------------------------
+
+    def held(self, held: Iterable[Held]) -> str:
+        """Lock those of the leases that are still the latest, in the order of the key, and select them."""
+        fence = _fence(held, "m")
+        return f"SELECT m.seq, m.token FROM {self.messages} AS m FORCE INDEX (PRIMARY) WHERE {fence} FOR UPDATE"
+
+    def extend(self, held: Iterable[Held], *, now: str, lease_us: int) -> str:
+        """Let the leases that are still the latest end later."""
+        source = f"{self.messages} AS m FORCE INDEX (PRIMARY)"
+        return f"UPDATE {source} SET m.visible_us = {now} + {lease_us} WHERE {_fence(held, 'm')}"
+
+    def complete(self, held: Iterable[Held]) -> str:
+        """Remove finished messages."""
+        return f"DELETE m FROM {self.messages} AS m FORCE INDEX (PRIMARY) WHERE {_fence(held, 'm')}"
+
+    def keep_results(self, results: Sequence[KeptResult], *, now: str) -> list[str]:
+        """Store results of leases that hold, before `complete`; and drop twice as many that ran out."""
+        rows = _values(
+            ("seq", "token", "ttl_us", "result"),
+            ((*kept.held, kept.ttl_us, literal(kept.result)) for kept in results),
+        )
+        store = (
+            f"INSERT INTO {self.results} (id, expires_us, result)"
+            f" SELECT m.id, {now} + v.ttl_us, v.result FROM ({rows}) AS v"
+            f" STRAIGHT_JOIN {self.messages} AS m FORCE INDEX (PRIMARY) ON m.seq = v.seq"
+            " WHERE m.leased = 1 AND m.token = v.token"
+            f" ON DUPLICATE KEY UPDATE expires_us = {now} + v.ttl_us, result = v.result"
+        )
+        clear = (
+            f"DELETE r FROM (SELECT id FROM {self.results} FORCE INDEX (expiry) WHERE expires_us <= {now}"
+            f" ORDER BY expires_us LIMIT {2 * len(results)} FOR UPDATE SKIP LOCKED) AS c"
+            f" STRAIGHT_JOIN {self.results} AS r FORCE INDEX (PRIMARY) ON r.id = c.id"
+        )
+        return [store, clear]
+
+    def end(self, endings: Iterable[Ending], *, now: str) -> str:
+        """Release or bury; who dies gets this instant as `visible_us`."""
+        rows = _values(
+            ("seq", "token", "delay_us", "counted", "crashed", "dead", "reason", "error"),
+            (
+                (
+                    *(*ending.held, ending.delay_us, int(ending.counted), int(ending.crashed)),
+                    *(int(ending.reason is not None), literal(ending.reason), literal(ending.error)),
+                )
+                for ending in endings
+            ),
+        )
+        return (
+            f"UPDATE ({rows}) AS v STRAIGHT_JOIN {self.messages} AS m FORCE INDEX (PRIMARY) ON m.seq = v.seq"
+            " SET m.leased = 0, m.dead = v.dead, m.reason = v.reason, m.attempts = m.attempts + v.counted,"
+            " m.crashes = m.crashes + v.crashed, m.error = IF(v.dead, v.error, COALESCE(v.error, m.error)),"
+            f" m.visible_us = {now} + v.delay_us WHERE m.leased = 1 AND m.token = v.token"
+        )
+
+    # -- looking ---------------------------------------------------------------------------------
+
+    def depth(self, queue: str, *, now: str) -> str:
+        """Select now, ready, scheduled, reserved, dead and the oldest ready instant, of one snapshot."""
+        source = f"FROM {self.messages} FORCE INDEX (due) WHERE queue = {literal(queue)} AND dead"
+        later = f"(SELECT COUNT(*) {source} = 0 AND visible_us > {now} AND leased"
+        return (
+            f"SELECT {now}, (SELECT COUNT(*) {source} = 0 AND visible_us <= {now}), {later} = 0), {later} = 1),"
+            f" (SELECT COUNT(*) {source} = 1), (SELECT MIN(visible_us) {source} = 0 AND visible_us <= {now})"
+        )
+
+    def redrive(self, queue: str, *, limit: int, now: str) -> str:
+        """Make the oldest dead letters ready; its affected rows say how many."""
+        return (
+            f"UPDATE (SELECT seq FROM {self.messages} FORCE INDEX (due) WHERE queue = {literal(queue)} AND dead = 1"
+            f" ORDER BY queue, dead, visible_us, seq LIMIT {limit} FOR UPDATE SKIP LOCKED) AS c"
+            f" STRAIGHT_JOIN {self.messages} AS m FORCE INDEX (PRIMARY) ON m.seq = c.seq"
+            " SET m.dead = 0, m.attempts = 0, m.crashes = 0, m.reason = NULL, m.error = NULL,"
+            f" m.visible_us = {now}"
+        )
+
+    def queues(self) -> str:
+        """Select the names of all queues."""
+        return f"SELECT DISTINCT queue FROM {self.messages} ORDER BY queue"
+
+    def find(self, message_id: str, *, now: str) -> str:
+        """Select now and the message."""
+        return f"SELECT {now}, {LIVING_COLUMNS} FROM {self.messages} WHERE id = {literal(message_id)}"
+
+    def listing(self, queue: str, state: State | None, *, after: int, limit: int, now: str) -> str:
+        """Select now, seq and up to `limit` messages in the order of arrival."""
+        return (
+            f"SELECT {now}, seq, {LIVING_COLUMNS} FROM {self.messages} WHERE queue = {literal(queue)}"
+            f" AND seq > {after} AND {_STATES[state].format(now=now)} ORDER BY seq LIMIT {limit}"
+        )
+
+    def removable(self, message_ids: Iterable[str], *, dead: bool, now: str) -> str:
+        """Lock and select those of the messages that are dead letters, or that nobody holds."""
+        ids = ",".join(map(literal, message_ids))
+        state = "dead = 1" if dead else f"dead = 0 AND (leased = 0 OR visible_us <= {now})"
+        return f"SELECT seq, id FROM {self.messages} FORCE INDEX (by_id) WHERE id IN ({ids}) AND {state} FOR UPDATE"
+
+    def remove(self, seqs: Iterable[int]) -> str:
+        """Delete rows that this transaction has locked."""
+        return f"DELETE m FROM {self.messages} AS m FORCE INDEX (PRIMARY) WHERE m.seq IN ({','.join(map(str, seqs))})"
+
+    def last_seq(self, *, now: str) -> str:
+        """Select now and the highest arrival."""
+        return f"SELECT {now}, COALESCE(MAX(seq), 0) FROM {self.messages}"
+
+    def purge(self, queue: str, *, up_to: int, limit: int, now: str) -> str:
+        """Delete some of what nobody holds and arrived by `up_to`; its affected rows say how many."""
+        return (
+            f"DELETE m FROM (SELECT seq FROM {self.messages} FORCE INDEX (due) WHERE queue = {literal(queue)}"
+            f" AND dead = 0 AND (leased = 0 OR visible_us <= {now}) AND seq <= {up_to}"
+            f" ORDER BY queue, dead, visible_us, seq LIMIT {limit} FOR UPDATE SKIP LOCKED) AS c"
+            f" STRAIGHT_JOIN {self.messages} AS m FORCE INDEX (PRIMARY) ON m.seq = c.seq"
+        )
+
+    def result(self, message_id: str, *, now: str) -> str:
+        """Select a result that has not run out."""
+        return f"SELECT result FROM {self.results} WHERE id = {literal(message_id)} AND expires_us > {now}"
+
+
+_STATES: Mapping[State | None, str] = {
+    None: "TRUE",
+    State.READY: "dead = 0 AND visible_us <= {now}",
+    State.SCHEDULED: "dead = 0 AND leased = 0 AND visible_us > {now}",
+    State.RESERVED: "dead = 0 AND leased = 1 AND visible_us > {now}",
+    State.DEAD: "dead = 1",
+    State.COMPLETED: "FALSE",
+    State.CANCELLED: "FALSE",
+}

@@ -1,0 +1,337 @@
+"""What the MySQL/MariaDB driver does inside a transaction, as generators: they yield statements and are sent results.
+
+They do no I/O, so the same steps run on a connection of ours, on the caller's, and in synchronous code.
+"""
+
+from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, TypeVar
+
+from asynctasq.drivers._mysql_sql import CLAIM, NOW, Ending, Held, KeptResult, Statements, server_now
+from asynctasq.drivers._sql import chunks, independent_batches
+from asynctasq.drivers.base import Settlements
+from asynctasq.kernel.messages import (
+    MICROSECONDS,
+    Bury,
+    Complete,
+    Lease,
+    Message,
+    Release,
+    Settlement,
+    microseconds,
+)
+
+__all__ = [
+    "Claim",
+    "Result",
+    "Steps",
+    "drive",
+    "drive_sync",
+    "extend",
+    "parse_token",
+    "remove",
+    "settle",
+    "store",
+    "work",
+]
+
+T = TypeVar("T")
+
+ROWS_MAX = 500
+"""Rows of one statement: more make its range analysis outgrow the server's memory limit for it."""
+INSERT_BYTES = 512 * 1024
+
+
+class Result(NamedTuple):
+    """What one statement gave."""
+
+    rows: Sequence[tuple[Any, ...]]
+    affected: int
+
+
+Steps = Generator[list[str], list[Result], T]
+
+
+async def drive(steps: Steps[T], run: Callable[[list[str]], Awaitable[list[Result]]]) -> T:
+    """Run the steps on a connection that is used with `await`."""
+    try:
+        statements = next(steps)
+        while True:
+            statements = steps.send(await run(statements))
+    except StopIteration as end:
+        value: T = end.value
+        return value
+
+
+def drive_sync(steps: Steps[T], run: Callable[[list[str]], list[Result]]) -> T:
+    """Run the steps on a connection of synchronous code."""
+    try:
+        statements = next(steps)
+        while True:
+            statements = steps.send(run(statements))
+    except StopIteration as end:
+        value: T = end.value
+        return value
+
+
+def parse_token(token: str) -> Held | None:
+    """Return `seq` and counter of a token of ours, None for any other text."""
+    seq, dot, counter = token.partition(".")
+    if dot and seq.isdecimal() and counter.isdecimal() and len(token) <= 40 and token.isascii():
+        return int(seq), int(counter)
+    return None
+
+
+def _instant(offset_us: int) -> list[str]:
+    return [f"SET {NOW} = {server_now(offset_us)}, {CLAIM} = UUID_SHORT()"]
+
+
+# -- storing -------------------------------------------------------------------------------------
+
+
+def store(sql: Statements, messages: Sequence[Message], *, offset_us: int) -> Steps[list[str]]:
+    """Store messages in a transaction of our own; return the new ids."""
+    unique = _first_of_equal_ids(messages)
+    if len(unique) == 1:
+        (result,) = yield [sql.insert(unique, now=server_now(offset_us), claim="0")]
+        return [unique[0].id] if result.affected else []
+    new: list[str] = []
+    before = ["START TRANSACTION", *_instant(offset_us)]
+    for group in _insertable(unique):
+        results = yield [*before, sql.insert(group, now=NOW, claim=CLAIM)]
+        before = []
+        ids = [message.id for message in group]
+        affected = results[-1].affected
+        new += ids if affected == len(ids) else (yield from _stored_now(sql, ids, CLAIM))
+    yield ["COMMIT"]
+    return new
+
+
+def store_in(sql: Statements, messages: Sequence[Message], *, now: str, claim: str) -> Steps[list[str]]:
+    """Store messages in a transaction that is open already; return the new ids.
+
+    The count of affected rows is not used: many libraries make the server count rows that stayed as they were.
+    """
+    new: list[str] = []
+    for group in _insertable(_first_of_equal_ids(messages)):
+        yield [sql.insert(group, now=now, claim=claim)]
+        new += yield from _stored_now(sql, [message.id for message in group], claim)
+    return new
+
+
+def _stored_now(sql: Statements, ids: Sequence[str], claim: str) -> Steps[list[str]]:
+    (result,) = yield [sql.inserted(ids, claim=claim)]
+    stored = {bytes(row[0]).decode() for row in result.rows}
+    return [message_id for message_id in ids if message_id in stored]
+
+
+def _first_of_equal_ids(messages: Sequence[Message]) -> list[Message]:
+    unique: dict[str, Message] = {}
+    for message in messages:
+        unique.setdefault(message.id, message)
+    return list(unique.values())
+
+
+def _insertable(messages: Iterable[Message]) -> Generator[list[Message], None, None]:
+    """Part messages into groups for one statement each."""
+    group: list[Message] = []
+    size = 0
+    for message in messages:
+        length = len(message.body)
+        if group and (len(group) >= ROWS_MAX or size + length > INSERT_BYTES):
+            yield group
+            group, size = [], 0
+        group.append(message)
+        size += length
+    if group:
+        yield group
+
+
+# -- settling ------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True, kw_only=True)
+class _Plan:
+    """Settlements sorted by what the server has to do for them."""
+
+    completed: list[Held] = field(default_factory=list[Held])
+    results: list[KeptResult] = field(default_factory=list[KeptResult])
+    endings: list[Ending] = field(default_factory=list[Ending])
+    follow_ups: list[Message] = field(default_factory=list[Message])
+
+    def add(self, held: Held, settlement: Settlement) -> None:
+        match settlement:
+            case Complete(result=result):
+                self.completed.append(held)
+                if result is not None:
+                    ttl_us = microseconds(settlement.result_ttl_s)
+                    self.results.append(KeptResult(held=held, ttl_us=ttl_us, result=result))
+            case Release():
+                self.endings.append(_ending(held, settlement, microseconds(settlement.delay_s), None))
+            case Bury():
+                self.endings.append(_ending(held, settlement, 0, settlement.reason.value))
+        self.follow_ups += settlement.follow_ups
+
+    def statements(self, sql: Statements, now: str) -> list[str]:
+        made: list[str] = []
+        if self.results:
+            made += sql.keep_results(self.results, now=now)
+        if self.completed:
+            made.append(sql.complete(self.completed))
+        if self.endings:
+            made.append(sql.end(self.endings, now=now))
+        return made
+
+
+def _ending(held: Held, settlement: Release | Bury, delay_us: int, reason: str | None) -> Ending:
+    error = settlement.error.to_json() if settlement.error else None
+    return Ending(
+        held=held,
+        delay_us=delay_us,
+        counted=settlement.counted,
+        crashed=settlement.crashed,
+        reason=reason,
+        error=error,
+    )
+
+
+Entry = tuple[Held, str, Settlement]
+
+
+def _entries(batch: Settlements, lost: set[str]) -> list[Entry]:
+    entries: list[Entry] = []
+    for lease, settlement in batch:
+        held = parse_token(lease.token)
+        if held is None:
+            lost.add(lease.message_id)
+        else:
+            entries.append((held, lease.message_id, settlement))
+    return entries
+
+
+def _plan(entries: Iterable[Entry]) -> _Plan:
+    plan = _Plan()
+    for held, _, settlement in entries:
+        plan.add(held, settlement)
+    return plan
+
+
+def _lost_of(entries: Iterable[Entry], result: Result) -> set[str]:
+    standing = set(result.rows)
+    return {message_id for held, message_id, _ in entries if held not in standing}
+
+
+def settle(sql: Statements, settlements: Settlements, *, now: str, claim: str) -> Steps[set[str]]:
+    """Settle in a transaction that is open already; return the ids of leases that are not ours any more."""
+    batches, lost = independent_batches(settlements)
+    for batch in batches:
+        for entries in chunks(_entries(batch, lost), ROWS_MAX):
+            (result,) = yield [sql.held(held for held, _, _ in entries)]
+            lost |= _lost_of(entries, result)
+            standing = set(result.rows)
+            plan = _plan(entry for entry in entries if entry[0] in standing)
+            if made := plan.statements(sql, now):
+                yield made
+            if plan.follow_ups:
+                yield from store_in(sql, plan.follow_ups, now=now, claim=claim)
+    return lost
+
+
+def extend(sql: Statements, leases: Sequence[Lease], *, lease_us: int, offset_us: int) -> Steps[set[str]]:
+    """Renew leases in a transaction of our own; return the ids of those that are not ours any more."""
+    lost: set[Held] = set()
+    held = [(parse_token(lease.token), lease.message_id) for lease in leases]
+    yield ["START TRANSACTION"]
+    for group in chunks([pair for pair, _ in held if pair is not None], ROWS_MAX):
+        result, _ = yield [sql.held(group), sql.extend(group, now=server_now(offset_us), lease_us=lease_us)]
+        lost |= set(group) - set(result.rows)
+    yield ["COMMIT"]
+    return {message_id for pair, message_id in held if pair is None or pair in lost}
+
+
+# -- the worker's turn ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """What to reserve."""
+
+    queues: tuple[str, ...]
+    limit: int
+    lease_us: int
+
+    def statements(self, sql: Statements) -> list[str]:
+        """Return the statements; the last one selects the leases."""
+        first, *others = self.queues
+        made = [sql.claim(first, limit=self.limit, now=NOW, lease_us=self.lease_us)]
+        if others:
+            made.insert(0, f"SET @asynctasq_left = {self.limit}")
+        for queue in others:
+            made += sql.claim_rest(queue, now=NOW, lease_us=self.lease_us)
+        return [*made, sql.claimed(self.queues, now=NOW, lease_us=self.lease_us)]
+
+    def leases(self, result: Result) -> list[Lease]:
+        """Return the leases in the order of reserve."""
+        place = {queue.encode(): index for index, queue in reversed(list(enumerate(self.queues)))}
+        rows = sorted(result.rows, key=lambda row: (place[row[1]], row[9], row[0]))
+        return [
+            Lease(
+                message_id=message_id.decode(),
+                queue=queue.decode(),
+                body=body,
+                token=f"{seq}.{token}",
+                attempt=attempts + 1,
+                crashes=crashes,
+                enqueued_at=enqueued_us / MICROSECONDS,
+                expires_at=visible_us / MICROSECONDS,
+            )
+            for seq, queue, message_id, body, token, attempts, crashes, enqueued_us, visible_us, _ in rows
+        ]
+
+
+def work(
+    sql: Statements, settlements: Settlements, claim: Claim | None, *, offset_us: int
+) -> Steps[tuple[set[str], list[Lease]]]:
+    """Settle, then reserve, in one transaction of our own and, without follow-ups, in one packet."""
+    closing = [*(claim.statements(sql) if claim else []), "COMMIT"]
+    lost: set[str] = set()
+    if not settlements:
+        results = yield ["START TRANSACTION", *_instant(offset_us), *closing]
+    elif entries := _one_packet(settlements, lost):
+        # The fence stands in every statement, so nothing depends on the answer to the first one. It locks
+        # before the instant is taken: a lease must not be granted for the time that it waited.
+        made = _plan(entries).statements(sql, NOW)
+        lock = sql.held(held for held, _, _ in entries)
+        results = yield ["START TRANSACTION", lock, *_instant(offset_us), *made, *closing]
+        lost |= _lost_of(entries, results[1])
+    else:
+        yield ["START TRANSACTION", *_instant(offset_us)]
+        lost = yield from settle(sql, settlements, now=NOW, claim=CLAIM)
+        results = yield [*_instant(offset_us), *closing]
+    return lost, claim.leases(results[-2]) if claim else []
+
+
+def _one_packet(settlements: Settlements, lost: set[str]) -> list[Entry]:
+    """Return the entries if one packet can hold all of them, else nothing."""
+    if len(settlements) > ROWS_MAX or any(settlement.follow_ups for _, settlement in settlements):
+        return []
+    (batch, *others), twice = independent_batches(settlements)
+    assert not others
+    lost |= twice
+    return _entries(batch, lost)
+
+
+# -- operators -----------------------------------------------------------------------------------
+
+
+def remove(sql: Statements, message_ids: Sequence[str], *, dead: bool, offset_us: int) -> Steps[set[str]]:
+    """Delete dead letters, or what nobody holds, in a transaction of our own; return the ids."""
+    removed: set[str] = set()
+    yield ["START TRANSACTION"]
+    for group in chunks(message_ids, ROWS_MAX):
+        (result,) = yield [sql.removable(group, dead=dead, now=server_now(offset_us))]
+        if result.rows:
+            yield [sql.remove(seq for seq, _ in result.rows)]
+            removed |= {message_id.decode() for _, message_id in result.rows}
+    yield ["COMMIT"]
+    return removed

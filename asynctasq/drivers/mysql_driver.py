@@ -1,0 +1,389 @@
+"""Messages in a table of MySQL 8.0+ or MariaDB 10.6+; knows no SQL text and no client library itself."""
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
+from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
+from typing import Any, Self, TypeVar
+from urllib.parse import urlencode
+
+from asynctasq.drivers._mysql_address import ADDRESS_OPTIONS, parse_address
+from asynctasq.drivers._mysql_migrate import migrate, read_version, version_on
+from asynctasq.drivers._mysql_pool import Link, Pool, connect, is_conflict
+from asynctasq.drivers._mysql_sql import Statements, server_now
+from asynctasq.drivers._mysql_steps import Claim, Result, Steps, drive, extend, remove, store, work
+from asynctasq.drivers._sql import (
+    Pace,
+    Waiter,
+    Wakeups,
+    check_identifier,
+    check_messages,
+    check_schema_version,
+    depth_from,
+    retry_conflicts,
+    stored_message,
+    wait_until_visible,
+)
+from asynctasq.drivers.base import YES, Capabilities, Driver, Migration, Page, Settlements, partial
+from asynctasq.drivers.loops import PerLoop
+from asynctasq.drivers.urls import read_options, split_options
+from asynctasq.errors import BodyTooLarge, ConfigError, DriverError
+from asynctasq.kernel.messages import (
+    MICROSECONDS,
+    Complete,
+    Depth,
+    Lease,
+    Message,
+    Release,
+    State,
+    StoredMessage,
+    check_queue_name,
+    microseconds,
+)
+
+__all__ = ["MySQLDriver"]
+
+T = TypeVar("T")
+
+DEFAULT_URL = "mysql://localhost:3306/asynctasq"
+BODY_BYTES_MAX = 7 * 1024 * 1024
+"""Bodies travel as hexadecimal, so this needs 14 MiB of the 16 MiB that MariaDB takes in one packet by default."""
+PACKET_RESERVE_BYTES = 64 * 1024
+BATCH_ROWS = 5000
+POLL_FIRST_S = 0.05
+POLL_LONGEST_S = 4.0
+HAND_BACK_S = 2.0
+
+
+class MySQLDriver(Driver):
+    """Keep messages in MySQL or MariaDB (InnoDB), durable as the server's own commits are.
+
+    Waiting polls with growing pauses, since the server can't wake us; messages enqueued by this process wake at once.
+    """
+
+    capabilities = Capabilities(
+        durable=YES,
+        cross_process=YES,
+        ordered=YES,
+        wakes_waiting=partial("the server can't notify: other processes' messages are found by polling, within 4 s"),
+        inspects=YES,
+        keeps_results=YES,
+        body_bytes_max=BODY_BYTES_MAX,
+    )
+
+    def __init__(
+        self,
+        url: str = DEFAULT_URL,
+        *,
+        table_prefix: str = "asynctasq",
+        max_connections: int = 10,
+        clock_offset: float = 0.0,
+        body_bytes_max: int = BODY_BYTES_MAX,
+        command_timeout_s: float = 30.0,
+        rng: random.Random | None = None,
+    ) -> None:
+        if max_connections < 2:
+            raise ConfigError(
+                f"MySQL driver option 'max_connections' must be 2 or more, not {max_connections}: "
+                "one connection may wait for a lock while another settles"
+            )
+        self.clock_offset = clock_offset
+        self.capabilities = replace(type(self).capabilities, body_bytes_max=body_bytes_max)
+        self._address = parse_address(url, command_timeout_s=command_timeout_s)
+        self._prefix = check_identifier(table_prefix, "table_prefix")
+        self._sql = Statements(table_prefix)
+        self._rng = rng or random.Random()
+        self._max_connections = max_connections
+        self._body_bytes_max = body_bytes_max
+        self._wakeups = Wakeups.of(f"{self._address}/{table_prefix}")
+        self._pools = PerLoop(self._open_pool, Pool.close, Pool.abandon)
+
+    @classmethod
+    def from_url(cls, url: str, **options: Any) -> Self:
+        bare, in_url = split_options(url)
+        known: dict[str, type] = {
+            "table_prefix": str,
+            "max_connections": int,
+            "clock_offset": float,
+            "body_bytes_max": int,
+            "command_timeout_s": float,
+            "rng": random.Random,
+            **ADDRESS_OPTIONS,
+        }
+        given = read_options("MySQL driver", {**in_url, **options}, known)
+        about_address = {name: given.pop(name) for name in ADDRESS_OPTIONS if name in given}
+        return cls(f"{bare}?{urlencode(about_address)}" if about_address else bare, **given)
+
+    def __str__(self) -> str:
+        return f"{self._address} (tables {self._prefix}_*)"
+
+    async def open(self) -> None:
+        await self._pools.get()
+
+    async def close(self) -> None:
+        await self._pools.close()
+
+    async def _open_pool(self) -> Pool:
+        """Check the schema on a first connection, which the pool then keeps."""
+        pool = Pool(self._connect, size=self._max_connections)
+        try:
+            async with pool.link() as link:
+                have = await version_on(link, self._sql)
+                check_schema_version(have, self.migrations(), driver="mysql", where=str(self._address))
+        except BaseException:
+            await pool.close()
+            raise
+        return pool
+
+    async def _connect(self) -> Link:
+        link = await connect(self._address)
+        packet_bytes = int(link.variables.get("max_allowed_packet", 2**24))
+        self._body_bytes_max = min(self.capabilities.body_bytes_max or 0, (packet_bytes - PACKET_RESERVE_BYTES) // 2)
+        return link
+
+    @asynccontextmanager
+    async def _link(self) -> AsyncGenerator[Link, None]:
+        pool = await self._pools.get()
+        async with pool.link() as link:
+            yield link
+
+    async def _run(self, statement: str) -> Result:
+        """Run one statement that is a transaction of its own."""
+
+        async def once() -> Result:
+            async with self._link() as link:
+                return (await link.run(statement))[0]
+
+        return await retry_conflicts(once, is_conflict=is_conflict, rng=self._rng)
+
+    async def _drive(self, steps: Callable[[], Steps[T]]) -> T:
+        """Run the steps as one transaction, again as long as the server rolls them back for another's sake."""
+
+        async def once() -> T:
+            async with self._link() as link:
+                return await drive(steps(), lambda statements: link.run(*statements))
+
+        return await retry_conflicts(once, is_conflict=is_conflict, rng=self._rng)
+
+    @property
+    def _offset_us(self) -> int:
+        return round(self.clock_offset * MICROSECONDS)
+
+    @property
+    def _now(self) -> str:
+        return server_now(self._offset_us)
+
+    # -- storing ---------------------------------------------------------------------------------
+
+    async def enqueue(self, messages: Sequence[Message]) -> list[str]:
+        await self._pools.get()
+        self._check(messages)
+        if not messages:
+            return []
+        new = await self._drive(lambda: store(self._sql, messages, offset_us=self._offset_us))
+        if new:
+            self._wakeups.wake({message.queue for message in messages})
+        return new
+
+    def _check(self, messages: Iterable[Message]) -> None:
+        check_messages(messages, body_bytes_max=self._body_bytes_max)
+
+    # -- reserving -------------------------------------------------------------------------------
+
+    async def reserve(self, queues: Sequence[str], *, limit: int, lease_s: float, wait_s: float = 0) -> list[Lease]:
+        _check_queues(queues)
+        if limit < 1 or not queues:
+            return []
+        leases = (await self._work((), queues, limit, lease_s))[1]
+        if leases or wait_s <= 0:
+            return leases
+        deadline = asyncio.get_running_loop().time() + wait_s
+        losing = Pace(first_s=POLL_FIRST_S, longest_s=1.0, rng=self._rng)
+        pool = await self._pools.get()
+        with self._wakeups.waiting(queues, into=pool.waiters) as waiter:
+            while not leases and (left_s := deadline - asyncio.get_running_loop().time()) > 0:
+                if not await self._until_visible(waiter, queues, left_s):
+                    break
+                leases = (await self._work((), queues, limit, lease_s))[1]
+                if not leases:
+                    # Others hold it locked: asking again at once could go on for as long as they do.
+                    await waiter.wait(min(left_s, losing.pause_s()))
+        return leases
+
+    async def wait_visible(self, queues: Sequence[str], *, wait_s: float) -> bool:
+        _check_queues(queues)
+        pool = await self._pools.get()
+        with self._wakeups.waiting(queues, into=pool.waiters) as waiter:
+            return await self._until_visible(waiter, queues, wait_s)
+
+    async def _until_visible(self, waiter: Waiter, queues: Sequence[str], wait_s: float) -> bool:
+        async def due_in_s() -> float | None:
+            now, *firsts = (await self._run(self._sql.next_visible(queues, now=self._now))).rows[0]
+            pending = [first for first in firsts if first is not None]
+            return (min(pending) - now) / MICROSECONDS if pending else None
+
+        pace = Pace(first_s=POLL_FIRST_S, longest_s=POLL_LONGEST_S, rng=self._rng)
+        return await wait_until_visible(waiter, due_in_s, wait_s=wait_s, pace=pace)
+
+    async def _work(
+        self, settlements: Settlements, queues: Sequence[str], limit: int, lease_s: float
+    ) -> tuple[AbstractSet[str], list[Lease]]:
+        claim = None
+        if limit > 0 and queues:
+            claim = Claim(queues=tuple(queues), limit=limit, lease_us=microseconds(lease_s))
+        elif not settlements:
+            return frozenset(), []
+        # A task of its own: cancelling the caller must not cut a claim whose leases nobody would then know.
+        working = asyncio.ensure_future(
+            self._drive(lambda: work(self._sql, settlements, claim, offset_us=self._offset_us))
+        )
+        try:
+            return await asyncio.shield(working)
+        except asyncio.CancelledError:
+            await self._hand_back(working)
+            raise
+
+    async def _hand_back(self, working: "asyncio.Future[tuple[set[str], list[Lease]]]") -> None:
+        """Release what a cancelled call leased after all; what can't be released in time runs out by itself."""
+        try:
+            await asyncio.wait({working}, timeout=HAND_BACK_S)
+            if working.done() and not working.cancelled() and working.exception() is None:
+                _, leases = working.result()
+                if leases:
+                    with suppress(DriverError, TimeoutError):
+                        async with asyncio.timeout(HAND_BACK_S):
+                            await self.settle([(lease, Release(counted=False)) for lease in leases])
+        finally:
+            working.cancel()
+
+    # -- settling --------------------------------------------------------------------------------
+
+    async def extend(self, leases: Sequence[Lease], *, lease_s: float) -> AbstractSet[str]:
+        if not leases:
+            return frozenset()
+        return await self._drive(
+            lambda: extend(self._sql, leases, lease_us=microseconds(lease_s), offset_us=self._offset_us)
+        )
+
+    async def settle(self, settlements: Settlements) -> AbstractSet[str]:
+        return (await self.turn(settlements, (), limit=0, lease_s=0))[0]
+
+    async def turn(
+        self, settlements: Settlements, queues: Sequence[str], *, limit: int, lease_s: float
+    ) -> tuple[AbstractSet[str], list[Lease]]:
+        _check_queues(queues)
+        if settlements:
+            await self._pools.get()
+            woken = self._check_settlements(settlements)
+            done = await self._work(settlements, queues, limit, lease_s)
+            self._wakeups.wake(woken)
+            return done
+        return await self._work((), queues, limit, lease_s)
+
+    def _check_settlements(self, settlements: Settlements) -> set[str]:
+        """Raise before anything is changed; return the queues that may have a message more."""
+        woken: set[str] = set()
+        for lease, settlement in settlements:
+            if settlement.follow_ups:
+                self._check(settlement.follow_ups)
+                woken.update(message.queue for message in settlement.follow_ups)
+            if isinstance(settlement, Release):
+                woken.add(lease.queue)
+            elif isinstance(settlement, Complete) and len(settlement.result or b"") > self._body_bytes_max:
+                size, limit = len(settlement.result or b""), self._body_bytes_max
+                raise BodyTooLarge(
+                    f"the result of message {lease.message_id} has {size} bytes; this driver takes {limit}"
+                )
+        return woken
+
+    # -- looking ---------------------------------------------------------------------------------
+
+    async def depth(self, queue: str) -> Depth:
+        check_queue_name(queue)
+        ((now, ready, scheduled, reserved, dead, oldest),) = (
+            await self._run(self._sql.depth(queue, now=self._now))
+        ).rows
+        return depth_from(ready=ready, scheduled=scheduled, reserved=reserved, dead=dead, oldest_us=oldest, now_us=now)
+
+    async def redrive(self, queue: str, *, limit: int) -> int:
+        check_queue_name(queue)
+        moved = 0
+        while moved < limit:
+            rows = min(limit - moved, BATCH_ROWS)
+            found = (await self._run(self._sql.redrive(queue, limit=rows, now=self._now))).affected
+            moved += found
+            if found < rows:
+                break
+        if moved:
+            self._wakeups.wake({queue})
+        return moved
+
+    async def queues(self) -> list[str]:
+        return [row[0].decode() for row in (await self._run(self._sql.queues())).rows]
+
+    async def find(self, message_id: str) -> StoredMessage | None:
+        rows = (await self._run(self._sql.find(message_id, now=self._now))).rows
+        return _stored(rows[0][1:], rows[0][0]) if rows else None
+
+    async def list_messages(
+        self, queue: str, *, state: State | None = None, limit: int = 100, cursor: str | None = None
+    ) -> Page:
+        statement = self._sql.listing(queue, state, after=int(cursor or 0), limit=limit + 1, now=self._now)
+        rows = (await self._run(statement)).rows
+        more = str(rows[limit - 1][1]) if len(rows) > limit else None
+        return Page(messages=[_stored(row[2:], row[0]) for row in rows[:limit]], cursor=more)
+
+    async def cancel(self, message_ids: Sequence[str]) -> AbstractSet[str]:
+        return await self._remove(message_ids, dead=False)
+
+    async def discard(self, message_ids: Sequence[str]) -> AbstractSet[str]:
+        return await self._remove(message_ids, dead=True)
+
+    async def _remove(self, message_ids: Sequence[str], *, dead: bool) -> set[str]:
+        if not message_ids:
+            return set()
+        return await self._drive(lambda: remove(self._sql, message_ids, dead=dead, offset_us=self._offset_us))
+
+    async def purge(self, queue: str) -> int:
+        check_queue_name(queue)
+        removed = 0
+        now, last = (await self._run(self._sql.last_seq(now=self._now))).rows[0]
+        while True:
+            statement = self._sql.purge(queue, up_to=last, limit=BATCH_ROWS, now=str(now))
+            found = (await self._run(statement)).affected
+            removed += found
+            if found < BATCH_ROWS:
+                return removed
+
+    async def fetch_result(self, message_id: str) -> bytes | None:
+        rows = (await self._run(self._sql.result(message_id, now=self._now))).rows
+        return rows[0][0] if rows else None
+
+    # -- schema ----------------------------------------------------------------------------------
+
+    def migrations(self) -> Sequence[Migration]:
+        return self._sql.migrations()
+
+    async def schema_version(self) -> int:
+        return await read_version(self._address, self._sql)
+
+    async def migrate(self) -> list[int]:
+        return await migrate(self._address, self._sql, self._prefix)
+
+
+def _check_queues(queues: Iterable[str]) -> None:
+    for queue in queues:
+        check_queue_name(queue)
+
+
+def _stored(row: Sequence[Any], now_us: int) -> StoredMessage:
+    message_id, queue, body, leased, attempts, crashes, enqueued_us, visible_us, reason, error = row
+    return stored_message(
+        (
+            *(message_id.decode(), queue.decode(), body, bool(leased), attempts, crashes, enqueued_us, visible_us),
+            *(None if reason is None else reason.decode(), None if error is None else error.decode()),
+        ),
+        now_us,
+    )
