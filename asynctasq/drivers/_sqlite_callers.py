@@ -1,0 +1,99 @@
+"""Connections that belong to the caller: sqlite3's and aiosqlite's; ends no transaction and opens nothing."""
+
+import os
+import sqlite3
+import sys
+from typing import Any, TypeVar
+
+from asynctasq.drivers._sqlite_schema import SQLiteFile, Step, Steps, ensure_schema, run_on
+from asynctasq.errors import UnsupportedFeature
+
+__all__ = ["in_transaction", "run_in", "run_in_async"]
+
+T = TypeVar("T")
+
+
+def in_transaction(steps: Steps[T], file: SQLiteFile, *, begun: bool) -> Steps[T]:
+    """Return the operation for a connection of the caller: refuses another file, begins if need be, makes our tables.
+
+    `begun` says whether the connection is inside a transaction. If not, one is begun which the caller's commit ends.
+    Made for `run(steps, execute)` too, for connections of other libraries.
+
+    Raises: UnsupportedFeature if the connection's main database is another file.
+    """
+    rows = yield Step("PRAGMA database_list")
+    path = next((row[2] for row in rows if row[1] == "main"), "")
+    if not _is_same_file(path, file.path):
+        raise UnsupportedFeature(
+            f"this connection is to {path or 'a database in memory'}, and the queue is in {file.path}: they can "
+            "share a transaction only in one file; name the application's own file as the path of the queue"
+        )
+    if not begun:
+        # A deferred BEGIN fails at once when it must turn from reading to writing while another writes.
+        yield Step("BEGIN IMMEDIATE")
+    yield from ensure_schema(str(file))
+    return (yield from steps)
+
+
+def _is_same_file(path: str, ours: str) -> bool:
+    if not path:
+        return False
+    try:
+        return os.path.samefile(path, ours)
+    except OSError:
+        return os.path.realpath(path) == os.path.realpath(ours)
+
+
+def run_in(connection: Any, steps: Steps[T], file: SQLiteFile) -> T:
+    """Run an operation on a `sqlite3.Connection`. Raises the errors of sqlite3 unmapped."""
+    if not isinstance(connection, sqlite3.Connection):
+        raise _unusable(connection)
+    if getattr(connection, "autocommit", None) is True and not connection.in_transaction:
+        raise UnsupportedFeature(
+            "this connection was opened with autocommit=True, so its commit() would not end a transaction that we "
+            'begin; execute "BEGIN IMMEDIATE" first'
+        )
+    cursor = connection.cursor()
+    cursor.row_factory = None
+    text_factory, connection.text_factory = connection.text_factory, str
+    try:
+        return run_on(in_transaction(steps, file, begun=connection.in_transaction), cursor)
+    finally:
+        connection.text_factory = text_factory
+        cursor.close()
+
+
+async def run_in_async(connection: Any, steps: Steps[T], file: SQLiteFile) -> T:
+    """Run an operation on an `aiosqlite.Connection` or a `sqlite3.Connection`. Raises sqlite3's errors unmapped."""
+    aiosqlite: Any = sys.modules.get("aiosqlite")  # whoever has such a connection has imported the library
+    if aiosqlite is None or not isinstance(connection, aiosqlite.Connection):
+        return run_in(connection, steps, file)
+    whole = in_transaction(steps, file, begun=connection.in_transaction)
+    cursor = await connection.cursor()
+    cursor.row_factory = None
+    text_factory, connection.text_factory = connection.text_factory, str
+    try:
+        step = next(whole)
+        while True:
+            step = whole.send(await _execute(cursor, step))
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    finally:
+        connection.text_factory = text_factory
+        await cursor.close()
+
+
+async def _execute(cursor: Any, step: Step) -> list[tuple[Any, ...]]:
+    if step.many:
+        await cursor.executemany(step.sql, step.params)
+        return []
+    await cursor.execute(step.sql, step.params)
+    return list(await cursor.fetchall())
+
+
+def _unusable(connection: object) -> UnsupportedFeature:
+    kind = f"{type(connection).__module__}.{type(connection).__qualname__}"
+    return UnsupportedFeature(
+        f"the SQLite driver can't work inside a {kind}; pass a sqlite3.Connection or an aiosqlite.Connection"
+    )

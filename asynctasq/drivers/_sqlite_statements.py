@@ -1,0 +1,386 @@
+"""The queue's operations as SQLite statements; opens no connection, begins and ends no transaction, reads no clock.
+
+Each operation yields statements and is sent rows, so the same code runs on the driver's thread and on a
+connection of the caller. What concerns many messages is one statement over a JSON list: every step of a
+statement gives up the interpreter's lock, and getting it back may take long when the event loop is busy.
+"""
+
+from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from asynctasq.drivers._sql import depth_from, independent_batches, stored_message
+from asynctasq.drivers._sqlite_schema import Row, Step, Steps
+from asynctasq.drivers.base import Page, Settlements
+from asynctasq.kernel.messages import (
+    MICROSECONDS,
+    Bury,
+    Complete,
+    Depth,
+    ErrorRecord,
+    Lease,
+    Message,
+    Release,
+    Settlement,
+    State,
+    StoredMessage,
+    microseconds,
+)
+
+__all__ = [
+    "DUE",
+    "Taken",
+    "depth",
+    "extend",
+    "fetch_result",
+    "find",
+    "list_messages",
+    "next_due",
+    "peek",
+    "prune_results",
+    "purge",
+    "queues",
+    "redrive",
+    "remove",
+    "settle",
+    "store",
+    "take",
+    "turn",
+    "untake",
+]
+
+TOKEN_BITS = 32
+TOKEN_MAX = 2**94
+DELAY_S_MAX = 1e12
+PRUNED_AT_ONCE = 100
+
+INSERT = """INSERT OR IGNORE INTO asynctasq_message (id, queue, visible_us, enqueued_us, body)
+    VALUES (?, ?, ?, ?, ?)"""
+DUE = """SELECT arrival, id, token, attempts, crashes, leased, visible_us, enqueued_us, body FROM asynctasq_message
+    WHERE queue = ? AND death IS NULL AND visible_us <= ? ORDER BY visible_us, arrival LIMIT ?"""
+NEXT_DUE = """SELECT visible_us FROM asynctasq_message
+    WHERE queue = ? AND death IS NULL ORDER BY visible_us LIMIT 1"""
+LEASE = """UPDATE asynctasq_message
+    SET visible_us = ?, crashes = crashes + leased, leased = 1, token = token + 1
+    WHERE arrival IN (SELECT value FROM json_each(?))"""
+UNLEASE = """UPDATE asynctasq_message SET visible_us = ?, crashes = ?, leased = ?
+    WHERE arrival = ? AND token = ? AND leased = 1"""
+HELD = """SELECT held.arrival, held.token, held.id
+    FROM json_each(?) AS wanted CROSS JOIN asynctasq_message AS held ON held.arrival = wanted.value
+    WHERE leased = 1"""
+EXTEND = "UPDATE asynctasq_message SET visible_us = ? WHERE arrival IN (SELECT value FROM json_each(?))"
+COMPLETE = "DELETE FROM asynctasq_message WHERE arrival IN (SELECT value FROM json_each(?))"
+RELEASE = """UPDATE asynctasq_message SET leased = 0, visible_us = ?, attempts = attempts + ?, crashes = crashes + ?,
+    error = coalesce(?, error) WHERE arrival = ?"""
+BURY = """UPDATE asynctasq_message SET leased = 0, visible_us = ?, attempts = attempts + ?, crashes = crashes + ?,
+    error = ?, reason = ?, death = 1 + coalesce((
+        SELECT max(death) FROM asynctasq_message AS other
+        WHERE other.queue = asynctasq_message.queue AND other.death IS NOT NULL
+    ), 0) WHERE arrival = ?"""
+STORED = """id, queue, body, leased, attempts, crashes, enqueued_us, visible_us, reason, error"""
+REMOVE = "DELETE FROM asynctasq_message WHERE id IN (SELECT value FROM json_each(?)) AND"
+WAITING = "death IS NULL AND (leased = 0 OR visible_us <= ?)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """What a reserve found: the leases, how their rows were before, and else when the next message is due."""
+
+    leases: list[Lease]
+    rows: list[Row] = field(default_factory=list[Row])
+    due_us: int | None = None
+    now_us: int = 0
+
+    def due_in_s(self) -> float | None:
+        """Return how long it is until the next message is visible, None if there is none."""
+        return None if self.due_us is None else max(0, self.due_us - self.now_us) / MICROSECONDS
+
+
+def _later(now_us: int, delay_s: float) -> int:
+    return now_us + microseconds(min(delay_s, DELAY_S_MAX))
+
+
+# -- storing and reserving -----------------------------------------------------------------------
+
+
+def store(messages: Sequence[Message], now_us: int) -> Steps[list[str]]:
+    """Store the messages; return the ids that are new, in the order given."""
+    if not messages:
+        return []
+    ((last,),) = yield Step("SELECT coalesce(max(arrival), 0) FROM asynctasq_message")
+    rows = ((each.id, each.queue, _later(now_us, each.delay_s), now_us, each.body) for each in messages)
+    yield Step(INSERT, rows, many=True)
+    ((new,),) = yield Step("SELECT count(*) FROM asynctasq_message WHERE arrival > ?", (last,))
+    if new == len(messages):
+        return [message.id for message in messages]
+    found = yield Step("SELECT id FROM asynctasq_message WHERE arrival > ? ORDER BY arrival", (last,))
+    return [message_id for (message_id,) in found]
+
+
+def take(queues: Iterable[str], limit: int, lease_s: float, now_us: int) -> Steps[Taken]:
+    """Lease up to `limit` visible messages."""
+    until = _later(now_us, lease_s)
+    leases: list[Lease] = []
+    rows: list[Row] = []
+    for queue in dict.fromkeys(queues):
+        if len(rows) >= limit:
+            break
+        found = yield Step(DUE, (queue, now_us, limit - len(rows)))
+        rows += found
+        leases += [_lease(queue, row, until) for row in found]
+    if rows:
+        yield Step(LEASE, (until, _json([row[0] for row in rows])))
+        return Taken(leases=leases, rows=rows)
+    return (yield from next_due(queues, now_us))
+
+
+def _lease(queue: str, row: Row, until_us: int) -> Lease:
+    arrival, message_id, token, attempts, crashes, leased, _, enqueued_us, body = row
+    return Lease(
+        message_id=message_id,
+        queue=queue,
+        body=body,
+        token=str(arrival << TOKEN_BITS | token + 1),
+        attempt=attempts + 1,
+        crashes=crashes + leased,
+        enqueued_at=enqueued_us / MICROSECONDS,
+        expires_at=until_us / MICROSECONDS,
+    )
+
+
+def untake(taken: Taken, _now_us: int) -> Steps[None]:
+    """Put back messages whose reserve was cancelled as they were, but for the token."""
+    rows = [
+        (visible_us, crashes, leased, arrival, token + 1)
+        for arrival, _, token, _, crashes, leased, visible_us, _, _ in taken.rows
+    ]
+    yield Step(UNLEASE, rows, many=True)
+
+
+def next_due(queues: Iterable[str], now_us: int) -> Steps[Taken]:
+    """Take nothing; return when the next message of these queues is due."""
+    found: list[int] = []
+    for queue in dict.fromkeys(queues):
+        found += [row[0] for row in (yield Step(NEXT_DUE, (queue,)))]
+    return Taken(leases=[], due_us=min(found, default=None), now_us=now_us)
+
+
+def peek(queues: Iterable[str], now_us: int) -> Steps[Taken | None]:
+    """Return None if a message is visible, else when the next one is due."""
+    taken = yield from next_due(queues, now_us)
+    return None if taken.due_in_s() == 0 else taken
+
+
+# -- settling ------------------------------------------------------------------------------------
+
+
+def turn(
+    settlements: Settlements, queues: Sequence[str], limit: int, lease_s: float, now_us: int
+) -> Steps[tuple[AbstractSet[str], Taken]]:
+    """Settle, then take."""
+    lost = yield from settle(settlements, now_us)
+    taken = yield from take(queues, limit, lease_s, now_us)
+    return lost, taken
+
+
+def settle(settlements: Settlements, now_us: int) -> Steps[AbstractSet[str]]:
+    """End the attempts; return the ids of leases that were no longer ours."""
+    batches, lost = independent_batches(settlements)
+    for batch in batches:
+        arrivals, others = yield from _held([lease for lease, _ in batch])
+        lost |= others
+        ended = _Ended(now_us)
+        for (lease, settlement), arrival in zip(batch, arrivals, strict=True):
+            if arrival is not None:
+                ended.add(lease.message_id, arrival, settlement)
+        yield from ended.steps()
+    return lost
+
+
+def extend(leases: Sequence[Lease], lease_s: float, now_us: int) -> Steps[AbstractSet[str]]:
+    """Renew the leases that are ours; return the message ids of the others."""
+    found, lost = yield from _held(leases)
+    arrivals = [arrival for arrival in found if arrival is not None]
+    if arrivals:
+        yield Step(EXTEND, (_later(now_us, lease_s), _json(arrivals)))
+    return lost
+
+
+def _held(leases: Sequence[Lease]) -> Steps[tuple[list[int | None], set[str]]]:
+    """Return for each lease the row it still holds or None, and the ids of those that hold none."""
+    wanted = [_split(lease.token) for lease in leases]
+    rows = yield Step(HELD, (_json([arrival for arrival, _ in wanted]),))
+    latest = {(arrival, token): message_id for arrival, token, message_id in rows}
+    held = [key[0] if latest.get(key) == lease.message_id else None for lease, key in zip(leases, wanted, strict=True)]
+    if len(rows) == len(held) and None not in held:
+        return held, set()
+    return held, {lease.message_id for lease, arrival in zip(leases, held, strict=True) if arrival is None}
+
+
+def _split(token: str) -> tuple[int, int]:
+    """Return arrival and number; a token that none of our reserves gave names a row that never is."""
+    if token.isascii() and token.isdigit() and len(token) <= 28 and (number := int(token)) < TOKEN_MAX:
+        return number >> TOKEN_BITS, number & (1 << TOKEN_BITS) - 1
+    return 0, 0
+
+
+class _Ended:
+    """The statements that a batch of settlements comes to; all of their leases are held."""
+
+    def __init__(self, now_us: int) -> None:
+        self._now_us = now_us
+        self._completed: list[int] = []
+        self._results: list[tuple[str, int, bytes]] = []
+        self._released: list[tuple[int, int, int, str | None, int]] = []
+        self._buried: list[tuple[int, int, int, str | None, str, int]] = []
+        self._follow_ups: list[Message] = []
+
+    def add(self, message_id: str, arrival: int, settlement: Settlement) -> None:
+        match settlement:
+            case Complete(result=result, result_ttl_s=ttl_s):
+                self._completed.append(arrival)
+                if result is not None:
+                    self._results.append((message_id, _later(self._now_us, ttl_s), result))
+            case Release(delay_s=delay_s, counted=counted, crashed=crashed, error=error):
+                visible_us = _later(self._now_us, delay_s)
+                self._released.append((visible_us, int(counted), int(crashed), _error(error), arrival))
+            case Bury(reason=reason, counted=counted, crashed=crashed, error=error):
+                row = (self._now_us, int(counted), int(crashed), _error(error), reason.value, arrival)
+                self._buried.append(row)
+        if settlement.follow_ups:
+            self._follow_ups += settlement.follow_ups
+
+    def steps(self) -> Steps[None]:
+        if self._completed:
+            yield Step(COMPLETE, (_json(self._completed),))
+        if self._results:
+            # Each write removes more than it adds, so expired results never pile up, without a background task.
+            yield from prune_results(self._now_us, at_most=2 * len(self._results) + PRUNED_AT_ONCE)
+            yield Step("INSERT OR REPLACE INTO asynctasq_result VALUES (?, ?, ?)", self._results, many=True)
+        if self._released:
+            yield Step(RELEASE, self._released, many=True)
+        if self._buried:
+            yield Step(BURY, self._buried, many=True)
+        yield from store(self._follow_ups, self._now_us)
+
+
+def _error(error: ErrorRecord | None) -> str | None:
+    return None if error is None else error.to_json()
+
+
+def _json(numbers: list[int]) -> str:
+    return str(numbers)
+
+
+# -- looking -------------------------------------------------------------------------------------
+
+
+def depth(queue: str, now_us: int) -> Steps[Depth]:
+    """Count the messages of one queue, from the indexes alone."""
+    count = "FROM asynctasq_message WHERE queue = ? AND death IS"
+    ((ready, oldest_us),) = yield Step(
+        f"SELECT count(*), min(visible_us) {count} NULL AND visible_us <= ?", (queue, now_us)
+    )
+    ((later, reserved),) = yield Step(
+        f"SELECT count(*), coalesce(sum(leased), 0) {count} NULL AND visible_us > ?", (queue, now_us)
+    )
+    ((dead,),) = yield Step(f"SELECT count(*) {count} NOT NULL", (queue,))
+    return depth_from(
+        ready=ready, scheduled=later - reserved, reserved=reserved, dead=dead, oldest_us=oldest_us, now_us=now_us
+    )
+
+
+def redrive(queue: str, limit: int, now_us: int) -> Steps[int]:
+    """Move dead letters, oldest death first, back to ready; return how many."""
+    rows = yield Step(
+        """SELECT arrival FROM asynctasq_message WHERE queue = ? AND death IS NOT NULL ORDER BY death LIMIT ?""",
+        (queue, max(0, limit)),
+    )
+    yield Step(
+        """UPDATE asynctasq_message SET visible_us = ?, attempts = 0, crashes = 0, death = NULL, reason = NULL,
+           error = NULL WHERE arrival IN (SELECT value FROM json_each(?))""",
+        (now_us, _json([arrival for (arrival,) in rows])),
+    )
+    return len(rows)
+
+
+def queues() -> Steps[list[str]]:
+    """Return the names of all queues, each found by one step in an index."""
+    names: set[str] = set()
+    for state in ("NULL", "NOT NULL"):
+        first = f"SELECT min(queue) FROM asynctasq_message WHERE death IS {state}"
+        rows = yield Step(
+            f"""WITH RECURSIVE name(queue) AS (
+                {first} UNION ALL SELECT ({first} AND queue > name.queue) FROM name WHERE queue IS NOT NULL
+            ) SELECT queue FROM name WHERE queue IS NOT NULL"""
+        )
+        names.update(name for (name,) in rows)
+    return sorted(names)
+
+
+def find(message_id: str, now_us: int) -> Steps[StoredMessage | None]:
+    """Return one message."""
+    rows = yield Step(f"SELECT {STORED} FROM asynctasq_message WHERE id = ?", (message_id,))
+    return stored_message(_columns(rows[0]), now_us) if rows else None
+
+
+def _columns(row: Row) -> Any:
+    return row
+
+
+class _Filter(NamedTuple):
+    sql: str
+    takes_now: bool
+
+
+FILTERS = {
+    State.READY: _Filter("death IS NULL AND visible_us <= ?", takes_now=True),
+    State.RESERVED: _Filter("death IS NULL AND leased = 1 AND visible_us > ?", takes_now=True),
+    State.SCHEDULED: _Filter("death IS NULL AND leased = 0 AND visible_us > ?", takes_now=True),
+    State.DEAD: _Filter("death IS NOT NULL", takes_now=False),
+    State.COMPLETED: _Filter("0", takes_now=False),
+    State.CANCELLED: _Filter("0", takes_now=False),
+}
+
+
+def list_messages(queue: str, state: State | None, limit: int, after: int, now_us: int) -> Steps[Page]:
+    """Return messages of a queue in the order of arrival."""
+    chosen = _Filter("1", takes_now=False) if state is None else FILTERS[state]
+    params = [queue, after, *([now_us] if chosen.takes_now else []), limit + 1]
+    rows = yield Step(
+        f"""SELECT {STORED}, arrival FROM asynctasq_message
+            WHERE queue = ? AND arrival > ? AND {chosen.sql} ORDER BY arrival LIMIT ?""",
+        params,
+    )
+    more = str(rows[limit - 1][-1]) if len(rows) > limit else None
+    return Page(messages=[stored_message(_columns(row[:-1]), now_us) for row in rows[:limit]], cursor=more)
+
+
+def remove(ids_json: str, *, dead: bool, now_us: int) -> Steps[AbstractSet[str]]:
+    """Remove those of the ids that are dead letters, or else those that wait; return their ids."""
+    condition, params = ("death IS NOT NULL", ()) if dead else (WAITING, (now_us,))
+    rows = yield Step(f"{REMOVE} {condition} RETURNING id", (ids_json, *params))
+    return {message_id for (message_id,) in rows}
+
+
+def purge(queue: str, now_us: int) -> Steps[int]:
+    """Remove what waits in a queue; return how many."""
+    yield Step(f"DELETE FROM asynctasq_message WHERE queue = ? AND {WAITING}", (queue, now_us))
+    ((count,),) = yield Step("SELECT changes()")
+    return int(count)
+
+
+def fetch_result(message_id: str) -> Steps[tuple[int, bytes] | None]:
+    """Return when a result expires, and the result."""
+    rows = yield Step("SELECT expires_us, body FROM asynctasq_result WHERE id = ?", (message_id,))
+    return (rows[0][0], rows[0][1]) if rows else None
+
+
+def prune_results(now_us: int, *, at_most: int = PRUNED_AT_ONCE) -> Steps[None]:
+    """Remove expired results."""
+    yield Step(
+        """DELETE FROM asynctasq_result WHERE id IN (
+            SELECT id FROM asynctasq_result WHERE expires_us <= ? ORDER BY expires_us LIMIT ?)""",
+        (now_us, at_most),
+    )

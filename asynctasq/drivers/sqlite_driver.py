@@ -1,0 +1,337 @@
+"""The embedded default: messages in one SQLite file, shared by every process of a machine; needs no server.
+
+It speaks through one thread per event loop and does nothing in the background but look for commits of other
+processes while something waits.
+"""
+
+import asyncio
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import replace
+from typing import Any, Self, TypeVar
+from urllib.parse import unquote, urlsplit
+
+from asynctasq.clock import SystemClock
+from asynctasq.drivers import _sqlite_statements as statements
+from asynctasq.drivers._sql import Wakeups, check_messages
+from asynctasq.drivers._sqlite_callers import run_in, run_in_async
+from asynctasq.drivers._sqlite_schema import SQLiteFile, Steps, mapped_errors
+from asynctasq.drivers._sqlite_statements import Taken
+from asynctasq.drivers._sqlite_thread import Job, Session
+from asynctasq.drivers.base import YES, Capabilities, Driver, Page, Settlements, partial
+from asynctasq.drivers.loops import PerLoop
+from asynctasq.drivers.urls import read_options, split_options
+from asynctasq.errors import ConfigError
+from asynctasq.kernel.messages import (
+    MICROSECONDS,
+    Depth,
+    Lease,
+    Message,
+    Release,
+    State,
+    StoredMessage,
+    check_queue_name,
+)
+
+__all__ = ["SQLiteDriver"]
+
+T = TypeVar("T")
+
+DEFAULT_PATH = ".asynctasq/queue.db"
+BODY_BYTES_MAX = 16 * 1024 * 1024
+RECHECK_S = 5.0
+FULL_ONLY = "with durability=normal the last commits may be lost when the machine loses power, not when processes die"
+
+
+class SQLiteDriver(Driver):
+    """Keep messages in a SQLite file on a local disk; folder and file are made when first needed.
+
+    durability: "full" has every commit on the disk before it is acknowledged; "normal" is faster and may lose the
+    last commits, but nothing else, when the machine loses power.
+    busy_timeout_s: how long to wait for another connection's write transaction.
+    poll_s: how often to look for commits of other processes, only while something waits.
+    max_page_count: limit of the file's size in pages (of 4096 bytes unless the file says otherwise).
+    """
+
+    capabilities = Capabilities(
+        durable=YES,
+        cross_process=YES,
+        ordered=YES,
+        wakes_waiting=YES,
+        inspects=YES,
+        keeps_results=YES,
+        transactional=YES,
+        body_bytes_max=BODY_BYTES_MAX,
+    )
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] = DEFAULT_PATH,
+        *,
+        durability: str = "full",
+        clock_offset: float = 0.0,
+        busy_timeout_s: float = 5.0,
+        poll_s: float = 0.01,
+        body_bytes_max: int | None = BODY_BYTES_MAX,
+        max_page_count: int | None = None,
+    ) -> None:
+        _check_options(durability, busy_timeout_s, poll_s)
+        self.clock_offset = clock_offset
+        self._file = SQLiteFile(
+            path=_absolute(path),
+            durable_commits=durability == "full",
+            busy_timeout_s=busy_timeout_s,
+            max_page_count=max_page_count,
+        )
+        self._poll_s = poll_s
+        self._clock = SystemClock()
+        self._wakeups = Wakeups.of(f"sqlite:{os.path.realpath(self._file.path)}")
+        durable = YES if durability == "full" else partial(FULL_ONLY)
+        self.capabilities = replace(type(self).capabilities, durable=durable, body_bytes_max=body_bytes_max)
+        self._sessions = PerLoop(self._start_session, Session.close, Session.abandon)
+
+    @classmethod
+    def from_url(cls, url: str, **options: Any) -> Self:
+        address, in_url = split_options(url)
+        parts = urlsplit(address)
+        if parts.netloc:
+            raise ConfigError(
+                f"the SQLite address {address!r} names a host; write sqlite:///relative/path.db with three slashes, "
+                "or sqlite:////absolute/path.db with four"
+            )
+        known: dict[str, type] = {
+            "durability": str,
+            "clock_offset": float,
+            "busy_timeout_s": float,
+            "poll_s": float,
+            "body_bytes_max": int,
+            "max_page_count": int,
+        }
+        path = unquote(parts.path.removeprefix("/")) or DEFAULT_PATH
+        return cls(path, **read_options("SQLite driver", {**in_url, **options}, known))
+
+    def __str__(self) -> str:
+        return str(self._file)
+
+    async def open(self) -> None:
+        await self._sessions.get()
+
+    async def close(self) -> None:
+        await self._sessions.close()
+
+    async def _start_session(self) -> Session:
+        session = Session(self._file, self._wakeups, self._poll_s)
+        await session.start()
+        session.end_with(self)
+        return session
+
+    async def _do(self, job: Job[T]) -> T:
+        session = await self._sessions.get()
+        return await session.submit(job)
+
+    async def _write(self, steps: Callable[[int], Steps[T]], wakes: Iterable[str] = ()) -> T:
+        return await self._do(Job(steps=steps, now_us=self._now_us, wakes=frozenset(wakes)))
+
+    async def _read(self, steps: Callable[[int], Steps[T]]) -> T:
+        return await self._do(Job(steps=steps, now_us=self._now_us, writes=False))
+
+    def _now_us(self) -> int:
+        return round((self._clock.now() + self.clock_offset) * MICROSECONDS)
+
+    # -- storing and reserving -------------------------------------------------------------------
+
+    async def enqueue(self, messages: Sequence[Message]) -> list[str]:
+        messages = self._checked(messages)
+        if not messages:
+            return []
+        return await self._write(lambda now_us: statements.store(messages, now_us), {each.queue for each in messages})
+
+    def _checked(self, messages: Sequence[Message]) -> Sequence[Message]:
+        check_messages(messages, body_bytes_max=self.capabilities.body_bytes_max)
+        return tuple(messages)
+
+    async def reserve(self, queues: Sequence[str], *, limit: int, lease_s: float, wait_s: float = 0) -> list[Lease]:
+        for queue in queues:
+            check_queue_name(queue)
+        if limit <= 0:
+            return []
+        job = Job(
+            steps=lambda now_us: statements.take(queues, limit, lease_s, now_us),
+            now_us=self._now_us,
+            look=lambda now_us: statements.peek(queues, now_us),
+            undo=self._undo,
+        )
+        if wait_s <= 0:
+            return (await self._do(job)).leases
+        found = await self._wait(queues, wait_s, job, lambda taken: bool(taken.leases))
+        return found.leases if found else []
+
+    async def wait_visible(self, queues: Sequence[str], *, wait_s: float) -> bool:
+        for queue in queues:
+            check_queue_name(queue)
+        job = Job(steps=lambda now_us: statements.next_due(queues, now_us), now_us=self._now_us, writes=False)
+        return await self._wait(queues, wait_s, job, lambda taken: taken.due_in_s() == 0) is not None
+
+    async def _wait(
+        self, queues: Sequence[str], wait_s: float, job: Job[Taken], is_found: Callable[[Taken], bool]
+    ) -> Taken | None:
+        """Do the job at every wake-up and whenever a message comes due, until it finds something."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + wait_s
+        session = await self._sessions.get()
+        with self._wakeups.waiting(queues, into=session.waiters) as waiter:
+            while not waiter.closed:
+                taken = await session.submit(job)
+                if is_found(taken):
+                    return taken
+                remaining_s = deadline - loop.time()
+                if remaining_s <= 0:
+                    break
+                due_s = taken.due_in_s()
+                await waiter.wait(min(remaining_s, RECHECK_S if due_s is None else min(due_s, RECHECK_S)))
+        return None
+
+    def _undo(self, taken: Taken) -> Job[None] | None:
+        if not taken.leases:
+            return None
+        queues = frozenset(lease.queue for lease in taken.leases)
+        return Job(steps=lambda now_us: statements.untake(taken, now_us), now_us=self._now_us, wakes=queues)
+
+    # -- settling --------------------------------------------------------------------------------
+
+    async def extend(self, leases: Sequence[Lease], *, lease_s: float) -> AbstractSet[str]:
+        if not leases:
+            return frozenset()
+        return await self._write(lambda now_us: statements.extend(leases, lease_s, now_us))
+
+    async def settle(self, settlements: Settlements) -> AbstractSet[str]:
+        wakes = self._check_settlements(settlements)
+        if not settlements:
+            return frozenset()
+        return await self._write(lambda now_us: statements.settle(settlements, now_us), wakes)
+
+    async def turn(
+        self, settlements: Settlements, queues: Sequence[str], *, limit: int, lease_s: float
+    ) -> tuple[AbstractSet[str], list[Lease]]:
+        if not settlements:
+            return frozenset(), await self.reserve(queues, limit=limit, lease_s=lease_s)
+        if limit <= 0:
+            return await self.settle(settlements), []
+        for queue in queues:
+            check_queue_name(queue)
+        job = Job(
+            steps=lambda now_us: statements.turn(settlements, queues, limit, lease_s, now_us),
+            now_us=self._now_us,
+            wakes=self._check_settlements(settlements),
+            undo=lambda result: self._undo(result[1]),
+        )
+        lost, taken = await self._do(job)
+        return lost, taken.leases
+
+    def _check_settlements(self, settlements: Settlements) -> frozenset[str]:
+        """Raise if a follow-up can't be stored; return the queues that may have something visible afterwards."""
+        queues: set[str] = set()
+        for lease, settlement in settlements:
+            if isinstance(settlement, Release):
+                queues.add(lease.queue)
+            if settlement.follow_ups:
+                check_messages(settlement.follow_ups, body_bytes_max=self.capabilities.body_bytes_max)
+                queues.update(message.queue for message in settlement.follow_ups)
+        return frozenset(queues)
+
+    # -- looking ---------------------------------------------------------------------------------
+
+    async def depth(self, queue: str) -> Depth:
+        check_queue_name(queue)
+        return await self._read(lambda now_us: statements.depth(queue, now_us))
+
+    async def redrive(self, queue: str, *, limit: int) -> int:
+        check_queue_name(queue)
+        return await self._write(lambda now_us: statements.redrive(queue, limit, now_us), {queue})
+
+    async def queues(self) -> list[str]:
+        return await self._read(lambda _: statements.queues())
+
+    async def find(self, message_id: str) -> StoredMessage | None:
+        if not message_id.isprintable():
+            return None
+        return await self._read(lambda now_us: statements.find(message_id, now_us))
+
+    async def list_messages(
+        self, queue: str, *, state: State | None = None, limit: int = 100, cursor: str | None = None
+    ) -> Page:
+        check_queue_name(queue)
+        after = int(cursor) if cursor else 0
+        return await self._read(lambda now_us: statements.list_messages(queue, state, limit, after, now_us))
+
+    async def cancel(self, message_ids: Sequence[str]) -> AbstractSet[str]:
+        return await self._remove(message_ids, dead=False)
+
+    async def discard(self, message_ids: Sequence[str]) -> AbstractSet[str]:
+        return await self._remove(message_ids, dead=True)
+
+    async def _remove(self, message_ids: Sequence[str], *, dead: bool) -> AbstractSet[str]:
+        ids = json.dumps([message_id for message_id in message_ids if message_id.isprintable()])
+        return await self._write(lambda now_us: statements.remove(ids, dead=dead, now_us=now_us))
+
+    async def purge(self, queue: str) -> int:
+        check_queue_name(queue)
+        return await self._write(lambda now_us: statements.purge(queue, now_us))
+
+    async def fetch_result(self, message_id: str) -> bytes | None:
+        if not message_id.isprintable():
+            return None
+        found = await self._read(lambda _: statements.fetch_result(message_id))
+        if found is None:
+            return None
+        expires_us, result = found
+        if expires_us > self._now_us():
+            return result
+        await self._write(statements.prune_results)
+        return None
+
+    # -- inside the caller's transaction ---------------------------------------------------------
+
+    async def enqueue_in(self, connection: Any, messages: Sequence[Message]) -> list[str]:
+        """Do `enqueue` on a `sqlite3.Connection` or `aiosqlite.Connection` to the queue's own file; commits nothing.
+
+        Outside a transaction one is begun, which the caller's commit ends. Workers see the messages after the
+        commit, within `poll_s`.
+
+        Raises: UnsupportedFeature for a connection of another kind or to another file.
+        """
+        messages = self._checked(messages)
+        with mapped_errors(str(self)):
+            return await run_in_async(connection, statements.store(messages, self._now_us()), self._file)
+
+    def enqueue_in_sync(self, connection: Any, messages: Sequence[Message]) -> list[str]:
+        """Do `enqueue_in` on a `sqlite3.Connection`, from synchronous code."""
+        messages = self._checked(messages)
+        with mapped_errors(str(self)):
+            return run_in(connection, statements.store(messages, self._now_us()), self._file)
+
+    async def settle_in(self, connection: Any, settlements: Settlements) -> AbstractSet[str]:
+        self._check_settlements(settlements)
+        with mapped_errors(str(self)):
+            return await run_in_async(connection, statements.settle(settlements, self._now_us()), self._file)
+
+
+def _absolute(path: str | os.PathLike[str]) -> str:
+    text = os.fspath(path)
+    if text in {"", ":memory:"}:
+        raise ConfigError(f"SQLite path {text!r} is not a file; for messages in memory use memory://")
+    if "\0" in text:
+        raise ConfigError(f"SQLite path {text!r} has a zero byte; name a file")
+    return os.path.abspath(text)
+
+
+def _check_options(durability: str, busy_timeout_s: float, poll_s: float) -> None:
+    if durability not in {"full", "normal"}:
+        raise ConfigError(f"SQLite driver option 'durability' must be 'full' or 'normal', not {durability!r}")
+    if not 0 <= busy_timeout_s < math.inf:
+        raise ConfigError(f"SQLite driver option 'busy_timeout_s' must be 0 or more seconds, not {busy_timeout_s!r}")
+    if not 0 < poll_s < math.inf:
+        raise ConfigError(f"SQLite driver option 'poll_s' must be more than 0 seconds, not {poll_s!r}")
