@@ -1,1 +1,68 @@
 """The pytest plugin; inert unless one of its fixtures or options is used."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+if TYPE_CHECKING:
+    from asynctasq.testing.conformance.harness import DriverHarness
+    from asynctasq.testing.servers import Servers
+
+pytest.register_assert_rewrite("asynctasq.testing.conformance")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("asynctasq", "asynctasq: conformance suite for drivers")
+    group.addoption(
+        "--driver",
+        action="append",
+        default=[],
+        metavar="NAME|MODULE:FACTORY",
+        help="driver to run the conformance suite on: memory, sqlite, redis, postgres, mysql, sqs, all, or the import "
+        "path of a callable that returns a DriverHarness; may be repeated",
+    )
+    group.addoption("--conformance-report", metavar="PATH", help="write the conformance report there, as JSON")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "conformance: a test of the driver contract, run once per driver")
+    config.addinivalue_line("markers", "simulation: a test that runs in virtual time on the simulated event loop")
+    if config.getoption("--driver") or config.getoption("--conformance-report"):
+        _watch(config)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run each conformance test once per driver."""
+    if "conformance_harness" in metafunc.fixturenames:
+        from asynctasq.testing.conformance.selection import chosen_drivers
+
+        _watch(metafunc.config)
+        module = cast(Any, metafunc).module  # pytest leaves it unannotated
+        drivers = chosen_drivers(metafunc.config, module)
+        metafunc.parametrize("conformance_harness", drivers, indirect=True, scope="function")
+
+
+def _watch(config: pytest.Config) -> None:
+    """Record what conformance tests find, once; nothing of it is imported for anybody else's tests."""
+    from asynctasq.testing.conformance.recording import Recorder
+
+    if not config.pluginmanager.has_plugin("asynctasq-conformance"):
+        config.pluginmanager.register(Recorder(config), "asynctasq-conformance")
+
+
+@pytest.fixture(scope="session")
+def conformance_servers() -> "Iterator[Servers]":
+    """Private servers for tests, each started when first asked for, removed at the end of the run."""
+    from asynctasq.testing.servers import Servers
+
+    with Servers() as servers:
+        yield servers
+
+
+@pytest.fixture
+def conformance_harness(request: pytest.FixtureRequest, conformance_servers: "Servers") -> "DriverHarness":
+    """An empty store of the driver under test."""
+    from asynctasq.testing.conformance.selection import make_harness
+
+    return make_harness(request.param, conformance_servers)

@@ -36,7 +36,7 @@ class DriverHarness(Protocol):
 
     async def prepare(self) -> None:
         """Make the store ready, once, before the first `create`: its database, its schema. Optional."""
-        return  # noqa: PLR1711 - a body makes it a default rather than a duty
+        return
 
     def create(self) -> Driver:
         """Return a new driver on this store, as another process would have; opens nothing.
