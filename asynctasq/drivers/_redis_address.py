@@ -1,0 +1,172 @@
+"""Where a Redis is and how to log in, read from a URL; opens nothing and shows no password."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from redis.asyncio.connection import Connection, SSLConnection
+
+from asynctasq.drivers.urls import redact
+from asynctasq.errors import ConfigError
+
+__all__ = ["BODY_BYTES_MAX", "Address", "RedisOptions", "option_types", "parse_address"]
+
+SCHEMES = {"redis": False, "rediss": True, "redis+sentinel": False, "rediss+sentinel": True}
+BODY_BYTES_MAX = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RedisOptions:
+    """Settings that are rarely needed; each may also stand in the query of the URL.
+
+    connect_timeout_s: for a connection, login included, and for a free connection of the pool.
+    reply_timeout_s: for one command; large ones get more.
+    body_bytes_max: largest body; Redis itself stops below 512 MiB and is blocked while it copies one.
+    ssl_*: for `rediss://`; files in PEM format, `ssl_cert_reqs` one of required, optional, none.
+    """
+
+    username: str | None = None
+    connect_timeout_s: float = 5.0
+    reply_timeout_s: float = 15.0
+    body_bytes_max: int = BODY_BYTES_MAX
+    sentinel_username: str | None = None
+    sentinel_password: str | None = field(default=None, repr=False)
+    ssl_ca_certs: str | None = None
+    ssl_certfile: str | None = None
+    ssl_keyfile: str | None = None
+    ssl_cert_reqs: str = "required"
+    ssl_check_hostname: bool = True
+
+    def check(self) -> None:
+        """Raise ConfigError for what can't work."""
+        if self.connect_timeout_s <= 0 or self.reply_timeout_s <= 0:
+            raise ConfigError("redis driver: connect_timeout_s and reply_timeout_s must be above 0")
+        if not 0 < self.body_bytes_max <= 511 * 1024 * 1024:
+            raise ConfigError("redis driver: body_bytes_max must be 1 to 535822336 (511 MiB), Redis takes no more")
+        if self.ssl_cert_reqs not in {"required", "optional", "none"}:
+            raise ConfigError(f"redis driver: ssl_cert_reqs is {self.ssl_cert_reqs!r}; use required, optional or none")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """A server, or the sentinels that know it. `label` is for texts and has no secret."""
+
+    label: str
+    hosts: tuple[tuple[str, int], ...]
+    service: str | None
+    db: int
+    tls: bool
+    username: str | None
+    password: str | None = field(repr=False)
+    options: RedisOptions
+
+    def connection(self, host: str, port: int) -> Connection:
+        """Return an unconnected connection to a Redis; its traceback frames hold no password of ours."""
+        return self._connection(host, port, db=self.db, username=self.username, password=self.password)
+
+    def sentinel_connection(self, host: str, port: int) -> Connection:
+        """Return an unconnected connection to a sentinel, which has its own login."""
+        options = self.options
+        return self._connection(
+            host, port, db=0, username=options.sentinel_username, password=options.sentinel_password
+        )
+
+    def _connection(self, host: str, port: int, *, db: int, username: str | None, password: str | None) -> Connection:
+        options = self.options
+        common: dict[str, Any] = {
+            "host": host,
+            "port": port,
+            "db": db,
+            "username": username,
+            "password": password,
+            # Timeouts are the caller's: here they would cost a task per command and break long blocking reads.
+            "socket_timeout": None,
+            "socket_connect_timeout": options.connect_timeout_s,
+            "client_name": "asynctasq",
+            "protocol": 2,
+        }
+        if not self.tls:
+            return Connection(**common)
+        return SSLConnection(
+            ssl_ca_certs=options.ssl_ca_certs,
+            ssl_certfile=options.ssl_certfile,
+            ssl_keyfile=options.ssl_keyfile,
+            ssl_cert_reqs=options.ssl_cert_reqs,
+            ssl_check_hostname=options.ssl_check_hostname,
+            **common,
+        )
+
+
+def parse_address(url: str, *, password: str | None, db: int | None, options: RedisOptions) -> Address:
+    """Read a URL without its query; what is given besides it wins.
+
+    Raises: ConfigError that names the part, without the password.
+    """
+    options.check()
+    parts = urlsplit(url)
+    if parts.scheme not in SCHEMES:
+        raise ConfigError(f"redis driver: {redact(url)!r} has no scheme of {', '.join(sorted(SCHEMES))}")
+    userinfo, _, netloc = parts.netloc.rpartition("@")
+    user, _, secret = userinfo.partition(":")
+    by_sentinel = parts.scheme.endswith("+sentinel")
+    hosts = tuple(_host(text, 26379 if by_sentinel else 6379, url) for text in netloc.split(","))
+    service, path_db = _split_path(parts.path.strip("/"), url, by_sentinel=by_sentinel)
+    if not by_sentinel and len(hosts) > 1:
+        raise ConfigError(f"redis driver: {redact(url)!r} names several hosts; that is for redis+sentinel://")
+    return Address(
+        label=redact(url),
+        hosts=hosts,
+        service=service,
+        db=_number(db if db is not None else path_db or "0", "db", url),
+        tls=SCHEMES[parts.scheme],
+        username=options.username or unquote(user) or None,
+        password=password if password is not None else unquote(secret) or None,
+        options=options,
+    )
+
+
+def _host(text: str, default_port: int, url: str) -> tuple[str, int]:
+    if text.startswith("["):
+        host, _, rest = text[1:].partition("]")
+        port = rest.removeprefix(":")
+    else:
+        host, _, port = text.partition(":")
+    return unquote(host) or "localhost", _number(port or default_port, "port", url)
+
+
+def _split_path(path: str, url: str, *, by_sentinel: bool) -> tuple[str | None, str | None]:
+    """Return the sentinels' name of the service, and the database, each if the path has one."""
+    if not by_sentinel:
+        return None, path or None
+    service, _, db = path.partition("/")
+    if not service:
+        raise ConfigError(f"redis driver: {redact(url)!r} lacks the service: redis+sentinel://host:26379/mymaster")
+    return unquote(service), db or None
+
+
+def _number(value: str | int, name: str, url: str) -> int:
+    try:
+        number = int(value)
+    except ValueError:
+        number = -1
+    if number < 0:
+        raise ConfigError(f"redis driver: {name} in {redact(url)!r} must be a whole number, not {value!r}")
+    return number
+
+
+def option_types() -> Mapping[str, type]:
+    """Return the names that may stand in a query besides those of the constructor, with their types."""
+    return {
+        "username": str,
+        "connect_timeout_s": float,
+        "reply_timeout_s": float,
+        "body_bytes_max": int,
+        "sentinel_username": str,
+        "sentinel_password": str,
+        "ssl_ca_certs": str,
+        "ssl_certfile": str,
+        "ssl_keyfile": str,
+        "ssl_cert_reqs": str,
+        "ssl_check_hostname": bool,
+    }

@@ -1,0 +1,136 @@
+"""Messages, settlements and leases as arguments and replies of the scripts. redis_scripts/common.lua has the shapes."""
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from typing import Any
+
+from asynctasq.drivers._redis_pool import Argument
+from asynctasq.drivers.base import Settlements
+from asynctasq.kernel.lifecycle import derive_state
+from asynctasq.kernel.messages import (
+    MICROSECONDS,
+    Bury,
+    Complete,
+    DeadReason,
+    ErrorRecord,
+    Lease,
+    Message,
+    Release,
+    Settlement,
+    State,
+    StoredMessage,
+    microseconds,
+)
+
+__all__ = ["decode_leases", "decode_stored", "encode_messages", "encode_settlements"]
+
+
+def encode_messages(messages: Iterable[Message]) -> list[Argument]:
+    """Return the number of runs (of equal queue and delay), then the runs."""
+    arguments: list[Argument] = [0]
+    runs = 0
+    for (queue, delay_s), group in groupby(messages, key=_queue_and_delay):
+        run = list(group)
+        arguments += (queue, microseconds(delay_s), len(run))
+        arguments += [message.id for message in run]
+        arguments += [message.body for message in run]
+        runs += 1
+    arguments[0] = runs
+    return arguments
+
+
+def _queue_and_delay(message: Message) -> tuple[str, float]:
+    return message.queue, message.delay_s
+
+
+def encode_settlements(settlements: Settlements) -> list[Argument]:
+    """Return the count, ids, tokens, operations, and what the operations other than 'C' need."""
+    operations: list[Argument] = []
+    details: list[Argument] = []
+    for _, settlement in settlements:
+        if type(settlement) is Complete and settlement.result is None and not settlement.follow_ups:
+            operations.append("C")
+        else:
+            operations.append(_encode_settlement(settlement, details))
+    arguments: list[Argument] = [len(operations)]
+    arguments += [lease.message_id for lease, _ in settlements]
+    arguments += [lease.token for lease, _ in settlements]
+    arguments += operations
+    arguments += details
+    return arguments
+
+
+def _encode_settlement(settlement: Settlement, details: list[Argument]) -> str:
+    """Append detail, flags, text and follow-ups; return the operation."""
+    match settlement:
+        case Complete():
+            kept = settlement.result is not None
+            details += (microseconds(settlement.result_ttl_s), f"00{kept:d}", settlement.result or b"")
+            operation = "K"
+        case Release():
+            details += (microseconds(settlement.delay_s), _flags(settlement), _error_text(settlement.error))
+            operation = "R"
+        case Bury():
+            details += (settlement.reason.value, _flags(settlement), _error_text(settlement.error))
+            operation = "B"
+    details += encode_messages(settlement.follow_ups)
+    return operation
+
+
+def _flags(settlement: Release | Bury) -> str:
+    return f"{settlement.counted:d}{settlement.crashed:d}0"
+
+
+def _error_text(error: ErrorRecord | None) -> str:
+    return error.to_json() if error is not None else ""
+
+
+def decode_leases(reply: Sequence[bytes]) -> list[Lease]:
+    """Rebuild leases from the end of all of them, then id, state and stored message of each."""
+    if not reply:
+        return []
+    expires_at = int(reply[0]) / MICROSECONDS
+    return [
+        _decode_lease(message_id, state, value, expires_at)
+        for message_id, state, value in zip(reply[1::3], reply[2::3], reply[3::3], strict=True)
+    ]
+
+
+def _decode_lease(message_id: bytes, state: bytes, value: bytes, expires_at: float) -> Lease:
+    end = value.index(0, 32)
+    return Lease(
+        message_id=message_id.decode(),
+        queue=value[32:end].decode(),
+        body=value[end + 1 :],
+        token=state[:32].decode(),
+        attempt=int(state[34:42]) + 1,
+        crashes=int(state[42:50]),
+        enqueued_at=int(value[16:32]) / MICROSECONDS,
+        expires_at=expires_at,
+    )
+
+
+def decode_stored(reply: Sequence[Any]) -> list[StoredMessage]:
+    """Rebuild messages from the time of the look, then id, stored message, state, error, visible_at of each."""
+    now = int(reply[0]) / MICROSECONDS
+    return [_decode_stored(reply[first : first + 5], now) for first in range(1, len(reply), 5)]
+
+
+def _decode_stored(fields: Sequence[bytes], now: float) -> StoredMessage:
+    message_id, value, state, error, visible = fields
+    end = value.index(0, 32)
+    visible_at = int(visible) / MICROSECONDS
+    mode = state[32:33]
+    reason = DeadReason(state.split(b"\0")[1].decode()) if mode == b"D" else None
+    return StoredMessage(
+        id=message_id.decode(),
+        queue=value[32:end].decode(),
+        body=value[end + 1 :],
+        state=State.DEAD if reason else derive_state(leased=mode == b"L", visible_at=visible_at, now=now),
+        attempts=int(state[34:42] or 0),
+        crashes=int(state[42:50] or 0),
+        enqueued_at=int(value[16:32]) / MICROSECONDS,
+        visible_at=visible_at,
+        reason=reason,
+        error=ErrorRecord.from_json(error.decode()) if error else None,
+    )

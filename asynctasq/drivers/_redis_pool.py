@@ -1,0 +1,318 @@
+"""Connections of one event loop to one Redis: one command at a time on each, none left with an unread reply."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
+from typing import Any, cast
+
+from hiredis import pack_command  # pyright: ignore[reportUnknownVariableType] - the stub leaves out what it returns
+from redis import exceptions as redis_errors
+from redis.asyncio.connection import Connection
+
+from asynctasq.drivers._redis_address import Address
+from asynctasq.drivers._redis_errors import connection_failed, translated, wrong_server
+from asynctasq.drivers._redis_scripts import load_script
+from asynctasq.errors import DriverError, DriverUnavailable
+
+__all__ = ["Argument", "Pool", "discard", "pack"]
+
+Argument = str | bytes | int
+Run = Callable[[Connection], Awaitable[Any]]
+Abandoned = Callable[[Any], Awaitable[None]]
+
+IDLE_S = 15.0
+BYTES_PER_S = 10_000_000
+CLOSE_S = 2.0
+
+
+def pack(arguments: Sequence[Argument]) -> bytes:
+    """Return a command as the bytes that go over the wire."""
+    return cast("bytes", pack_command(tuple(arguments)))  # type: ignore[arg-type]  # the stub says a 1-tuple
+
+
+async def read(connection: Connection) -> Any:
+    """Return the next reply. Cancelled, it leaves the connection open, so that `Pool` can read on."""
+    return await cast("Awaitable[Any]", connection.read_response(disable_decoding=True, disconnect_on_error=False))
+
+
+async def discard(connection: Connection) -> None:
+    """Close a connection at once, whatever is still to be read from it."""
+    await connection.disconnect(nowait=True)
+
+
+class Pool:
+    """Run commands and scripts, at most `size` at once. Belongs to the loop that made it.
+
+    A call that is cancelled leaves its connection to a task that reads the reply first; one that ran out of
+    time, or whose connection failed, has its connection thrown away.
+    """
+
+    def __init__(self, address: Address, *, size: int, key: str) -> None:
+        self.address = address
+        self.with_flags = False
+        self.closed = False
+        self._size = size
+        self._key = key
+        self._slots = asyncio.Semaphore(size)
+        self._idle: list[tuple[Connection, float]] = []
+        self._loop = asyncio.get_running_loop()
+        self._moved_to: tuple[str, int] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._lifetime: AsyncGenerator[None, None] | None = None
+
+    # -- calls -----------------------------------------------------------------------------------
+
+    async def command(self, *arguments: Argument) -> Any:
+        """Run a command that may be repeated."""
+        packed = pack(arguments)
+
+        def run(connection: Connection) -> Awaitable[Any]:
+            return self.exchange(connection, packed)
+
+        return await self._call(run, repeat=run)
+
+    async def script(
+        self,
+        name: str,
+        arguments: Sequence[Argument],
+        *,
+        repeat: Sequence[Argument] | None,
+        on_abandoned: Abandoned | None = None,
+    ) -> Any:
+        """Run a script in one round trip.
+
+        repeat: the arguments for another try after the connection failed in the middle, None for no other try.
+        on_abandoned: gets the reply of a call that was cancelled while the server worked on it.
+        """
+        run = self._script_run(name, arguments)
+        again = run if repeat is arguments else None if repeat is None else self._script_run(name, repeat)
+        return await self._call(run, repeat=again, on_abandoned=on_abandoned)
+
+    def _script_run(self, name: str, arguments: Sequence[Argument]) -> Run:
+        script = load_script(name, with_flags=self.with_flags)
+        packed = pack(("EVALSHA", script.digest, 1, self._key, *arguments))
+
+        async def run(connection: Connection) -> Any:
+            try:
+                return await self.exchange(connection, packed)
+            except redis_errors.NoScriptError:
+                # A new or restarted server; EVAL also makes the script known for the next call.
+                return await self.exchange(connection, pack(("EVAL", script.text, 1, self._key, *arguments)))
+
+        return run
+
+    async def _call(self, run: Run, *, repeat: Run | None, on_abandoned: Abandoned | None = None) -> Any:
+        """Run once, and once more where that is safe: another server is in charge, or `repeat` says so."""
+        with translated(self.address.label):
+            connection = await self._acquire()
+            try:
+                return await self._use(connection, run, on_abandoned)
+            except (redis_errors.RedisError, OSError) as error:
+                if wrong_server(error):
+                    self._follow(error)
+                elif not connection_failed(error):
+                    raise
+                await self._drop_idle()
+                if connection_failed(error):
+                    if repeat is None:
+                        raise
+                    run = repeat
+            return await self._use(await self._acquire(), run, on_abandoned)
+
+    async def _use(self, connection: Connection, run: Run, on_abandoned: Abandoned | None) -> Any:
+        try:
+            reply = await run(connection)
+        except redis_errors.ResponseError:
+            await self._release(connection)
+            raise
+        except asyncio.CancelledError:
+            # A connection that is still open has its whole command sent, and the reply is to come.
+            if connection.is_connected and not self.closed:
+                self.spawn(self._finish(connection, on_abandoned))
+            else:
+                self._slots.release()
+                await discard(connection)
+            raise
+        except BaseException:
+            self._slots.release()
+            await discard(connection)
+            raise
+        await self._release(connection)
+        return reply
+
+    async def exchange(self, connection: Connection, packed: bytes, *, extra_s: float = 0) -> Any:
+        """Send a command and read its reply, within the time a reply may take plus `extra_s`."""
+        limit_s = self.address.options.reply_timeout_s + extra_s + len(packed) / BYTES_PER_S
+        async with asyncio.timeout(limit_s):
+            await connection.send_packed_command((packed,), check_health=False)
+            return await read(connection)
+
+    async def _finish(self, connection: Connection, on_abandoned: Abandoned | None) -> None:
+        """Read the reply of a call that was cancelled, so that its connection can be used again."""
+        try:
+            async with asyncio.timeout(self.address.options.reply_timeout_s):
+                reply = await read(connection)
+        except redis_errors.ResponseError:
+            await self._release(connection)
+            return
+        except BaseException as error:
+            self._slots.release()
+            await discard(connection)
+            if isinstance(error, (redis_errors.RedisError, OSError)):
+                return
+            raise
+        await self._release(connection)
+        if on_abandoned is not None:
+            await on_abandoned(reply)
+
+    # -- connections -----------------------------------------------------------------------------
+
+    async def _acquire(self) -> Connection:
+        if self._slots.locked():
+            await self._wait_for_slot()
+        else:
+            await self._slots.acquire()
+        try:
+            while self._idle:
+                connection, since = self._idle.pop()
+                if self._loop.time() - since < IDLE_S or await self._answers(connection):
+                    return connection
+                await discard(connection)
+            return await self.connect()
+        except BaseException:
+            self._slots.release()
+            raise
+
+    async def _wait_for_slot(self) -> None:
+        wait_s = self.address.options.connect_timeout_s + self.address.options.reply_timeout_s
+        try:
+            async with asyncio.timeout(wait_s):
+                await self._slots.acquire()
+        except TimeoutError as error:
+            raise DriverUnavailable(
+                f"{self.address.label}: all {self._size} connections were busy for {wait_s:g} s; raise max_connections"
+            ) from error
+
+    async def _answers(self, connection: Connection) -> bool:
+        """Whether a connection that was idle for long is still good: servers and firewalls drop those."""
+        try:
+            async with asyncio.timeout(self.address.options.connect_timeout_s):
+                await connection.send_packed_command((pack(("PING",)),), check_health=False)
+                return bool(await read(connection) == b"PONG")
+        except (redis_errors.RedisError, OSError):
+            return False
+
+    async def _release(self, connection: Connection) -> None:
+        self._slots.release()
+        if self.closed or not connection.is_connected:
+            await discard(connection)
+        else:
+            self._idle.append((connection, self._loop.time()))
+
+    async def connect(self) -> Connection:
+        """Return a new connection that is logged in; raises what redis-py raises."""
+        host, port = self._moved_to or await self._locate()
+        connection = self.address.connection(host, port)
+        try:
+            await self._open(connection)
+        except BaseException:
+            self._moved_to = None
+            raise
+        return connection
+
+    async def _open(self, connection: Connection) -> None:
+        try:
+            async with asyncio.timeout(self.address.options.connect_timeout_s):
+                await connection.connect()  # type: ignore[no-untyped-call]  # redis-py has no types here
+        except BaseException:
+            await discard(connection)
+            raise
+
+    async def _locate(self) -> tuple[str, int]:
+        """Return where the server is: the address itself, or what a sentinel says is the master now."""
+        service = self.address.service
+        if service is None:
+            return self.address.hosts[0]
+        failures: list[str] = []
+        for host, port in self.address.hosts:
+            try:
+                found = await self._ask_sentinel(host, port, service)
+            except (redis_errors.RedisError, OSError) as error:
+                failures.append(f"{host}:{port} {str(error) or 'did not answer in time'}")
+            else:
+                if found is not None:
+                    return found
+                failures.append(f"{host}:{port} does not know it")
+        raise DriverUnavailable(f"no sentinel knows the master of {service!r}: {'; '.join(failures)}")
+
+    async def _ask_sentinel(self, host: str, port: int, service: str) -> tuple[str, int] | None:
+        connection = self.address.sentinel_connection(host, port)
+        await self._open(connection)
+        try:
+            reply = await self.exchange(connection, pack(("SENTINEL", "GET-MASTER-ADDR-BY-NAME", service)))
+        finally:
+            await discard(connection)
+        return (reply[0].decode(), int(reply[1])) if reply else None
+
+    def _follow(self, error: BaseException) -> None:
+        """Turn to the node of a cluster that has our slot; in all other cases ask anew where the master is."""
+        self._moved_to = None
+        if isinstance(error, redis_errors.MovedError):
+            # An empty host means: the one that answered, at another port.
+            self._moved_to = (str(error.host) or self.address.hosts[0][0], error.port)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType] - no types
+
+    async def _drop_idle(self) -> None:
+        """Close idle connections: what cut one has most likely cut all."""
+        while self._idle:
+            connection, _ = self._idle.pop()
+            await discard(connection)
+
+    # -- life ------------------------------------------------------------------------------------
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run something of ours that outlives its caller, but never the pool."""
+
+        async def guarded() -> None:
+            try:
+                await work
+            except DriverError:
+                # The caller is gone, and what was to be tidied up ends by itself: a lease, a token.
+                return
+
+        task = self._loop.create_task(guarded())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def tie_to_loop(self, before: Callable[[], Awaitable[None]]) -> None:
+        """Be closed at the latest with the loop: asyncio.run finishes asynchronous generators. `before` comes first."""
+
+        async def lifetime() -> AsyncGenerator[None, None]:
+            try:
+                yield
+            finally:
+                await before()
+                await self._close()
+
+        self._lifetime = lifetime()
+        await anext(self._lifetime)
+
+    async def close(self) -> None:
+        """End what `tie_to_loop` began. Bounded in time."""
+        if self._lifetime is not None:
+            await self._lifetime.aclose()
+
+    async def _close(self) -> None:
+        """Let what is in flight finish for a moment, then close every connection. Bounded in time."""
+        self.closed = True
+        if tasks := {task for task in self._tasks if task is not asyncio.current_task()}:
+            _, late = await asyncio.wait(tasks, timeout=CLOSE_S)
+            for task in late:
+                task.cancel()
+            if late:
+                await asyncio.wait(late, timeout=CLOSE_S / 2)
+        await self._drop_idle()
+
+    def abandon(self) -> None:
+        """Drop the connections of a loop that was closed; the server sees them end."""
+        self.closed = True
+        self._idle.clear()

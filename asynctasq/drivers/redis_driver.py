@@ -1,0 +1,316 @@
+"""Messages in Redis or Valkey: every operation is one script on the server, under the server's clock."""
+
+import asyncio
+import math
+from collections.abc import Iterable, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
+from typing import Any, Self
+
+from asynctasq.drivers._redis_address import BODY_BYTES_MAX, RedisOptions, option_types, parse_address
+from asynctasq.drivers._redis_checks import examine
+from asynctasq.drivers._redis_codec import decode_leases, encode_messages, encode_settlements
+from asynctasq.drivers._redis_inspection import Inspection
+from asynctasq.drivers._redis_pool import Argument, Pool
+from asynctasq.drivers._redis_waiting import BLOCK_S, Bells, PassOn
+from asynctasq.drivers._sql import check_messages
+from asynctasq.drivers.base import YES, Capabilities, Driver, Page, Settlements, partial
+from asynctasq.drivers.loops import PerLoop
+from asynctasq.drivers.urls import read_options, split_options
+from asynctasq.errors import ConfigError, DispatchError
+from asynctasq.kernel.messages import (
+    MICROSECONDS,
+    QUEUE_NAME,
+    Depth,
+    Lease,
+    Message,
+    Release,
+    State,
+    StoredMessage,
+    check_queue_name,
+    microseconds,
+)
+
+__all__ = ["RedisDriver"]
+
+WAITING_MS = BLOCK_S * 1000 + 2000
+MESSAGES_MAX = 500_000
+"""Messages in one call: a server takes about a million arguments in one command."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Link:
+    """What one event loop holds of this driver."""
+
+    pool: Pool
+    bells: Bells
+    pass_on: PassOn
+
+
+class RedisDriver(Driver):
+    """Keep messages in Redis 6.2 to 8 or Valkey: one server, behind Sentinel, or one hash slot of a Cluster.
+
+    url: `redis://user:password@host:6379/0`, `rediss://` for TLS, `redis+sentinel://host1,host2:26379/service/0`.
+    namespace: the first part of every key, as hash tag; drivers of different namespaces share nothing.
+    max_connections: at most so many calls at once in one event loop; waiting adds one per set of queues.
+    Other options are those of `RedisOptions`; all may also stand in the query of the URL, arguments win.
+    """
+
+    capabilities = Capabilities(
+        durable=partial(
+            "as durable as the server: a crash loses what its append-only file has not yet written, up to a second "
+            "with appendfsync everysec, and a failover what was not yet replicated, since replication is asynchronous"
+        ),
+        cross_process=YES,
+        ordered=YES,
+        wakes_waiting=YES,
+        inspects=YES,
+        keeps_results=YES,
+        body_bytes_max=BODY_BYTES_MAX,
+    )
+
+    def __init__(
+        self,
+        url: str = "redis://localhost:6379",
+        *,
+        password: str | None = None,
+        db: int | None = None,
+        max_connections: int | None = None,
+        clock_offset: float | None = None,
+        namespace: str | None = None,
+        **options: Any,
+    ) -> None:
+        bare_url, in_url = split_options(url)
+        named = {
+            "password": password,
+            "db": db,
+            "max_connections": max_connections,
+            "clock_offset": clock_offset,
+            "namespace": namespace,
+        }
+        given = {**in_url, **options, **{name: value for name, value in named.items() if value is not None}}
+        types: dict[str, type] = {"password": str, "db": int, "max_connections": int, "clock_offset": float}
+        settings = read_options("redis driver", given, {**types, "namespace": str, **option_types()})
+        chosen_password, chosen_db = settings.pop("password", None), settings.pop("db", None)
+        self.clock_offset: float = settings.pop("clock_offset", 0.0)
+        self._namespace = _checked_namespace(settings.pop("namespace", "asynctasq"))
+        self._max_connections = _checked_connections(settings.pop("max_connections", 20))
+        extra = RedisOptions(**settings)
+        self._address = parse_address(bare_url, password=chosen_password, db=chosen_db, options=extra)
+        self.capabilities = replace(type(self).capabilities, body_bytes_max=extra.body_bytes_max)
+        self._base = f"{{{self._namespace}}}:"
+        self._links = PerLoop[_Link](self._open_link, self._close_link, lambda link: link.pool.abandon())
+        self._inspection = Inspection(self, self._base)
+
+    @classmethod
+    def from_url(cls, url: str, **options: Any) -> Self:
+        return cls(url, **options)
+
+    def __str__(self) -> str:
+        return f"{self._address.label} namespace {self._namespace}"
+
+    # -- the connection --------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Connect, refuse a server that is too old, and warn once per process of settings that lose messages."""
+        await self._links.get()
+
+    async def close(self) -> None:
+        await self._links.close()
+
+    async def _open_link(self) -> _Link:
+        pool = Pool(self._address, size=self._max_connections, key=f"{self._base}sequence")
+
+        async def pass_on(queues: Sequence[str]) -> None:
+            await pool.script("pass_on", (self._offset_us(), *queues), repeat=None)
+
+        bells = Bells(pool, self._base, pass_on)
+        await pool.tie_to_loop(bells.close)
+        try:
+            await examine(pool)
+        except BaseException:
+            await pool.close()
+            raise
+        return _Link(pool, bells, pass_on)
+
+    async def _close_link(self, link: _Link) -> None:
+        await link.pool.close()
+
+    async def script(self, name: str, *arguments: Argument) -> Any:
+        """Run a script that may be repeated, under the shifted clock; for the private neighbours of this file."""
+        link = await self._links.get()
+        complete = (self._offset_us(), *arguments)
+        return await link.pool.script(name, complete, repeat=complete)
+
+    async def command(self, *arguments: Argument) -> Any:
+        """Run a command that may be repeated; for the private neighbours of this file."""
+        link = await self._links.get()
+        return await link.pool.command(*arguments)
+
+    def _offset_us(self) -> int:
+        return round(self.clock_offset * MICROSECONDS)
+
+    # -- storing ---------------------------------------------------------------------------------
+
+    async def enqueue(self, messages: Sequence[Message]) -> list[str]:
+        self._check(messages)
+        if not messages:
+            return []
+        reply = await self.script("enqueue", *encode_messages(messages))
+        if isinstance(reply, int):
+            return [message.id for message in messages]
+        return [message_id.decode() for message_id in reply]
+
+    def _check(self, messages: Sequence[Message]) -> None:
+        if len(messages) > MESSAGES_MAX:
+            raise DispatchError(f"{len(messages)} messages in one call; Redis takes at most {MESSAGES_MAX}, split them")
+        check_messages(messages, body_bytes_max=self.capabilities.body_bytes_max)
+
+    # -- reserving -------------------------------------------------------------------------------
+
+    async def reserve(self, queues: Sequence[str], *, limit: int, lease_s: float, wait_s: float = 0) -> list[Lease]:
+        deadline = asyncio.get_running_loop().time() + wait_s
+        while True:
+            _, leases = await self.turn((), queues, limit=limit, lease_s=lease_s)
+            remaining_s = deadline - asyncio.get_running_loop().time()
+            if leases or remaining_s <= 0 or not await self.wait_visible(queues, wait_s=remaining_s):
+                return leases
+
+    async def wait_visible(self, queues: Sequence[str], *, wait_s: float) -> bool:
+        _check_queues(queues)
+        link = await self._links.get()
+        bell = link.bells.of(queues)
+        deadline = asyncio.get_running_loop().time() + wait_s
+        rung = False
+        try:
+            while not link.bells.closed:
+                due_s = await self._due_in(link.pool, queues)
+                remaining_s = deadline - asyncio.get_running_loop().time()
+                if due_s == 0 or remaining_s <= 0:
+                    return due_s == 0
+                rung = await bell.wait(min(remaining_s, due_s, BLOCK_S))
+        except asyncio.CancelledError:
+            if rung:
+                # We took the token, and will not look for what it announced.
+                link.pool.spawn(link.pass_on(queues))
+            raise
+        return False
+
+    async def _due_in(self, pool: Pool, queues: Sequence[str]) -> float:
+        """Return seconds until the next message is visible, infinity if none will be; note that we wait."""
+        if not queues:
+            return math.inf
+        arguments: tuple[Argument, ...] = (self._offset_us(), WAITING_MS, *queues)
+        due_us = int(await pool.script("look", arguments, repeat=arguments))
+        return math.inf if due_us < 0 else due_us / MICROSECONDS
+
+    # -- settling --------------------------------------------------------------------------------
+
+    async def extend(self, leases: Sequence[Lease], *, lease_s: float) -> AbstractSet[str]:
+        if not leases:
+            return frozenset()
+        ids = [lease.message_id for lease in leases]
+        tokens = [lease.token for lease in leases]
+        return _ids(await self.script("extend", microseconds(lease_s), len(leases), *ids, *tokens))
+
+    async def settle(self, settlements: Settlements) -> AbstractSet[str]:
+        lost, _ = await self.turn(settlements, (), limit=0, lease_s=0)
+        return lost
+
+    async def turn(
+        self, settlements: Settlements, queues: Sequence[str], *, limit: int, lease_s: float
+    ) -> tuple[AbstractSet[str], list[Lease]]:
+        """Settle and reserve in one script.
+
+        If the connection breaks in the middle, only the settlements are sent again: leases that were granted in
+        a reply that got lost run out. A cancelled call hands back what it was granted.
+        """
+        _check_queues(queues)
+        for _, settlement in settlements:
+            if settlement.follow_ups:
+                self._check(settlement.follow_ups)
+        limit = max(limit, 0) if queues else 0
+        if not settlements and not limit:
+            return frozenset(), []
+        link = await self._links.get()
+        tail: tuple[Argument, ...] = (len(queues), *queues, *encode_settlements(settlements))
+        head = (self._offset_us(), microseconds(lease_s))
+        arguments: tuple[Argument, ...] = (*head, limit, *tail)
+        again: tuple[Argument, ...] | None = arguments if not limit else (*head, 0, *tail) if settlements else None
+
+        async def hand_back(reply: Any) -> None:
+            await self._hand_back(link.pool, decode_leases(reply[1]))
+
+        lost, granted = await link.pool.script("turn", arguments, repeat=again, on_abandoned=hand_back)
+        return _ids(lost), decode_leases(granted)
+
+    async def _hand_back(self, pool: Pool, leases: Sequence[Lease]) -> None:
+        """Release what a cancelled call was granted, so that it need not run out and count as a crash."""
+        if leases:
+            settlements = encode_settlements([(lease, Release(counted=False)) for lease in leases])
+            arguments = (self._offset_us(), 0, 0, 0, *settlements)
+            await pool.script("turn", arguments, repeat=arguments)
+
+    # -- looking ---------------------------------------------------------------------------------
+
+    async def depth(self, queue: str) -> Depth:
+        ready, scheduled, reserved, dead, oldest = await self.script("depth", check_queue_name(queue))
+        return Depth(
+            ready=ready,
+            scheduled=scheduled,
+            reserved=reserved,
+            dead=dead,
+            oldest_age_s=int(oldest) / MICROSECONDS if oldest else None,
+        )
+
+    async def redrive(self, queue: str, *, limit: int) -> int:
+        return int(await self.script("redrive", check_queue_name(queue), limit))
+
+    async def queues(self) -> list[str]:
+        return await self._inspection.queues()
+
+    async def find(self, message_id: str) -> StoredMessage | None:
+        return await self._inspection.find(message_id)
+
+    async def list_messages(
+        self, queue: str, *, state: State | None = None, limit: int = 100, cursor: str | None = None
+    ) -> Page:
+        return await self._inspection.page(check_queue_name(queue), state=state, limit=limit, cursor=cursor)
+
+    async def cancel(self, message_ids: Sequence[str]) -> AbstractSet[str]:
+        return await self._inspection.remove("waiting", message_ids)
+
+    async def discard(self, message_ids: Sequence[str]) -> AbstractSet[str]:
+        return await self._inspection.remove("dead", message_ids)
+
+    async def purge(self, queue: str) -> int:
+        return await self._inspection.purge(check_queue_name(queue))
+
+    async def fetch_result(self, message_id: str) -> bytes | None:
+        if not message_id.isprintable():
+            return None
+        result: bytes | None = await self.script("result", message_id)
+        return result
+
+
+def _check_queues(queues: Iterable[str]) -> None:
+    for queue in queues:
+        check_queue_name(queue)
+
+
+def _ids(reply: Sequence[bytes]) -> AbstractSet[str]:
+    return {message_id.decode() for message_id in reply} if reply else frozenset()
+
+
+def _checked_namespace(namespace: str) -> str:
+    if not QUEUE_NAME.match(namespace):
+        raise ConfigError(
+            f"redis driver: namespace {namespace!r} is not valid: use 1 to 80 letters, digits, '_', '-', '.' or ':'"
+        )
+    return namespace
+
+
+def _checked_connections(count: int) -> int:
+    if count < 1:
+        raise ConfigError(f"redis driver: max_connections is {count}; at least 1 is needed")
+    return count

@@ -1,0 +1,90 @@
+-- What every operation starts with: the clock, the keys and the shape of a record. Stores nothing by itself.
+--
+-- KEYS[1] is '{namespace}:sequence'. Every other key of the namespace has the same hash tag, so it lies in the
+-- same slot of a cluster, and its name is derived here instead of being declared: which queues a settlement or
+-- a message found by its id belongs to is known only once it was read.
+--
+--   messages   hash   id -> arrival(16) enqueued(16) queue NUL body      written once, never rewritten
+--   states     hash   id -> arrival(16) token(16) mode(1) error(1) attempts(8) crashes(8) queue
+--                     only once a message was reserved; a dead letter adds NUL reason NUL time of death
+--   errors     hash   id -> the last error, as JSON
+--   due:Q      zset   arrival(16) id, scored by visible_at: not leased (scheduled or ready)
+--   leased:Q   zset   arrival(16) id, scored by the end of the lease (reserved, or expired)
+--   dead:Q     zset   arrival(16) id, scored by the order of death
+--   queues     set    names of the queues that hold a message
+--   result:I   string expiry(16) result
+--   waiting:Q  string somebody waits for this queue; ends by itself
+--   wake:Q     list   at most one token, for one of those who wait; ends by itself
+--
+-- Instants are whole microseconds. They and all counters stay far below 2^53, so Lua's doubles hold them
+-- exactly; texts are made by string.format, because tostring would round them.
+--
+-- Writes that need memory come before those that free it: where the server refuses the former, the script
+-- ends before anything was changed.
+local CHUNK = 2000
+local base = string.match(KEYS[1], '^(.*:)')
+local MESSAGES, STATES, ERRORS, QUEUES = base .. 'messages', base .. 'states', base .. 'errors', base .. 'queues'
+local sub, format, min = string.sub, string.format, math.min
+local clock = redis.call('TIME')
+local now = clock[1] * 1000000 + clock[2] + ARGV[1]
+
+local function digits(number)
+  return format('%016.0f', number)
+end
+
+local function whole(number)
+  return format('%.0f', number)
+end
+
+-- unpack fails beyond 8000 values, so long argument lists go in pieces; pairs stay together as CHUNK is even.
+local function bulk(command, key, values)
+  for first = 1, #values, CHUNK do
+    redis.call(command, key, unpack(values, first, min(first + CHUNK - 1, #values)))
+  end
+end
+
+local function fetch(key, ids)
+  if #ids == 0 then
+    return {}
+  elseif #ids <= CHUNK then
+    return redis.call('HMGET', key, unpack(ids))
+  end
+  local all = {}
+  for first = 1, #ids, CHUNK do
+    local piece = redis.call('HMGET', key, unpack(ids, first, min(first + CHUNK - 1, #ids)))
+    for i = 1, #piece do
+      all[#all + 1] = piece[i]
+    end
+  end
+  return all
+end
+
+-- Score of the first member of a sorted set, nil if it is empty.
+local function head(key)
+  return tonumber(redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')[2])
+end
+
+local function is_visible(queue)
+  local due, leased = head(base .. 'due:' .. queue), head(base .. 'leased:' .. queue)
+  return (due and due <= now) or (leased and leased <= now)
+end
+
+-- One token, and only if somebody waits and none was left yet. The blocked client is served when the script ends.
+local function wake(queue)
+  local bell = base .. 'wake:' .. queue
+  if redis.call('EXISTS', base .. 'waiting:' .. queue) == 1 and redis.call('EXISTS', bell) == 0 then
+    redis.call('LPUSH', bell, '1')
+    redis.call('PEXPIRE', bell, 20000)
+  end
+end
+
+-- Leave nothing behind once a queue, and then the namespace, holds no message any more.
+local function forget_if_empty(queue)
+  if redis.call('EXISTS', base .. 'due:' .. queue, base .. 'leased:' .. queue, base .. 'dead:' .. queue) == 0 then
+    redis.call('SREM', QUEUES, queue)
+    redis.call('DEL', base .. 'wake:' .. queue)
+    if redis.call('EXISTS', MESSAGES) == 0 then
+      redis.call('DEL', KEYS[1])
+    end
+  end
+end

@@ -1,0 +1,23 @@
+-- ARGV: clock offset, lease, count, ids, tokens. Reply: the ids of lost leases.
+local count, until_at = tonumber(ARGV[3]), whole(now + ARGV[2])
+local lost, places = {}, {}
+for start = 4, 3 + count, CHUNK do
+  local stop = min(start + CHUNK - 1, 3 + count)
+  local states = redis.call('HMGET', STATES, unpack(ARGV, start, stop))
+  for i = start, stop do
+    local state, token = states[i - start + 1], ARGV[i + count]
+    if state and sub(state, 1, 33) == token .. 'L' then
+      local queue = sub(state, 51)
+      local list = places[queue] or {}
+      places[queue] = list
+      list[#list + 1] = until_at
+      list[#list + 1] = sub(token, 1, 16) .. ARGV[i]
+    else
+      lost[#lost + 1] = ARGV[i]
+    end
+  end
+end
+for queue, list in pairs(places) do
+  bulk('ZADD', base .. 'leased:' .. queue, list)
+end
+return lost

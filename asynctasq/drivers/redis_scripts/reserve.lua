@@ -1,0 +1,89 @@
+-- Lease visible messages: first by visible_at, then by arrival, expired leases among them.
+
+-- Merge two lists of member, score, member, score, ... in the order of the queue; return members, whether each
+-- was an expired lease, and how many came from the first list.
+local function merge(fresh, expired, room)
+  local members, crashed, f, e = {}, {}, 1, 1
+  while #members < room and (fresh[f] or expired[e]) do
+    local first = not expired[e]
+    if fresh[f] and expired[e] then
+      local left, right = tonumber(fresh[f + 1]), tonumber(expired[e + 1])
+      -- Only the digits are compared: what follows could be ordered by the server's locale.
+      first = left < right or (left == right and sub(fresh[f], 1, 16) < sub(expired[e], 1, 16))
+    end
+    if first then
+      members[#members + 1], f = fresh[f], f + 2
+    else
+      members[#members + 1], e = expired[e], e + 2
+      crashed[#members] = true
+    end
+  end
+  return members, crashed, (f - 1) / 2
+end
+
+-- Members to lease of one queue, which of them crashed, how many of them are not leased yet.
+local function choose(due, leased, room)
+  local expired = redis.call('ZRANGEBYSCORE', leased, '-inf', whole(now), 'WITHSCORES', 'LIMIT', 0, room)
+  if #expired == 0 then
+    local members = redis.call('ZRANGEBYSCORE', due, '-inf', whole(now), 'LIMIT', 0, room)
+    return members, {}, #members
+  end
+  local fresh = redis.call('ZRANGEBYSCORE', due, '-inf', whole(now), 'WITHSCORES', 'LIMIT', 0, room)
+  return merge(fresh, expired, room)
+end
+
+-- The state under the new lease. The token is the time of the reserve, but always above the one before, so that
+-- it never repeats: not within a microsecond, nor when a failover lost the latest reserve.
+local function leased_state(state, crashed)
+  local token = math.max(tonumber(sub(state, 17, 32)) + 1, now)
+  local crashes = tonumber(sub(state, 43, 50)) + (crashed and 1 or 0)
+  return sub(state, 1, 16) .. digits(token) .. 'L' .. sub(state, 34, 42) .. format('%08d', crashes) .. sub(state, 51)
+end
+
+local function take(queue, room, until_at, reply)
+  local due, leased = base .. 'due:' .. queue, base .. 'leased:' .. queue
+  local members, crashed, fresh = choose(due, leased, room)
+  if #members == 0 then
+    return 0
+  end
+  local ids = {}
+  for i = 1, #members do
+    ids[i] = sub(members[i], 17)
+  end
+  local values, states = fetch(MESSAGES, ids), fetch(STATES, ids)
+  local first_state = digits(now) .. 'L00000000000000000' .. queue
+  local written, places, at = {}, {}, #reply
+  for i = 1, #ids do
+    local state = states[i] and leased_state(states[i], crashed[i]) or sub(members[i], 1, 16) .. first_state
+    written[2 * i - 1], written[2 * i] = ids[i], state
+    places[2 * i - 1], places[2 * i] = until_at, members[i]
+    reply[at + 1], reply[at + 2], reply[at + 3] = ids[i], state, values[i]
+    at = at + 3
+  end
+  bulk('HSET', STATES, written)
+  bulk('ZADD', leased, places)
+  if fresh > 0 then
+    redis.call('ZREMRANGEBYRANK', due, 0, fresh - 1)
+  end
+  return #members
+end
+
+-- Reply: the end of the leases, then id, state and stored message of each.
+local function reserve(first, queues, limit, lease)
+  local until_at = whole(now + lease)
+  local reply = { until_at }
+  for i = first, first + queues - 1 do
+    while limit > 0 do
+      local taken = take(ARGV[i], min(limit, 1000), until_at, reply)
+      limit = limit - taken
+      if taken == 0 then
+        break
+      end
+    end
+    -- Whoever could not take all passes the word on, so one token is enough for many messages.
+    if limit == 0 and redis.call('EXISTS', base .. 'waiting:' .. ARGV[i]) == 1 and is_visible(ARGV[i]) then
+      wake(ARGV[i])
+    end
+  end
+  return reply
+end

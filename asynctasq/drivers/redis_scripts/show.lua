@@ -1,0 +1,24 @@
+-- ARGV: clock offset, ids. Reply: now, then id, stored message, state or '', error or '', visible_at of each that lives.
+local ids = {}
+for i = 2, #ARGV do
+  ids[i - 1] = ARGV[i]
+end
+local values, states, errors = fetch(MESSAGES, ids), fetch(STATES, ids), fetch(ERRORS, ids)
+local reply = { whole(now) }
+for i = 1, #ids do
+  local value, state = values[i], states[i] or ''
+  if value then
+    local mode, visible = sub(state, 33, 33), nil
+    if mode == 'D' then
+      visible = string.match(state, '%d+$')
+    else
+      local queue = sub(value, 33, string.find(value, '\0', 33, true) - 1)
+      local place = mode == 'L' and 'leased:' or 'due:'
+      visible = whole(redis.call('ZSCORE', base .. place .. queue, sub(value, 1, 16) .. ids[i]))
+    end
+    local at = #reply
+    reply[at + 1], reply[at + 2], reply[at + 3] = ids[i], value, state
+    reply[at + 4], reply[at + 5] = errors[i] or '', visible
+  end
+end
+return reply

@@ -1,0 +1,43 @@
+-- Store messages. They come in runs of one queue and one delay: queue, delay, count, ids, bodies.
+local function store_run(queue, delay, first, count, new)
+  local visible, stamp, key, last = whole(now + delay), digits(now), base .. 'due:' .. queue, first + count - 1
+  local before = #new
+  for start = first, last, CHUNK do
+    local stop = min(start + CHUNK - 1, last)
+    local held, seen, fresh = redis.call('HMGET', MESSAGES, unpack(ARGV, start, stop)), {}, {}
+    for i = start, stop do
+      local id = ARGV[i]
+      if not held[i - start + 1] and not seen[id] then
+        seen[id] = true
+        fresh[#fresh + 1] = i
+      end
+    end
+    if #fresh > 0 then
+      local arrival = redis.call('INCRBY', KEYS[1], #fresh) - #fresh
+      local values, places = {}, {}
+      for k = 1, #fresh do
+        local i, number = fresh[k], digits(arrival + k)
+        values[2 * k - 1], values[2 * k] = ARGV[i], number .. stamp .. queue .. '\0' .. ARGV[i + count]
+        places[2 * k - 1], places[2 * k] = visible, number .. ARGV[i]
+        new[#new + 1] = ARGV[i]
+      end
+      redis.call('HSET', MESSAGES, unpack(values))
+      redis.call('ZADD', key, unpack(places))
+    end
+  end
+  if #new > before then
+    redis.call('SADD', QUEUES, queue)
+    wake(queue)
+  end
+end
+
+-- Return the new ids and where the arguments go on.
+local function store(cursor, runs)
+  local new = {}
+  for _ = 1, runs do
+    local count = tonumber(ARGV[cursor + 2])
+    store_run(ARGV[cursor], ARGV[cursor + 1], cursor + 3, count, new)
+    cursor = cursor + 3 + 2 * count
+  end
+  return new, cursor
+end
