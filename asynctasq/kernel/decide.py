@@ -120,8 +120,8 @@ def attempts_remain(attempt: int, max_attempts: int) -> bool:
 
 
 def asks_should_retry(outcome: Outcome, *, attempt: int, max_attempts: int) -> bool:
-    """Say whether the task's `should_retry` has a say: only for failures, while attempts remain."""
-    return isinstance(outcome, Failed) and attempts_remain(attempt, max_attempts)
+    """Say whether the task's `should_retry` has a say: only for failures that may be retried, while attempts remain."""
+    return isinstance(outcome, Failed) and outcome.wants_retry and attempts_remain(attempt, max_attempts)
 
 
 def decide(outcome: Outcome, *, attempt: int, crashes: int, rules: Rules, rng: RandomSource) -> Settlement:

@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 from asynctasq.kernel.retry import RetryPolicy
 
-__all__ = ["MAX_CRASHES_DEFAULT", "Envelope"]
+__all__ = ["MAX_CRASHES_DEFAULT", "NO_HEADERS", "Envelope"]
 
 MAX_CRASHES_DEFAULT = 3
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})

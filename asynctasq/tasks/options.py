@@ -9,7 +9,7 @@ from typing import Literal, cast
 from asynctasq.kernel.messages import check_queue_name
 from asynctasq.kernel.retry import Delays, Exponential, Fixed, RetryPolicy
 
-__all__ = ["RETRY_STRATEGIES", "Duration", "Options", "RetryStrategy", "retry_policy", "seconds"]
+__all__ = ["RETRY_STRATEGIES", "Duration", "Options", "RetryStrategy", "retry_policy", "seconds", "whole_number"]
 
 Duration = float | timedelta
 RetryStrategy = Literal["fixed", "exponential"]

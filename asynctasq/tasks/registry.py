@@ -56,11 +56,15 @@ def _main_module_name() -> str:
 
 
 class Application:
-    """The modules that may hold tasks: the named ones, and what lies under `root` as source files."""
+    """The modules that may hold tasks: the named ones, and what lies under `root` as source files.
 
-    def __init__(self, modules: tuple[str, ...] = (), root: Path | None = None) -> None:
+    `path` are entries that a child process needs on `sys.path` to import them.
+    """
+
+    def __init__(self, modules: tuple[str, ...] = (), root: Path | None = None, *, path: tuple[str, ...] = ()) -> None:
         self.modules = modules
         self.root = root
+        self.path = path
 
     def load(self) -> None:
         """Import the named modules, so that their tasks are known."""

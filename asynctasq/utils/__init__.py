@@ -1,1 +1,1 @@
-"""."""
+"""Exists because the guide imports `asynctasq.utils.loop`."""

@@ -1,0 +1,147 @@
+"""Settings: `init({...})`, then environment `ASYNCTASQ_*`, then `.env`, then `[tool.asynctasq]` in pyproject.toml."""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from asynctasq.errors import ConfigError
+from asynctasq.tasks.registry import project_root
+
+__all__ = ["ENV_PREFIX", "Settings", "load_settings"]
+
+ENV_PREFIX = "ASYNCTASQ_"
+Names = Annotated[tuple[str, ...], NoDecode]
+PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+PositiveCount = Annotated[int, Field(ge=1)]
+
+
+class Settings(BaseSettings):
+    """Every setting there is. Names in the environment are these, upper case, after `ASYNCTASQ_`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX, extra="forbid", frozen=True, env_ignore_empty=True, hide_input_in_errors=True
+    )
+
+    driver: str = Field("sqlite", description="Where tasks go: a driver's name or a URL.")
+    sqlite_path: str | None = Field(None, description="File of the SQLite driver; .asynctasq/queue.db unless told.")
+    sqlite_durability: Literal["full", "normal"] | None = Field(
+        None, description="full: a commit survives power loss; normal: it survives a crash of the process."
+    )
+    redis_url: str | None = Field(None, description="redis://, rediss:// or redis+sentinel:// address.")
+    redis_password: SecretStr | None = Field(None, description="Password, when it should not be in the URL.")
+    redis_db: int | None = Field(None, ge=0, description="Number of the Redis database.")
+    redis_max_connections: PositiveCount | None = Field(None, description="Connections per event loop.")
+    postgres_url: str | None = Field(None, description="postgresql:// address.")
+    mysql_url: str | None = Field(None, description="mysql:// or mariadb:// address.")
+    sqs_region: str | None = Field(None, description="AWS region.")
+    sqs_endpoint_url: str | None = Field(None, description="Another endpoint than AWS's, such as a test server.")
+    sqs_queue_url_prefix: str | None = Field(
+        None, description="What queue URLs start with, when they may not be asked for."
+    )
+    app: Names = Field((), description="Modules that define tasks, separated by commas.")
+    queues: str = Field("default", description="Queues of a worker: a,b in strict order or a:3,b:1 by weight.")
+    concurrency: PositiveCount = Field(10, description="Attempts at once in a worker.")
+    process_pool_size: PositiveCount | None = Field(
+        None, description="Child processes; the number of processors unless told."
+    )
+    process_pool_max_tasks_per_child: PositiveCount | None = Field(
+        None, description="Replace a child after so many tasks."
+    )
+    lease_s: PositiveSeconds = Field(30.0, description="Seconds a message is held without renewal.")
+    shutdown_timeout_s: Annotated[float, Field(ge=0)] = Field(
+        30.0, description="Seconds running attempts may take to end after the first signal."
+    )
+    broker_timeout_s: PositiveSeconds = Field(60.0, description="Seconds without the backend before a worker gives up.")
+    body_bytes_max: PositiveCount = Field(10 * 1024 * 1024, description="Largest encoded message, in bytes.")
+    signing_keys: Mapping[str, SecretStr] | None = Field(
+        None, description="Key id -> secret; bodies are signed with the first and accepted with any."
+    )
+
+    @field_validator("app", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        del settings_cls, dotenv_settings, file_secret_settings
+        return init_settings, env_settings
+
+
+def load_settings(given: Mapping[str, Any] | None = None, *, root: Path | None = None) -> Settings:
+    """Read all sources; `given` wins. `.env` and pyproject.toml are looked for in the project root.
+
+    Raises: ConfigError for an unknown key, naming the nearest right one, or a wrong value. Secrets are not shown.
+    """
+    root = root or project_root()
+    from_files = {**_from_pyproject(root), **_from_dotenv(root)}
+    in_environment = _names_in_environment(os.environ)
+    given = dict(given or {})
+    for source, names in (("init()", given), ("the environment", in_environment)):
+        _check_names(source, names)
+    below = {name: value for name, value in from_files.items() if name not in in_environment}
+    values: Any = {**below, **given}
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        raise ConfigError(_explain(error)) from None
+
+
+def _names_in_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    return {
+        name[len(ENV_PREFIX) :].lower(): value
+        for name, value in environment.items()
+        if name.upper().startswith(ENV_PREFIX) and value
+    }
+
+
+def _from_dotenv(root: Path) -> dict[str, str]:
+    path = root / ".env"
+    if not path.is_file():
+        return {}
+    from dotenv import dotenv_values
+
+    names = _names_in_environment({key: value or "" for key, value in dotenv_values(path).items()})
+    _check_names(str(path), names)
+    return names
+
+
+def _from_pyproject(root: Path) -> dict[str, Any]:
+    path = root / "pyproject.toml"
+    if not path.is_file():
+        return {}
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {}).get("asynctasq", {})
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    settings = cast("dict[str, Any]", table)
+    _check_names(f"[tool.asynctasq] in {path}", settings)
+    return settings
+
+
+def _check_names(source: str, names: Mapping[str, object]) -> None:
+    for name in names:
+        if name not in Settings.model_fields:
+            nearest = get_close_matches(name, Settings.model_fields, 1)
+            hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(Settings.model_fields)}"
+            raise ConfigError(f"{source} has an unknown setting {name!r}; {hint}")
+
+
+def _explain(error: ValidationError) -> str:
+    lines = [
+        f"{'.'.join(str(part) for part in item['loc'])}: {item['msg']}" for item in error.errors(include_input=False)
+    ]
+    return "wrong setting: " + "; ".join(lines)

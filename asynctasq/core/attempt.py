@@ -1,0 +1,334 @@
+"""Runs ONE attempt: from a lease to the settlement that ends it. Talks to no driver."""
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+from asynctasq.clock import Clock
+from asynctasq.codec.values import pack
+from asynctasq.core.building import BadArguments, Builder, Invocation, reason_of
+from asynctasq.core.child import ReplyKind, Request
+from asynctasq.core.exceptions import record_of
+from asynctasq.core.lanes import Lanes
+from asynctasq.core.processes import ChildCrashed
+from asynctasq.core.running import running_task
+from asynctasq.errors import (
+    CodecError,
+    DispatchError,
+    Reject,
+    Retry,
+    Snooze,
+    UnsupportedVersion,
+    WorkerCrashedError,
+)
+from asynctasq.kernel.decide import (
+    Crashed,
+    Failed,
+    Interrupted,
+    Outcome,
+    Rejected,
+    RetryRequested,
+    Rules,
+    Snoozed,
+    Succeeded,
+    Unrunnable,
+    Verdict,
+    asks_should_retry,
+    decide,
+    screen,
+)
+from asynctasq.kernel.ledger import Entry, Kind
+from asynctasq.kernel.messages import Bury, DeadReason, ErrorRecord, Lease, Release, Settlement
+from asynctasq.kernel.retry import RandomSource
+from asynctasq.tasks.base import AsyncTask, BaseTask, SyncTask
+from asynctasq.tasks.mode import Mode
+
+__all__ = ["AttemptRunner", "Fate", "Held"]
+
+logger = logging.getLogger(__name__)
+
+NEWER_VERSION_DELAY_S = 60.0
+
+
+class World(Protocol):
+    """What an attempt needs of the worker's surroundings. `record` receives ledger entries."""
+
+    clock: Clock
+    rng: RandomSource
+    name: str
+    record: Callable[[Entry], None] | None
+
+
+class Fate:
+    """Why an attempt was cancelled by its worker."""
+
+    INTERRUPTED = "interrupted"
+    LOST = "lost"
+
+
+@dataclass(slots=True, eq=False)
+class Held:
+    """A lease that the worker holds, and what it decided about it. `deadline` is on the worker's monotonic clock."""
+
+    lease: Lease
+    deadline: float
+    fate: str | None = None
+    name: str = "?"
+    task: "asyncio.Task[None] | None" = None
+
+
+@dataclass(slots=True)
+class _Run:
+    """What is known of an attempt so far."""
+
+    held: Held
+    invocation: Invocation
+    task: BaseTask[Any] | None = None
+    exception: BaseException | None = None
+
+
+class AttemptRunner:
+    """Runs attempts one at a time or many at once; holds no state of any of them.
+
+    `hook_timeout_s` bounds `failed` and `should_retry`.
+    """
+
+    def __init__(self, builder: Builder, lanes: Lanes, *, world: World, hook_timeout_s: float = 30.0) -> None:
+        self._builder = builder
+        self._lanes = lanes
+        self._clock = world.clock
+        self._rng = world.rng
+        self._record = world.record
+        self._worker = world.name
+        self._hook_timeout_s = hook_timeout_s
+
+    async def run(self, held: Held) -> Settlement | None:
+        """Run the attempt and return how to settle it; None if the lease ended before anything ran."""
+        lease = held.lease
+        try:
+            invocation = self._builder.decode(lease.message_id, lease.attempt, lease.body)
+        except UnsupportedVersion as error:
+            logger.warning("message %s is left for a newer worker: %s", lease.message_id, error)
+            return Release(delay_s=NEWER_VERSION_DELAY_S, counted=False, error=record_of(error))
+        except CodecError as error:
+            return self._unrunnable(held, error)
+        held.name = invocation.envelope.task
+        if held.task is not None:
+            held.task.set_name(f"{held.name} (message {lease.message_id})")
+        run = _Run(held, invocation)
+        match screen(
+            crashes=lease.crashes,
+            max_crashes=invocation.envelope.max_crashes,
+            deadline=held.deadline,
+            now=self._clock.monotonic(),
+        ):
+            case Verdict.STALE:
+                return None
+            case Verdict.GIVE_UP:
+                return await self._give_up(run)
+            case Verdict.RUN:
+                return await self._settle(run, await self._execute(run))
+
+    # -- executing ---------------------------------------------------------------------------------
+
+    async def _execute(self, run: _Run) -> Outcome:
+        """Run the task's code; whatever it does comes back as an outcome."""
+        self._note(run.held, Kind.STARTED, run.held.name)
+        try:
+            outcome = await self._in_lane(run)
+        except BaseException as error:  # noqa: BLE001 - user code may raise anything
+            outcome = self._raised(run, error)
+        self._note(run.held, Kind.ENDED, _describe(outcome))
+        return outcome
+
+    async def _in_lane(self, run: _Run) -> Outcome:
+        envelope, mode = run.invocation.envelope, run.invocation.definition.mode
+        if mode.in_process:
+            return await self._in_process(run)
+        task = run.task = await self._builder.build(run.invocation)
+        running_task.set(task)
+        if mode is Mode.LOOP:
+            value = await self._lanes.run_async(cast("AsyncTask[object]", task), envelope.timeout_s)
+        else:
+            execute = cast("SyncTask[object]", task).execute
+            value = await self._lanes.run_blocking(execute, envelope.timeout_s, what=run.held.name)
+        return self._returned(run, value)
+
+    async def _in_process(self, run: _Run) -> Outcome:
+        invocation, lease = run.invocation, run.held.lease
+        request = Request(
+            message_id=lease.message_id,
+            attempt=lease.attempt,
+            body=lease.body,
+            keep_result=invocation.envelope.keep_result_s is not None,
+        )
+        reply = await self._lanes.run_in_process(request, invocation.envelope.timeout_s)
+        match reply.kind:
+            case ReplyKind.RETURNED:
+                return Succeeded(result=reply.result, result_ttl_s=invocation.envelope.keep_result_s or 0.0)
+            case ReplyKind.BAD_RESULT:
+                run.exception = reply.exception()
+                return Failed(error=record_of(run.exception), wants_retry=False)
+            case ReplyKind.NOT_BUILT | ReplyKind.RAISED:
+                raise reply.exception()
+
+    def _returned(self, run: _Run, value: object) -> Outcome:
+        ttl_s = run.invocation.envelope.keep_result_s
+        if ttl_s is None:
+            return Succeeded()
+        try:
+            return Succeeded(result=pack(value, path=f"{run.held.name} result"), result_ttl_s=ttl_s)
+        except (CodecError, DispatchError) as error:  # running it again would not change its type
+            run.exception = error
+            return Failed(error=record_of(error), wants_retry=False)
+
+    def _raised(self, run: _Run, error: BaseException) -> Outcome:
+        if run.held.fate is not None:
+            return Interrupted()
+        if isinstance(error, asyncio.CancelledError):
+            _forget_cancellation()
+        run.exception = error
+        reason = reason_of(error) if run.task is None else None
+        match error:
+            case Snooze():
+                return Snoozed(delay_s=max(0.0, error.delay_s))
+            case Retry():
+                return RetryRequested(error=record_of(error), after_s=error.after_s)
+            case Reject():
+                return Rejected(error=record_of(error))
+            case ChildCrashed():
+                return Crashed(error=record_of(error))
+            case _ if reason is not None:
+                return Unrunnable(reason=reason, error=record_of(error))
+            case _:
+                return Failed(error=record_of(error))
+
+    # -- settling ----------------------------------------------------------------------------------
+
+    async def _settle(self, run: _Run, outcome: Outcome) -> Settlement:
+        envelope, lease = run.invocation.envelope, run.held.lease
+        rules = Rules(max_attempts=envelope.max_attempts, retry=envelope.retry, max_crashes=envelope.max_crashes)
+        if isinstance(outcome, Failed) and asks_should_retry(
+            outcome, attempt=lease.attempt, max_attempts=rules.max_attempts
+        ):
+            outcome = Failed(error=outcome.error, wants_retry=await self._should_retry(run))
+        if isinstance(outcome, Interrupted) and run.invocation.definition.mode is Mode.THREAD:
+            return self._after_thread(run.held)
+        settlement = decide(outcome, attempt=lease.attempt, crashes=lease.crashes, rules=rules, rng=self._rng)
+        if isinstance(settlement, Bury) and not isinstance(outcome, Unrunnable):
+            exception = run.exception
+            if settlement.reason is DeadReason.CRASHED:
+                exception = _gave_up(run, lease.crashes + 1)
+            await self._failed(run, exception or WorkerCrashedError("the attempt did not end"))
+        return settlement
+
+    def _after_thread(self, held: Held) -> Settlement:
+        """Hand back once the lease would have ended: the thread can't be stopped and may still run."""
+        return Release(delay_s=max(0.0, held.deadline - self._clock.monotonic()), counted=False)
+
+    async def _give_up(self, run: _Run) -> Settlement:
+        """Bury a message that took its worker down too often; its hook is called as well as possible."""
+        error = _gave_up(run, run.held.lease.crashes)
+        await self._failed(run, error)
+        return Bury(reason=DeadReason.CRASHED, error=record_of(error))
+
+    def _unrunnable(self, held: Held, error: CodecError) -> Settlement:
+        logger.error("message %s can't run and becomes a dead letter: %s", held.lease.message_id, error)
+        reason = reason_of(error) or DeadReason.UNDECODABLE
+        return Bury(reason=reason, error=record_of(error))
+
+    async def _should_retry(self, run: _Run) -> bool:
+        """Ask the task; an error of its answer is told and means yes."""
+        task = await self._instance(run)
+        if task is None or run.exception is None:
+            return True
+        try:
+            answer = task.should_retry(cast("Exception", run.exception))
+            if inspect.isawaitable(answer):
+                answer = await asyncio.wait_for(answer, self._hook_timeout_s)
+        except BaseException as error:  # noqa: BLE001 - user code may raise anything
+            self._hook_broke(run, "should_retry", error)
+            return True
+        self._note(run.held, Kind.HOOK, "should_retry")
+        return bool(answer)
+
+    async def _failed(self, run: _Run, exception: BaseException) -> None:
+        """Call the task's `failed`; its errors are told and change nothing."""
+        task = await self._instance(run)
+        if task is None or run.held.fate is not None:
+            return
+        self._note(run.held, Kind.HOOK, "failed")
+        try:
+            async with asyncio.timeout(self._hook_timeout_s):
+                await self._call_failed(run, task, exception)
+        except BaseException as error:  # noqa: BLE001 - user code may raise anything
+            self._hook_broke(run, "failed", error)
+
+    async def _call_failed(self, run: _Run, task: BaseTask[Any], exception: BaseException) -> None:
+        def call() -> object:
+            return task.failed(cast("Exception", exception))
+
+        blocking = not run.invocation.definition.mode.is_async and not inspect.iscoroutinefunction(task.failed)
+        answer = await self._lanes.run_blocking(call, None, what=f"{run.held.name}.failed") if blocking else call()
+        if inspect.isawaitable(answer):
+            await cast("Awaitable[object]", answer)
+
+    def _hook_broke(self, run: _Run, hook: str, error: BaseException) -> None:
+        """Tell of a hook's error; pass on the cancellation by this worker, which hands the message back."""
+        if run.held.fate is not None:
+            raise error
+        if isinstance(error, asyncio.CancelledError):
+            _forget_cancellation()
+        logger.error(
+            "%s of %s (message %s) raised %r", hook, run.held.name, run.held.lease.message_id, error, exc_info=error
+        )
+        self._note(run.held, Kind.HOOK, f"{hook} raised {type(error).__qualname__}")
+
+    async def _instance(self, run: _Run) -> BaseTask[Any] | None:
+        """Return the instance the attempt ran on, or build one; None if that is not possible."""
+        if run.task is None:
+            try:
+                run.task = await self._builder.build(run.invocation)
+            except (CodecError, BadArguments):
+                return None
+            except Exception:
+                logger.exception("%s could not be built for its hooks", run.held.name)
+                return None
+        return run.task
+
+    def _note(self, held: Held, kind: Kind, detail: str) -> None:
+        if self._record is not None:
+            lease = held.lease
+            self._record(
+                Entry(
+                    at=self._clock.now(),
+                    kind=kind,
+                    message_id=lease.message_id,
+                    worker=self._worker,
+                    attempt=lease.attempt,
+                    token=lease.token,
+                    detail=detail,
+                )
+            )
+
+
+def _gave_up(run: _Run, crashes: int) -> WorkerCrashedError:
+    return WorkerCrashedError(
+        f"{run.held.name} was given up: {crashes} attempts ended with the death of the process that ran them"
+    )
+
+
+def _describe(outcome: Outcome) -> str:
+    error: ErrorRecord | None = getattr(outcome, "error", None)
+    name = type(outcome).__name__.lower()
+    return name if error is None else f"{name}: {error.type}: {error.message}"
+
+
+def _forget_cancellation() -> None:
+    """Undo a cancellation that user code raised or asked for, so that what follows is not cancelled too."""
+    task = asyncio.current_task()
+    while task is not None and task.cancelling():
+        task.uncancel()

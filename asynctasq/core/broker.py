@@ -1,0 +1,57 @@
+"""What a worker does while its backend can't be reached: wait, longer each time, and give up in the end."""
+
+import logging
+
+from asynctasq.clock import Clock
+from asynctasq.core.shutdown import StopRequest
+from asynctasq.errors import DriverError, DriverMisconfigured, DriverUnavailable, UnsupportedFeature
+from asynctasq.kernel.retry import Exponential, RandomSource, delay_before_next
+
+__all__ = ["Outage"]
+
+logger = logging.getLogger(__name__)
+
+BACKOFF = Exponential(base_s=0.2, cap_s=5.0)
+
+
+class Outage:
+    """Counts failed calls in a row; logs when the state changes, not at every call."""
+
+    def __init__(self, driver: str, *, timeout_s: float, clock: Clock, rng: RandomSource, stop: StopRequest) -> None:
+        self._driver = driver
+        self._timeout_s = timeout_s
+        self._clock = clock
+        self._rng = rng
+        self._stop = stop
+        self._since: float | None = None
+        self._failures = 0
+
+    @property
+    def ongoing(self) -> bool:
+        """Whether the last call failed."""
+        return self._since is not None
+
+    async def wait(self, error: DriverError) -> None:
+        """Sleep before the next try.
+
+        Raises: `error` at once if trying again can't help; DriverUnavailable after `timeout_s` without success.
+        """
+        if isinstance(error, DriverMisconfigured | UnsupportedFeature):
+            raise error
+        now = self._clock.monotonic()
+        if self._since is None:
+            self._since = now
+            logger.error("%s can't be reached; running attempts go on, trying again: %s", self._driver, error)
+        if now - self._since >= self._timeout_s:
+            raise DriverUnavailable(
+                f"{self._driver} could not be reached for {self._timeout_s:g} s; last error: {error}"
+            ) from error
+        self._failures += 1
+        await self._stop.sleep(delay_before_next(BACKOFF, attempt=self._failures, rng=self._rng))
+
+    def over(self) -> None:
+        """Note that a call succeeded."""
+        if self._since is not None:
+            logger.warning("%s is back after %.1f s", self._driver, self._clock.monotonic() - self._since)
+            self._since = None
+            self._failures = 0

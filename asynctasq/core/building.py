@@ -1,0 +1,95 @@
+"""From the bytes of a message to a task that can run; the same in the worker and in a child process."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from asynctasq.codec.arguments import unpack_arguments
+from asynctasq.codec.envelope import decode_envelope
+from asynctasq.codec.references import resolve_references
+from asynctasq.codec.signing import SigningKeys
+from asynctasq.errors import BadSignature, UndecodableBody, UnknownTask
+from asynctasq.kernel.envelope import Envelope
+from asynctasq.kernel.messages import DeadReason
+from asynctasq.tasks.base import BaseTask
+from asynctasq.tasks.definition import TaskDefinition, definition_of, rebuild, set_metadata
+from asynctasq.tasks.registry import Application
+
+__all__ = ["BadArguments", "Builder", "Invocation", "reason_of"]
+
+
+class BadArguments(TypeError):
+    """The stored arguments no longer fit the task's constructor."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Invocation:
+    """A decoded message whose task is known but not built yet."""
+
+    message_id: str
+    attempt: int
+    envelope: Envelope
+    cls: type[BaseTask[Any]]
+    definition: TaskDefinition
+
+    @property
+    def dispatched_at(self) -> datetime:
+        """When the task was dispatched, aware, UTC."""
+        return datetime.fromtimestamp(self.envelope.dispatched_at, UTC)
+
+
+class Builder:
+    """Decodes messages and builds their tasks, with what the application allows."""
+
+    def __init__(self, application: Application, *, keys: SigningKeys | None = None) -> None:
+        self._application = application
+        self._keys = keys
+        self._definitions: dict[type[BaseTask[Any]], TaskDefinition] = {}
+
+    def decode(self, message_id: str, attempt: int, body: bytes) -> Invocation:
+        """Return what the body invokes.
+
+        Raises: UndecodableBody, BadSignature, UnsupportedVersion, UnknownTask.
+        """
+        envelope = decode_envelope(body, keys=self._keys)
+        cls = self._application.resolve(envelope.task)
+        definition = self._definitions.get(cls)
+        if definition is None:
+            definition = self._definitions[cls] = definition_of(cls)
+        return Invocation(message_id=message_id, attempt=attempt, envelope=envelope, cls=cls, definition=definition)
+
+    async def build(self, invocation: Invocation) -> BaseTask[Any]:
+        """Build the task: decode its arguments, fetch the models they refer to, call its constructor.
+
+        Raises: UndecodableBody, BadArguments, MissingRow, and whatever the constructor raises.
+        """
+        signature = invocation.definition.signature
+        arguments = unpack_arguments(invocation.envelope.arguments, signature.annotations)
+        arguments = await resolve_references(arguments)
+        try:
+            signature.unbind(arguments)
+        except TypeError as error:
+            raise BadArguments(f"{invocation.envelope.task} can't take the stored arguments: {error}") from error
+        task = rebuild(invocation.cls, arguments)
+        set_metadata(
+            task,
+            task_id=invocation.message_id,
+            attempt=invocation.attempt,
+            dispatched_at=invocation.dispatched_at,
+        )
+        return task
+
+
+def reason_of(error: BaseException) -> DeadReason | None:
+    """Return why a message that raised this can never run; None if another attempt may succeed."""
+    match error:
+        case UnknownTask():
+            return DeadReason.UNKNOWN_TASK
+        case BadSignature():
+            return DeadReason.BAD_SIGNATURE
+        case UndecodableBody():
+            return DeadReason.UNDECODABLE
+        case BadArguments():
+            return DeadReason.BAD_ARGUMENTS
+        case _:
+            return None

@@ -1,0 +1,260 @@
+"""What happens inside a child process: build the task from bytes, execute it, answer in bytes.
+
+Only bytes cross the pipe. The simulation calls `serve` in its own loop, so the same code runs there.
+"""
+
+import asyncio
+import ctypes
+import enum
+import os
+import signal
+import socket
+import sys
+import threading
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from asynctasq.codec._msgpack import packb, unpackb
+from asynctasq.codec.signing import SigningKeys
+from asynctasq.codec.values import pack
+from asynctasq.core.building import Builder
+from asynctasq.core.exceptions import pack_exception, unpack_exception
+from asynctasq.core.running import running_task
+from asynctasq.errors import CodecError, DispatchError
+from asynctasq.tasks.base import AsyncTask, BaseTask, SyncTask
+from asynctasq.tasks.definition import definition_of
+from asynctasq.tasks.registry import Application
+from asynctasq.utils.loop import new_event_loop
+
+__all__ = ["READY", "ChildSettings", "Reply", "ReplyKind", "Request", "receive_frame", "send_frame", "serve"]
+
+PR_SET_PDEATHSIG = 1
+PARENT_CHECK_S = 1.0
+READY = b"ready"
+
+
+class ReplyKind(enum.Enum):
+    """How the attempt in the child ended."""
+
+    RETURNED = 0
+    RAISED = 1
+    NOT_BUILT = 2
+    BAD_RESULT = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """One attempt to run in a child. `keep_result` says whether the value is wanted back."""
+
+    message_id: str
+    attempt: int
+    body: bytes
+    keep_result: bool
+
+    def encode(self) -> bytes:
+        """Return the bytes for the pipe."""
+        return packb([self.message_id, self.attempt, self.body, self.keep_result])
+
+    @classmethod
+    def decode(cls, data: bytes) -> "Request":
+        """Rebuild from `encode`."""
+        message_id, attempt, body, keep_result = cast("tuple[str, int, bytes, bool]", unpackb(data))
+        return cls(message_id=message_id, attempt=attempt, body=body, keep_result=keep_result)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """The answer: a packed result (None unless wanted) or a packed exception."""
+
+    kind: ReplyKind
+    result: bytes | None = None
+    error: bytes | None = None
+
+    def encode(self) -> bytes:
+        """Return the bytes for the pipe."""
+        return packb([self.kind.value, self.result, self.error])
+
+    @classmethod
+    def decode(cls, data: bytes) -> "Reply":
+        """Rebuild from `encode`."""
+        kind, result, error = cast("tuple[int, bytes | None, bytes | None]", unpackb(data))
+        return cls(kind=ReplyKind(kind), result=result, error=error)
+
+    def exception(self) -> BaseException:
+        """Return the exception this reply carries."""
+        assert self.error is not None
+        return unpack_exception(self.error)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChildSettings:
+    """What a child needs to find the application's tasks. `path` are entries for `sys.path`."""
+
+    modules: tuple[str, ...] = ()
+    root: str | None = None
+    path: tuple[str, ...] = ()
+    keys: dict[str, bytes] | None = None
+
+    def encode(self) -> bytes:
+        """Return the bytes for the pipe."""
+        return packb([self.modules, self.root, self.path, self.keys])
+
+    @classmethod
+    def decode(cls, data: bytes) -> "ChildSettings":
+        """Rebuild from `encode`."""
+        fields = cast("tuple[list[str], str | None, list[str], dict[str, bytes] | None]", unpackb(data))
+        modules, root, path, keys = fields
+        return cls(modules=tuple(modules), root=root, path=tuple(path), keys=keys)
+
+    def builder(self) -> Builder:
+        """Import the application's modules and return a builder for its tasks."""
+        application = Application(self.modules, None if self.root is None else Path(self.root))
+        application.load()
+        return Builder(application, keys=None if self.keys is None else SigningKeys(self.keys))
+
+
+async def serve(request: Request, builder: Builder) -> Reply:
+    """Run one attempt inside the running loop, as a child would; for simulations."""
+    task = await build_task(request, builder)
+    if isinstance(task, Reply):
+        return task
+    return await execute_async(task, request) if _is_async(task) else execute_blocking(task, request)
+
+
+async def build_task(request: Request, builder: Builder) -> BaseTask[Any] | Reply:
+    """Build the task of a request; a reply if that is not possible."""
+    try:
+        return await builder.build(builder.decode(request.message_id, request.attempt, request.body))
+    except Exception as error:  # noqa: BLE001 - codec errors and the user's constructor alike
+        return Reply(kind=ReplyKind.NOT_BUILT, error=pack_exception(error))
+
+
+async def execute_async(task: BaseTask[Any], request: Request) -> Reply:
+    """Await the task's `execute` and return how it ended."""
+    token = running_task.set(task)
+    try:
+        value = await cast("AsyncTask[object]", task).execute()
+    except BaseException as error:  # noqa: BLE001 - user code; the worker decides what it means
+        return Reply(kind=ReplyKind.RAISED, error=pack_exception(error))
+    finally:
+        running_task.reset(token)
+    return _returned(task, value, request)
+
+
+def execute_blocking(task: BaseTask[Any], request: Request) -> Reply:
+    """Call the task's `execute` and return how it ended."""
+    token = running_task.set(task)
+    try:
+        value = cast("SyncTask[object]", task).execute()
+    except BaseException as error:  # noqa: BLE001 - user code; the worker decides what it means
+        return Reply(kind=ReplyKind.RAISED, error=pack_exception(error))
+    finally:
+        running_task.reset(token)
+    return _returned(task, value, request)
+
+
+def _is_async(task: BaseTask[Any]) -> bool:
+    return definition_of(type(task)).mode.is_async
+
+
+def _returned(task: BaseTask[Any], value: object, request: Request) -> Reply:
+    """Encode the value even when nobody keeps it, so that a result that can't travel is told at once."""
+    try:
+        result = pack(value, path=f"{type(task).__qualname__} result")
+    except (CodecError, DispatchError) as error:
+        return Reply(kind=ReplyKind.BAD_RESULT, error=pack_exception(error))
+    return Reply(kind=ReplyKind.RETURNED, result=result if request.keep_result else None)
+
+
+# -- the child process ---------------------------------------------------------------------------
+
+
+class _Child:
+    """A child's own state: a warm event loop and the application."""
+
+    def __init__(self, settings: ChildSettings) -> None:
+        self.builder = settings.builder()
+        self.runner = asyncio.Runner(loop_factory=new_event_loop)
+
+    def serve(self, request: Request) -> Reply:
+        task = self.runner.run(build_task(request, self.builder))
+        if isinstance(task, Reply):
+            return task
+        if not _is_async(task):
+            return execute_blocking(task, request)
+        return self.runner.run(self._execute_and_tidy(task, request))
+
+    async def _execute_and_tidy(self, task: BaseTask[Any], request: Request) -> Reply:
+        reply = await execute_async(task, request)
+        left = [other for other in asyncio.all_tasks() if other is not asyncio.current_task()]
+        for other in left:
+            other.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+        return reply
+
+
+def main(connection: socket.socket, parent_pid: int) -> None:
+    """Serve requests until the worker closes the connection: first the settings, then one attempt each."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the worker's to handle
+    _die_with_parent(parent_pid)
+    first = receive_frame(connection)
+    if first is None:
+        return
+    try:
+        settings = ChildSettings.decode(first)
+        sys.path[:0] = [entry for entry in settings.path if entry not in sys.path]
+        child = _Child(settings)
+    except Exception:
+        send_frame(connection, traceback.format_exc().encode("utf-8", "backslashreplace"))
+        raise
+    send_frame(connection, READY)
+    while (data := receive_frame(connection)) is not None:
+        reply = child.serve(Request.decode(data)).encode()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        send_frame(connection, reply)
+
+
+def send_frame(connection: socket.socket, data: bytes) -> None:
+    """Send length and bytes."""
+    connection.sendall(len(data).to_bytes(8, "big") + data)
+
+
+def receive_frame(connection: socket.socket) -> bytes | None:
+    """Return the bytes of one frame, None when the other side has closed."""
+    header = _receive_exactly(connection, 8)
+    return None if header is None else _receive_exactly(connection, int.from_bytes(header, "big"))
+
+
+def _receive_exactly(connection: socket.socket, count: int) -> bytes | None:
+    chunks: list[bytes] = []
+    while count:
+        try:
+            chunk = connection.recv(min(count, 1 << 20))
+        except ConnectionError:
+            return None
+        if not chunk:
+            return None
+        chunks.append(chunk)
+        count -= len(chunk)
+    return b"".join(chunks)
+
+
+def _die_with_parent(parent_pid: int) -> None:
+    """End this child when the worker is gone, even after kill -9: its message will run elsewhere."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    def watch() -> None:
+        forever = threading.Event()
+        while os.getppid() == parent_pid:
+            forever.wait(PARENT_CHECK_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="asynctasq-parent-watch", daemon=True).start()
+
+
+if __name__ == "__main__":
+    main(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]))

@@ -1,0 +1,161 @@
+"""Where an attempt's code runs: the event loop, a thread or a child process; each with its own way to time out."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextvars import copy_context
+from functools import partial
+from typing import Protocol
+
+from asynctasq.core.building import Builder
+from asynctasq.core.child import ChildSettings, Reply, Request, serve
+from asynctasq.core.processes import ProcessPool
+from asynctasq.core.threads import ThreadPool
+from asynctasq.errors import TaskTimeoutError
+from asynctasq.tasks.base import AsyncTask
+
+__all__ = ["InlineLanes", "Lanes", "WorkerLanes"]
+
+logger = logging.getLogger(__name__)
+
+_Ended = tuple[object, BaseException | None]
+"""What a call in a thread returned, or raised."""
+
+
+class Lanes(Protocol):
+    """The three places, as the attempt sees them."""
+
+    async def run_async(self, task: AsyncTask[object], timeout_s: float | None) -> object:
+        """Await the task's `execute`; cancel it after `timeout_s` and raise TaskTimeoutError."""
+        ...
+
+    async def run_blocking(self, call: Callable[[], object], timeout_s: float | None, *, what: str) -> object:
+        """Run a blocking call outside of the event loop; after `timeout_s` wait for it, then raise TaskTimeoutError."""
+        ...
+
+    async def run_in_process(self, request: Request, timeout_s: float | None) -> Reply:
+        """Run the attempt in a child; kill it after `timeout_s` and raise TaskTimeoutError."""
+        ...
+
+    async def stop_processes(self) -> None:
+        """Kill all children; after this none of their tasks has any further effect."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the threads."""
+        ...
+
+
+async def run_async(task: AsyncTask[object], timeout_s: float | None) -> object:
+    """Await `execute` under a deadline; a TimeoutError of the task's own passes unchanged."""
+    if timeout_s is None:
+        return await task.execute()
+    scope = asyncio.timeout(timeout_s)
+    try:
+        async with scope:
+            return await task.execute()
+    except TimeoutError as error:
+        if scope.expired() and isinstance(error.__cause__, asyncio.CancelledError):
+            raise TaskTimeoutError(f"ran longer than {timeout_s:g} s and was cancelled") from error
+        raise
+
+
+class WorkerLanes:
+    """The real ones. `abandon_s` is how long a thread may outlive its time limit before its slot is given up."""
+
+    def __init__(
+        self,
+        settings: ChildSettings,
+        *,
+        threads: int,
+        processes: int | None = None,
+        max_tasks_per_child: int | None = None,
+        abandon_s: float = 60.0,
+    ) -> None:
+        self._threads = ThreadPool(threads)
+        self._processes = ProcessPool(settings, size=processes, max_tasks_per_child=max_tasks_per_child)
+        self._abandon_s = abandon_s
+
+    async def run_async(self, task: AsyncTask[object], timeout_s: float | None) -> object:
+        return await run_async(task, timeout_s)
+
+    async def run_blocking(self, call: Callable[[], object], timeout_s: float | None, *, what: str) -> object:
+        loop = asyncio.get_running_loop()
+        started = asyncio.Event()
+
+        def in_thread() -> _Ended:
+            loop.call_soon_threadsafe(started.set)
+            try:
+                return call(), None
+            except BaseException as error:  # noqa: BLE001 - user code; a future can't hold every exception
+                return None, error
+
+        future = loop.run_in_executor(self._threads, partial(copy_context().run, in_thread))
+        try:
+            if timeout_s is not None:
+                await _wait_started(started, future)
+                await self._wait_within(future, timeout_s, what)
+            value, error = await asyncio.shield(future)
+        except asyncio.CancelledError:
+            self._threads.abandon_one()  # it can't be stopped, and the next task needs a thread
+            raise
+        if error is not None:
+            raise error
+        return value
+
+    async def _wait_within(self, future: "asyncio.Future[_Ended]", timeout_s: float, what: str) -> None:
+        """Return once the call has ended in time; else wait for its thread and raise TaskTimeoutError."""
+        if (await asyncio.wait([future], timeout=timeout_s))[0]:
+            return
+        logger.warning(
+            "%s ran longer than %g s; a thread can't be stopped: its slot stays taken until it ends", what, timeout_s
+        )
+        if (await asyncio.wait([future], timeout=self._abandon_s))[0]:
+            raise TaskTimeoutError(f"ran longer than {timeout_s:g} s in a thread, which has ended since")
+        self._threads.abandon_one()
+        logger.error("%s still runs %g s after its time limit; its thread is abandoned", what, self._abandon_s)
+        raise TaskTimeoutError(f"ran longer than {timeout_s:g} s in a thread, which was abandoned and may still run")
+
+    async def run_in_process(self, request: Request, timeout_s: float | None) -> Reply:
+        return Reply.decode(await self._processes.run(request.encode(), timeout_s=timeout_s))
+
+    async def stop_processes(self) -> None:
+        await self._processes.stop()
+
+    def close(self) -> None:
+        self._threads.shutdown()
+        self._processes.close()
+
+
+class InlineLanes:
+    """Everything in the running loop, for simulations; requests and replies of processes still become bytes."""
+
+    def __init__(self, builder: Builder) -> None:
+        self._builder = builder
+
+    async def run_async(self, task: AsyncTask[object], timeout_s: float | None) -> object:
+        return await run_async(task, timeout_s)
+
+    async def run_blocking(self, call: Callable[[], object], timeout_s: float | None, *, what: str) -> object:  # noqa: ARG002
+        return call()
+
+    async def run_in_process(self, request: Request, timeout_s: float | None) -> Reply:
+        try:
+            async with asyncio.timeout(timeout_s) as scope:
+                reply = await serve(Request.decode(request.encode()), self._builder)
+        except TimeoutError as error:
+            raise TaskTimeoutError(f"ran longer than {timeout_s} s; its process was killed") from error
+        if scope.expired():
+            raise TaskTimeoutError(f"ran longer than {timeout_s} s; its process was killed")
+        return Reply.decode(reply.encode())
+
+    async def stop_processes(self) -> None:
+        """Do nothing: what runs in the loop is cancelled with its attempt."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+async def _wait_started(started: asyncio.Event, future: "asyncio.Future[_Ended]") -> None:
+    future.add_done_callback(lambda _: started.set())  # the call may end before the loop hears that it started
+    await started.wait()

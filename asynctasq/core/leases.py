@@ -1,0 +1,244 @@
+"""Keeps the leases of running attempts alive, and notices an event loop that is blocked.
+
+The thread has its own event loop and connection, so that a task that blocks the worker's loop for minutes
+loses nothing. The simulated worker renews from its own loop instead, where time is virtual.
+"""
+
+import asyncio
+import logging
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
+from typing import Protocol
+
+from asynctasq.clock import Clock
+from asynctasq.core.attempt import Held
+from asynctasq.drivers.base import Driver
+from asynctasq.errors import DriverError
+from asynctasq.kernel.ledger import Entry, Kind
+from asynctasq.kernel.messages import Lease
+
+__all__ = ["LeaseKeeper", "LoopLeaseKeeper", "ThreadLeaseKeeper"]
+
+logger = logging.getLogger(__name__)
+
+BLOCKED_S = 2.0
+"""A loop that has not answered for so long is reported, once per blockage."""
+
+
+class LeaseKeeper(Protocol):
+    """Renews what it was told to hold until told to drop it."""
+
+    def start(self, on_lost: Callable[[AbstractSet[str]], None]) -> None:
+        """Begin; `on_lost` is called in the worker's loop with the ids whose lease another worker took."""
+        ...
+
+    def hold(self, held: Held) -> None:
+        """Renew this lease from now on."""
+        ...
+
+    def drop(self, held: Held) -> None:
+        """Stop renewing it."""
+        ...
+
+    async def stop(self) -> None:
+        """End; nothing is renewed afterwards."""
+        ...
+
+
+class _Renewals:
+    """Which leases are due for renewal. Dict operations are atomic, so that two threads may share it."""
+
+    def __init__(self, lease_s: float, clock: Clock) -> None:
+        self.lease_s = lease_s
+        self._clock = clock
+        self._held: dict[str, tuple[Lease, float]] = {}
+
+    def add(self, held: Held) -> None:
+        self._held[held.lease.message_id] = (held.lease, held.deadline - self.lease_s)
+
+    def discard(self, held: Held) -> None:
+        self._held.pop(held.lease.message_id, None)
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def due(self) -> list[Lease]:
+        """Return the leases of which a third has passed."""
+        now = self._clock.monotonic()
+        return [lease for lease, granted in self._held.copy().values() if now - granted >= self.lease_s / 3]
+
+    def renewed(self, leases: Sequence[Lease], lost: AbstractSet[str], asked_at: float) -> None:
+        for lease in leases:
+            current = self._held.get(lease.message_id)
+            if current is None or current[0].token != lease.token:
+                continue
+            if lease.message_id in lost:
+                self._held.pop(lease.message_id, None)
+            else:
+                self._held[lease.message_id] = (lease, asked_at)
+
+
+class ThreadLeaseKeeper:
+    """Renews from a dedicated thread, with a connection of its own."""
+
+    def __init__(self, driver: Driver, *, lease_s: float, clock: Clock) -> None:
+        self._driver = driver
+        self._clock = clock
+        self._renewals = _Renewals(lease_s, clock)
+        self._period_s = min(1.0, lease_s / 6)
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._loop_thread_id = 0
+        self._on_lost: Callable[[AbstractSet[str]], None] = lambda lost: None  # noqa: ARG005
+        self._answered_at = 0.0
+        self._reported = False
+
+    def start(self, on_lost: Callable[[AbstractSet[str]], None]) -> None:
+        self._on_lost = on_lost
+        self._loop = asyncio.get_running_loop()
+        self._loop_thread_id = threading.get_ident()
+        self._answered()
+        self._thread = threading.Thread(target=self._run, name="asynctasq-leases", daemon=True)
+        self._thread.start()
+
+    def hold(self, held: Held) -> None:
+        self._renewals.add(held)
+
+    def drop(self, held: Held) -> None:
+        self._renewals.discard(held)
+
+    async def stop(self) -> None:
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        self._stopping.set()
+        await asyncio.to_thread(thread.join, 10.0)
+
+    def _run(self) -> None:
+        with asyncio.Runner() as runner:
+            while not self._stopping.wait(self._period_s):
+                self._watch_loop()
+                runner.run(self._renew())
+            runner.run(self._driver.close())
+
+    async def _renew(self) -> None:
+        leases = self._renewals.due()
+        if not leases:
+            return
+        asked_at = self._clock.monotonic()
+        try:
+            async with asyncio.timeout(self._renewals.lease_s / 3):
+                lost = await self._driver.extend(leases, lease_s=self._renewals.lease_s)
+        except (DriverError, TimeoutError) as error:
+            logger.warning("renewing %d leases failed, trying again in %g s: %s", len(leases), self._period_s, error)
+            return
+        self._renewals.renewed(leases, lost, asked_at)
+        if lost:
+            self._tell(lambda: self._on_lost(lost))
+
+    def _tell(self, call: Callable[[], None]) -> None:
+        assert self._loop is not None
+        try:
+            self._loop.call_soon_threadsafe(call)
+        except RuntimeError:  # the worker's loop has ended
+            self._stopping.set()
+
+    def _answered(self) -> None:
+        self._answered_at = self._clock.monotonic()
+        self._reported = False
+
+    def _watch_loop(self) -> None:
+        """Ask the worker's loop for a sign of life; name the task that keeps it from answering."""
+        silent_s = self._clock.monotonic() - self._answered_at
+        if silent_s > BLOCKED_S + self._period_s and not self._reported:
+            self._reported = True
+            logger.warning(
+                "the event loop has not run for %.1f s: %s blocks it; its leases are renewed all the same. "
+                "Use SyncTask for blocking code, or await.\n%s",
+                silent_s,
+                self._guilty(),
+                self._stack(),
+            )
+        if not self._reported:
+            self._tell(self._answered)
+
+    def _guilty(self) -> str:
+        task = asyncio.current_task(self._loop)
+        return "a callback" if task is None else task.get_name()
+
+    def _stack(self) -> str:
+        frame = sys._current_frames().get(self._loop_thread_id)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - documented, despite its name
+        return "".join(traceback.format_stack(frame)[-3:]) if frame is not None else ""
+
+
+class LoopLeaseKeeper:
+    """Renews from the worker's own loop; sets no timer while nothing is held."""
+
+    def __init__(
+        self, driver: Driver, *, lease_s: float, clock: Clock, record: Callable[[Entry], None] | None, worker: str
+    ) -> None:
+        self._driver = driver
+        self._clock = clock
+        self._renewals = _Renewals(lease_s, clock)
+        self._record = record
+        self._worker = worker
+        self._timer: asyncio.TimerHandle | None = None
+        self._renewing: asyncio.Task[None] | None = None
+        self._on_lost: Callable[[AbstractSet[str]], None] = lambda lost: None  # noqa: ARG005
+
+    def start(self, on_lost: Callable[[AbstractSet[str]], None]) -> None:
+        self._on_lost = on_lost
+
+    def hold(self, held: Held) -> None:
+        self._renewals.add(held)
+        if self._timer is None:
+            self._arm()
+
+    def drop(self, held: Held) -> None:
+        self._renewals.discard(held)
+
+    async def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._renewing is not None:
+            self._renewing.cancel()
+            await asyncio.wait([self._renewing])
+
+    def _arm(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(self._renewals.lease_s / 3, self._fire)
+
+    def _fire(self) -> None:
+        self._timer = None
+        if len(self._renewals):
+            self._arm()
+            if self._renewing is None or self._renewing.done():
+                self._renewing = asyncio.get_running_loop().create_task(self._renew(), name=f"{self._worker} leases")
+
+    async def _renew(self) -> None:
+        leases = self._renewals.due()
+        if not leases:
+            return
+        asked_at, asked_now = self._clock.monotonic(), self._clock.now()
+        try:
+            lost = await self._driver.extend(leases, lease_s=self._renewals.lease_s)
+        except DriverError as error:
+            logger.warning("renewing %d leases failed: %s", len(leases), error)
+            return
+        self._note([lease for lease in leases if lease.message_id not in lost], asked_now)
+        self._renewals.renewed(leases, lost, asked_at)
+        if lost:
+            self._on_lost(lost)
+
+    def _note(self, leases: Sequence[Lease], asked_now: float) -> None:
+        if self._record is None:
+            return
+        for lease in leases:
+            entry = Entry(at=self._clock.now(), kind=Kind.EXTENDED, message_id=lease.message_id, worker=self._worker)
+            self._record(
+                entry._replace(token=lease.token, attempt=lease.attempt, due_at=asked_now + self._renewals.lease_s)
+            )

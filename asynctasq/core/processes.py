@@ -1,0 +1,207 @@
+"""The pool of child processes: a dead child costs its own task, a timeout kills that child alone.
+
+Why it is our own: docs/decisions/process-pool.md.
+"""
+
+import asyncio
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+
+from asynctasq.core.child import READY, ChildSettings, receive_frame, send_frame
+from asynctasq.core.threads import ThreadPool
+from asynctasq.errors import TaskTimeoutError, WorkerCrashedError
+
+__all__ = ["ChildCrashed", "ProcessPool"]
+
+START_S_MAX = 60.0
+
+
+class ChildCrashed(WorkerCrashedError):
+    """The child process of an attempt died."""
+
+
+class _Child:
+    """One child process and the socket to it. Blocking; used by one thread at a time, but `kill` by any."""
+
+    def __init__(self, settings: ChildSettings) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            theirs.set_inheritable(True)
+            command = [sys.executable, "-m", "asynctasq.core.child", str(theirs.fileno()), str(os.getpid())]
+            self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
+            )
+        self._socket = ours
+        self.tasks_run = 0
+        self._settings = settings
+
+    def wait_until_ready(self) -> None:
+        """Send the settings and wait for the application to be imported.
+
+        Raises: ChildCrashed with the child's traceback if it can't.
+        """
+        answer = self._exchange(self._settings.encode(), START_S_MAX)
+        if answer != READY:
+            self.end()
+            raise ChildCrashed(f"a child process could not import the application:\n{answer.decode(errors='replace')}")
+
+    def run(self, request: bytes, timeout_s: float | None) -> bytes:
+        """Run one attempt; kills the process when it takes longer than `timeout_s`."""
+        self.tasks_run += 1
+        return self._exchange(request, timeout_s)
+
+    def _exchange(self, data: bytes, timeout_s: float | None) -> bytes:
+        try:
+            send_frame(self._socket, data)
+        except ConnectionError:
+            raise self._crashed() from None
+        if not self._readable_within(timeout_s):
+            self.end()
+            raise TaskTimeoutError(f"ran longer than {timeout_s:g} s; its process was killed")
+        answer = receive_frame(self._socket)
+        if answer is None:
+            raise self._crashed()
+        return answer
+
+    def _readable_within(self, timeout_s: float | None) -> bool:
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        return bool(poll.poll(None if timeout_s is None else max(1, round(timeout_s * 1000))))
+
+    def _crashed(self) -> ChildCrashed:
+        self.end()
+        code = self._process.returncode
+        how = f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
+        return ChildCrashed(f"the child process died ({how}) while it ran the task")
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process.poll() is None
+
+    def kill(self) -> None:
+        """Kill the process and what it started; whoever waits for its answer sees it die."""
+        if self._process.returncode is None:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+    def end(self) -> None:
+        """Kill the process if it still runs, and wait until it is gone."""
+        self.kill()
+        self._process.wait()
+        self._socket.close()
+
+
+class _Run:
+    """The child that a call holds, so that cancelling the call can kill it from another thread."""
+
+    def __init__(self) -> None:
+        self._child: _Child | None = None
+        self._cancelled = False
+
+    def hold(self, child: _Child) -> None:
+        self._child = child
+        if self._cancelled:
+            child.kill()
+
+    def cancel(self) -> None:
+        self._cancelled = True
+        if self._child is not None:
+            self._child.kill()
+
+
+class ProcessPool:
+    """Child processes, started when a task needs one; used from one event loop at a time.
+
+    At most `size` at once (the number of processors unless told). `max_tasks_per_child` replaces a child
+    after so many tasks; None keeps it.
+    """
+
+    def __init__(
+        self, settings: ChildSettings, *, size: int | None = None, max_tasks_per_child: int | None = None
+    ) -> None:
+        self._settings = settings
+        self._size = size or os.cpu_count() or 1
+        self._max_tasks = max_tasks_per_child
+        self._threads = ThreadPool(self._size, name="asynctasq-child")
+        self._slots: asyncio.Semaphore | None = None
+        self._lock = threading.Lock()
+        self._idle: list[_Child] = []
+        self._busy: dict[_Child, None] = {}
+
+    async def run(self, request: bytes, *, timeout_s: float | None) -> bytes:
+        """Run one attempt in a child and return its reply; the time limit covers execution alone.
+
+        Cancelling kills the child and waits until it is gone.
+
+        Raises: TaskTimeoutError after the child was killed, ChildCrashed if it died by itself.
+        """
+        if self._slots is None:
+            self._slots = asyncio.Semaphore(self._size)
+        async with self._slots:
+            return await self._in_thread(partial(self._run_in_some_child, request, timeout_s))
+
+    async def _in_thread(self, call: Callable[["_Run"], bytes]) -> bytes:
+        run = _Run()
+        future = asyncio.get_running_loop().run_in_executor(self._threads, call, run)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            run.cancel()
+            await asyncio.wait([future])
+            future.exception()  # the child's death is our doing
+            raise
+
+    def _run_in_some_child(self, request: bytes, timeout_s: float | None, run: "_Run") -> bytes:
+        child = self._take()
+        try:
+            run.hold(child)
+            if child.tasks_run == 0:
+                child.wait_until_ready()
+            return child.run(request, timeout_s)
+        finally:
+            self._give_back(child)
+
+    def _take(self) -> _Child:
+        with self._lock:
+            while self._idle:
+                child = self._idle.pop()
+                if child.alive:
+                    break
+                child.end()
+            else:
+                child = _Child(self._settings)
+            self._busy[child] = None
+            return child
+
+    def _give_back(self, child: _Child) -> None:
+        worn_out = self._max_tasks is not None and child.tasks_run >= self._max_tasks
+        with self._lock:
+            stopped = self._busy.pop(child, child) is child
+            keep = child.alive and not worn_out and not stopped
+            if keep:
+                self._idle.append(child)
+        if not keep:
+            child.end()
+
+    async def stop(self) -> None:
+        """Kill every child, busy or not. Those that wait for one see ChildCrashed."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+            busy, self._busy = list(self._busy), {}
+        for child in busy:
+            child.kill()
+        for child in idle:
+            child.end()
+
+    def close(self) -> None:
+        """Let the threads end; call after `stop`."""
+        self._threads.shutdown()

@@ -1,0 +1,135 @@
+"""The application's one default queue: made by `init`, or from the environment when first needed."""
+
+import atexit
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from asynctasq.codec.limits import Limits
+from asynctasq.codec.signing import SigningKeys
+from asynctasq.config import Settings, load_settings
+from asynctasq.drivers.base import Driver
+from asynctasq.drivers.urls import create_driver
+from asynctasq.errors import ConfigError
+from asynctasq.queue import MessageFactory, Queue, background
+
+__all__ = ["Setup", "close", "current_setup", "default_queue", "driver_from", "init", "install"]
+
+
+class Setup:
+    """Settings, and the drivers made from them: one per name, however often it is asked for."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._drivers: dict[str, Driver] = {}
+        self._lock = threading.Lock()
+        secrets = secret_bytes(settings)
+        self.queue = Queue(
+            self.driver(settings.driver),
+            find_driver=self.driver,
+            factory=MessageFactory(
+                keys=None if secrets is None else SigningKeys(secrets),
+                limits=Limits(body_bytes_max=settings.body_bytes_max),
+            ),
+        )
+
+    def driver(self, name: str) -> Driver:
+        """Return the driver of a name or URL, configured by the settings of its kind."""
+        with self._lock:
+            if name not in self._drivers:
+                self._drivers[name] = driver_from(self.settings, name)
+            return self._drivers[name]
+
+    async def close(self) -> None:
+        """Close what the running loop holds of every driver."""
+        for driver in list(self._drivers.values()):
+            await driver.close()
+
+
+def driver_from(settings: Settings, name: str) -> Driver:
+    """Return a new driver for a name (with its settings) or a URL (as it stands, but for the password)."""
+    kind, is_url, _ = name.partition("://")
+    options: dict[str, Any] = {}
+    address = name
+    if kind in ("redis", "rediss", "redis+sentinel"):
+        password = settings.redis_password
+        options = {
+            "password": None if password is None else password.get_secret_value(),
+            "db": settings.redis_db,
+            "max_connections": settings.redis_max_connections,
+        }
+        address = name if is_url else settings.redis_url or name
+    elif kind in ("postgres", "postgresql"):
+        address = name if is_url else settings.postgres_url or name
+    elif kind in ("mysql", "mariadb"):
+        address = name if is_url else settings.mysql_url or name
+    elif kind == "sqs":
+        options = {
+            "region": settings.sqs_region,
+            "endpoint_url": settings.sqs_endpoint_url,
+            "queue_url_prefix": settings.sqs_queue_url_prefix,
+        }
+    elif kind == "sqlite" and not is_url:
+        options = {"path": settings.sqlite_path, "durability": settings.sqlite_durability}
+    return create_driver(address, **{key: value for key, value in options.items() if value is not None})
+
+
+def secret_bytes(settings: Settings) -> dict[str, bytes] | None:
+    """Return the signing keys in the clear."""
+    if not settings.signing_keys:
+        return None
+    return {key_id: secret.get_secret_value().encode() for key_id, secret in settings.signing_keys.items()}
+
+
+_current: Setup | None = None
+_replaced: list[Setup] = []
+_pinned = False
+_lock = threading.RLock()
+
+
+def init(config: Mapping[str, Any] | None = None, **settings: Any) -> None:
+    """Configure the application: `init({"driver": "redis"})` or `init(driver="redis")`.
+
+    Opens nothing. Calling it again replaces the earlier configuration. Inside a worker it only checks: the
+    worker's own configuration stands.
+
+    Raises: ConfigError for unknown or wrong settings.
+    """
+    install(Setup(load_settings({**(config or {}), **settings})))
+
+
+def install(setup: Setup, *, pin: bool = False) -> None:
+    """Make `setup` the application's; with `pin`, later ones are ignored (a worker's command line wins)."""
+    global _current, _pinned
+    with _lock:
+        if _pinned and not pin:
+            return
+        if _current is not None:
+            _replaced.append(_current)
+        _current, _pinned = setup, pin
+
+
+def current_setup() -> Setup:
+    """Return the application's configuration; read it from the environment if `init` was not called."""
+    with _lock:
+        if _current is None:
+            install(Setup(load_settings()))
+        if _current is None:
+            raise ConfigError("no configuration could be made")
+        return _current
+
+
+def default_queue() -> Queue:
+    """Return the queue that dispatches go to by default."""
+    return current_setup().queue
+
+
+async def close() -> None:
+    """Close what the running loop holds of the application's drivers, replaced ones included."""
+    with _lock:
+        setups = [*_replaced, *([] if _current is None else [_current])]
+    for setup in setups:
+        await setup.close()
+
+
+atexit.register(background.run_if_started, close)

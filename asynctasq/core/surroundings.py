@@ -1,0 +1,117 @@
+"""What a worker lives in: time, chance, places to run code, and who is told. Real, or simulated."""
+
+import os
+import random
+import secrets
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from asynctasq.clock import Clock, SystemClock
+from asynctasq.core.building import Builder
+from asynctasq.core.child import ChildSettings
+from asynctasq.core.lanes import InlineLanes, Lanes, WorkerLanes
+from asynctasq.core.leases import LeaseKeeper, LoopLeaseKeeper, ThreadLeaseKeeper
+from asynctasq.drivers.base import Driver
+from asynctasq.kernel.ledger import Entry
+from asynctasq.kernel.retry import RandomSource
+from asynctasq.tasks.registry import Application, project_root
+
+__all__ = ["RealSurroundings", "SimulatedSurroundings", "Surroundings", "WorkerSettings"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSettings:
+    """What rarely differs between workers. Durations in seconds.
+
+    lease_s: how long a message is ours without renewal; it is renewed at a third of that.
+    shutdown_timeout_s: how long running attempts may take to end after the first signal.
+    broker_timeout_s: after so long without a successful call the worker ends with DriverUnavailable.
+    hook_timeout_s: how long `failed` and `should_retry` may take.
+    abandon_s: how long a thread may outlive its time limit before its slot is given up.
+    burst: end as soon as nothing is visible and nothing runs.
+    handle_signals: SIGTERM and SIGINT drain the worker.
+    """
+
+    application: Application = field(default_factory=lambda: Application((), project_root()))
+    signing_keys: Mapping[str, bytes] | None = field(default=None, repr=False)
+    lease_s: float = 30.0
+    shutdown_timeout_s: float = 30.0
+    broker_timeout_s: float = 60.0
+    hook_timeout_s: float = 30.0
+    abandon_s: float = 60.0
+    burst: bool = False
+    handle_signals: bool = True
+    process_pool_size: int | None = None
+    process_pool_max_tasks_per_child: int | None = None
+
+
+class Surroundings(Protocol):
+    """The seam between the worker and its world. `wait_s` bounds one wait for a wake-up."""
+
+    clock: Clock
+    rng: RandomSource
+    name: str
+    wait_s: float
+    record: Callable[[Entry], None] | None
+
+    def lanes(self, settings: WorkerSettings, builder: Builder, *, threads: int) -> Lanes:
+        """Return where attempts run."""
+        ...
+
+    def keeper(self, driver: Driver, settings: WorkerSettings) -> LeaseKeeper:
+        """Return what renews leases."""
+        ...
+
+
+def _worker_name() -> str:
+    """Return host, pid and a random part: a restarted container has the same host and pid."""
+    return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+
+
+@dataclass(slots=True, kw_only=True)
+class RealSurroundings:
+    """The system's clock, threads, child processes, and a lease thread."""
+
+    clock: Clock = field(default_factory=SystemClock)
+    rng: RandomSource = field(default_factory=random.Random)
+    name: str = field(default_factory=_worker_name)
+    wait_s: float = 20.0
+    record: Callable[[Entry], None] | None = None
+
+    def lanes(self, settings: WorkerSettings, builder: Builder, *, threads: int) -> Lanes:  # noqa: ARG002
+        application, keys = settings.application, settings.signing_keys
+        child = ChildSettings(
+            modules=application.modules,
+            root=None if application.root is None else str(application.root),
+            path=application.path,
+            keys=None if keys is None else dict(keys),
+        )
+        return WorkerLanes(
+            child,
+            threads=threads,
+            processes=settings.process_pool_size,
+            max_tasks_per_child=settings.process_pool_max_tasks_per_child,
+            abandon_s=settings.abandon_s,
+        )
+
+    def keeper(self, driver: Driver, settings: WorkerSettings) -> LeaseKeeper:
+        return ThreadLeaseKeeper(driver, lease_s=settings.lease_s, clock=self.clock)
+
+
+@dataclass(slots=True, kw_only=True)
+class SimulatedSurroundings:
+    """A given clock and random source; everything runs in the worker's own loop, and waiting has no bound."""
+
+    clock: Clock
+    rng: RandomSource
+    name: str
+    wait_s: float = 1e9
+    record: Callable[[Entry], None] | None = None
+
+    def lanes(self, settings: WorkerSettings, builder: Builder, *, threads: int) -> Lanes:  # noqa: ARG002
+        return InlineLanes(builder)
+
+    def keeper(self, driver: Driver, settings: WorkerSettings) -> LeaseKeeper:
+        return LoopLeaseKeeper(driver, lease_s=settings.lease_s, clock=self.clock, record=self.record, worker=self.name)

@@ -1,0 +1,210 @@
+"""The queue as applications see it: turns tasks into messages, and shows an operator what is there."""
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+from uuid import uuid4
+
+from asynctasq.clock import Clock, SystemClock
+from asynctasq.codec.arguments import pack_arguments
+from asynctasq.codec.envelope import encode_envelope
+from asynctasq.codec.limits import DEFAULT_LIMITS, Limits
+from asynctasq.codec.signing import SigningKeys
+from asynctasq.codec.values import unpack
+from asynctasq.drivers.base import Driver, KeepsResults, Transactional
+from asynctasq.errors import DispatchError, UnsupportedFeature
+from asynctasq.kernel.envelope import Envelope
+from asynctasq.kernel.messages import Message
+from asynctasq.tasks.base import RESERVED, BaseTask
+from asynctasq.tasks.definition import TaskDefinition, arguments_of, definition_of, options_of, set_metadata
+from asynctasq.tasks.dispatching import Dispatcher
+
+__all__ = ["MessageFactory", "Queue", "background"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageFactory:
+    """Turns tasks into messages: checks, encodes, names. Stores nothing."""
+
+    clock: Clock = field(default_factory=SystemClock)
+    new_id: Callable[[], str] = lambda: str(uuid4())
+    keys: SigningKeys | None = None
+    limits: Limits = DEFAULT_LIMITS
+
+    def message(self, task: BaseTask[Any]) -> Message:
+        """Return the message that runs `task`, and tell the task its id.
+
+        Raises: UnserializableValue, BodyTooLarge, DispatchError.
+        """
+        options, definition = options_of(task), definition_of(type(task))
+        _check_attributes(task, definition)
+        arguments = pack_arguments(definition.name, arguments_of(task), definition.signature.annotations, self.limits)
+        envelope = Envelope(
+            task=definition.name,
+            arguments=arguments,
+            max_attempts=options.max_attempts,
+            retry=options.retry,
+            dispatched_at=self.clock.now(),
+            timeout_s=options.timeout_s,
+            keep_result_s=options.keep_result_s,
+            max_crashes=options.max_crashes,
+        )
+        task_id = options.task_id or self.new_id()
+        set_metadata(task, task_id=task_id)
+        return Message(
+            id=task_id,
+            queue=options.queue,
+            body=encode_envelope(envelope, key=self.keys, limits=self.limits),
+            delay_s=options.delay_s,
+        )
+
+
+def _check_attributes(task: BaseTask[Any], definition: TaskDefinition) -> None:
+    hidden = RESERVED.intersection(vars(task))
+    if hidden:
+        raise DispatchError(
+            f"{definition.name} sets self.{min(hidden)}, which hides an attribute or method of every task; rename it"
+        )
+
+
+class Queue(Dispatcher):
+    """Dispatches tasks to their drivers.
+
+    `driver` is where tasks go that name no other; `find_driver` returns the driver for a `_driver_override` by name.
+    """
+
+    def __init__(
+        self,
+        driver: Driver,
+        *,
+        find_driver: Callable[[str], Driver] | None = None,
+        factory: MessageFactory | None = None,
+    ) -> None:
+        self.driver = driver
+        self._find_driver = find_driver
+        self.factory = factory or MessageFactory()
+
+    def driver_of(self, task: BaseTask[Any]) -> Driver:
+        """Return where this task goes."""
+        override = definition_of(type(task)).driver
+        if override is None:
+            return self.driver
+        if not isinstance(override, str):
+            return override
+        if self._find_driver is None:
+            raise DispatchError(f"no driver named {override!r} is configured for this queue")
+        return self._find_driver(override)
+
+    async def dispatch(self, tasks: Sequence[BaseTask[Any]], *, connection: Any = None) -> list[str]:
+        ids, batches = self._prepare(tasks)
+        for driver, messages in batches:
+            if connection is None:
+                await driver.enqueue(messages)
+            else:
+                await _transactional(driver).enqueue_in(connection, messages)
+        return ids
+
+    def dispatch_sync(self, tasks: Sequence[BaseTask[Any]], *, connection: Any = None) -> list[str]:
+        _refuse_running_loop()
+        if connection is None:
+            return background.run(lambda: self.dispatch(tasks))
+        ids, batches = self._prepare(tasks)
+        for driver, messages in batches:
+            _transactional(driver).enqueue_in_sync(connection, messages)
+        return ids
+
+    async def fetch_result(self, task_id: str, *, driver: Driver | None = None) -> object:
+        """Return what the task returned; None if it has not completed, was not asked to keep it, or it expired.
+
+        Raises: UnsupportedFeature if the driver keeps no results.
+        """
+        chosen = driver or self.driver
+        if not isinstance(chosen, KeepsResults):
+            raise UnsupportedFeature(f"{chosen} keeps no results")
+        data = await chosen.fetch_result(task_id)
+        return None if data is None else unpack(data)
+
+    async def close(self) -> None:
+        """Close the default driver's connections of the running loop."""
+        await self.driver.close()
+
+    def _prepare(self, tasks: Sequence[BaseTask[Any]]) -> tuple[list[str], list[tuple[Driver, list[Message]]]]:
+        """Encode everything before anything is stored; one batch per driver, order kept."""
+        ids: list[str] = []
+        batches: dict[int, tuple[Driver, list[Message]]] = {}
+        for task in tasks:
+            driver = self.driver_of(task)
+            _check_reachable(task, driver)
+            message = self.factory.message(task)
+            ids.append(message.id)
+            batches.setdefault(id(driver), (driver, []))[1].append(message)
+        return ids, list(batches.values())
+
+
+def _check_reachable(task: BaseTask[Any], driver: Driver) -> None:
+    """Tell now what a worker in another process could only find out later."""
+    name, options = definition_of(type(task)).name, options_of(task)
+    if options.keep_result_s is not None and not driver.capabilities.keeps_results:
+        raise UnsupportedFeature(f"{name} has keep_result set, but {driver} keeps no results")
+    if not driver.capabilities.cross_process:
+        return
+    if "<locals>" in name:
+        raise DispatchError(
+            f"{name} is defined inside a function, where no worker can find it; move it to module level"
+        )
+    if name.startswith("__main__:"):
+        raise DispatchError(
+            f"{name} is defined in an interactive session, where no worker can find it; put it in a file"
+        )
+
+
+def _transactional(driver: Driver) -> Transactional:
+    if not driver.capabilities.transactional or not isinstance(driver, Transactional):
+        raise UnsupportedFeature(
+            f"{driver} can't store messages in a transaction of yours; dispatch after the commit instead"
+        )
+    return driver
+
+
+def _refuse_running_loop() -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise RuntimeError("dispatch_sync() would block the running event loop; use `await task.dispatch()` here")
+
+
+class _BackgroundLoop:
+    """One event loop in a daemon thread, for callers that have none; started when first needed."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pid = 0
+
+    def run(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run a coroutine there and wait for its result."""
+        return asyncio.run_coroutine_threadsafe(make(), self._running()).result()
+
+    def run_if_started(self, make: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run a coroutine there if the loop was ever needed, at most 5 seconds."""
+        if self._loop is not None and self._pid == os.getpid():
+            with suppress(TimeoutError):
+                asyncio.run_coroutine_threadsafe(make(), self._loop).result(timeout=5.0)
+
+    def _running(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None or self._pid != os.getpid():  # a forked child has the loop but not its thread
+                self._loop, self._pid = asyncio.new_event_loop(), os.getpid()
+                threading.Thread(target=self._loop.run_forever, name="asynctasq-dispatch", daemon=True).start()
+            return self._loop
+
+
+background = _BackgroundLoop()
+"""The loop of `dispatch_sync`."""
