@@ -1,0 +1,249 @@
+"""The connection to SQS of one event loop, and what its replies say about the time; nothing here knows messages."""
+
+import asyncio
+import logging
+import math
+from collections import Counter
+from collections.abc import AsyncGenerator, Coroutine, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from typing import Any, Protocol, cast
+
+from aiobotocore.config import AioConfig
+from aiobotocore.session import AioSession
+
+from asynctasq.clock import Clock
+from asynctasq.drivers._sqs_errors import Refused, mapped
+from asynctasq.drivers._sqs_wire import BATCH_ENTRIES_MAX
+from asynctasq.errors import AsyncTasqError
+
+__all__ = ["Connection", "Endpoint", "Failure", "Reply", "ServerClock"]
+
+logger = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT_S = 5
+COMMAND_TIMEOUT_S = 10
+POLL_TIMEOUT_S = 30
+"""The longest long poll, 20 s, and what its reply may take."""
+REQUESTS_MAX = 8
+"""Commands in flight at once per event loop."""
+ATTEMPTS = 4
+BATCH_ROUNDS = 4
+BATCH_PAUSE_S = 0.05
+CLOSE_S = 1.0
+
+
+class ServerClock:
+    """SQS's time, told by the `Date` of its replies; shared by all loops of a driver.
+
+    A date has whole seconds, so each reply only bounds the distance to our clock; many bound it well.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._behind = -math.inf
+        self._ahead = math.inf
+
+    def local(self) -> float:
+        """Return our own clock's time."""
+        return self._clock.now()
+
+    def now(self) -> float:
+        """Return the earliest that SQS's time can be, so that nothing that waits for it is early."""
+        return self.at(self._clock.now())
+
+    def at(self, local: float) -> float:
+        """Return the earliest that SQS's time can have been when ours was `local`."""
+        return local + self._behind if math.isfinite(self._behind) else local
+
+    def observe(self, date: str, asked_at: float, answered_at: float) -> float | None:
+        """Learn from a reply; return its date, if it has one."""
+        try:
+            server = parsedate_to_datetime(date).timestamp()
+        except ValueError:
+            return None
+        behind, ahead = server - answered_at, server + 1 - asked_at
+        self._behind, self._ahead = max(self._behind, behind), min(self._ahead, ahead)
+        if self._behind > self._ahead:  # a clock was set: what was learned before is void
+            self._behind, self._ahead = behind, ahead
+        return server
+
+
+class SqsClient(Protocol):
+    """What we use of botocore's client, which has no types of its own."""
+
+    async def get_queue_url(self, **parameters: Any) -> dict[str, Any]: ...
+    async def create_queue(self, **parameters: Any) -> dict[str, Any]: ...
+    async def get_queue_attributes(self, **parameters: Any) -> dict[str, Any]: ...
+    async def send_message_batch(self, **parameters: Any) -> dict[str, Any]: ...
+    async def receive_message(self, **parameters: Any) -> dict[str, Any]: ...
+    async def delete_message_batch(self, **parameters: Any) -> dict[str, Any]: ...
+    async def change_message_visibility_batch(self, **parameters: Any) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """Which SQS to talk to. What is None is found by botocore's own chain."""
+
+    region: str | None
+    endpoint_url: str | None
+    profile: str | None
+    shown: str
+    """For texts: no secrets."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """What a call returned. `asked_at` and `answered_at` bound, on SQS's clock and from below, when it took effect."""
+
+    data: dict[str, Any]
+    asked_at: float
+    answered_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why one entry of a batch was not done. `final`: trying again would not help."""
+
+    code: str
+    text: str
+    final: bool
+    cause: AsyncTasqError | None = None
+
+
+class Connection:
+    """Two clients, since a long poll may take 20 s and nothing else may; and the tasks that own their calls."""
+
+    def __init__(self, endpoint: Endpoint, clock: ServerClock, calls: "Counter[str]") -> None:
+        self.endpoint = endpoint
+        self.clock = clock
+        self.creating = asyncio.Lock()
+        self._calls = calls
+        self._requests = asyncio.Semaphore(REQUESTS_MAX)
+        self._chores: dict[asyncio.Task[None], None] = {}
+        self._keeper: AsyncGenerator[None, None] | None = None
+        self._commands: SqsClient
+        self._polls: SqsClient
+
+    async def open(self) -> None:
+        """Make the clients. asyncio ends them with the loop if nobody closes them before."""
+        self._keeper = self._keep()
+        await anext(self._keeper)
+
+    async def _keep(self) -> AsyncGenerator[None, None]:
+        # An async generator, because a loop that shuts down finishes those that are still open.
+        async with AsyncExitStack() as stack:
+            with mapped(self.endpoint.shown, "the set-up of a client"):
+                session = AioSession(profile=self.endpoint.profile)
+                self._commands = await stack.enter_async_context(self._client(session, COMMAND_TIMEOUT_S))
+                self._polls = await stack.enter_async_context(self._client(session, POLL_TIMEOUT_S))
+            yield
+
+    def _client(self, session: Any, read_timeout: float) -> Any:
+        retries: dict[str, Any] = {}
+        if session.get_config_variable("retry_mode") in {None, "legacy"}:
+            retries["mode"] = "standard"
+        if session.get_config_variable("max_attempts") is None:
+            retries["total_max_attempts"] = ATTEMPTS
+        config = AioConfig(
+            connect_timeout=CONNECT_TIMEOUT_S, read_timeout=read_timeout, retries=retries, max_pool_connections=100
+        )
+        return session.create_client(
+            "sqs", region_name=self.endpoint.region, endpoint_url=self.endpoint.endpoint_url, config=config
+        )
+
+    async def close(self) -> None:
+        """End the chores that are under way, then the clients."""
+        if self._chores:
+            await asyncio.wait(list(self._chores), timeout=CLOSE_S)
+            late = list(self._chores)
+            for chore in late:
+                chore.cancel()
+            if late:
+                await asyncio.wait(late, timeout=CLOSE_S)
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            await keeper.aclose()
+
+    def spawn(self, chore: Coroutine[Any, Any, None], title: str) -> None:
+        """Run something nobody waits for; it belongs to this connection, and its failure is only logged."""
+        task = asyncio.ensure_future(chore)
+        self._chores[task] = None
+        task.add_done_callback(lambda done: self._chore_ended(done, title))
+
+    def _chore_ended(self, task: "asyncio.Task[None]", title: str) -> None:
+        self._chores.pop(task, None)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.warning("%s failed: %s; the messages come back when their visibility timeout ends", title, error)
+
+    async def call(self, operation: str, **parameters: Any) -> Reply:
+        """Do one API call; botocore repeats it when SQS is busy or unreachable.
+
+        Raises: QueueGone, Refused, DriverError
+        """
+        async with self._requests:
+            return await self._call(self._commands, operation, parameters)
+
+    async def receive(self, **parameters: Any) -> Reply:
+        """Do one ReceiveMessage call, outside of what limits the commands."""
+        return await self._call(self._polls, "receive_message", parameters)
+
+    async def _call(self, client: SqsClient, operation: str, parameters: dict[str, Any]) -> Reply:
+        self._calls[operation] += 1
+        asked_at = self.clock.local()
+        with mapped(self.endpoint.shown, operation):
+            data = cast("dict[str, Any]", await getattr(client, operation)(**parameters))
+        answered_at = self.clock.local()
+        date = data.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")
+        dated = self.clock.observe(date, asked_at, answered_at)
+        earliest = self.clock.at(asked_at)
+        return Reply(data=data, asked_at=earliest, answered_at=max(earliest, dated or earliest))
+
+    async def batch(self, operation: str, url: str, entries: Sequence[dict[str, Any]]) -> dict[str, Failure]:
+        """Do one batch call, again for entries that failed for a passing reason; return what failed for good, by Id.
+
+        An entry that the reply does not mention counts as failed.
+        """
+        assert len(entries) <= BATCH_ENTRIES_MAX
+        pending = {str(entry["Id"]): entry for entry in entries}
+        failed: dict[str, Failure] = {}
+        final: dict[str, Failure] = {}
+        for round_ in range(BATCH_ROUNDS):
+            if round_:
+                await asyncio.sleep(BATCH_PAUSE_S * 2**round_)
+            try:
+                reply = await self.call(operation, QueueUrl=url, Entries=list(pending.values()))
+            except Refused as error:
+                return final | await self._one_by_one(operation, url, list(pending.values()), error)
+            failed = _failures(reply.data, pending)
+            final |= {entry_id: failure for entry_id, failure in failed.items() if failure.final}
+            pending = {entry_id: pending[entry_id] for entry_id, failure in failed.items() if not failure.final}
+            if not pending:
+                break
+        return final | {entry_id: failed[entry_id] for entry_id in pending}
+
+    async def _one_by_one(
+        self, operation: str, url: str, entries: list[dict[str, Any]], error: Refused
+    ) -> dict[str, Failure]:
+        """One bad entry may make SQS refuse the whole call: give each its own."""
+        if len(entries) == 1:
+            code = "InvalidParameterValue"
+            return {str(entries[0]["Id"]): Failure(code=code, text=str(error), final=True, cause=error)}
+        failures: dict[str, Failure] = {}
+        for entry in entries:
+            failures |= await self.batch(operation, url, [entry])
+        return failures
+
+
+def _failures(data: dict[str, Any], pending: dict[str, dict[str, Any]]) -> dict[str, Failure]:
+    failures = {entry_id: Failure(code="", text="SQS said nothing about it", final=False) for entry_id in pending}
+    for done in data.get("Successful", []):
+        failures.pop(done["Id"], None)
+    for failed in data.get("Failed", []):
+        failures[failed["Id"]] = Failure(
+            code=str(failed.get("Code", "")).rsplit("#", 1)[-1],
+            text=f"{failed.get('Code', '')} {failed.get('Message', '')}".strip(),
+            final=bool(failed.get("SenderFault", False)),
+        )
+    return failures

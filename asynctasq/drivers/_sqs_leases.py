@@ -1,0 +1,128 @@
+"""What this driver knows of its leases, so that it can refuse a stale one where SQS would not; asks no server.
+
+SQS has no compare-and-set: an old receipt handle may still delete or show a message that somebody else holds.
+Two copies of one message, which at-least-once allows, are one lease here, as long as that lease lives.
+"""
+
+import threading
+from dataclasses import dataclass
+
+from asynctasq.drivers._sqs_wire import Received
+from asynctasq.kernel.messages import Lease
+
+__all__ = ["Held", "LeaseBook"]
+
+REMEMBERED_MAX = 20_000
+SWEEP_AT_LEAST = 1_000
+FORGET_AFTER_S = 3_600
+
+
+@dataclass(slots=True, kw_only=True)
+class Held:
+    """One lease that was granted. `receipts` has the latest receipt of each copy; instants as in `Received`."""
+
+    key: tuple[str, str]
+    token: str
+    receipts: dict[str, str]
+    taken_at: float
+    ends_at: float
+    replaced: bool = False
+    """Whether its settlement has sent what takes its place, so that repeating it does not send twice."""
+    deleted: bool = False
+
+
+class LeaseBook:
+    """All leases of one driver; its loops and threads share it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._held: dict[str, Held] = {}
+        self._latest: dict[tuple[str, str], str] = {}
+        self._over: dict[str, None] = {}
+        self._gone: dict[str, None] = {}
+        self._sweep_at = SWEEP_AT_LEAST
+
+    def was_deleted(self, sqs_id: str) -> bool:
+        """Tell whether we deleted this copy: SQS may deliver it once more all the same."""
+        with self._lock:
+            return sqs_id in self._gone
+
+    def grant(self, received: Received, now: float) -> Lease | None:
+        """Make a lease; None if it is one more copy, or delivery, of a message that a lease of ours holds."""
+        lease = received.lease()
+        key = (lease.queue, lease.message_id)
+        with self._lock:
+            held = self._held.get(self._latest.get(key, ""))
+            if held is not None and now < held.ends_at:
+                held.receipts[received.sqs_id] = received.receipt
+                return None
+            if held is not None:
+                self._end(held)
+            self._add(
+                Held(
+                    key=key,
+                    token=lease.token,
+                    receipts={received.sqs_id: received.receipt},
+                    taken_at=received.taken_at,
+                    ends_at=received.ends_at,
+                ),
+                now,
+            )
+        return lease
+
+    def find(self, lease: Lease, now: float) -> Held | None:
+        """Return what is known of a lease, None if it is over or was taken over.
+
+        One that another driver was granted is taken at its word, unless a living lease of ours speaks against it.
+        """
+        with self._lock:
+            if lease.token in self._over:
+                return None
+            if (held := self._held.get(lease.token)) is not None:
+                return held
+            key = (lease.queue, lease.message_id)
+            latest = self._held.get(self._latest.get(key, ""))
+            if latest is not None and now < latest.ends_at:
+                return None
+            held = Held(
+                key=key,
+                token=lease.token,
+                receipts={"": lease.token},
+                taken_at=lease.expires_at,
+                ends_at=lease.expires_at,
+            )
+            self._add(held, now)
+            return held
+
+    def extended(self, held: Held, ends_at: float) -> None:
+        """Note that the lease lives until then."""
+        with self._lock:
+            held.ends_at = ends_at
+
+    def end(self, held: Held) -> None:
+        """Forget a lease that was settled or lost; its token and its copies are remembered as over."""
+        with self._lock:
+            self._end(held)
+            if held.deleted:
+                for sqs_id in held.receipts:
+                    _remember(self._gone, sqs_id)
+
+    def _add(self, held: Held, now: float) -> None:
+        self._held[held.token] = held
+        self._latest[held.key] = held.token
+        if len(self._held) >= self._sweep_at:
+            for old in [old for old in self._held.values() if old.ends_at + FORGET_AFTER_S < now]:
+                self._end(old)
+            self._sweep_at = max(SWEEP_AT_LEAST, 2 * len(self._held))
+
+    def _end(self, held: Held) -> None:
+        self._held.pop(held.token, None)
+        if self._latest.get(held.key) == held.token:
+            del self._latest[held.key]
+        _remember(self._over, held.token)
+
+
+def _remember(memory: dict[str, None], key: str) -> None:
+    memory[key] = None
+    if len(memory) > REMEMBERED_MAX:
+        del memory[next(iter(memory))]

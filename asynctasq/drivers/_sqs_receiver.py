@@ -1,0 +1,266 @@
+"""Receive messages for one event loop: short polls, long polls and what they brought that nobody has taken yet.
+
+Every ReceiveMessage call belongs to a task of its own, so that cancelling a reserve cuts none off: what
+such a call brings waits here for the next reserve, or is handed back, uncounted, after a second.
+"""
+
+import asyncio
+import logging
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from asynctasq.drivers._sqs_batches import Batches, Copy
+from asynctasq.drivers._sqs_client import Connection, Reply
+from asynctasq.drivers._sqs_hops import Hops
+from asynctasq.drivers._sqs_leases import LeaseBook
+from asynctasq.drivers._sqs_queues import QueueDirectory
+from asynctasq.drivers._sqs_wire import BATCH_ENTRIES_MAX, BODY, SYSTEM_ATTRIBUTES, NewerVersion, Received
+from asynctasq.errors import AsyncTasqError
+from asynctasq.kernel.messages import Lease
+
+__all__ = ["LEASE_S_MAX", "Receiver", "whole_lease_s"]
+
+logger = logging.getLogger(__name__)
+
+LONG_POLL_S_MAX = 20
+LEASE_S_MAX = 43_200
+POLLS_MAX = 10
+"""Short polls of one queue at once."""
+UNCLAIMED_S = 1.0
+POLL_GRACE_S = 1.0
+PROMPT_S = 0.1
+
+
+def whole_lease_s(lease_s: float) -> int:
+    """Return what SQS can do: whole seconds, never less than asked for, at most 12 hours."""
+    return min(max(1, math.ceil(lease_s)), LEASE_S_MAX)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Polled:
+    """How one ReceiveMessage call ended."""
+
+    full: bool = False
+    error: AsyncTasqError | None = None
+
+
+class Receiver:
+    """The incoming side of one event loop."""
+
+    def __init__(
+        self, connection: Connection, directory: QueueDirectory, batches: Batches, hops: Hops, book: LeaseBook
+    ) -> None:
+        self._connection = connection
+        self._directory = directory
+        self._batches = batches
+        self._hops = hops
+        self._book = book
+        self._loop = asyncio.get_running_loop()
+        self._closing: asyncio.Future[None] = self._loop.create_future()
+        self._ready: dict[str, deque[Received]] = {}
+        self._short: dict[asyncio.Task[_Polled], None] = {}
+        self._long: dict[str, asyncio.Task[_Polled]] = {}
+        self._width: dict[str, int] = {}
+        self._quiet: dict[str, bool] = {}
+        self._janitor: asyncio.TimerHandle | None = None
+
+    # -- taking ----------------------------------------------------------------------------------
+
+    async def reserve(self, queues: Sequence[str], *, limit: int, lease_s: float, wait_s: float) -> list[Lease]:
+        """Do what `Driver.reserve` promises, as far as SQS can."""
+        deadline = self._loop.time() + wait_s
+        while limit > 0:
+            if wait_s < 1 or self._restless(queues):
+                await self.fetch(queues, limit=limit, lease_s=lease_s)
+            if not self._ready_count(queues) and deadline > self._loop.time():
+                await self._listen(queues, limit, whole_lease_s(lease_s), deadline)
+                if wait_s < 1:  # too short for a long poll
+                    await self.fetch(queues, limit=limit, lease_s=lease_s)
+            if self._closing.done():
+                break
+            if self._ready_count(queues) >= BATCH_ENTRIES_MAX:
+                await self.fetch(queues, limit=limit, lease_s=lease_s)  # a full batch: there is more
+            leases = await self.claim(queues, limit=limit, lease_s=lease_s)
+            if leases or self._loop.time() + PROMPT_S >= deadline:
+                return leases
+        return []
+
+    async def fetch(self, queues: Sequence[str], *, limit: int, lease_s: float) -> None:
+        """Receive up to `limit` messages, waiting for none; they are then to be claimed.
+
+        More calls at once are made only as long as the calls before came back full: empty ones cost too.
+        Raises: DriverError, UnknownQueue, if nothing is there to be claimed.
+        """
+        error: AsyncTasqError | None = None
+        for queue in queues:
+            while (missing := limit - self._ready_count(queues)) > 0 and not self._closing.done():
+                width = min(self._width.get(queue, 1), math.ceil(missing / BATCH_ENTRIES_MAX))
+                polls = [
+                    self._short_poll(queue, min(BATCH_ENTRIES_MAX, missing - n * BATCH_ENTRIES_MAX), lease_s)
+                    for n in range(width)
+                ]
+                await asyncio.wait(polls)
+                results = [poll.result() for poll in polls if not poll.cancelled()]
+                full = sum(result.full for result in results)
+                self._width[queue] = min(2 * width, POLLS_MAX) if full == width else max(1, full)
+                error = error or next((result.error for result in results if result.error), None)
+                if full < width:
+                    break
+        if error is not None and not self._ready_count(queues):
+            raise error
+
+    async def claim(self, queues: Sequence[str], *, limit: int, lease_s: float) -> list[Lease]:
+        """Turn what is there into leases; who is cancelled in here leaves everything where it was."""
+        chosen: list[Received] = []
+        for queue in queues:
+            ready = self._ready.get(queue, deque())
+            while ready and len(chosen) < limit:
+                chosen.append(ready.popleft())
+        try:
+            lost = await self._renew_stale(chosen, whole_lease_s(lease_s))
+        except BaseException:
+            for received in reversed(chosen):
+                self._ready[received.queue].appendleft(received)
+            raise
+        now = self._connection.clock.now()
+        granted = [self._book.grant(received, now) for received in chosen if received.receipt not in lost]
+        return [lease for lease in granted if lease is not None]
+
+    async def _renew_stale(self, chosen: Sequence[Received], lease_s: int) -> frozenset[str]:
+        """Give full leases to those that waited long, or were taken for another time; return lost receipts."""
+        now = self._loop.time()
+        stale = [item for item in chosen if item.lease_s != lease_s or now - item.arrived_at > lease_s / 3]
+        if not stale:
+            return frozenset()
+        asked_at = self._connection.clock.now()
+        failures = await self._batches.hide(
+            [Copy(queue=item.queue, receipt=item.receipt, hide_s=lease_s) for item in stale]
+        )
+        for item, failure in zip(stale, failures, strict=True):
+            if failure is None:
+                item.ends_at, item.lease_s, item.arrived_at = asked_at + lease_s, lease_s, now
+        return frozenset(item.receipt for item, failure in zip(stale, failures, strict=True) if failure is not None)
+
+    def _ready_count(self, queues: Sequence[str]) -> int:
+        return sum(len(self._ready.get(queue, ())) for queue in queues)
+
+    def _restless(self, queues: Sequence[str]) -> bool:
+        """Whether the order of the queues matters: long polls ask all at once, and the last queue may win."""
+        return len(queues) > 1 and not all(self._quiet.get(queue, False) for queue in queues)
+
+    # -- polling ---------------------------------------------------------------------------------
+
+    async def _listen(self, queues: Sequence[str], limit: int, lease_s: int, deadline: float) -> None:
+        """Wait until one of the queues has brought something, or until the deadline."""
+        count = min(limit, BATCH_ENTRIES_MAX)
+        while not self._closing.done() and not self._ready_count(queues):
+            left = deadline - self._loop.time()
+            wait_s = min(LONG_POLL_S_MAX, int(left + PROMPT_S))
+            if wait_s >= 1:
+                for queue in queues:
+                    if queue not in self._long:
+                        self._long_poll(queue, count, lease_s, wait_s)
+            polls = [self._long[queue] for queue in queues if queue in self._long]
+            waiting: list[asyncio.Future[Any]] = [self._closing, *polls]
+            if left <= 0:
+                return
+            await asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            if wait_s < 1:
+                return
+            for poll in polls:
+                if poll.done() and not poll.cancelled() and (error := poll.result().error) is not None:
+                    if self._ready_count(queues):
+                        return
+                    raise error
+
+    def _short_poll(self, queue: str, count: int, lease_s: float) -> "asyncio.Task[_Polled]":
+        poll = asyncio.ensure_future(self._poll(queue, count, whole_lease_s(lease_s), 0))
+        self._short[poll] = None
+        poll.add_done_callback(lambda done: self._short.pop(done, None))
+        return poll
+
+    def _long_poll(self, queue: str, count: int, lease_s: int, wait_s: int) -> None:
+        poll = asyncio.ensure_future(self._poll(queue, count, lease_s, wait_s))
+        self._long[queue] = poll
+        poll.add_done_callback(lambda _: self._long.pop(queue, None))
+
+    async def _poll(self, queue: str, count: int, lease_s: int, wait_s: int) -> _Polled:
+        try:
+            reply = await self._directory.run(
+                self._connection,
+                queue,
+                lambda url: self._connection.receive(
+                    QueueUrl=url,
+                    MaxNumberOfMessages=count,
+                    VisibilityTimeout=lease_s,
+                    WaitTimeSeconds=wait_s,
+                    MessageAttributeNames=[BODY],
+                    MessageSystemAttributeNames=SYSTEM_ATTRIBUTES,
+                ),
+            )
+        except AsyncTasqError as error:
+            return _Polled(error=error)
+        received = len(reply.data.get("Messages", ()))
+        self._quiet[queue] = not received
+        self._sort(queue, reply, lease_s)
+        return _Polled(full=received >= count)
+
+    def _sort(self, queue: str, reply: Reply, lease_s: int) -> None:
+        """Put what can be leased where it can be claimed, and see to the rest."""
+        again: list[Copy] = []
+        hops: list[Received] = []
+        ready = self._ready.setdefault(queue, deque())
+        for raw in reply.data.get("Messages", ()):
+            try:
+                received = Received.parse(
+                    queue, raw, taken_at=reply.answered_at, lease_s=lease_s, arrived_at=self._loop.time()
+                )
+            except NewerVersion as error:
+                logger.warning("%s; it stays in queue %s for a newer worker", error, queue)
+                continue
+            if self._book.was_deleted(received.sqs_id):
+                again.append(Copy(queue=queue, receipt=received.receipt))
+            elif received.is_clean:
+                ready.append(received)
+            else:
+                hops.append(received)
+        if hops:
+            self._connection.spawn(self._hops.move(hops), f"moving messages of queue {queue} that are not due")
+        if again:
+            self._connection.spawn(self._delete_again(again), f"deleting messages of queue {queue} again")
+        if ready and self._janitor is None:
+            self._janitor = self._loop.call_later(UNCLAIMED_S, self._hand_back_unclaimed)
+
+    async def _delete_again(self, copies: Sequence[Copy]) -> None:
+        await self._batches.delete(copies)
+
+    # -- handing back ----------------------------------------------------------------------------
+
+    def _hand_back_unclaimed(self, older_than_s: float = UNCLAIMED_S) -> None:
+        self._janitor = None
+        before = self._loop.time() - older_than_s
+        unclaimed: list[Received] = []
+        for ready in self._ready.values():
+            while ready and ready[0].arrived_at <= before:
+                unclaimed.append(ready.popleft())
+        if unclaimed:
+            self._connection.spawn(self._hops.hand_back(unclaimed), "handing back messages that nobody reserved")
+        if any(self._ready.values()):
+            self._janitor = self._loop.call_later(UNCLAIMED_S, self._hand_back_unclaimed)
+
+    async def close(self) -> None:
+        """End the waiting, give open calls a second, and hand back what is left."""
+        if not self._closing.done():
+            self._closing.set_result(None)
+        polls = [*self._short, *self._long.values()]
+        if polls:
+            await asyncio.wait(polls, timeout=POLL_GRACE_S)
+            for poll in polls:
+                poll.cancel()
+            await asyncio.wait(polls, timeout=POLL_GRACE_S)
+        self._hand_back_unclaimed(older_than_s=0)
+        if self._janitor is not None:
+            self._janitor.cancel()
