@@ -5,6 +5,7 @@ key id length, key id, 32 bytes of MAC), then a msgpack array of the envelope's 
 Only the first two bytes are promised to mean the same in every version.
 """
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import Final, cast
@@ -13,7 +14,7 @@ from asynctasq.codec._msgpack import packb, unpackb
 from asynctasq.codec.limits import DEFAULT_LIMITS, Limits
 from asynctasq.codec.signing import SigningKeys, sign, strip, verify
 from asynctasq.errors import BadSignature, BodyTooLarge, UndecodableBody, UnserializableValue, UnsupportedVersion
-from asynctasq.kernel.envelope import MAX_CRASHES_DEFAULT, Envelope
+from asynctasq.kernel.envelope import MAX_CRASHES_DEFAULT, NO_HEADERS, Envelope
 from asynctasq.kernel.retry import Delays, Exponential, Fixed, RetryPolicy
 
 __all__ = ["WIRE_VERSION", "Envelope", "decode_envelope", "encode_envelope"]
@@ -130,12 +131,12 @@ def _from_fields(fields: list[object]) -> Envelope:
         task=task,
         arguments=arguments,
         max_attempts=_count(fields[2]),
-        retry=Fixed(delay_s=_number(retry)) if type(retry) in NUMBER_TYPES else _retry_from_wire(retry),
+        retry=_fixed(cast("float", retry)) if type(retry) in NUMBER_TYPES else _retry_from_wire(retry),
         dispatched_at=_instant(fields[4]),
         timeout_s=None if count == FIELDS_MIN or fields[5] is None else _number(fields[5]),
         keep_result_s=None if count < 7 or fields[6] is None else _number(fields[6]),
         max_crashes=MAX_CRASHES_DEFAULT if count < 8 else _count(fields[7]),
-        **({} if count < 9 else {"headers": _headers(fields[8])}),
+        headers=NO_HEADERS if count < 9 else _headers(fields[8]),
     )
 
 
@@ -147,6 +148,12 @@ def _retry_to_wire(retry: RetryPolicy) -> object:
             return [EXPONENTIAL, retry.base_s, retry.factor, retry.cap_s, retry.jitter]
         case Delays():
             return [DELAYS, *retry.delays_s]
+
+
+@functools.lru_cache(maxsize=256, typed=True)
+def _fixed(delay_s: float) -> Fixed:
+    """Most messages of an application share a few policies."""
+    return Fixed(delay_s=_number(delay_s))
 
 
 def _retry_from_wire(wire: object) -> RetryPolicy:
@@ -165,6 +172,8 @@ def _retry_from_wire(wire: object) -> RetryPolicy:
 
 def _number(value: object) -> float:
     """Return a finite number that is not negative."""
+    if type(value) is float and 0.0 <= value < math.inf:
+        return value
     if type(value) not in NUMBER_TYPES:
         raise TypeError("a number of seconds must be a number")
     number = cast("float", value)

@@ -29,6 +29,8 @@ PATH: Final = 12
 
 TIMEDELTA_LAYOUT = struct.Struct(">iii")
 COMPLEX_LAYOUT = struct.Struct(">dd")
+MICROSECOND = dt.timedelta(microseconds=1)
+FINE_OFFSET = re.compile(r"=-?[0-9]{1,11}\Z", re.ASCII)
 ZONE_KEY = re.compile(r"[A-Za-z0-9_+\-]+(?:/[A-Za-z0-9_+\-]+){0,3}\Z")
 # Own context: the caller's may have the trap off that turns a malformed text into NaN.
 DECIMAL_CONTEXT = decimal.Context(traps=[decimal.InvalidOperation])
@@ -136,19 +138,23 @@ def _decode_date(data: bytes) -> dt.date:
     return _Real.date.fromisoformat(data.decode("ascii"))
 
 
-def _zone_fields(value: dt.datetime | dt.time) -> tuple[str, str]:
-    """Return (key of the ZoneInfo, name of the fixed offset) of an aware value; either may be empty."""
-    zone = value.tzinfo
+def _zone_fields(value: dt.datetime | dt.time) -> tuple[str, str | None]:
+    """Return (key of the ZoneInfo or empty, name of the fixed offset if it was given one).
+
+    An offset with microseconds stands in the place of the key: `fromisoformat` does not read every one of them.
+    """
+    zone, offset = value.tzinfo, value.utcoffset()
     if isinstance(zone, zoneinfo.ZoneInfo) and zone.key and ZONE_KEY.match(zone.key):
-        return zone.key, ""
-    if zone is not None and value.utcoffset() is None:
+        return zone.key, None
+    if zone is not None and offset is None:
         raise Unsupported(
             f"its time zone {type(zone)} gives it no UTC offset; use zoneinfo.ZoneInfo(...) or datetime.timezone"
         )
+    key = f"={offset // MICROSECOND}" if offset is not None and offset.microseconds else ""
     if type(zone) is dt.timezone:
         arguments = zone.__reduce__()[1]
-        return "", str(arguments[1]) if len(arguments) > 1 else ""
-    return "", ""
+        return key, str(arguments[1]) if len(arguments) > 1 else None
+    return key, None
 
 
 def _encode_moment(value: dt.datetime | dt.time) -> bytes:
@@ -157,22 +163,25 @@ def _encode_moment(value: dt.datetime | dt.time) -> bytes:
     if value.tzinfo is None and not value.fold:
         return text.encode("ascii")
     key, name = _zone_fields(value)
-    if key or name or value.fold:
-        text = f"{text}\n{value.fold}\n{key}\n{name}"
+    if key or name is not None or value.fold:
+        text = f"{text}\n{value.fold}\n{key}" + ("" if name is None else f"\n{name}")
     return text.encode("utf-8", "surrogatepass")
 
 
-def _split_moment(data: bytes) -> tuple[str, int, dt.tzinfo | None, str]:
+def _split_moment(data: bytes) -> tuple[str, int, dt.tzinfo | None, str | None]:
     text, *rest = data.decode("utf-8", "surrogatepass").split("\n", 3)
     if not rest:
-        return text, 0, None, ""
-    fold, key, name = rest
+        return text, 0, None, None
+    fold, key, *names = rest
+    name = names[0] if names else None
     if fold not in {"0", "1"}:
         raise UndecodableBody("a time with a fold other than 0 or 1")
-    return text, int(fold), _zone(key) if key else None, name
+    return text, int(fold), _named(_zone(key), name) if key else None, name
 
 
-def _zone(key: str) -> zoneinfo.ZoneInfo:
+def _zone(key: str) -> dt.tzinfo:
+    if FINE_OFFSET.match(key):
+        return dt.timezone(dt.timedelta(microseconds=int(key[1:])))
     if not ZONE_KEY.match(key):
         raise UndecodableBody("a time zone whose name is not one")
     try:
@@ -181,18 +190,20 @@ def _zone(key: str) -> zoneinfo.ZoneInfo:
         raise UndecodableBody(f"time zone {key!r} is not known here; install the package 'tzdata'") from error
 
 
-def _named(zone: dt.tzinfo | None, name: str) -> dt.tzinfo | None:
-    if not name or zone is None:
+def _named(zone: dt.tzinfo | None, name: str | None) -> dt.tzinfo | None:
+    if name is None or not isinstance(zone, dt.timezone):
         return zone
-    return dt.timezone(cast("dt.timedelta", zone.utcoffset(None)), name)
+    return dt.timezone(zone.utcoffset(None), name)
 
 
 def _decode_datetime(data: bytes) -> dt.datetime:
     text, fold, zone, name = _split_moment(data)
     value = _Real.datetime.fromisoformat(text)
     if zone is None:
-        return value.replace(fold=fold, tzinfo=_named(value.tzinfo, name)) if fold or name else value
+        return value.replace(fold=fold, tzinfo=_named(value.tzinfo, name)) if fold or name is not None else value
     local = value.replace(tzinfo=zone, fold=fold)
+    if isinstance(zone, dt.timezone):
+        return local
     # The instant wins where the rules of the zone differ from those it was written under.
     return local if local.utcoffset() == value.utcoffset() else value.astimezone(zone)
 

@@ -40,19 +40,19 @@ def kind_of(cls: type) -> Kind | None:
 
 @functools.lru_cache(maxsize=2048)
 def _kind_of(cls: type) -> Kind | None:
-    if issubclass(cls, enum.Enum):
+    if enum.Enum in cls.__mro__:
         return ENUM
     if _is_named_tuple(cls):
         return NAMED_TUPLE
     if any(base.__module__ == "pydantic.main" and base.__name__ == "BaseModel" for base in cls.__mro__):
         return PYDANTIC
-    if "__dataclass_fields__" in dir(cls) and cls.__new__ is object.__new__:
+    if dataclasses.is_dataclass(cls) and cls.__new__ is object.__new__:
         return DATACLASS
     return None
 
 
 def _is_named_tuple(cls: type) -> bool:
-    return issubclass(cls, tuple) and isinstance(getattr(cls, "_fields", None), tuple)
+    return tuple in cls.__mro__ and isinstance(getattr(cls, "_fields", None), tuple)
 
 
 def remake(cls: type, items: list[object]) -> object:
