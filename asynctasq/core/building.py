@@ -6,6 +6,7 @@ from typing import Any
 
 from asynctasq.codec.arguments import unpack_arguments
 from asynctasq.codec.envelope import decode_envelope
+from asynctasq.codec.limits import DEFAULT_LIMITS, Limits
 from asynctasq.codec.references import resolve_references
 from asynctasq.codec.signing import SigningKeys
 from asynctasq.errors import BadSignature, UndecodableBody, UnknownTask
@@ -41,9 +42,12 @@ class Invocation:
 class Builder:
     """Decodes messages and builds their tasks, with what the application allows."""
 
-    def __init__(self, application: Application, *, keys: SigningKeys | None = None) -> None:
+    def __init__(
+        self, application: Application, *, keys: SigningKeys | None = None, limits: Limits = DEFAULT_LIMITS
+    ) -> None:
         self._application = application
         self._keys = keys
+        self._limits = limits
         self._definitions: dict[type[BaseTask[Any]], TaskDefinition] = {}
 
     def decode(self, message_id: str, attempt: int, body: bytes) -> Invocation:
@@ -51,7 +55,7 @@ class Builder:
 
         Raises: UndecodableBody, BadSignature, UnsupportedVersion, UnknownTask.
         """
-        envelope = decode_envelope(body, keys=self._keys)
+        envelope = decode_envelope(body, keys=self._keys, limits=self._limits)
         cls = self._application.resolve(envelope.task)
         definition = self._definitions.get(cls)
         if definition is None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from asynctasq.codec._msgpack import packb, unpackb
+from asynctasq.codec.limits import DEFAULT_LIMITS, Limits
 from asynctasq.codec.signing import SigningKeys
 from asynctasq.codec.values import pack
 from asynctasq.core.building import Builder
@@ -96,23 +97,25 @@ class ChildSettings:
     root: str | None = None
     path: tuple[str, ...] = ()
     keys: dict[str, bytes] | None = None
+    body_bytes_max: int = DEFAULT_LIMITS.body_bytes_max
 
     def encode(self) -> bytes:
         """Return the bytes for the pipe."""
-        return packb([self.modules, self.root, self.path, self.keys])
+        return packb([self.modules, self.root, self.path, self.keys, self.body_bytes_max])
 
     @classmethod
     def decode(cls, data: bytes) -> "ChildSettings":
         """Rebuild from `encode`."""
-        fields = cast("tuple[list[str], str | None, list[str], dict[str, bytes] | None]", unpackb(data))
-        modules, root, path, keys = fields
-        return cls(modules=tuple(modules), root=root, path=tuple(path), keys=keys)
+        fields = cast("tuple[list[str], str | None, list[str], dict[str, bytes] | None, int]", unpackb(data))
+        modules, root, path, keys, body_bytes_max = fields
+        return cls(modules=tuple(modules), root=root, path=tuple(path), keys=keys, body_bytes_max=body_bytes_max)
 
     def builder(self) -> Builder:
         """Import the application's modules and return a builder for its tasks."""
         application = Application(self.modules, None if self.root is None else Path(self.root))
         application.load()
-        return Builder(application, keys=None if self.keys is None else SigningKeys(self.keys))
+        keys = None if self.keys is None else SigningKeys(self.keys)
+        return Builder(application, keys=keys, limits=Limits(body_bytes_max=self.body_bytes_max))
 
 
 async def serve(request: Request, builder: Builder) -> Reply:

@@ -3,13 +3,14 @@
 import atexit
 import threading
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from asynctasq.codec.limits import Limits
 from asynctasq.codec.signing import SigningKeys
 from asynctasq.config import Settings, load_settings
 from asynctasq.drivers.base import Driver
-from asynctasq.drivers.urls import create_driver
+from asynctasq.drivers.urls import create_driver, sqlite_url
 from asynctasq.errors import ConfigError
 from asynctasq.queue import MessageFactory, Queue, background
 
@@ -70,7 +71,8 @@ def driver_from(settings: Settings, name: str) -> Driver:
             "queue_url_prefix": settings.sqs_queue_url_prefix,
         }
     elif kind == "sqlite" and not is_url:
-        options = {"path": settings.sqlite_path, "durability": settings.sqlite_durability}
+        options = {"durability": settings.sqlite_durability}
+        address = name if settings.sqlite_path is None else sqlite_url(Path(settings.sqlite_path))
     return create_driver(address, **{key: value for key, value in options.items() if value is not None})
 
 

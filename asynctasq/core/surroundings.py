@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from asynctasq.clock import Clock, SystemClock
+from asynctasq.codec.limits import DEFAULT_LIMITS
 from asynctasq.core.building import Builder
 from asynctasq.core.child import ChildSettings
 from asynctasq.core.lanes import InlineLanes, Lanes, WorkerLanes
@@ -28,6 +29,7 @@ class WorkerSettings:
     lease_s: how long a message is ours without renewal; it is renewed at a third of that.
     shutdown_timeout_s: how long running attempts may take to end after the first signal.
     broker_timeout_s: after so long without a successful call the worker ends with DriverUnavailable.
+    body_bytes_max: larger bodies are not decoded but become dead letters.
     hook_timeout_s: how long `failed` and `should_retry` may take.
     abandon_s: how long a thread may outlive its time limit before its slot is given up.
     burst: end as soon as nothing is visible and nothing runs.
@@ -39,6 +41,7 @@ class WorkerSettings:
     lease_s: float = 30.0
     shutdown_timeout_s: float = 30.0
     broker_timeout_s: float = 60.0
+    body_bytes_max: int = DEFAULT_LIMITS.body_bytes_max
     hook_timeout_s: float = 30.0
     abandon_s: float = 60.0
     burst: bool = False
@@ -87,6 +90,7 @@ class RealSurroundings:
             root=None if application.root is None else str(application.root),
             path=application.path,
             keys=None if keys is None else dict(keys),
+            body_bytes_max=settings.body_bytes_max,
         )
         return WorkerLanes(
             child,

@@ -7,6 +7,7 @@ from collections.abc import Set as AbstractSet
 from contextlib import nullcontext
 from dataclasses import replace
 
+from asynctasq.codec.limits import Limits
 from asynctasq.codec.signing import SigningKeys
 from asynctasq.core.attempt import AttemptRunner, Fate, Held
 from asynctasq.core.broker import Outage
@@ -57,7 +58,8 @@ class Worker:
         self.queues = parse_queues(queues, self._world.rng)
         self._clock = self._world.clock
         keys = None if self.settings.signing_keys is None else SigningKeys(self.settings.signing_keys)
-        builder = Builder(self.settings.application, keys=keys)
+        limits = Limits(body_bytes_max=self.settings.body_bytes_max)
+        builder = Builder(self.settings.application, keys=keys, limits=limits)
         self._lanes = self._world.lanes(self.settings, builder, threads=self.concurrency)
         self._keeper = self._world.keeper(queue_driver, self.settings)
         self._runner = AttemptRunner(

@@ -5,13 +5,14 @@ import math
 from collections.abc import Mapping
 from difflib import get_close_matches
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote
 
 from asynctasq.drivers.base import Driver
 from asynctasq.errors import ConfigError, MissingExtra
 
-__all__ = ["SCHEMES", "create_driver", "read_options", "redact", "split_options"]
+__all__ = ["SCHEMES", "create_driver", "read_options", "redact", "split_options", "sqlite_url"]
 
 SCHEMES: dict[str, tuple[str, str]] = {
     "memory": ("asynctasq.drivers.memory_driver:MemoryDriver", "memory://"),
@@ -61,8 +62,13 @@ def _from_entry_point(scheme: str) -> tuple[str, str]:
 
 def split_options(url: str) -> tuple[str, dict[str, str]]:
     """Part a URL from the options in its query."""
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(query="")), dict(parse_qsl(parts.query, keep_blank_values=True))
+    address, _, query = url.partition("?")
+    return address, dict(parse_qsl(query, keep_blank_values=True))
+
+
+def sqlite_url(path: Path) -> str:
+    """Return the address of a SQLite file; a relative path stays relative to the working directory."""
+    return f"sqlite:///{quote(str(path))}"
 
 
 def redact(url: str) -> str:

@@ -27,10 +27,10 @@ from asynctasq.tasks.signatures import Signature, signature_of
 
 __all__ = ["RESERVED", "AsyncProcessTask", "AsyncTask", "BaseTask", "SyncProcessTask", "SyncTask", "Task"]
 
-T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
-class BaseTask(Generic[T]):
+class BaseTask(Generic[T_co]):
     """What the four kinds of task share. Derive from one of them, not from this."""
 
     queue: ClassVar[str] = "default"
@@ -211,42 +211,42 @@ class BaseTask(Generic[T]):
         return signature_of(cls.__init__, bound=True)
 
 
-class AsyncTask(BaseTask[T]):
+class AsyncTask(BaseTask[T_co]):
     """A task whose `async def execute(self)` runs in the worker's event loop."""
 
     _mode = Mode.LOOP
 
-    async def execute(self) -> T:
+    async def execute(self) -> T_co:
         """Do the work; what it returns is the result."""
         raise NotImplementedError
 
 
-class SyncTask(BaseTask[T]):
+class SyncTask(BaseTask[T_co]):
     """A task whose `def execute(self)` runs in a thread of the worker."""
 
     _mode = Mode.THREAD
 
-    def execute(self) -> T:
+    def execute(self) -> T_co:
         """Do the work; what it returns is the result."""
         raise NotImplementedError
 
 
-class AsyncProcessTask(BaseTask[T]):
+class AsyncProcessTask(BaseTask[T_co]):
     """A task whose `async def execute(self)` runs in the event loop of a child process."""
 
     _mode = Mode.ASYNC_PROCESS
 
-    async def execute(self) -> T:
+    async def execute(self) -> T_co:
         """Do the work; what it returns is the result and must be serializable."""
         raise NotImplementedError
 
 
-class SyncProcessTask(BaseTask[T]):
+class SyncProcessTask(BaseTask[T_co]):
     """A task whose `def execute(self)` runs in a child process."""
 
     _mode = Mode.SYNC_PROCESS
 
-    def execute(self) -> T:
+    def execute(self) -> T_co:
         """Do the work; what it returns is the result and must be serializable."""
         raise NotImplementedError
 

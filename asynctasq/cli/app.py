@@ -1,0 +1,121 @@
+"""The commands and their options; what they do is in one file per command."""
+
+from typing import Annotated
+
+import typer
+
+from asynctasq.cli.exit_codes import told_as_exit_code
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    name="asynctasq",
+    help="A task queue that people can test.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+App = Annotated[
+    list[str] | None,
+    typer.Option("--app", "-A", metavar="MODULE", help="Module that defines tasks; repeat or separate by commas."),
+]
+DriverName = Annotated[
+    str | None, typer.Option("--driver", metavar="NAME|URL", help="sqlite, redis, postgres, mysql, sqs, or a URL.")
+]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from asynctasq import __version__
+
+        typer.echo(f"asynctasq {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """A task queue that people can test."""
+
+
+@app.command()
+def worker(  # noqa: PLR0913, PLR0917 - one parameter per option
+    apps: App = None,
+    queues: Annotated[
+        str | None, typer.Option("--queues", "-q", help="a,b in strict order, or a:3,b:1 by weight.")
+    ] = None,
+    concurrency: Annotated[int | None, typer.Option("--concurrency", "-c", min=1, help="Attempts at once.")] = None,
+    driver: DriverName = None,
+    process_pool_size: Annotated[int | None, typer.Option(min=1, help="Child processes for process tasks.")] = None,
+    process_pool_max_tasks_per_child: Annotated[
+        int | None, typer.Option(min=1, help="Replace a child after so many tasks.")
+    ] = None,
+    burst: Annotated[bool, typer.Option("--burst", help="End when nothing is visible and nothing runs.")] = False,
+    max_tasks: Annotated[int | None, typer.Option(min=1, help="End after so many attempts.")] = None,
+    shutdown_timeout: Annotated[
+        float | None, typer.Option(min=0, help="Seconds for running attempts to end after the first signal.")
+    ] = None,
+    broker_timeout: Annotated[
+        float | None, typer.Option(min=0, help="Seconds without the backend before giving up.")
+    ] = None,
+    lease: Annotated[float | None, typer.Option(min=0, help="Seconds a message is held without renewal.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Write JSON lines: one per attempt and per log record.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No line per attempt.")] = False,
+    log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING or ERROR.")] = "INFO",
+) -> None:
+    """Run tasks until stopped.
+
+    The first SIGTERM or SIGINT drains, the second hands everything back at once.
+    Exit codes: 0 stopped, 1 failed, 2 wrong usage, 3 wrong configuration, 4 backend not usable.
+    """
+    given = {
+        "app": ",".join(apps) if apps else None,
+        "queues": queues,
+        "concurrency": concurrency,
+        "driver": driver,
+        "process_pool_size": process_pool_size,
+        "process_pool_max_tasks_per_child": process_pool_max_tasks_per_child,
+        "shutdown_timeout_s": shutdown_timeout,
+        "broker_timeout_s": broker_timeout,
+        "lease_s": lease,
+    }
+    with told_as_exit_code():
+        from asynctasq.cli.worker import Output, run_worker
+
+        run_worker(
+            {name: value for name, value in given.items() if value is not None},
+            output=Output(json=json, quiet=quiet, log_level=log_level),
+            burst=burst,
+            max_tasks=max_tasks,
+        )
+
+
+@app.command()
+def demo(
+    keep: Annotated[str | None, typer.Option("--keep", metavar="FILE", help="Keep the queue in this file.")] = None,
+) -> None:
+    """Dispatch a small mix of tasks, run them, and show what became of each."""
+    with told_as_exit_code():
+        from asynctasq.cli.demo import run_demo
+
+        run_demo(keep)
+
+
+@app.command()
+def migrate(
+    driver: DriverName = None,
+    check: Annotated[bool, typer.Option("--check", help="Change nothing; exit 1 if a migration is missing.")] = False,
+    sql: Annotated[
+        bool, typer.Option("--sql", help="Print the statements of all migrations; connect to nothing.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be applied, and apply nothing.")] = False,
+) -> None:
+    """Bring the schema of a PostgreSQL or MySQL database up to date; safe to repeat."""
+    with told_as_exit_code():
+        from asynctasq.cli.migrate import run_migrate
+
+        run_migrate(driver, check=check, sql=sql, dry_run=dry_run)

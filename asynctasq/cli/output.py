@@ -1,0 +1,126 @@
+"""What a worker shows: a banner, one line per attempt, log records; as text or as JSON lines."""
+
+import json
+import logging
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TextIO
+
+from asynctasq.kernel.ledger import Entry, Kind
+
+__all__ = ["AttemptLines", "JsonFormatter", "configure_logging"]
+
+GREEN, YELLOW, RED, DIM, PLAIN = "\033[32m", "\033[33m", "\033[31m", "\033[2m", "\033[0m"
+MARKS: Mapping[str, tuple[str, str]] = {
+    "complete": ("✓", GREEN),
+    "retry": ("↻", YELLOW),
+    "snooze": ("…", YELLOW),
+    "hand back": ("←", YELLOW),
+    "crash": ("☠", RED),
+    "bury": ("✗", RED),
+    "lost": ("?", RED),
+}
+WORDS: Mapping[str, str] = {
+    "complete": "completed",
+    "retry": "failed, will be retried",
+    "snooze": "snoozed",
+    "hand back": "handed back",
+    "crash": "crashed, will be run again",
+    "bury": "failed for good, dead letter",
+    "lost": "lost its lease",
+}
+
+
+@dataclass(slots=True)
+class _Running:
+    name: str
+    started_at: float
+    outcome: str = ""
+
+
+class AttemptLines:
+    """A ledger sink that writes one line when an attempt is settled."""
+
+    def __init__(self, stream: TextIO, *, as_json: bool) -> None:
+        self._stream = stream
+        self._as_json = as_json
+        self._colour = stream.isatty() and not as_json
+        self._running: dict[str, _Running] = {}
+
+    def __call__(self, entry: Entry) -> None:
+        if entry.kind is Kind.STARTED:
+            self._running[entry.message_id] = _Running(entry.detail, entry.at)
+        elif entry.kind is Kind.ENDED and entry.message_id in self._running:
+            self._running[entry.message_id].outcome = entry.detail
+        elif entry.kind in (Kind.SETTLED, Kind.LOST):
+            running = self._running.pop(entry.message_id, None) or _Running("", entry.at)
+            self._write(entry, running)
+
+    def _write(self, entry: Entry, running: _Running) -> None:
+        key = "lost" if entry.kind is Kind.LOST else entry.detail.partition(":")[0]
+        line = self._json(entry, running, key) if self._as_json else self._text(entry, running, key)
+        self._stream.write(f"{line}\n")
+        self._stream.flush()
+
+    def _json(self, entry: Entry, running: _Running, key: str) -> str:
+        return json.dumps(
+            {
+                "time": datetime.fromtimestamp(entry.at, UTC).isoformat(),
+                "event": "attempt",
+                "task": running.name,
+                "task_id": entry.message_id,
+                "attempt": entry.attempt,
+                "settlement": key,
+                "reason": entry.detail.partition(": ")[2] or None,
+                "outcome": running.outcome,
+                "duration_s": round(entry.at - running.started_at, 6),
+                "worker": entry.worker,
+            }
+        )
+
+    def _text(self, entry: Entry, running: _Running, key: str) -> str:
+        mark, colour = MARKS[key]
+        reason = entry.detail.partition(": ")[2]
+        error = running.outcome.partition(": ")[2].splitlines()
+        parts = [
+            datetime.fromtimestamp(entry.at).astimezone().strftime("%H:%M:%S"),
+            mark,
+            running.name or "(not a task)",
+            entry.message_id,
+            f"attempt {entry.attempt}",
+            WORDS[key] + (f" ({reason})" if reason and reason != "failed" else ""),
+            f"in {_duration(entry.at - running.started_at)}",
+        ]
+        text = " ".join(parts) + (f": {error[0]}" if error else "")
+        return f"{colour}{text}{PLAIN}" if self._colour else text
+
+
+def _duration(duration_s: float) -> str:
+    return f"{duration_s * 1000:.0f} ms" if duration_s < 1 else f"{duration_s:.2f} s"
+
+
+class JsonFormatter(logging.Formatter):
+    """Log records as JSON lines."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(),
+            "event": "log",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            fields["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(fields)
+
+
+def configure_logging(level: str, *, as_json: bool) -> None:
+    """Send log records to standard error (JSON: standard output); the command does this, the library never."""
+    handler = logging.StreamHandler(sys.stdout if as_json else sys.stderr)
+    handler.setFormatter(
+        JsonFormatter() if as_json else logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s")
+    )
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

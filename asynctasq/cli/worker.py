@@ -1,0 +1,125 @@
+"""`asynctasq worker`: configuration, banner, run, exit code."""
+
+import importlib
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from asynctasq.cli.output import AttemptLines, configure_logging
+from asynctasq.config import Settings, load_settings
+from asynctasq.core.setup import Setup, install, secret_bytes
+from asynctasq.core.surroundings import RealSurroundings, WorkerSettings
+from asynctasq.core.worker import Worker
+from asynctasq.errors import ConfigError
+from asynctasq.tasks.registry import Application, project_root
+from asynctasq.utils.loop import run
+
+__all__ = ["Output", "run_worker"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Output:
+    """How to show what happens."""
+
+    json: bool = False
+    quiet: bool = False
+    log_level: str = "INFO"
+
+
+def run_worker(given: Mapping[str, Any], *, output: Output, burst: bool, max_tasks: int | None) -> None:
+    """Run a worker until it is stopped.
+
+    Raises: ConfigError, DriverError.
+    """
+    configure_logging(_log_level(output.log_level), as_json=output.json)
+    root = project_root()
+    path = _import_path(root)
+    settings = load_settings(given, root=root)
+    setup = Setup(settings)
+    install(setup, pin=True)
+    application = Application(settings.app, root, path=path)
+    _load(application)
+    worker = _worker(settings, setup, application, output, burst=burst, max_tasks=max_tasks)
+    _banner(worker, settings, output)
+    run(worker.start())
+
+
+def _log_level(name: str) -> str:
+    if name.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+        raise ConfigError(f"log level {name!r} is unknown; use DEBUG, INFO, WARNING or ERROR")
+    return name
+
+
+def _import_path(root: Path) -> tuple[str, ...]:
+    """Put the folder the worker was started in, and the project root, where imports find them."""
+    path = tuple(dict.fromkeys([str(Path.cwd()), str(root)]))
+    sys.path[:0] = [entry for entry in path if entry not in sys.path]
+    return path
+
+
+def _load(application: Application) -> None:
+    for module in application.modules:
+        try:
+            importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+                raise
+            raise ConfigError(
+                f"--app {module}: there is no module {error.name!r} in {', '.join(application.path)} or installed"
+            ) from error
+
+
+def _worker(
+    settings: Settings, setup: Setup, application: Application, output: Output, *, burst: bool, max_tasks: int | None
+) -> Worker:
+    driver = setup.driver(settings.driver)
+    if not driver.capabilities.cross_process:
+        raise ConfigError(
+            f"the driver {driver} does not reach other processes: a worker would never see a task; "
+            "use sqlite, redis, postgres, mysql or sqs"
+        )
+    record = None if output.quiet else AttemptLines(sys.stdout, as_json=output.json)
+    return Worker(
+        driver,
+        settings.queues,
+        settings.concurrency,
+        process_pool_size=settings.process_pool_size,
+        process_pool_max_tasks_per_child=settings.process_pool_max_tasks_per_child,
+        max_tasks=max_tasks,
+        settings=WorkerSettings(
+            application=application,
+            signing_keys=secret_bytes(settings),
+            lease_s=settings.lease_s,
+            shutdown_timeout_s=settings.shutdown_timeout_s,
+            broker_timeout_s=settings.broker_timeout_s,
+            body_bytes_max=settings.body_bytes_max,
+            burst=burst,
+        ),
+        surroundings=RealSurroundings(record=record),
+    )
+
+
+def _banner(worker: Worker, settings: Settings, output: Output) -> None:
+    from asynctasq import __version__
+
+    facts = {
+        "version": __version__,
+        "worker": worker.name,
+        "pid": os.getpid(),
+        "driver": str(worker.driver),
+        "queues": str(worker.queues),
+        "concurrency": worker.concurrency,
+        "processes": settings.process_pool_size or os.cpu_count() or 1,
+        "lease_s": settings.lease_s,
+        "app": ", ".join(settings.app) or "tasks are found in the project root",
+    }
+    if output.json:
+        sys.stdout.write(json.dumps({"event": "started", **facts}) + "\n")
+    else:
+        width = max(map(len, facts))
+        sys.stdout.write("asynctasq worker\n" + "".join(f"  {name:<{width}}  {fact}\n" for name, fact in facts.items()))
+    sys.stdout.flush()
