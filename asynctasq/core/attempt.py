@@ -71,13 +71,15 @@ class Fate:
 
 @dataclass(slots=True, eq=False)
 class Held:
-    """A lease that the worker holds, and what it decided about it. `deadline` is on the worker's monotonic clock."""
+    """A lease that the worker holds, and what became of it so far. `deadline` is on the worker's monotonic clock."""
 
     lease: Lease
     deadline: float
     fate: str | None = None
     name: str = "?"
     task: "asyncio.Task[None] | None" = None
+    value: object = None
+    exception: BaseException | None = None
 
 
 @dataclass(slots=True)
@@ -87,7 +89,6 @@ class _Run:
     held: Held
     invocation: Invocation
     task: BaseTask[Any] | None = None
-    exception: BaseException | None = None
 
 
 class AttemptRunner:
@@ -141,7 +142,7 @@ class AttemptRunner:
             outcome = await self._in_lane(run)
         except BaseException as error:  # noqa: BLE001 - user code may raise anything
             outcome = self._raised(run, error)
-        self._note(run.held, Kind.ENDED, _describe(outcome))
+        self._note(run.held, Kind.ENDED, _describe(outcome), run.held.exception)
         return outcome
 
     async def _in_lane(self, run: _Run) -> Outcome:
@@ -170,19 +171,20 @@ class AttemptRunner:
             case ReplyKind.RETURNED:
                 return Succeeded(result=reply.result, result_ttl_s=invocation.envelope.keep_result_s or 0.0)
             case ReplyKind.BAD_RESULT:
-                run.exception = reply.exception()
-                return Failed(error=record_of(run.exception), wants_retry=False)
+                run.held.exception = reply.exception()
+                return Failed(error=record_of(run.held.exception), wants_retry=False)
             case ReplyKind.NOT_BUILT | ReplyKind.RAISED:
                 raise reply.exception()
 
     def _returned(self, run: _Run, value: object) -> Outcome:
+        run.held.value = value
         ttl_s = run.invocation.envelope.keep_result_s
         if ttl_s is None:
             return Succeeded()
         try:
             return Succeeded(result=pack(value, path=f"{run.held.name} result"), result_ttl_s=ttl_s)
         except (CodecError, DispatchError) as error:  # running it again would not change its type
-            run.exception = error
+            run.held.exception = error
             return Failed(error=record_of(error), wants_retry=False)
 
     def _raised(self, run: _Run, error: BaseException) -> Outcome:
@@ -190,7 +192,7 @@ class AttemptRunner:
             return Interrupted()
         if isinstance(error, asyncio.CancelledError):
             _forget_cancellation()
-        run.exception = error
+        run.held.exception = error
         reason = reason_of(error) if run.task is None else None
         match error:
             case Snooze():
@@ -219,7 +221,7 @@ class AttemptRunner:
             return self._after_thread(run.held)
         settlement = decide(outcome, attempt=lease.attempt, crashes=lease.crashes, rules=rules, rng=self._rng)
         if isinstance(settlement, Bury) and not isinstance(outcome, Unrunnable):
-            exception = run.exception
+            exception = run.held.exception
             if settlement.reason is DeadReason.CRASHED:
                 exception = _gave_up(run, lease.crashes + 1)
             await self._failed(run, exception or WorkerCrashedError("the attempt did not end"))
@@ -243,10 +245,10 @@ class AttemptRunner:
     async def _should_retry(self, run: _Run) -> bool:
         """Ask the task; an error of its answer is told and means yes."""
         task = await self._instance(run)
-        if task is None or run.exception is None:
+        if task is None or run.held.exception is None:
             return True
         try:
-            answer = task.should_retry(cast("Exception", run.exception))
+            answer = task.should_retry(cast("Exception", run.held.exception))
             if inspect.isawaitable(answer):
                 answer = await asyncio.wait_for(answer, self._hook_timeout_s)
         except BaseException as error:  # noqa: BLE001 - user code may raise anything
@@ -299,7 +301,7 @@ class AttemptRunner:
                 return None
         return run.task
 
-    def _note(self, held: Held, kind: Kind, detail: str) -> None:
+    def _note(self, held: Held, kind: Kind, detail: str, error: BaseException | None = None) -> None:
         if self._record is not None:
             lease = held.lease
             self._record(
@@ -311,6 +313,7 @@ class AttemptRunner:
                     attempt=lease.attempt,
                     token=lease.token,
                     detail=detail,
+                    error=error,
                 )
             )
 

@@ -111,7 +111,7 @@ class SimulatedSurroundings:
     clock: Clock
     rng: RandomSource
     name: str
-    wait_s: float = 1e9
+    wait_s: float = float("inf")
     record: Callable[[Entry], None] | None = None
 
     def lanes(self, settings: WorkerSettings, builder: Builder, *, threads: int) -> Lanes:  # noqa: ARG002

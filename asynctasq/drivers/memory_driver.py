@@ -104,6 +104,7 @@ class MemoryDriver(Driver):
         self._rows: dict[str, _Row] = {}
         self._due: dict[str, list[tuple[int, int, str]]] = {}
         self._dead: dict[str, dict[str, None]] = {}
+        self._hidden: set[str] = set()
         self._results: dict[str, tuple[int, bytes]] = {}
         self._arrivals = 0
         self._waiters: dict[_Waiter, None] = {}
@@ -127,6 +128,38 @@ class MemoryDriver(Driver):
                 del self._waiters[waiter]
                 if not waiter.woken.done():
                     waiter.woken.set_result(False)
+
+    # -- for simulations -------------------------------------------------------------------------
+
+    @property
+    def pending(self) -> int:
+        """How many messages live that are no dead letters."""
+        return len(self._rows) - sum(len(dead) for dead in self._dead.values())
+
+    def any_visible(self) -> bool:
+        """Say whether a reserve of some queue would bring something now."""
+        with self._lock:
+            now = self._now()
+            return any(self._first_visible(queue, now) for queue in self._due)
+
+    def hide(self, message_id: str) -> None:
+        """Let no reserve see this message until `show`."""
+        self._hidden.add(message_id)
+
+    def show(self, message_ids: Iterable[str]) -> None:
+        """End `hide` for these messages."""
+        with self._lock:
+            for message_id in message_ids:
+                self._hidden.discard(message_id)
+                row = self._rows.get(message_id)
+                if row is not None and row.reason is None:
+                    self._place(row)
+                    self._wake({row.message.queue})
+
+    @property
+    def hidden(self) -> int:
+        """How many living messages are hidden."""
+        return sum(1 for message_id in self._hidden if message_id in self._rows)
 
     # -- storing ---------------------------------------------------------------------------------
 
@@ -185,7 +218,8 @@ class MemoryDriver(Driver):
         while heap:
             visible_us, _, message_id = heap[0]
             row = self._rows.get(message_id)
-            if row is not None and row.reason is None and row.visible_us == visible_us:
+            stands = row is not None and row.reason is None and row.visible_us == visible_us
+            if stands and row is not None and message_id not in self._hidden:
                 return row if visible_us <= now else None
             heapq.heappop(heap)
         return None

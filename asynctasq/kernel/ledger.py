@@ -35,7 +35,8 @@ class Entry(NamedTuple):
     `due_at` is when the message becomes visible (dispatched, settled by a release) or its lease ends
     (reserved, extended). `detail` is the outcome of ENDED, the settlement of SETTLED ("complete", "retry",
     "hand back", "snooze", "crash", "bury: REASON"), the hook of HOOK, the task of DISPATCHED.
-    CRASHED and STOPPED are about a whole worker and have no message.
+    CRASHED and STOPPED are about a whole worker and have no message. `error` is the exception itself of a failed
+    attempt, where the ledger is in the same process.
     """
 
     at: float
@@ -47,6 +48,7 @@ class Entry(NamedTuple):
     detail: str = ""
     due_at: float = 0.0
     max_attempts: int = 0
+    error: BaseException | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
