@@ -34,11 +34,11 @@ from asynctasq.kernel.messages import (
     microseconds,
 )
 
-__all__ = ["MemoryDriver"]
+__all__ = ["MemoryDriver", "MemoryRow"]
 
 
 @dataclass(slots=True)
-class _Row:
+class MemoryRow:
     """One living message. Instants are integer microseconds; `token` counts its reserves."""
 
     message: Message
@@ -101,10 +101,9 @@ class MemoryDriver(Driver):
         self._clock = clock or SystemClock()
         self._body_bytes_max = body_bytes_max
         self._lock = threading.Lock()
-        self._rows: dict[str, _Row] = {}
+        self._rows: dict[str, MemoryRow] = {}
         self._due: dict[str, list[tuple[int, int, str]]] = {}
         self._dead: dict[str, dict[str, None]] = {}
-        self._hidden: set[str] = set()
         self._results: dict[str, tuple[int, bytes]] = {}
         self._arrivals = 0
         self._waiters: dict[_Waiter, None] = {}
@@ -128,38 +127,6 @@ class MemoryDriver(Driver):
                 del self._waiters[waiter]
                 if not waiter.woken.done():
                     waiter.woken.set_result(False)
-
-    # -- for simulations -------------------------------------------------------------------------
-
-    @property
-    def pending(self) -> int:
-        """How many messages live that are no dead letters."""
-        return len(self._rows) - sum(len(dead) for dead in self._dead.values())
-
-    def any_visible(self) -> bool:
-        """Say whether a reserve of some queue would bring something now."""
-        with self._lock:
-            now = self._now()
-            return any(self._first_visible(queue, now) for queue in self._due)
-
-    def hide(self, message_id: str) -> None:
-        """Let no reserve see this message until `show`."""
-        self._hidden.add(message_id)
-
-    def show(self, message_ids: Iterable[str]) -> None:
-        """End `hide` for these messages."""
-        with self._lock:
-            for message_id in message_ids:
-                self._hidden.discard(message_id)
-                row = self._rows.get(message_id)
-                if row is not None and row.reason is None:
-                    self._place(row)
-                    self._wake({row.message.queue})
-
-    @property
-    def hidden(self) -> int:
-        """How many living messages are hidden."""
-        return sum(1 for message_id in self._hidden if message_id in self._rows)
 
     # -- storing ---------------------------------------------------------------------------------
 
@@ -185,7 +152,7 @@ class MemoryDriver(Driver):
         if message.id in self._rows:
             return False
         self._arrivals += 1
-        row = _Row(message, self._arrivals, now, now + microseconds(message.delay_s))
+        row = MemoryRow(message, self._arrivals, now, now + microseconds(message.delay_s))
         self._rows[message.id] = row
         self._place(row)
         return True
@@ -212,19 +179,22 @@ class MemoryDriver(Driver):
                     leases.append(self._lease(row, until))
         return leases
 
-    def _first_visible(self, queue: str, now: int) -> _Row | None:
+    def _first_visible(self, queue: str, now: int) -> MemoryRow | None:
         """Return the row that is first in line if it is visible; drop entries that no longer stand."""
         heap = self._due.get(queue, [])
         while heap:
             visible_us, _, message_id = heap[0]
             row = self._rows.get(message_id)
-            stands = row is not None and row.reason is None and row.visible_us == visible_us
-            if stands and row is not None and message_id not in self._hidden:
+            if row is not None and self._stands(row, visible_us):
                 return row if visible_us <= now else None
             heapq.heappop(heap)
         return None
 
-    def _lease(self, row: _Row, until: int) -> Lease:
+    def _stands(self, row: MemoryRow, visible_us: int) -> bool:
+        """Say whether a place in the line is still the row's own."""
+        return row.reason is None and row.visible_us == visible_us
+
+    def _lease(self, row: MemoryRow, until: int) -> Lease:
         if row.leased:
             row.crashes += 1
         row.leased = True
@@ -320,11 +290,11 @@ class MemoryDriver(Driver):
                 self._store(settlement.follow_ups)
         return lost
 
-    def _held(self, lease: Lease) -> _Row | None:
+    def _held(self, lease: Lease) -> MemoryRow | None:
         row = self._rows.get(lease.message_id)
         return row if row is not None and row.leased and str(row.token) == lease.token else None
 
-    def _end(self, row: _Row, settlement: Settlement) -> None:
+    def _end(self, row: MemoryRow, settlement: Settlement) -> None:
         now = self._now()
         row.leased = False
         match settlement:
@@ -431,7 +401,7 @@ class MemoryDriver(Driver):
                     removed.add(message_id)
             return removed
 
-    def _stored(self, row: _Row, now: int) -> StoredMessage:
+    def _stored(self, row: MemoryRow, now: int) -> StoredMessage:
         return StoredMessage(
             id=row.message.id,
             queue=row.message.queue,
@@ -445,12 +415,12 @@ class MemoryDriver(Driver):
             error=row.error,
         )
 
-    def _state(self, row: _Row, now: int) -> State:
+    def _state(self, row: MemoryRow, now: int) -> State:
         if row.reason is not None:
             return State.DEAD
         return derive_state(leased=row.leased, visible_at=row.visible_us, now=now)
 
-    def _place(self, row: _Row) -> None:
+    def _place(self, row: MemoryRow) -> None:
         heapq.heappush(self._due.setdefault(row.message.queue, []), (row.visible_us, row.arrival, row.message.id))
 
     def _now(self) -> int:
