@@ -10,7 +10,7 @@ from asynctasq.drivers._sql import apply_pending
 from asynctasq.drivers.base import Migration
 from asynctasq.errors import DriverUnavailable
 
-__all__ = ["migrate", "read_version", "version_on"]
+__all__ = ["migrate", "read_state", "read_version"]
 
 LOCK_WAIT_S = 60
 STATEMENT_TIMEOUT_S = 3600.0
@@ -29,7 +29,7 @@ class _Store:
         self._sql = sql
 
     async def version(self) -> int:
-        have = await version_on(self._link, self._sql)
+        have, _ = await read_state(self._link, self._sql)
         if not have:
             await self._link.run(self._sql.create_versions())
         return have
@@ -40,20 +40,21 @@ class _Store:
         await self._link.run(self._sql.record_version(migration.version))
 
 
-async def version_on(link: Link, sql: Statements) -> int:
-    """Return the version of the tables, 0 if there are none."""
+async def read_state(link: Link, sql: Statements) -> tuple[int, str | None]:
+    """Return the version of the tables and the id they were given when made; 0 and None if there are none."""
     try:
-        (result,) = await link.run(sql.version())
+        (result,) = await link.run(sql.state())
     except NoSuchTable:
-        return 0
-    return result.rows[0][0] or 0
+        return 0, None
+    version, store = result.rows[0]
+    return version or 0, store.decode() if store else None
 
 
 async def read_version(address: Address, sql: Statements) -> int:
-    """Do `version_on` on a connection of its own."""
+    """Return the version of the tables, 0 if there are none, by a connection of its own."""
     link = await connect(address)
     try:
-        return await version_on(link, sql)
+        return (await read_state(link, sql))[0]
     finally:
         await link.close()
 

@@ -132,16 +132,25 @@ class Statements:
     def create_versions(self) -> str:
         """Return the statement that makes the table of applied migrations."""
         return f"""CREATE TABLE IF NOT EXISTS {self.versions} (
-  version INT UNSIGNED NOT NULL PRIMARY KEY
+  version INT UNSIGNED NOT NULL PRIMARY KEY,
+  store VARBINARY(36) NOT NULL
 ) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4"""
 
-    def version(self) -> str:
-        """Select the version recorded last, NULL if none."""
-        return f"SELECT MAX(version) FROM {self.versions}"
+    def state(self) -> str:
+        """Select the version recorded last, NULL if none, and the id of these tables."""
+        return f"SELECT MAX(version), ({self._store()}) FROM {self.versions}"
+
+    def _store(self) -> str:
+        return f"SELECT store FROM {self.versions} WHERE version = 1"
 
     def record_version(self, version: int) -> str:
         """Note that a migration was applied; repeating it changes nothing."""
-        return f"INSERT INTO {self.versions} (version) VALUES ({version}) ON DUPLICATE KEY UPDATE version = version"
+        values = f"({version}, UUID()) ON DUPLICATE KEY UPDATE version = version"
+        return f"INSERT INTO {self.versions} (version, store) VALUES {values}"
+
+    def whereabouts(self, *, now: str) -> str:
+        """Select now, a number nobody else gets, the database and the id of the tables of a connection."""
+        return f"SELECT {now}, UUID_SHORT(), DATABASE(), ({self._store()})"
 
     # -- storing ---------------------------------------------------------------------------------
 
@@ -155,10 +164,14 @@ class Statements:
         columns = "id, queue, visible_us, enqueued_us, claim, body"
         return f"INSERT INTO {self.messages} ({columns}) VALUES {rows} ON DUPLICATE KEY UPDATE seq = seq"
 
+    def living(self, message_ids: Iterable[str]) -> str:
+        """Select those of the ids that live, without a lock."""
+        ids = ",".join(map(literal, message_ids))
+        return f"SELECT id FROM {self.messages} FORCE INDEX (by_id) WHERE id IN ({ids})"
+
     def inserted(self, message_ids: Iterable[str], *, claim: str) -> str:
         """Select the ids that this transaction's insert stored."""
-        ids = ",".join(map(literal, message_ids))
-        return f"SELECT id FROM {self.messages} FORCE INDEX (by_id) WHERE id IN ({ids}) AND claim = {claim}"
+        return f"{self.living(message_ids)} AND claim = {claim}"
 
     # -- reserving -------------------------------------------------------------------------------
 
@@ -297,11 +310,19 @@ class Statements:
             f" AND seq > {after} AND {_STATES[state].format(now=now)} ORDER BY seq LIMIT {limit}"
         )
 
-    def removable(self, message_ids: Iterable[str], *, dead: bool, now: str) -> str:
-        """Lock and select those of the messages that are dead letters, or that nobody holds."""
-        ids = ",".join(map(literal, message_ids))
+    def seqs(self, message_ids: Iterable[str]) -> str:
+        """Select the keys of messages by their ids, without a lock."""
+        return (
+            f"SELECT seq FROM {self.messages} FORCE INDEX (by_id) WHERE id IN ({','.join(map(literal, message_ids))})"
+        )
+
+    def removable(self, seqs: Iterable[int], *, dead: bool, now: str) -> str:
+        """Lock and select those of the messages that are dead letters, or that nobody holds; in order of the key."""
         state = "dead = 1" if dead else f"dead = 0 AND (leased = 0 OR visible_us <= {now})"
-        return f"SELECT seq, id FROM {self.messages} FORCE INDEX (by_id) WHERE id IN ({ids}) AND {state} FOR UPDATE"
+        return (
+            f"SELECT seq, id FROM {self.messages} FORCE INDEX (PRIMARY)"
+            f" WHERE seq IN ({','.join(map(str, seqs))}) AND {state} FOR UPDATE"
+        )
 
     def remove(self, seqs: Iterable[int]) -> str:
         """Delete rows that this transaction has locked."""

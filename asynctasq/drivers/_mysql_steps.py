@@ -89,9 +89,17 @@ def _instant(offset_us: int) -> list[str]:
 # -- storing -------------------------------------------------------------------------------------
 
 
-def store(sql: Statements, messages: Sequence[Message], *, offset_us: int) -> Steps[list[str]]:
-    """Store messages in a transaction of our own; return the new ids."""
+def store(sql: Statements, messages: Sequence[Message], *, offset_us: int, again: bool = False) -> Steps[list[str]]:
+    """Store messages in a transaction of our own; return the new ids.
+
+    An insert locks the rows that have its ids already, in the order of its messages, and may deadlock over
+    them. So when it happens `again`, those that live are left out first, by a look that locks nothing.
+    """
     unique = _first_of_equal_ids(messages)
+    if again:
+        unique = yield from _not_living(sql, unique)
+        if not unique:
+            return []
     if len(unique) == 1:
         (result,) = yield [sql.insert(unique, now=server_now(offset_us), claim="0")]
         return [unique[0].id] if result.affected else []
@@ -123,6 +131,14 @@ def _stored_now(sql: Statements, ids: Sequence[str], claim: str) -> Steps[list[s
     (result,) = yield [sql.inserted(ids, claim=claim)]
     stored = {bytes(row[0]).decode() for row in result.rows}
     return [message_id for message_id in ids if message_id in stored]
+
+
+def _not_living(sql: Statements, messages: Sequence[Message]) -> Steps[list[Message]]:
+    living: set[str] = set()
+    for group in chunks(messages, ROWS_MAX):
+        (result,) = yield [sql.living(message.id for message in group)]
+        living |= {bytes(row[0]).decode() for row in result.rows}
+    return [message for message in messages if message.id not in living]
 
 
 def _first_of_equal_ids(messages: Sequence[Message]) -> list[Message]:
@@ -329,9 +345,13 @@ def remove(sql: Statements, message_ids: Sequence[str], *, dead: bool, offset_us
     removed: set[str] = set()
     yield ["START TRANSACTION"]
     for group in chunks(message_ids, ROWS_MAX):
-        (result,) = yield [sql.removable(group, dead=dead, now=server_now(offset_us))]
-        if result.rows:
-            yield [sql.remove(seq for seq, _ in result.rows)]
-            removed |= {message_id.decode() for _, message_id in result.rows}
+        # Locked by the key, as everything else does: by id first, it would deadlock with those who delete.
+        (known,) = yield [sql.seqs(group)]
+        if not known.rows:
+            continue
+        (found,) = yield [sql.removable((row[0] for row in known.rows), dead=dead, now=server_now(offset_us))]
+        if found.rows:
+            yield [sql.remove(seq for seq, _ in found.rows)]
+            removed |= {message_id.decode() for _, message_id in found.rows}
     yield ["COMMIT"]
     return removed

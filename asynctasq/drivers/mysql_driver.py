@@ -1,33 +1,32 @@
 """Messages in a table of MySQL 8.0+ or MariaDB 10.6+; knows no SQL text and no client library itself."""
 
 import asyncio
+import itertools
 import random
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 from urllib.parse import urlencode
 
 from asynctasq.drivers._mysql_address import ADDRESS_OPTIONS, parse_address
-from asynctasq.drivers._mysql_migrate import migrate, read_version, version_on
-from asynctasq.drivers._mysql_pool import Link, Pool, connect, is_conflict
+from asynctasq.drivers._mysql_backend import Backend
+from asynctasq.drivers._mysql_callers import InCallersTransaction
+from asynctasq.drivers._mysql_migrate import migrate, read_version
 from asynctasq.drivers._mysql_sql import Statements, server_now
-from asynctasq.drivers._mysql_steps import Claim, Result, Steps, drive, extend, remove, store, work
+from asynctasq.drivers._mysql_steps import Claim, extend, remove, store, work
 from asynctasq.drivers._sql import (
     Pace,
     Waiter,
     Wakeups,
     check_identifier,
     check_messages,
-    check_schema_version,
     depth_from,
-    retry_conflicts,
     stored_message,
     wait_until_visible,
 )
 from asynctasq.drivers.base import YES, Capabilities, Driver, Migration, Page, Settlements, partial
-from asynctasq.drivers.loops import PerLoop
 from asynctasq.drivers.urls import read_options, split_options
 from asynctasq.errors import BodyTooLarge, ConfigError, DriverError
 from asynctasq.kernel.messages import (
@@ -45,12 +44,9 @@ from asynctasq.kernel.messages import (
 
 __all__ = ["MySQLDriver"]
 
-T = TypeVar("T")
-
 DEFAULT_URL = "mysql://localhost:3306/asynctasq"
 BODY_BYTES_MAX = 7 * 1024 * 1024
 """Bodies travel as hexadecimal, so this needs 14 MiB of the 16 MiB that MariaDB takes in one packet by default."""
-PACKET_RESERVE_BYTES = 64 * 1024
 BATCH_ROWS = 5000
 POLL_FIRST_S = 0.05
 POLL_LONGEST_S = 4.0
@@ -70,6 +66,7 @@ class MySQLDriver(Driver):
         wakes_waiting=partial("the server can't notify: other processes' messages are found by polling, within 4 s"),
         inspects=YES,
         keeps_results=YES,
+        transactional=YES,
         body_bytes_max=BODY_BYTES_MAX,
     )
 
@@ -95,10 +92,12 @@ class MySQLDriver(Driver):
         self._prefix = check_identifier(table_prefix, "table_prefix")
         self._sql = Statements(table_prefix)
         self._rng = rng or random.Random()
-        self._max_connections = max_connections
-        self._body_bytes_max = body_bytes_max
+        self._backend = Backend(
+            self._address, self._sql, max_connections=max_connections, body_bytes_max=body_bytes_max, rng=self._rng
+        )
+        self._callers = InCallersTransaction(self._sql, self._address)
         self._wakeups = Wakeups.of(f"{self._address}/{table_prefix}")
-        self._pools = PerLoop(self._open_pool, Pool.close, Pool.abandon)
+        self._stored_unseen = 0
 
     @classmethod
     def from_url(cls, url: str, **options: Any) -> Self:
@@ -120,52 +119,10 @@ class MySQLDriver(Driver):
         return f"{self._address} (tables {self._prefix}_*)"
 
     async def open(self) -> None:
-        await self._pools.get()
+        await self._backend.pool()
 
     async def close(self) -> None:
-        await self._pools.close()
-
-    async def _open_pool(self) -> Pool:
-        """Check the schema on a first connection, which the pool then keeps."""
-        pool = Pool(self._connect, size=self._max_connections)
-        try:
-            async with pool.link() as link:
-                have = await version_on(link, self._sql)
-                check_schema_version(have, self.migrations(), driver="mysql", where=str(self._address))
-        except BaseException:
-            await pool.close()
-            raise
-        return pool
-
-    async def _connect(self) -> Link:
-        link = await connect(self._address)
-        packet_bytes = int(link.variables.get("max_allowed_packet", 2**24))
-        self._body_bytes_max = min(self.capabilities.body_bytes_max or 0, (packet_bytes - PACKET_RESERVE_BYTES) // 2)
-        return link
-
-    @asynccontextmanager
-    async def _link(self) -> AsyncGenerator[Link, None]:
-        pool = await self._pools.get()
-        async with pool.link() as link:
-            yield link
-
-    async def _run(self, statement: str) -> Result:
-        """Run one statement that is a transaction of its own."""
-
-        async def once() -> Result:
-            async with self._link() as link:
-                return (await link.run(statement))[0]
-
-        return await retry_conflicts(once, is_conflict=is_conflict, rng=self._rng)
-
-    async def _drive(self, steps: Callable[[], Steps[T]]) -> T:
-        """Run the steps as one transaction, again as long as the server rolls them back for another's sake."""
-
-        async def once() -> T:
-            async with self._link() as link:
-                return await drive(steps(), lambda statements: link.run(*statements))
-
-        return await retry_conflicts(once, is_conflict=is_conflict, rng=self._rng)
+        await self._backend.close()
 
     @property
     def _offset_us(self) -> int:
@@ -178,17 +135,20 @@ class MySQLDriver(Driver):
     # -- storing ---------------------------------------------------------------------------------
 
     async def enqueue(self, messages: Sequence[Message]) -> list[str]:
-        await self._pools.get()
+        await self._backend.pool()
         self._check(messages)
         if not messages:
             return []
-        new = await self._drive(lambda: store(self._sql, messages, offset_us=self._offset_us))
+        tries = itertools.count()
+        new = await self._backend.drive(
+            lambda: store(self._sql, messages, offset_us=self._offset_us, again=next(tries) > 0)
+        )
         if new:
             self._wakeups.wake({message.queue for message in messages})
         return new
 
     def _check(self, messages: Iterable[Message]) -> None:
-        check_messages(messages, body_bytes_max=self._body_bytes_max)
+        check_messages(messages, body_bytes_max=self._backend.body_bytes_max)
 
     # -- reserving -------------------------------------------------------------------------------
 
@@ -201,7 +161,7 @@ class MySQLDriver(Driver):
             return leases
         deadline = asyncio.get_running_loop().time() + wait_s
         losing = Pace(first_s=POLL_FIRST_S, longest_s=1.0, rng=self._rng)
-        pool = await self._pools.get()
+        pool = await self._backend.pool()
         with self._wakeups.waiting(queues, into=pool.waiters) as waiter:
             while not leases and (left_s := deadline - asyncio.get_running_loop().time()) > 0:
                 if not await self._until_visible(waiter, queues, left_s):
@@ -214,17 +174,23 @@ class MySQLDriver(Driver):
 
     async def wait_visible(self, queues: Sequence[str], *, wait_s: float) -> bool:
         _check_queues(queues)
-        pool = await self._pools.get()
+        pool = await self._backend.pool()
         with self._wakeups.waiting(queues, into=pool.waiters) as waiter:
             return await self._until_visible(waiter, queues, wait_s)
 
     async def _until_visible(self, waiter: Waiter, queues: Sequence[str], wait_s: float) -> bool:
+        pace = Pace(first_s=POLL_FIRST_S, longest_s=POLL_LONGEST_S, rng=self._rng)
+        unseen = self._stored_unseen
+
         async def due_in_s() -> float | None:
-            now, *firsts = (await self._run(self._sql.next_visible(queues, now=self._now))).rows[0]
+            nonlocal unseen
+            if unseen != self._stored_unseen:
+                unseen = self._stored_unseen
+                pace.reset()
+            now, *firsts = (await self._backend.run(self._sql.next_visible(queues, now=self._now))).rows[0]
             pending = [first for first in firsts if first is not None]
             return (min(pending) - now) / MICROSECONDS if pending else None
 
-        pace = Pace(first_s=POLL_FIRST_S, longest_s=POLL_LONGEST_S, rng=self._rng)
         return await wait_until_visible(waiter, due_in_s, wait_s=wait_s, pace=pace)
 
     async def _work(
@@ -237,7 +203,7 @@ class MySQLDriver(Driver):
             return frozenset(), []
         # A task of its own: cancelling the caller must not cut a claim whose leases nobody would then know.
         working = asyncio.ensure_future(
-            self._drive(lambda: work(self._sql, settlements, claim, offset_us=self._offset_us))
+            self._backend.drive(lambda: work(self._sql, settlements, claim, offset_us=self._offset_us))
         )
         try:
             return await asyncio.shield(working)
@@ -263,7 +229,7 @@ class MySQLDriver(Driver):
     async def extend(self, leases: Sequence[Lease], *, lease_s: float) -> AbstractSet[str]:
         if not leases:
             return frozenset()
-        return await self._drive(
+        return await self._backend.drive(
             lambda: extend(self._sql, leases, lease_us=microseconds(lease_s), offset_us=self._offset_us)
         )
 
@@ -275,7 +241,7 @@ class MySQLDriver(Driver):
     ) -> tuple[AbstractSet[str], list[Lease]]:
         _check_queues(queues)
         if settlements:
-            await self._pools.get()
+            await self._backend.pool()
             woken = self._check_settlements(settlements)
             done = await self._work(settlements, queues, limit, lease_s)
             self._wakeups.wake(woken)
@@ -291,19 +257,52 @@ class MySQLDriver(Driver):
                 woken.update(message.queue for message in settlement.follow_ups)
             if isinstance(settlement, Release):
                 woken.add(lease.queue)
-            elif isinstance(settlement, Complete) and len(settlement.result or b"") > self._body_bytes_max:
-                size, limit = len(settlement.result or b""), self._body_bytes_max
+            elif isinstance(settlement, Complete) and len(settlement.result or b"") > self._backend.body_bytes_max:
+                size, limit = len(settlement.result or b""), self._backend.body_bytes_max
                 raise BodyTooLarge(
                     f"the result of message {lease.message_id} has {size} bytes; this driver takes {limit}"
                 )
         return woken
+
+    # -- in the caller's transaction ------------------------------------------------------------------
+
+    async def enqueue_in(self, connection: Any, messages: Sequence[Message]) -> list[str]:
+        await self._backend.pool()
+        self._check(messages)
+        if not messages:
+            return []
+        new = await self._callers.enqueue(connection, messages, offset_us=self._offset_us, store=self._backend.store)
+        self._expect({message.queue for message in messages})
+        return new
+
+    def enqueue_in_sync(self, connection: Any, messages: Sequence[Message]) -> list[str]:
+        self._check(messages)
+        if not messages:
+            return []
+        new = self._callers.enqueue_sync(connection, messages, offset_us=self._offset_us, store=self._backend.store)
+        self._expect({message.queue for message in messages})
+        return new
+
+    async def settle_in(self, connection: Any, settlements: Settlements) -> AbstractSet[str]:
+        await self._backend.pool()
+        woken = self._check_settlements(settlements)
+        if not settlements:
+            return frozenset()
+        lost = await self._callers.settle(connection, settlements, offset_us=self._offset_us, store=self._backend.store)
+        self._expect(woken)
+        return lost
+
+    def _expect(self, queues: AbstractSet[str]) -> None:
+        """Have waiting calls look often again: the caller will commit, and nobody will tell us when."""
+        self._stored_unseen += 1
+        self._wakeups.wake(queues)
 
     # -- looking ---------------------------------------------------------------------------------
 
     async def depth(self, queue: str) -> Depth:
         check_queue_name(queue)
         ((now, ready, scheduled, reserved, dead, oldest),) = (
-            await self._run(self._sql.depth(queue, now=self._now))
+            await self._backend.run(self._sql.depth(queue, now=self._now))
         ).rows
         return depth_from(ready=ready, scheduled=scheduled, reserved=reserved, dead=dead, oldest_us=oldest, now_us=now)
 
@@ -312,7 +311,7 @@ class MySQLDriver(Driver):
         moved = 0
         while moved < limit:
             rows = min(limit - moved, BATCH_ROWS)
-            found = (await self._run(self._sql.redrive(queue, limit=rows, now=self._now))).affected
+            found = (await self._backend.run(self._sql.redrive(queue, limit=rows, now=self._now))).affected
             moved += found
             if found < rows:
                 break
@@ -321,17 +320,17 @@ class MySQLDriver(Driver):
         return moved
 
     async def queues(self) -> list[str]:
-        return [row[0].decode() for row in (await self._run(self._sql.queues())).rows]
+        return [row[0].decode() for row in (await self._backend.run(self._sql.queues())).rows]
 
     async def find(self, message_id: str) -> StoredMessage | None:
-        rows = (await self._run(self._sql.find(message_id, now=self._now))).rows
+        rows = (await self._backend.run(self._sql.find(message_id, now=self._now))).rows
         return _stored(rows[0][1:], rows[0][0]) if rows else None
 
     async def list_messages(
         self, queue: str, *, state: State | None = None, limit: int = 100, cursor: str | None = None
     ) -> Page:
         statement = self._sql.listing(queue, state, after=int(cursor or 0), limit=limit + 1, now=self._now)
-        rows = (await self._run(statement)).rows
+        rows = (await self._backend.run(statement)).rows
         more = str(rows[limit - 1][1]) if len(rows) > limit else None
         return Page(messages=[_stored(row[2:], row[0]) for row in rows[:limit]], cursor=more)
 
@@ -344,21 +343,21 @@ class MySQLDriver(Driver):
     async def _remove(self, message_ids: Sequence[str], *, dead: bool) -> set[str]:
         if not message_ids:
             return set()
-        return await self._drive(lambda: remove(self._sql, message_ids, dead=dead, offset_us=self._offset_us))
+        return await self._backend.drive(lambda: remove(self._sql, message_ids, dead=dead, offset_us=self._offset_us))
 
     async def purge(self, queue: str) -> int:
         check_queue_name(queue)
         removed = 0
-        now, last = (await self._run(self._sql.last_seq(now=self._now))).rows[0]
+        now, last = (await self._backend.run(self._sql.last_seq(now=self._now))).rows[0]
         while True:
             statement = self._sql.purge(queue, up_to=last, limit=BATCH_ROWS, now=str(now))
-            found = (await self._run(statement)).affected
+            found = (await self._backend.run(statement)).affected
             removed += found
             if found < BATCH_ROWS:
                 return removed
 
     async def fetch_result(self, message_id: str) -> bytes | None:
-        rows = (await self._run(self._sql.result(message_id, now=self._now))).rows
+        rows = (await self._backend.run(self._sql.result(message_id, now=self._now))).rows
         return rows[0][0] if rows else None
 
     # -- schema ----------------------------------------------------------------------------------

@@ -1,0 +1,90 @@
+"""What runs the statements of the MySQL/MariaDB driver: a pool per event loop, retries, and what the server told."""
+
+import random
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+from asynctasq.drivers._mysql_address import Address
+from asynctasq.drivers._mysql_migrate import read_state
+from asynctasq.drivers._mysql_pool import Link, Pool, connect, is_conflict
+from asynctasq.drivers._mysql_sql import Statements
+from asynctasq.drivers._mysql_steps import Result, Steps, drive
+from asynctasq.drivers._sql import check_schema_version, retry_conflicts
+from asynctasq.drivers.loops import PerLoop
+
+__all__ = ["Backend"]
+
+T = TypeVar("T")
+
+PACKET_RESERVE_BYTES = 64 * 1024
+
+
+class Backend:
+    """Connections to one set of tables, whose schema is checked before the first use in a loop."""
+
+    def __init__(
+        self, address: Address, sql: Statements, *, max_connections: int, body_bytes_max: int, rng: random.Random
+    ) -> None:
+        self.body_bytes_max = body_bytes_max
+        """The largest body that we and the server take, known once a connection was open."""
+        self.store: str | None = None
+        """The id that the tables were given when they were made, known once a connection was open."""
+        self._address = address
+        self._sql = sql
+        self._max_connections = max_connections
+        self._rng = rng
+        self._pools = PerLoop(self._open, Pool.close, Pool.abandon)
+
+    async def pool(self) -> Pool:
+        """Return the running loop's pool, opening it if need be.
+
+        Raises: DriverMisconfigured for tables that are missing or outdated.
+        """
+        return await self._pools.get()
+
+    async def close(self) -> None:
+        """Close the running loop's pool."""
+        await self._pools.close()
+
+    async def _open(self) -> Pool:
+        pool = Pool(self._connect, size=self._max_connections)
+        try:
+            async with pool.link() as link:
+                version, self.store = await read_state(link, self._sql)
+                check_schema_version(version, self._sql.migrations(), driver="mysql", where=str(self._address))
+        except BaseException:
+            await pool.close()
+            raise
+        return pool
+
+    async def _connect(self) -> Link:
+        link = await connect(self._address)
+        packet_bytes = int(link.variables.get("max_allowed_packet", 2**24))
+        # A body travels as hexadecimal, two characters for a byte.
+        self.body_bytes_max = min(self.body_bytes_max, (packet_bytes - PACKET_RESERVE_BYTES) // 2)
+        return link
+
+    @asynccontextmanager
+    async def _link(self) -> AsyncGenerator[Link, None]:
+        pool = await self._pools.get()
+        async with pool.link() as link:
+            yield link
+
+    async def run(self, statement: str) -> Result:
+        """Run one statement that is a transaction of its own."""
+
+        async def once() -> Result:
+            async with self._link() as link:
+                return (await link.run(statement))[0]
+
+        return await retry_conflicts(once, is_conflict=is_conflict, rng=self._rng)
+
+    async def drive(self, steps: Callable[[], Steps[T]]) -> T:
+        """Run the steps as one transaction, again as long as the server rolls them back for another's sake."""
+
+        async def once() -> T:
+            async with self._link() as link:
+                return await drive(steps(), lambda statements: link.run(*statements))
+
+        return await retry_conflicts(once, is_conflict=is_conflict, rng=self._rng)

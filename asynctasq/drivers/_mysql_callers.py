@@ -1,0 +1,85 @@
+"""Store and settle on MySQL and MariaDB connections that the caller owns; commits nothing."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from asynctasq.drivers import _foreign
+from asynctasq.drivers._mysql_address import Address
+from asynctasq.drivers._mysql_sql import Statements, server_now
+from asynctasq.drivers._mysql_steps import Result, Steps, drive, drive_sync, settle, store_in
+from asynctasq.drivers.base import Settlements
+from asynctasq.errors import UnsupportedFeature
+from asynctasq.kernel.messages import Message
+
+__all__ = ["InCallersTransaction"]
+
+DIALECT = "mysql"
+
+
+class InCallersTransaction:
+    """Runs the driver's steps on others' connections; `store` is the id of our own tables, None if not known.
+
+    Values are part of the statements, and nothing is kept in the session's variables: it is not our session.
+    """
+
+    def __init__(self, sql: Statements, address: Address) -> None:
+        self._sql = sql
+        self._address = address
+
+    async def enqueue(
+        self, connection: Any, messages: Sequence[Message], *, offset_us: int, store: str | None
+    ) -> list[str]:
+        """Do `Transactional.enqueue_in`."""
+        return await drive(self._store(messages, offset_us, store), _runner(connection))
+
+    def enqueue_sync(
+        self, connection: Any, messages: Sequence[Message], *, offset_us: int, store: str | None
+    ) -> list[str]:
+        """Do `Transactional.enqueue_in_sync`."""
+        callers = _foreign.adapt_sync(connection, dialect=DIALECT)
+
+        def run(statements: list[str]) -> list[Result]:
+            return [_result(callers.fetch(statement, ())) for statement in statements]
+
+        return drive_sync(self._store(messages, offset_us, store), run)
+
+    async def settle(self, connection: Any, settlements: Settlements, *, offset_us: int, store: str | None) -> set[str]:
+        """Do `Transactional.settle_in`."""
+        return await drive(self._settle(settlements, offset_us, store), _runner(connection))
+
+    def _store(self, messages: Sequence[Message], offset_us: int, store: str | None) -> Steps[list[str]]:
+        now, claim = yield from self._checked(offset_us, store)
+        return (yield from store_in(self._sql, messages, now=now, claim=claim))
+
+    def _settle(self, settlements: Settlements, offset_us: int, store: str | None) -> Steps[set[str]]:
+        now, claim = yield from self._checked(offset_us, store)
+        return (yield from settle(self._sql, settlements, now=now, claim=claim))
+
+    def _checked(self, offset_us: int, store: str | None) -> Steps[tuple[str, str]]:
+        """Return now and a number for this transaction's rows, once the connection is known to lead to our tables."""
+        (result,) = yield [self._sql.whereabouts(now=server_now(offset_us))]
+        now, claim, database, found = result.rows[0]
+        if _text(database) != self._address.database or (store is not None and _text(found) != store):
+            raise UnsupportedFeature(
+                f"the connection given is to another database than {self._address}; nothing was changed. "
+                "Give one to the same database, or dispatch after the commit"
+            )
+        return str(now), str(claim)
+
+
+def _runner(connection: Any) -> Any:
+    callers = _foreign.adapt(connection, dialect=DIALECT)
+
+    async def run(statements: list[str]) -> list[Result]:
+        return [_result(await callers.fetch(statement, ())) for statement in statements]
+
+    return run
+
+
+def _result(rows: Sequence[Any]) -> Result:
+    # Libraries have row classes of their own. How many rows were changed they count differently, so nobody asks.
+    return Result([tuple(row) for row in rows], len(rows))
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes | bytearray) else str(value)
