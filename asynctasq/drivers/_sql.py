@@ -32,8 +32,11 @@ __all__ = [
     "Waiter",
     "Wakeups",
     "apply_pending",
+    "check_at_least",
+    "check_follow_ups",
     "check_identifier",
     "check_messages",
+    "check_queue_names",
     "check_schema_version",
     "chunks",
     "depth_from",
@@ -75,6 +78,13 @@ def quote(name: str, *, mark: str = '"') -> str:
     return f"{mark}{name.replace(mark, mark * 2)}{mark}"
 
 
+def check_at_least(least: float, **options: float) -> None:
+    """Raise `ConfigError` naming the first option that is smaller than `least`."""
+    for name, value in options.items():
+        if value < least:
+            raise ConfigError(f"option {name!r} is {value}; it must be at least {least}")
+
+
 # -- before storing ------------------------------------------------------------------------------
 
 
@@ -90,6 +100,19 @@ def check_messages(messages: Iterable[Message], *, body_bytes_max: int | None) -
             raise BodyTooLarge(
                 f"message {message.id} has {len(message.body)} bytes; this driver takes {body_bytes_max}"
             )
+
+
+def check_follow_ups(settlements: Settlements, *, body_bytes_max: int | None) -> None:
+    """Do `check_messages` for the follow-ups, before anything is settled."""
+    for _, settlement in settlements:
+        if settlement.follow_ups:
+            check_messages(settlement.follow_ups, body_bytes_max=body_bytes_max)
+
+
+def check_queue_names(names: Iterable[str]) -> None:
+    """Raise InvalidQueueName for the first name that a driver could misread."""
+    for name in names:
+        check_queue_name(name)
 
 
 def chunks(items: Sequence[T], length: int) -> Iterator[Sequence[T]]:

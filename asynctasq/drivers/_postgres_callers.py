@@ -1,0 +1,76 @@
+"""Store and settle on PostgreSQL connections that the caller owns; commits nothing."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from asynctasq.drivers import _foreign
+from asynctasq.drivers._postgres_rows import enqueue_columns, full_columns, lost_ids, parts_of
+from asynctasq.drivers._postgres_sql import Statements
+from asynctasq.drivers._sql import independent_batches
+from asynctasq.drivers.base import Settlements
+from asynctasq.errors import UnsupportedFeature
+from asynctasq.kernel.messages import Message
+
+__all__ = ["InCallersTransaction"]
+
+DIALECT = "postgresql"
+
+
+class InCallersTransaction:
+    """Runs the driver's statements on others' connections; `store` is the id of our own store, None if not known.
+
+    Each statement says in which store it ran, so a connection to another database is found out in the same
+    round trip, and an enqueue in the wrong one stores nothing.
+    """
+
+    def __init__(self, statements: Statements, offset_us: Callable[[], int], where: str) -> None:
+        self._sql = statements
+        self._offset_us = offset_us
+        self._where = where
+
+    async def enqueue(self, connection: Any, messages: Sequence[Message], store: str | None) -> list[str]:
+        """Do `Transactional.enqueue_in`."""
+        callers = _foreign.adapt(connection, dialect=DIALECT)
+        new: set[str] = set()
+        for part in parts_of(messages):
+            rows = await callers.fetch(self._sql.enqueue, self._enqueue_values(part, store))
+            new |= self._stored(rows, store)
+        return _in_order(messages, new)
+
+    def enqueue_sync(self, connection: Any, messages: Sequence[Message], store: str | None) -> list[str]:
+        """Do `Transactional.enqueue_in_sync`."""
+        callers = _foreign.adapt_sync(connection, dialect=DIALECT)
+        new: set[str] = set()
+        for part in parts_of(messages):
+            rows = callers.fetch(self._sql.enqueue, self._enqueue_values(part, store))
+            new |= self._stored(rows, store)
+        return _in_order(messages, new)
+
+    async def settle(self, connection: Any, settlements: Settlements, store: str | None) -> set[str]:
+        """Do `Transactional.settle_in`."""
+        callers = _foreign.adapt(connection, dialect=DIALECT)
+        batches, lost = independent_batches(settlements)
+        for batch in batches:
+            rows = await callers.fetch(self._sql.settle_full, [self._offset_us(), *full_columns(batch)])
+            won, _, found = rows[0]
+            self._check_store(found, store)
+            lost |= lost_ids(batch, won)
+        return lost
+
+    def _enqueue_values(self, part: Sequence[Message], store: str | None) -> list[Any]:
+        return [self._offset_us(), *enqueue_columns(part), store]
+
+    def _stored(self, rows: Sequence[Any], store: str | None) -> set[str]:
+        self._check_store(rows[-1][0], store)
+        return {row[0] for row in rows[:-1]}
+
+    def _check_store(self, found: str | None, store: str | None) -> None:
+        if store is not None and found != store:
+            raise UnsupportedFeature(
+                f"the connection given is to another database than {self._where}; nothing was changed. "
+                "Give one to the same database, or dispatch after the commit"
+            )
+
+
+def _in_order(messages: Sequence[Message], new: set[str]) -> list[str]:
+    return [message_id for message_id in dict.fromkeys(message.id for message in messages) if message_id in new]

@@ -1,0 +1,83 @@
+"""What an operator asks of the PostgreSQL driver: counts, listings, removal, redrive, results."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from asynctasq.drivers._postgres_sql import Statements
+from asynctasq.drivers._sql import chunks, depth_from, stored_message
+from asynctasq.drivers.base import Page
+from asynctasq.kernel.messages import Depth, State, StoredMessage
+
+__all__ = ["Operator"]
+
+IDS_AT_ONCE = 5_000
+LISTED_STATES = frozenset({State.SCHEDULED, State.READY, State.RESERVED, State.DEAD})
+BIGINT_MAX = 2**63 - 1
+
+
+class Operator:
+    """Runs the operator's statements through `fetch`."""
+
+    def __init__(
+        self, statements: Statements, fetch: Callable[..., Awaitable[list[Any]]], offset_us: Callable[[], int]
+    ) -> None:
+        self._sql = statements
+        self._fetch = fetch
+        self._offset_us = offset_us
+
+    async def depth(self, queue: str) -> Depth:
+        """Do `Driver.depth`."""
+        [(ready, scheduled, reserved, dead, oldest_us, now_us)] = await self._fetch(
+            self._sql.depth, self._offset_us(), queue
+        )
+        return depth_from(
+            ready=ready, scheduled=scheduled, reserved=reserved, dead=dead, oldest_us=oldest_us, now_us=now_us
+        )
+
+    async def redrive(self, queue: str, limit: int) -> int:
+        """Do `Driver.redrive`."""
+        [(moved, _)] = await self._fetch(self._sql.redrive, self._offset_us(), queue, max(0, min(limit, BIGINT_MAX)))
+        return int(moved)
+
+    async def queues(self) -> list[str]:
+        """Do `Inspectable.queues`."""
+        return sorted(row[0] for row in await self._fetch(self._sql.queues))
+
+    async def find(self, message_id: str) -> StoredMessage | None:
+        """Do `Inspectable.find`."""
+        if not message_id.isprintable():
+            return None  # It can't have been stored, and the server would refuse the text.
+        rows = await self._fetch(self._sql.find, self._offset_us(), message_id)
+        return stored_message(tuple(rows[0])[1:], rows[0][0]) if rows else None
+
+    async def list_messages(self, queue: str, state: State | None, limit: int, cursor: str | None) -> Page:
+        """Do `Inspectable.list_messages`; the cursor is the arrival of the last message shown."""
+        if limit <= 0 or (state is not None and state not in LISTED_STATES):
+            return Page(messages=[], cursor=None)
+        wanted = None if state is None else state.value
+        rows = await self._fetch(
+            self._sql.list_messages, self._offset_us(), queue, int(cursor) if cursor else 0, wanted, limit + 1
+        )
+        shown = rows[:limit]
+        messages = [stored_message(tuple(row)[1:-1], row[0]) for row in shown]
+        return Page(messages=messages, cursor=str(shown[-1][-1]) if len(rows) > limit else None)
+
+    async def remove(self, statement: str, message_ids: Sequence[str]) -> set[str]:
+        """Do `cancel` or `discard`: ids in one order, so that two calls lock rows in one order."""
+        ids = sorted({message_id for message_id in message_ids if message_id.isprintable()})
+        removed: set[str] = set()
+        for part in chunks(ids, IDS_AT_ONCE):
+            removed.update(row[0] for row in await self._fetch(statement, self._offset_us(), list(part)))
+        return removed
+
+    async def purge(self, queue: str) -> int:
+        """Do `Inspectable.purge`."""
+        [(removed,)] = await self._fetch(self._sql.purge, self._offset_us(), queue)
+        return int(removed)
+
+    async def fetch_result(self, message_id: str) -> bytes | None:
+        """Do `KeepsResults.fetch_result`."""
+        rows = (
+            await self._fetch(self._sql.fetch_result, self._offset_us(), message_id) if message_id.isprintable() else []
+        )
+        return rows[0][0] if rows else None

@@ -1,0 +1,327 @@
+"""Connections to PostgreSQL for one event loop: a small pool, a listener, and the translation of errors.
+
+asyncpg's own pool sends a reset statement at every release, a second round trip for each of ours; our
+statements leave nothing to reset. No statement is ever cancelled in mid-command: it is given a moment to
+end, then its connection is discarded.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Set as AbstractSet
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+import asyncpg
+
+from asynctasq.errors import AsyncTasqError, ConfigError, DriverError, DriverMisconfigured, DriverUnavailable
+
+__all__ = ["Address", "Listener", "Operation", "Pool", "Undo", "errors_mapped", "is_conflict"]
+
+T = TypeVar("T")
+
+_connect: Callable[..., Awaitable[Any]] = asyncpg.connect  # pyright: ignore[reportUnknownMemberType,reportUnknownVariableType] - its parameters are not annotated
+
+Operation = Callable[[Any], Coroutine[Any, Any, T]]
+Undo = Callable[[Any, T], Coroutine[Any, Any, object]]
+
+CANCELLED_S = 1.0
+CLOSE_S = 2.0
+LISTEN_AGAIN_S = 5.0
+
+UNAVAILABLE_CLASSES = frozenset({"08", "25", "40", "53", "55", "57", "58", "XX"})
+MISCONFIGURED_CLASSES = frozenset({"0A", "26", "28", "3D", "3F", "42"})
+
+# The plans are known to be right whatever the statistics say: each walks one index in its order. Left alone,
+# the planner would plan anew at every call, or take a plan for an empty table into a full one.
+PLANNER_SETTINGS = {
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+    "enable_bitmapscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "jit": "off",
+}
+SET_PLANNER = "SELECT " + ", ".join(
+    f"set_config('{name}', '{value}', false)" for name, value in PLANNER_SETTINGS.items()
+)
+
+
+def is_conflict(error: Exception) -> bool:
+    """Say whether the server rolled the transaction back because of another one: deadlock, serialization."""
+    return isinstance(error, (asyncpg.DeadlockDetectedError, asyncpg.SerializationError))
+
+
+@contextmanager
+def errors_mapped(where: str) -> Generator[None, None, None]:
+    """Turn what asyncpg and the network raise into a `DriverError` that names the address."""
+    try:
+        yield
+    except AsyncTasqError:
+        raise
+    except asyncpg.PostgresError as error:
+        raise _from_server(error, where) from error
+    except asyncpg.ClientConfigurationError as error:
+        raise ConfigError(f"the address of {where} can't be used: {error}") from error
+    except ValueError as error:
+        # asyncpg's own DataError: a value that the protocol can't carry.
+        raise DriverError(f"{where}: a value can't be sent: {error}") from error
+    except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+        text = str(error) or type(error).__name__
+        raise DriverUnavailable(f"{where} can't be reached: {text}; is the server running?") from error
+
+
+def _from_server(error: asyncpg.PostgresError, where: str) -> DriverError:
+    state: str = getattr(error, "sqlstate", None) or "XX000"
+    if state[:2] in UNAVAILABLE_CLASSES:
+        return DriverUnavailable(f"{where} can't do this at the moment: {error} (SQLSTATE {state})")
+    if state[:2] not in MISCONFIGURED_CLASSES:
+        return DriverError(f"{where} refused: {error} (SQLSTATE {state})")
+    advice = "check user, password, database and rights"
+    if state in {"42P01", "42703", "3F000"}:
+        advice = "run: asynctasq migrate --driver postgres"
+    elif state in {"26000", "42P05", "0A000"}:
+        advice = "behind PgBouncer in transaction mode set statement_cache=false and listen=false"
+    return DriverMisconfigured(f"{where} refused: {error} (SQLSTATE {state}); {advice}")
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Address:
+    """How to connect. The password is kept out of the DSN and of every text."""
+
+    dsn: str
+    password: str | None
+    ssl: str | None
+    statement_cache: bool
+    timeout_s: float
+
+    @classmethod
+    def parse(cls, url: str, ssl: str | None, *, statement_cache: bool, timeout_s: float) -> "Address":
+        """Take the password out of a URL; it may hold an unescaped `@`."""
+        parts = urlsplit(url)
+        userinfo, at, hosts = parts.netloc.rpartition("@")
+        user, colon, password = userinfo.partition(":")
+        netloc = f"{user.replace('@', '%40')}{at}{hosts}"
+        return cls(
+            dsn=urlunsplit(parts._replace(netloc=netloc, query="", fragment="")),
+            password=unquote(password) if colon else None,
+            ssl=ssl,
+            statement_cache=statement_cache,
+            timeout_s=timeout_s,
+        )
+
+    async def connect(self) -> Any:
+        """Open a connection with the settings that our statements count on."""
+        options: dict[str, Any] = {} if self.password is None else {"password": self.password}
+        if self.ssl is not None:
+            options["ssl"] = self.ssl
+        connection = await _connect(
+            self.dsn,
+            timeout=self.timeout_s,
+            statement_cache_size=200 if self.statement_cache else 0,
+            max_cached_statement_lifetime=0,
+            server_settings={"application_name": "asynctasq"},
+            **options,
+        )
+        if self.statement_cache:
+            # Without the cache each statement is planned with its values, and a setting would not stay anyway
+            # behind a pooler that changes the server connection at every transaction.
+            try:
+                await connection.fetchrow(SET_PLANNER)
+            except BaseException:
+                connection.terminate()
+                raise
+        return connection
+
+
+class Pool:
+    """Up to `max_connections` connections of one loop, the one used last first."""
+
+    def __init__(
+        self, connect: Callable[[], Awaitable[Any]], *, max_connections: int, command_timeout_s: float
+    ) -> None:
+        self._connect = connect
+        self._command_timeout_s = command_timeout_s
+        self._slots = asyncio.Semaphore(max_connections)
+        self._idle: list[Any] = []
+        self._busy: dict[Any, None] = {}
+        self._drained = asyncio.Event()
+        self._closed = False
+
+    async def run(
+        self,
+        operation: Operation[T],
+        *,
+        undo: Undo[T] | None = None,
+    ) -> T:
+        """Run one operation on a connection of its own. If the caller is cancelled meanwhile, `undo` its result."""
+        async with self._slots:
+            connection = self._take_idle() or await self._connect()
+            self._busy[connection] = None
+            task = asyncio.get_running_loop().create_task(operation(connection))
+            try:
+                # Unlike awaiting the task, waiting for it does not cancel it when we are cancelled.
+                await asyncio.wait((task,), timeout=self._command_timeout_s)
+            except asyncio.CancelledError:
+                await self._end(connection, task, undo)
+                raise
+            finally:
+                self._give_back(connection, task)
+            if not task.done():
+                raise TimeoutError(f"no answer within {self._command_timeout_s} s")
+            return task.result()
+
+    def _take_idle(self) -> Any | None:
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.is_closed():
+                return connection
+        return None
+
+    def _give_back(self, connection: Any, task: "asyncio.Task[T]") -> None:
+        self._busy.pop(connection, None)
+        if not self._busy:
+            self._drained.set()
+        task.add_done_callback(_forget)
+        if not task.done() or task.cancelled():
+            connection.terminate()
+        elif connection.is_closed():
+            # Most likely the server went away, and the idle connections with it.
+            self._discard_idle()
+        elif self._closed or connection.is_in_transaction():
+            connection.terminate()
+        else:
+            self._idle.append(connection)
+
+    async def _end(
+        self,
+        connection: Any,
+        task: "asyncio.Task[T]",
+        undo: Undo[T] | None,
+    ) -> None:
+        """Give a command whose caller was cancelled a moment to end, so that connection and result are not lost."""
+        await asyncio.wait((task,), timeout=CANCELLED_S)
+        if undo is None or not task.done() or task.cancelled() or task.exception() is not None:
+            return
+        undoing = asyncio.get_running_loop().create_task(undo(connection, task.result()))
+        try:
+            await asyncio.wait((undoing,), timeout=CANCELLED_S)
+        finally:
+            undoing.add_done_callback(_forget)
+            if not undoing.done():
+                connection.terminate()
+
+    def _discard_idle(self) -> None:
+        for connection in self._idle:
+            connection.terminate()
+        self._idle.clear()
+
+    async def close(self) -> None:
+        """Close what is idle, give what is busy two seconds, then cut it."""
+        self._closed = True
+        idle, self._idle = self._idle, []
+        async with asyncio.TaskGroup() as group:
+            for connection in idle:
+                group.create_task(close_bounded(connection))
+            group.create_task(self._cut_busy())
+
+    async def _cut_busy(self) -> None:
+        if self._busy:
+            self._drained.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_S):
+                    await self._drained.wait()
+        for connection in list(self._busy):
+            connection.terminate()
+
+    def abandon(self) -> None:
+        """Let go of connections whose loop is gone: only their sockets remain to be closed."""
+        for connection in (*self._idle, *self._busy):
+            _close_socket(connection)
+
+
+def _forget(task: "asyncio.Task[Any]") -> None:
+    if not task.cancelled():
+        task.exception()
+
+
+async def close_bounded(connection: Any) -> None:
+    """Close within two seconds; what can't be closed by then is cut."""
+    try:
+        async with asyncio.timeout(CLOSE_S):
+            await connection.close(timeout=CLOSE_S)
+    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
+        connection.terminate()
+
+
+def _close_socket(connection: Any) -> None:
+    # `terminate` schedules on the loop, which is closed; its transport refuses that with a RuntimeError.
+    with suppress(RuntimeError, AttributeError, OSError):
+        connection.terminate()
+
+
+class Listener:
+    """One connection of a loop that listens for wake-ups; opened again when it was lost."""
+
+    def __init__(
+        self, connect: Callable[[], Awaitable[Any]], channel: str, wake: Callable[[AbstractSet[str] | None], None]
+    ) -> None:
+        self._connect = connect
+        self._channel = channel
+        self._wake = wake
+        self._lock = asyncio.Lock()
+        self._connection: Any | None = None
+        self._closed = False
+        self._not_before = 0.0
+
+    @property
+    def listens(self) -> bool:
+        """Whether wake-ups arrive at the moment, as far as we know."""
+        return self._connection is not None and not self._connection.is_closed()
+
+    async def ensure(self) -> bool:
+        """Listen, if that is possible; say whether we do. Who waits can look from time to time instead."""
+        if self.listens:
+            return True
+        loop = asyncio.get_running_loop()
+        async with self._lock:
+            if self.listens or self._closed or loop.time() < self._not_before:
+                return self.listens
+            try:
+                await self._listen()
+            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
+                self._not_before = loop.time() + LISTEN_AGAIN_S
+            return self.listens
+
+    async def _listen(self) -> None:
+        connection = await self._connect()
+        try:
+            connection.add_termination_listener(self._lost)
+            await connection.add_listener(self._channel, self._notified)
+        except BaseException:
+            connection.terminate()
+            raise
+        if self._closed:
+            connection.terminate()
+        else:
+            self._connection = connection
+
+    def _notified(self, _connection: Any, _pid: int, _channel: str, payload: str) -> None:
+        self._wake({payload})
+
+    def _lost(self, _connection: Any) -> None:
+        if not self._closed:
+            self._wake(None)
+
+    async def close(self) -> None:
+        """Stop listening."""
+        self._closed = True
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await close_bounded(connection)
+
+    def abandon(self) -> None:
+        """As `Pool.abandon`."""
+        if self._connection is not None:
+            _close_socket(self._connection)

@@ -1,0 +1,240 @@
+"""Between the contract's values and the columns of the PostgreSQL statements; no I/O."""
+
+from collections.abc import Sequence
+from operator import itemgetter
+from typing import Any
+
+from asynctasq.drivers._postgres_sql import KIND_BURY, KIND_COMPLETE, KIND_RELEASE
+from asynctasq.drivers.base import Settlements
+from asynctasq.kernel.messages import (
+    MICROSECONDS,
+    Bury,
+    Complete,
+    ErrorRecord,
+    Lease,
+    Message,
+    Release,
+    Settlement,
+    microseconds,
+)
+
+__all__ = [
+    "ANYTHING_US",
+    "Horizon",
+    "delay_us",
+    "enqueue_columns",
+    "firsts_of",
+    "full_columns",
+    "held_columns",
+    "leases_from",
+    "lost_ids",
+    "makes_visible",
+    "noisy_queues",
+    "parts_of",
+]
+
+ANYTHING_US = -(2**63)
+BIGINT_MAX = 2**63 - 1
+DELAY_US_MAX = 2**62
+TOKEN_DIGITS_MAX = 18
+
+CHUNK_MESSAGES = 5_000
+CHUNK_BYTES = 32 * 1024 * 1024
+
+SLOW_US, SLOW_US_PER_ROW = 5_000, 100
+SLACK_US = 500_000
+REWALK_US_MIN, REWALK_US_MAX = 1_000_000, 5_000_000
+REWALK_SHARE = 20
+
+
+def delay_us(seconds: float) -> int:
+    """Return whole microseconds that, added to the clock, still fit the column (some 146,000 years)."""
+    return microseconds(seconds) if seconds * MICROSECONDS < DELAY_US_MAX else DELAY_US_MAX
+
+
+def enqueue_columns(messages: Sequence[Message]) -> tuple[list[str], list[str], list[bytes], list[int]]:
+    """Return ids, queues, bodies and delays."""
+    return (
+        [message.id for message in messages],
+        [message.queue for message in messages],
+        [message.body for message in messages],
+        [delay_us(message.delay_s) for message in messages],
+    )
+
+
+def held_columns(leases: Sequence[Lease]) -> tuple[list[str], list[int], list[int]]:
+    """Return ids, arrivals and token numbers, ordered by id; leases with tokens that were never ours are left out.
+
+    A token is "arrival.number": it stays unique even when a message with the same id lives again later.
+    """
+    rows: list[tuple[str, int, int]] = []
+    for lease in leases:
+        seq, _, number = lease.token.partition(".")
+        if _is_number(seq) and _is_number(number):
+            rows.append((lease.message_id, int(seq), int(number)))
+    rows.sort()
+    return [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]
+
+
+def _is_number(text: str) -> bool:
+    # Only the form that `leases_from` writes: two texts must not mean one token.
+    return len(text) <= TOKEN_DIGITS_MAX and text.isascii() and text.isdecimal() and (text == "0" or text[0] != "0")
+
+
+Entry = tuple[int, int, int, int, str | None, str | None, bytes | None, int]
+
+
+def _entry(settlement: Settlement) -> Entry:
+    match settlement:
+        case Complete():
+            ttl = delay_us(settlement.result_ttl_s)
+            return KIND_COMPLETE, 0, 0, 0, None, None, settlement.result, ttl
+        case Release():
+            delay, error = delay_us(settlement.delay_s), _json(settlement.error)
+            counted, crashed = int(settlement.counted), int(settlement.crashed)
+            return KIND_RELEASE, delay, counted, crashed, None, error, None, 0
+        case Bury():
+            reason, error = settlement.reason.value, _json(settlement.error)
+            return KIND_BURY, 0, int(settlement.counted), int(settlement.crashed), reason, error, None, 0
+
+
+def _json(error: ErrorRecord | None) -> str | None:
+    return None if error is None else error.to_json()
+
+
+def full_columns(settlements: Settlements) -> list[Any]:
+    """Return the sixteen columns of the statement that applies any settlements: eleven of them, five of follow-ups."""
+    columns: list[list[Any]] = [[] for _ in range(16)]
+    position = 0
+    for lease, settlement in settlements:
+        ids, seqs, numbers = held_columns([lease])
+        if not ids:
+            continue
+        position += 1
+        values: tuple[Any, ...] = (ids[0], seqs[0], numbers[0], *_entry(settlement))
+        for column, value in zip(columns, values, strict=False):
+            column.append(value)
+        for message in settlement.follow_ups:
+            follow = (position, message.id, message.queue, message.body, delay_us(message.delay_s))
+            for column, value in zip(columns[11:], follow, strict=True):
+                column.append(value)
+    return columns
+
+
+_in_order = itemgetter(0, 1, 2)
+
+
+def leases_from(rows: list[Any]) -> list[Lease]:
+    """Return leases in the order of queue, visible_at, arrival, which is nearly always how they come."""
+    if len(rows) > 1:
+        rows.sort(key=_in_order)
+    return [
+        Lease(
+            message_id=message_id,
+            queue=queue,
+            body=body,
+            token=f"{seq}.{number}",
+            attempt=attempts + 1,
+            crashes=crashes,
+            enqueued_at=enqueued_us / MICROSECONDS,
+            expires_at=visible_us / MICROSECONDS,
+        )
+        for _, _, seq, number, message_id, queue, body, attempts, crashes, enqueued_us, visible_us, _ in rows
+    ]
+
+
+def lost_ids(batch: Settlements, won: Sequence[str] | None) -> set[str]:
+    """Return the ids of a batch that were not settled; of two leases of one message at most one was the latest."""
+    if won is not None and len(won) == len(batch):
+        return set()
+    settled = set(won or ())
+    ids = [lease.message_id for lease, _ in batch]
+    return {message_id for message_id in ids if message_id not in settled or ids.count(message_id) > 1}
+
+
+def firsts_of(rows: Sequence[Any], queues: Sequence[str], limit: int, now_us: int) -> dict[str, int]:
+    """Return where each queue that a claim walked begins: at its first message, or now if it had none."""
+    firsts: dict[str, int] = dict.fromkeys(queues, now_us) if len(rows) < limit else {}
+    for row in reversed(rows):
+        firsts[row[5]] = row[1]
+    return firsts
+
+
+def parts_of(messages: Sequence[Message]) -> list[Sequence[Message]]:
+    """Part messages so that one statement carries neither too many nor too many bytes."""
+    parts: list[Sequence[Message]] = []
+    start = size = 0
+    for index, message in enumerate(messages):
+        if index > start and (index - start == CHUNK_MESSAGES or size + len(message.body) > CHUNK_BYTES):
+            parts.append(messages[start:index])
+            start, size = index, 0
+        size += len(message.body)
+    if start < len(messages):
+        parts.append(messages[start:])
+    return parts
+
+
+def noisy_queues(batch: Settlements) -> set[str]:
+    """Return the queues in which a batch may have made something visible."""
+    queues = {lease.queue for lease, settlement in batch if isinstance(settlement, Release)}
+    return queues | {message.queue for _, settlement in batch for message in settlement.follow_ups}
+
+
+def makes_visible(batch: Settlements, queues: Sequence[str]) -> bool:
+    """Say whether a batch makes a message of these queues visible at once, which its own statement can't see."""
+    return any(
+        (isinstance(settlement, Release) and settlement.delay_s <= 0 and lease.queue in queues)
+        or any(message.delay_s <= 0 and message.queue in queues for message in settlement.follow_ups)
+        for lease, settlement in batch
+    )
+
+
+class Horizon:
+    """From where in a queue's index the next claim starts.
+
+    Normally from its beginning. While a long transaction anywhere in the database keeps vacuum from removing
+    the versions of messages that are done, each claim would walk over all of them. A claim that is seen to
+    be slow twice is therefore followed by claims that start half a second before the first message found
+    last; the beginning is walked again at least every five seconds, for messages of transactions that
+    committed late. Nothing is skipped for good and no message that was committed in time is passed over.
+    """
+
+    __slots__ = ("_lower_us", "_offset_us", "_rewalk_at_us", "_slow")
+
+    def __init__(self) -> None:
+        self._lower_us: dict[str, int] = {}
+        self._slow = 0
+        self._rewalk_at_us = 0
+        self._offset_us = 0
+
+    def lower_us(self, queues: Sequence[str]) -> list[int]:
+        """Return the lower bound of each queue for the next statement."""
+        if not self._lower_us:
+            return [ANYTHING_US] * len(queues)
+        return [self._lower_us.get(queue, ANYTHING_US) for queue in queues]
+
+    def at_offset(self, offset_us: int) -> None:
+        """Forget everything if the clock was shifted since the last statement."""
+        if offset_us != self._offset_us:
+            self._offset_us = offset_us
+            self._lower_us.clear()
+            self._slow = 0
+
+    def note(self, now_us: int, took_us: int, rows: int, first_us: dict[str, int]) -> None:
+        """Learn from a statement: what it took, and where each queue that was walked begins."""
+        if self._lower_us and now_us >= self._rewalk_at_us:
+            self._lower_us.clear()
+        elif self._lower_us:
+            self._advance(now_us, first_us)
+        elif took_us <= SLOW_US + rows * SLOW_US_PER_ROW:
+            self._slow = 0
+        elif self._slow == 0:
+            self._slow = 1
+        else:
+            pause_us = min(max(REWALK_US_MIN, took_us * REWALK_SHARE), REWALK_US_MAX)
+            self._rewalk_at_us = now_us + pause_us
+            self._advance(now_us, first_us)
+
+    def _advance(self, now_us: int, first_us: dict[str, int]) -> None:
+        for queue, visible_us in first_us.items():
+            self._lower_us[queue] = min(visible_us, now_us) - SLACK_US
