@@ -63,13 +63,16 @@ class Inspection:
         return Page(messages=found, cursor=None)
 
     async def _members(self, queue: str, state: State | None, after: int) -> list[bytes]:
-        """Return the members after the cursor that could be in that state, by arrival; the server knows which are."""
+        """Return arrival and id of messages after the cursor that could be in that state, by arrival.
+
+        The server says later which of them are. redis_scripts/common.lua has the shape of the members.
+        """
         now = int((await self._server.script("show"))[0])
         members: set[bytes] = set()
         for place in _places(state):
             async for member, score in self._scan(f"{self._base}{place}:{queue}"):
                 if int(member[:16]) > after and (state is not State.READY or score <= now):
-                    members.add(member)
+                    members.add(member[:16] + member[65:] if place == "leased" else member)
         return sorted(members)
 
     async def _scan(self, key: str) -> AsyncIterator[tuple[bytes, float]]:

@@ -5,11 +5,11 @@
 -- a message found by its id belongs to is known only once it was read.
 --
 --   messages   hash   id -> arrival(16) enqueued(16) queue NUL body      written once, never rewritten
---   states     hash   id -> arrival(16) token(16) mode(1) error(1) attempts(8) crashes(8) queue
+--   states     hash   id -> arrival(16) token(16) mode(1) error(1) attempts(16) crashes(16) queue
 --                     only once a message was reserved; a dead letter adds NUL reason NUL time of death
 --   errors     hash   id -> the last error, as JSON
 --   due:Q      zset   arrival(16) id, scored by visible_at: not leased (scheduled or ready)
---   leased:Q   zset   arrival(16) id, scored by the end of the lease (reserved, or expired)
+--   leased:Q   zset   arrival(16) PAD id, scored by the end of the lease (reserved, or expired)
 --   dead:Q     zset   arrival(16) id, scored by the order of death
 --   queues     set    names of the queues that hold a message
 --   result:I   string expiry(16) result
@@ -21,7 +21,15 @@
 --
 -- Writes that need memory come before those that free it: where the server refuses the former, the script
 -- ends before anything was changed.
+--
+-- Redis packs a small hash or sorted set into one list that every access walks through, which takes most of the
+-- time of a worker with a hundred leases, unless a value is longer than 64 bytes: hence PAD and the wide counters
+-- in what only exists for messages that were reserved.
 local CHUNK = 2000
+local PAD = string.rep('.', 49)
+local AFTER_PAD = 66
+local NEVER = string.rep('0', 32)
+local ARGV = ARGV
 local base = string.match(KEYS[1], '^(.*:)')
 local MESSAGES, STATES, ERRORS, QUEUES = base .. 'messages', base .. 'states', base .. 'errors', base .. 'queues'
 local sub, format, min = string.sub, string.format, math.min

@@ -7,11 +7,11 @@ for start = 4, 3 + count, CHUNK do
   for i = start, stop do
     local state, token = states[i - start + 1], ARGV[i + count]
     if state and sub(state, 1, 33) == token .. 'L' then
-      local queue = sub(state, 51)
+      local queue = sub(state, 67)
       local list = places[queue] or {}
       places[queue] = list
       list[#list + 1] = until_at
-      list[#list + 1] = sub(token, 1, 16) .. ARGV[i]
+      list[#list + 1] = sub(token, 1, 16) .. PAD .. ARGV[i]
     else
       lost[#lost + 1] = ARGV[i]
     end

@@ -12,14 +12,14 @@ local function remove(key, members, ids)
   return #ids
 end
 
-local function remove_from(key, highest)
+local function remove_from(key, highest, id_at)
   local removed, kept = 0, 0
   while removed < limit do
     local ids, members = {}, {}
     local found = redis.call('ZRANGEBYSCORE', key, '-inf', highest, 'LIMIT', kept, limit)
     for _, member in ipairs(found) do
       if tonumber(sub(member, 1, 16)) <= last then
-        ids[#ids + 1], members[#members + 1] = sub(member, 17), member
+        ids[#ids + 1], members[#members + 1] = sub(member, id_at), member
       end
     end
     removed, kept = removed + remove(key, members, ids), kept + #found - #ids
@@ -30,7 +30,8 @@ local function remove_from(key, highest)
   return removed
 end
 
-local removed = remove_from(base .. 'leased:' .. queue, whole(now)) + remove_from(base .. 'due:' .. queue, '+inf')
+local removed = remove_from(base .. 'leased:' .. queue, whole(now), AFTER_PAD)
+removed = removed + remove_from(base .. 'due:' .. queue, '+inf', 17)
 if removed > 0 then
   forget_if_empty(queue)
 end

@@ -14,7 +14,7 @@ while moved < limit do
   local states = fetch(STATES, ids)
   for i = 1, #members do
     written[2 * i - 1] = ids[i]
-    written[2 * i] = sub(states[i], 1, 32) .. 'F00000000000000000' .. queue
+    written[2 * i] = sub(states[i], 1, 32) .. 'F0' .. NEVER .. queue
   end
   bulk('HSET', STATES, written)
   bulk('ZADD', due, places)

@@ -2,15 +2,16 @@
 local removed, touched = {}, {}
 local wants_dead = ARGV[2] == 'dead'
 
--- The sorted set a message stands in, if it may be removed.
-local function place_of(state, queue, member)
-  local mode = sub(state, 33, 33)
-  if wants_dead then
-    return mode == 'D' and 'dead:'
+-- The sorted set and the member by which a message stands there, if it may be removed.
+local function place_of(state, queue, arrival, id)
+  local mode, key, member = sub(state, 33, 33), base .. 'due:' .. queue, arrival .. id
+  if mode == 'D' then
+    return wants_dead and base .. 'dead:' .. queue, member
   elseif mode == 'L' then
-    return tonumber(redis.call('ZSCORE', base .. 'leased:' .. queue, member)) <= now and 'leased:'
+    key, member = base .. 'leased:' .. queue, arrival .. PAD .. id
+    return not wants_dead and tonumber(redis.call('ZSCORE', key, member)) <= now and key, member
   end
-  return mode ~= 'D' and 'due:'
+  return not wants_dead and key, member
 end
 
 for i = 3, #ARGV do
@@ -18,10 +19,9 @@ for i = 3, #ARGV do
   local value = redis.call('HGET', MESSAGES, id)
   if value then
     local queue = sub(value, 33, string.find(value, '\0', 33, true) - 1)
-    local member = sub(value, 1, 16) .. id
-    local place = place_of(redis.call('HGET', STATES, id) or '', queue, member)
-    if place then
-      redis.call('ZREM', base .. place .. queue, member)
+    local key, member = place_of(redis.call('HGET', STATES, id) or '', queue, sub(value, 1, 16), id)
+    if key then
+      redis.call('ZREM', key, member)
       redis.call('HDEL', MESSAGES, id)
       redis.call('HDEL', STATES, id)
       redis.call('HDEL', ERRORS, id)

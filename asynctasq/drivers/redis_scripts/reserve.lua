@@ -36,8 +36,8 @@ end
 -- it never repeats: not within a microsecond, nor when a failover lost the latest reserve.
 local function leased_state(state, crashed)
   local token = math.max(tonumber(sub(state, 17, 32)) + 1, now)
-  local crashes = tonumber(sub(state, 43, 50)) + (crashed and 1 or 0)
-  return sub(state, 1, 16) .. digits(token) .. 'L' .. sub(state, 34, 42) .. format('%08d', crashes) .. sub(state, 51)
+  local crashes = tonumber(sub(state, 51, 66)) + (crashed and 1 or 0)
+  return sub(state, 1, 16) .. digits(token) .. 'L' .. sub(state, 34, 50) .. digits(crashes) .. sub(state, 67)
 end
 
 local function take(queue, room, until_at, reply)
@@ -48,16 +48,17 @@ local function take(queue, room, until_at, reply)
   end
   local ids = {}
   for i = 1, #members do
-    ids[i] = sub(members[i], 17)
+    ids[i] = sub(members[i], crashed[i] and AFTER_PAD or 17)
   end
   local values, states = fetch(MESSAGES, ids), fetch(STATES, ids)
-  local first_state = digits(now) .. 'L00000000000000000' .. queue
+  local first_state = digits(now) .. 'L0' .. NEVER .. queue
   local written, places, at = {}, {}, #reply
   for i = 1, #ids do
-    local state = states[i] and leased_state(states[i], crashed[i]) or sub(members[i], 1, 16) .. first_state
-    written[2 * i - 1], written[2 * i] = ids[i], state
-    places[2 * i - 1], places[2 * i] = until_at, members[i]
-    reply[at + 1], reply[at + 2], reply[at + 3] = ids[i], state, values[i]
+    local id, arrival = ids[i], sub(members[i], 1, 16)
+    local state = states[i] and leased_state(states[i], crashed[i]) or arrival .. first_state
+    written[2 * i - 1], written[2 * i] = id, state
+    places[2 * i - 1], places[2 * i] = until_at, arrival .. PAD .. id
+    reply[at + 1], reply[at + 2], reply[at + 3] = id, state, values[i]
     at = at + 3
   end
   bulk('HSET', STATES, written)

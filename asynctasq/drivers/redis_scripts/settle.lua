@@ -58,9 +58,9 @@ end
 
 -- The state of a message that lives on: counters moved, no longer leased.
 local function ended(id, state, mode, flags, faulty)
-  local attempts = tonumber(sub(state, 35, 42)) + sub(flags, 1, 1)
-  local crashes = tonumber(sub(state, 43, 50)) + sub(flags, 2, 2)
-  return sub(state, 1, 32) .. mode .. faulty .. format('%08d%08d', attempts, crashes) .. sub(state, 51)
+  local attempts = tonumber(sub(state, 35, 50)) + sub(flags, 1, 1)
+  local crashes = tonumber(sub(state, 51, 66)) + sub(flags, 2, 2)
+  return sub(state, 1, 32) .. mode .. faulty .. digits(attempts) .. digits(crashes) .. sub(state, 67)
 end
 
 local function release(id, state, member, queue, cursor)
@@ -100,44 +100,52 @@ local function end_attempt(operation, id, state, member, queue, cursor)
   return complete(id, state)
 end
 
-local function skip_runs(cursor, runs)
+-- Store the follow-ups of an entry, or skip them if its lease was lost; return where the arguments go on.
+local function follow_up(held, cursor)
+  local runs = tonumber(ARGV[cursor + 3])
+  cursor = cursor + 4
+  if held and runs > 0 then
+    flush()
+    return select(2, store(cursor, runs))
+  end
   for _ = 1, runs do
     cursor = cursor + 3 + 2 * tonumber(ARGV[cursor + 2])
   end
   return cursor
 end
 
--- `changed` holds what this call made of a message, so that a second entry for it is judged by the first one.
-local function settle_chunk(first, count, start, stop, cursor, changed, touched, lost)
+-- End the attempt of entry `i`; return its queue.
+local function apply(i, count, state, cursor, changed)
+  local id, operation, arrival = ARGV[i], ARGV[i + 2 * count], sub(state, 1, 16)
+  local queue = sub(state, 67)
+  append(pending.left, queue, arrival .. PAD .. id)
+  local after = end_attempt(operation, id, state, arrival .. id, queue, cursor)
+  changed[id] = after
+  if after then
+    append(pending, 'states', id, after)
+  end
+  return queue
+end
+
+local function settle_chunk(count, start, stop, cursor, changed, touched, lost)
   local states = redis.call('HMGET', STATES, unpack(ARGV, start, stop))
+  local offset, twice = start - 1, 2 * count
   for i = start, stop do
-    local id, token, operation = ARGV[i], ARGV[i + count], ARGV[i + 2 * count]
+    local id, plain = ARGV[i], ARGV[i + twice] == 'C'
+    -- What this call has made of a message: a second entry for it is judged by the first one.
     local state = changed[id]
     if state == nil then
-      state = states[i - start + 1]
+      state = states[i - offset]
     end
-    local held = state and sub(state, 1, 33) == token .. 'L'
+    local held = state and sub(state, 1, 33) == ARGV[i + count] .. 'L'
     if held then
-      local queue, member = sub(state, 51), sub(token, 1, 16) .. id
-      append(pending.left, queue, member)
-      local after = end_attempt(operation, id, state, member, queue, cursor)
-      changed[id] = after
-      touched[queue] = touched[queue] or operation == 'R'
-      if after then
-        append(pending, 'states', id, after)
-      end
+      local queue = apply(i, count, state, cursor, changed)
+      touched[queue] = touched[queue] or ARGV[i + twice] == 'R'
     else
       lost[#lost + 1] = id
     end
-    if operation ~= 'C' then
-      local runs = tonumber(ARGV[cursor + 3])
-      cursor = cursor + 4
-      if held and runs > 0 then
-        flush()
-        cursor = select(2, store(cursor, runs))
-      else
-        cursor = skip_runs(cursor, runs)
-      end
+    if not plain then
+      cursor = follow_up(held, cursor)
     end
   end
   return cursor
@@ -148,7 +156,7 @@ local function settle(first, count)
   forget_pending()
   for start = first, first + count - 1, CHUNK do
     local stop = min(start + CHUNK - 1, first + count - 1)
-    cursor = settle_chunk(first, count, start, stop, cursor, changed, touched, lost)
+    cursor = settle_chunk(count, start, stop, cursor, changed, touched, lost)
   end
   flush()
   for queue, released in pairs(touched) do

@@ -13,8 +13,11 @@ for i = 1, #ids do
       visible = string.match(state, '%d+$')
     else
       local queue = sub(value, 33, string.find(value, '\0', 33, true) - 1)
-      local place = mode == 'L' and 'leased:' or 'due:'
-      visible = whole(redis.call('ZSCORE', base .. place .. queue, sub(value, 1, 16) .. ids[i]))
+      local place, pad = 'due:', ''
+      if mode == 'L' then
+        place, pad = 'leased:', PAD
+      end
+      visible = whole(redis.call('ZSCORE', base .. place .. queue, sub(value, 1, 16) .. pad .. ids[i]))
     end
     local at = #reply
     reply[at + 1], reply[at + 2], reply[at + 3] = ids[i], value, state
