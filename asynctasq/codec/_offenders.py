@@ -4,32 +4,34 @@ from collections.abc import Callable, Iterator
 from typing import cast
 
 from asynctasq.codec import annotations
+from asynctasq.codec._structure import short
 from asynctasq.codec.extensions import Unsupported
 from asynctasq.codec.limits import Limits
 from asynctasq.errors import UnserializableValue
 
-__all__ = ["find_offender", "short"]
+__all__ = ["find_offender"]
 
-REPR_LENGTH_MAX = 40
 PATH_LENGTH_MAX = 300
 
 
 def find_offender(
-    value: object, *, path: str, limits: Limits, try_leaf: Callable[[object], None], depth: int = 0
+    value: object, *, path: str, limits: Limits, try_leaf: Callable[[object], None], records: bool, depth: int
 ) -> None:
     """Raise UnserializableValue for the first part of `value` that can't be encoded; return if there is none.
 
-    `depth` is how many lists and dicts the value is in already.
+    `records` says whether values that an annotation rebuilds are allowed, `depth` how many lists and dicts
+    the value is in already.
     """
-    _Search(limits, try_leaf).visit(value, path, levels=0, depth=depth)
+    _Search(limits, try_leaf, records=records).visit(value, path, levels=0, depth=depth)
 
 
 class _Search:
     """`levels` counts nested extension types, `depth` the lists and dicts since the last of them."""
 
-    def __init__(self, limits: Limits, try_leaf: Callable[[object], None]) -> None:
+    def __init__(self, limits: Limits, try_leaf: Callable[[object], None], *, records: bool) -> None:
         self._limits = limits
         self._try_leaf = try_leaf
+        self._records = records
         self._open: set[int] = set()
 
     def visit(self, value: object, path: str, *, levels: int, depth: int) -> None:
@@ -49,7 +51,7 @@ class _Search:
         self._open.discard(id(value))
 
     def _is_nested(self, value: object) -> bool:
-        return type(value) in {tuple, set, frozenset} or annotations.is_record(value)
+        return type(value) in {tuple, set, frozenset} or (self._records and annotations.is_record(value))
 
     def _check_here(self, value: object, path: str, *, too_deep: bool) -> None:
         if id(value) in self._open:
@@ -100,14 +102,6 @@ def parts_of(value: object, path: str) -> Iterator[tuple[object, str]]:
             yield item, f"{path}{{{short(item)}}}"
     else:
         yield from annotations.parts_of_record(value, path)
-
-
-def short(value: object) -> str:
-    """Return a short text for a key or element; only plain ones are shown, others could be long or secret."""
-    if type(value) not in {str, int, float, bool, type(None)}:
-        return f"<{type(value).__name__}>"
-    text = ascii(value)
-    return text if len(text) <= REPR_LENGTH_MAX else f"{text[:REPR_LENGTH_MAX]}..."
 
 
 def _shorten(path: str) -> str:

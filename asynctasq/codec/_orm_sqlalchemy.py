@@ -46,14 +46,15 @@ class SQLAlchemyAdapter:
             )
         session = factory()
         if not hasattr(session, "__aenter__"):
-            return await asyncio.to_thread(_load_in_thread, session, model, keys)
+            session.close()  # it may be bound to this thread, and has not connected yet
+            return await asyncio.to_thread(_load_in_thread, factory, model, keys)
         async with session:
             rows = await session.run_sync(_load, model, keys)
         return cast("dict[Key, object]", rows)
 
 
-def _load_in_thread(session: Any, model: type, keys: Sequence[Key]) -> dict[Key, object]:
-    with session:
+def _load_in_thread(factory: Callable[[], Any], model: type, keys: Sequence[Key]) -> dict[Key, object]:
+    with factory() as session:
         return _load(session, model, keys)
 
 
@@ -62,12 +63,11 @@ def _load(session: Any, model: type, keys: Sequence[Key]) -> dict[Key, object]:
     import sqlalchemy
 
     columns = cast("Any", sqlalchemy.inspect(model)).primary_key
+    kept: list[object] = []  # the session's identity map, where `get` finds them, is weak
     if len(columns) == 1 and len(keys) > 1:
         for start in range(0, len(keys), KEYS_PER_QUERY):
             chunk = [key[0] for key in keys[start : start + KEYS_PER_QUERY]]
-            # Kept in the session's identity map, where `get` finds them.
-            loaded = session.scalars(sqlalchemy.select(model).where(columns[0].in_(chunk))).unique().all()
-            session.info.setdefault("asynctasq", []).append(loaded)
+            kept += session.scalars(sqlalchemy.select(model).where(columns[0].in_(chunk))).unique()
     found = {key: session.get(model, _bare(key)) for key in keys}
     return {key: row for key, row in found.items() if row is not None}
 

@@ -10,8 +10,9 @@ from asynctasq.codec._msgpack import ExtType, Timestamp
 from asynctasq.codec.extensions import Unsupported
 from asynctasq.codec.limits import Limits
 
-__all__ = ["check_structure", "is_suspect"]
+__all__ = ["LEAVES", "check_structure", "is_suspect", "short"]
 
+REPR_LENGTH_MAX = 40
 CONTAINER_MARKS = frozenset({*range(0x80, 0xA0), *range(0xDC, 0xE0)})
 BINARY_MARKS = frozenset({*range(0xC4, 0xCA), *range(0xD4, 0xD9)})
 NO_MARKS: Final = bytes(byte for byte in range(256) if byte not in CONTAINER_MARKS | BINARY_MARKS)
@@ -70,3 +71,11 @@ def _inner(items: list[object], limits: Limits) -> list[object]:
     if set(map(type, items)) <= LEAVES:
         return []
     return [item for item in items if type(item) not in LEAVES]
+
+
+def short(value: object) -> str:
+    """Return a short text for a key or element; only plain ones are shown, others could be long or secret."""
+    if type(value) not in {str, int, float, bool, type(None)}:
+        return f"<{type(value).__name__}>"
+    text = ascii(value)
+    return text if len(text) <= REPR_LENGTH_MAX else f"{text[:REPR_LENGTH_MAX]}..."

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import cast
 
-from asynctasq.codec._structure import LEAVES
+from asynctasq.codec._structure import LEAVES, short
 from asynctasq.codec.extensions import Unsupported
 from asynctasq.codec.placeholders import ModelReference, Record
 from asynctasq.codec.records import kind_of, remake
@@ -78,7 +78,7 @@ def _check(value: object, shape: Shape, path: str) -> None:
             return
         for key, item in mapping.items():
             _check(key, shape.of_key(), f"a key of {path}")
-            _check(item, shape.of_value(key), f"{path}[{key!r}]")
+            _check(item, shape.of_value(key), f"{path}[{short(key)}]")
     elif cls in {list, tuple, set, frozenset}:
         items = cast("list[object]", value)
         if not _all_leaves(items):
@@ -94,7 +94,7 @@ def _check_record(value: object, shape: Shape, path: str) -> None:
     assert kind is not None
     if cls not in shape.classes:
         raise UnserializableValue(
-            f"{path}: a {kind.name} of {cls} is rebuilt from the annotation, which does not name that class there; "
+            f"{path}: {cls} ({kind.name}) is rebuilt from the annotation, which does not name that class there; "
             f"annotate it with {cls.__qualname__} (in a union, a list[...] and so on, as the case may be)"
         )
     if sum(other.__qualname__ == cls.__qualname__ for other in shape.classes) > 1:
@@ -128,7 +128,9 @@ def _rebuild(value: object, shape: Shape, path: str) -> object:
     if cls is dict:
         mapping = cast("dict[object, object]", value)
         return {
-            _rebuild(key, shape.of_key(), f"a key of {path}"): _rebuild(item, shape.of_value(key), f"{path}[{key!r}]")
+            _rebuild(key, shape.of_key(), f"a key of {path}"): _rebuild(
+                item, shape.of_value(key), f"{path}[{short(key)}]"
+            )
             for key, item in mapping.items()
         }
     if cls in {list, tuple, set, frozenset}:

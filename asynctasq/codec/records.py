@@ -52,7 +52,8 @@ def _kind_of(cls: type) -> Kind | None:
 
 
 def _is_named_tuple(cls: type) -> bool:
-    return tuple in cls.__mro__ and isinstance(getattr(cls, "_fields", None), tuple)
+    # msgpack's own ExtType is one, and means something else on the wire.
+    return tuple in cls.__mro__ and isinstance(getattr(cls, "_fields", None), tuple) and cls.__module__ != "msgpack.ext"
 
 
 def remake(cls: type, items: list[object]) -> object:
@@ -82,7 +83,7 @@ def _new(cls: type) -> object:
 def _enum_apart(value: object) -> object:
     member = cast("enum.Enum", value)
     plain = cast("object", member.value)
-    if type(member)(plain) is not member:
+    if not plain == plain or type(member)(plain) is not member:  # noqa: PLR0124 - NaN is not found by equality
         raise Unsupported(f"{type(member)} does not find its member again by its value; give it another value")
     return plain
 

@@ -74,6 +74,18 @@ def _cached(annotation: object) -> Shape:
 
 def field_shape(cls: type, bindings: tuple[Bindings, ...], name: object) -> Shape:
     """Return the shape of the field `name` of a dataclass, named tuple, TypedDict or model."""
+    try:
+        return _cached_field(cls, bindings, name)
+    except TypeError:  # a type variable bound to something unhashable
+        return _compile_field(cls, bindings, name)
+
+
+@functools.lru_cache(maxsize=4096)
+def _cached_field(cls: type, bindings: tuple[Bindings, ...], name: object) -> Shape:
+    return _compile_field(cls, bindings, name)
+
+
+def _compile_field(cls: type, bindings: tuple[Bindings, ...], name: object) -> Shape:
     hints = _hints(cls)
     if type(name) is not str or name not in hints:
         return PLAIN

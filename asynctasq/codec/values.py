@@ -79,7 +79,14 @@ class Encoding:
             data = self._pack(value)
         except FAILURES as error:
             for root, root_path in roots():
-                find_offender(root, path=root_path, limits=self._limits, try_leaf=self._try_leaf, depth=depth)
+                find_offender(
+                    root,
+                    path=root_path,
+                    limits=self._limits,
+                    try_leaf=self._try_leaf,
+                    records=self._records_allowed,
+                    depth=depth,
+                )
             raise UnserializableValue(f"{path}: {error}") from error
         if len(data) > self._limits.body_bytes_max:
             raise BodyTooLarge(
