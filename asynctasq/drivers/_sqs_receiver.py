@@ -7,8 +7,9 @@ such a call brings waits here for the next reserve, or is handed back, uncounted
 import asyncio
 import logging
 import math
-from collections import deque
-from collections.abc import Sequence
+from collections import Counter, deque
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,7 @@ LONG_POLL_S_MAX = 20
 LEASE_S_MAX = 43_200
 POLLS_MAX = 10
 """Short polls of one queue at once."""
+ENOUGH_S = 1.0
 UNCLAIMED_S = 1.0
 POLL_GRACE_S = 1.0
 PROMPT_S = 0.1
@@ -65,12 +67,26 @@ class Receiver:
         self._long: dict[str, asyncio.Task[_Polled]] = {}
         self._width: dict[str, int] = {}
         self._quiet: dict[str, bool] = {}
+        self._takers: Counter[str] = Counter()
         self._janitor: asyncio.TimerHandle | None = None
 
     # -- taking ----------------------------------------------------------------------------------
 
     async def reserve(self, queues: Sequence[str], *, limit: int, lease_s: float, wait_s: float) -> list[Lease]:
         """Do what `Driver.reserve` promises, as far as SQS can."""
+        with self.taking(queues):
+            return await self._reserve(queues, limit, lease_s, wait_s)
+
+    @contextmanager
+    def taking(self, queues: Sequence[str]) -> Generator[None, None, None]:
+        """Say that somebody is about to claim from these queues: nothing of them is handed back meanwhile."""
+        self._takers.update(queues)
+        try:
+            yield
+        finally:
+            self._takers.subtract(queues)
+
+    async def _reserve(self, queues: Sequence[str], limit: int, lease_s: float, wait_s: float) -> list[Lease]:
         deadline = self._loop.time() + wait_s
         while limit > 0:
             if wait_s < 1 or self._restless(queues):
@@ -95,6 +111,7 @@ class Receiver:
         Raises: DriverError, UnknownQueue, if nothing is there to be claimed.
         """
         error: AsyncTasqError | None = None
+        enough_at = self._loop.time() + ENOUGH_S
         for queue in queues:
             while (missing := limit - self._ready_count(queues)) > 0 and not self._closing.done():
                 width = min(self._width.get(queue, 1), math.ceil(missing / BATCH_ENTRIES_MAX))
@@ -109,6 +126,8 @@ class Receiver:
                 error = error or next((result.error for result in results if result.error), None)
                 if full < width:
                     break
+                if self._loop.time() > enough_at and self._ready_count(queues):
+                    return  # SQS is slow, and what came first is growing old
         if error is not None and not self._ready_count(queues):
             raise error
 
@@ -243,8 +262,8 @@ class Receiver:
         self._janitor = None
         before = self._loop.time() - older_than_s
         unclaimed: list[Received] = []
-        for ready in self._ready.values():
-            while ready and ready[0].arrived_at <= before:
+        for queue, ready in self._ready.items():
+            while ready and ready[0].arrived_at <= before and (not self._takers[queue] or self._closing.done()):
                 unclaimed.append(ready.popleft())
         if unclaimed:
             self._connection.spawn(self._hops.hand_back(unclaimed), "handing back messages that nobody reserved")

@@ -229,16 +229,17 @@ class SQSDriver(Driver):
         desk = await self._desks.get()
         for queue in queues:
             check_queue_name(queue)
-        settled, fetched = await asyncio.gather(
-            desk.settler.settle(settlements),
-            desk.receiver.fetch(queues, limit=limit, lease_s=lease_s),
-            return_exceptions=True,
-        )
-        if isinstance(settled, BaseException):
-            raise settled  # what was received meanwhile waits for the next reserve
-        if isinstance(fetched, BaseException):
-            return settled, []  # the next reserve will say it; these settlements are done
-        return settled, await desk.receiver.claim(queues, limit=limit, lease_s=lease_s)
+        with desk.receiver.taking(queues):
+            settled, fetched = await asyncio.gather(
+                desk.settler.settle(settlements),
+                desk.receiver.fetch(queues, limit=limit, lease_s=lease_s),
+                return_exceptions=True,
+            )
+            if isinstance(settled, BaseException):
+                raise settled  # what was received meanwhile waits for the next reserve
+            if isinstance(fetched, BaseException):
+                return settled, []  # the next reserve will say it; these settlements are done
+            return settled, await desk.receiver.claim(queues, limit=limit, lease_s=lease_s)
 
     def _are_apart(self, settlements: Settlements) -> bool:
         return all(
