@@ -68,6 +68,24 @@ class Surroundings(Protocol):
         ...
 
 
+def _worker_lanes(settings: WorkerSettings, threads: int) -> WorkerLanes:
+    application, keys = settings.application, settings.signing_keys
+    child = ChildSettings(
+        modules=application.modules,
+        root=None if application.root is None else str(application.root),
+        path=application.path,
+        keys=None if keys is None else dict(keys),
+        body_bytes_max=settings.body_bytes_max,
+    )
+    return WorkerLanes(
+        child,
+        threads=threads,
+        processes=settings.process_pool_size,
+        max_tasks_per_child=settings.process_pool_max_tasks_per_child,
+        abandon_s=settings.abandon_s,
+    )
+
+
 def _worker_name() -> str:
     """Return host, pid and a random part: a restarted container has the same host and pid."""
     return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
@@ -84,21 +102,7 @@ class RealSurroundings:
     record: Callable[[Entry], None] | None = None
 
     def lanes(self, settings: WorkerSettings, builder: Builder, *, threads: int) -> Lanes:  # noqa: ARG002
-        application, keys = settings.application, settings.signing_keys
-        child = ChildSettings(
-            modules=application.modules,
-            root=None if application.root is None else str(application.root),
-            path=application.path,
-            keys=None if keys is None else dict(keys),
-            body_bytes_max=settings.body_bytes_max,
-        )
-        return WorkerLanes(
-            child,
-            threads=threads,
-            processes=settings.process_pool_size,
-            max_tasks_per_child=settings.process_pool_max_tasks_per_child,
-            abandon_s=settings.abandon_s,
-        )
+        return _worker_lanes(settings, threads)
 
     def keeper(self, driver: Driver, settings: WorkerSettings) -> LeaseKeeper:
         return ThreadLeaseKeeper(driver, lease_s=settings.lease_s, clock=self.clock)
@@ -106,16 +110,17 @@ class RealSurroundings:
 
 @dataclass(slots=True, kw_only=True)
 class SimulatedSurroundings:
-    """A given clock and random source; everything runs in the worker's own loop, and waiting has no bound."""
+    """A given clock and random source; unless `real_executors`, everything runs in the worker's own loop."""
 
     clock: Clock
     rng: RandomSource
     name: str
     wait_s: float = float("inf")
     record: Callable[[Entry], None] | None = None
+    real_executors: bool = False
 
-    def lanes(self, settings: WorkerSettings, builder: Builder, *, threads: int) -> Lanes:  # noqa: ARG002
-        return InlineLanes(builder)
+    def lanes(self, settings: WorkerSettings, builder: Builder, *, threads: int) -> Lanes:
+        return _worker_lanes(settings, threads) if self.real_executors else InlineLanes(builder)
 
     def keeper(self, driver: Driver, settings: WorkerSettings) -> LeaseKeeper:
         return LoopLeaseKeeper(driver, lease_s=settings.lease_s, clock=self.clock, record=self.record, worker=self.name)

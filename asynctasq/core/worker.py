@@ -75,6 +75,11 @@ class Worker:
         """Host, process and a random part, as it appears in logs."""
         return self._world.name
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing runs and nothing waits to be settled."""
+        return not self._held and not self._finished
+
     # -- life --------------------------------------------------------------------------------------
 
     async def start(self) -> None:

@@ -1,0 +1,131 @@
+"""Where dispatches go while a FakeQueue is open: into its store, through the real codec, whatever their driver."""
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from asynctasq.codec.arguments import unpack_arguments
+from asynctasq.codec.envelope import decode_envelope
+from asynctasq.errors import DriverUnavailable
+from asynctasq.kernel.ledger import Entry, Kind
+from asynctasq.kernel.messages import Message, check_queue_name
+from asynctasq.queue import MessageFactory
+from asynctasq.tasks.base import BaseTask
+from asynctasq.tasks.definition import definition_of
+from asynctasq.tasks.dispatching import Dispatcher, current_dispatcher, scoped_dispatcher
+from asynctasq.testing._engine import Engine
+from asynctasq.testing._link import link_of_this_worker
+from asynctasq.testing._recording import Dispatched, with_defaults
+
+__all__ = ["FakeDispatcher", "Filter"]
+
+
+class Filter:
+    """Which tasks are faked: all, only some, or all but some."""
+
+    def __init__(self, only: Sequence[type[BaseTask[Any]]] | None, except_: Sequence[type[BaseTask[Any]]]) -> None:
+        if only is not None and except_:
+            raise ValueError("give only= or except_=, not both")
+        self._only = None if only is None else tuple(only)
+        self._except = tuple(except_)
+
+    def fakes(self, task: BaseTask[Any]) -> bool:
+        """Say whether this dispatch stays in the FakeQueue."""
+        if self._only is not None:
+            return isinstance(task, self._only)
+        return not isinstance(task, self._except)
+
+
+class FakeDispatcher(Dispatcher):
+    """Records dispatches and stores their messages; lets through what is not faked."""
+
+    def __init__(self, engine: Engine, chosen: Filter, records: list[Dispatched]) -> None:
+        self._engine = engine
+        self._chosen = chosen
+        self._records = records
+        self._factory = MessageFactory(clock=engine.clock, new_id=engine.new_id)
+
+    async def dispatch(self, tasks: Sequence[BaseTask[Any]], *, connection: Any = None) -> list[str]:
+        ids = await self._take([task for task in tasks if self._chosen.fakes(task)])
+        passed = [task for task in tasks if not self._chosen.fakes(task)]
+        if passed:
+            with _outside():
+                ids |= _by_task(passed, await current_dispatcher().dispatch(passed, connection=connection))
+        return [ids[id(task)].pop(0) for task in tasks]
+
+    def dispatch_sync(self, tasks: Sequence[BaseTask[Any]], *, connection: Any = None) -> list[str]:
+        """Do `dispatch`; allowed inside a running loop too, since faked dispatches block nothing."""
+        ids = self._take_now([task for task in tasks if self._chosen.fakes(task)])
+        passed = [task for task in tasks if not self._chosen.fakes(task)]
+        if passed:
+            with _outside():
+                ids |= _by_task(passed, current_dispatcher().dispatch_sync(passed, connection=connection))
+        return [ids[id(task)].pop(0) for task in tasks]
+
+    async def _take(self, tasks: Sequence[BaseTask[Any]]) -> dict[int, list[str]]:
+        """Store the messages, through the line of the worker that dispatches them if one does."""
+        link = link_of_this_worker.get()
+        if link is None or not tasks:
+            return self._take_now(tasks)
+        messages = self._messages(tasks)
+        now = self._engine.clock.now()
+        return self._record(tasks, messages, await link.enqueue(messages), now)
+
+    def _take_now(self, tasks: Sequence[BaseTask[Any]]) -> dict[int, list[str]]:
+        if not tasks:
+            return {}
+        link = link_of_this_worker.get()
+        if link is not None and link.is_cut:
+            raise DriverUnavailable("this simulated worker has crashed; nothing of it reaches the queue")
+        messages = self._messages(tasks)
+        return self._record(tasks, messages, self._engine.store.enqueue_now(messages), self._engine.clock.now())
+
+    def _messages(self, tasks: Sequence[BaseTask[Any]]) -> list[Message]:
+        """Encode all of them before any is stored: an error leaves nothing behind."""
+        messages = [self._factory.message(task) for task in tasks]
+        for message in messages:
+            check_queue_name(message.queue)
+        return messages
+
+    def _record(
+        self, tasks: Sequence[BaseTask[Any]], messages: Sequence[Message], new: Sequence[str], now: float
+    ) -> dict[int, list[str]]:
+        stored = set(new)
+        for task, message in zip(tasks, messages, strict=True):
+            if message.id not in stored:
+                continue
+            envelope, cls = decode_envelope(message.body), type(task)
+            definition = definition_of(cls)
+            arguments = unpack_arguments(envelope.arguments, definition.signature.annotations)
+            self._records.append(
+                Dispatched(
+                    task_id=message.id,
+                    task=cls,
+                    arguments=with_defaults(cls, arguments),
+                    queue=message.queue,
+                    delay_s=message.delay_s,
+                    at_s=self._engine.clock.monotonic(),
+                    message=message,
+                )
+            )
+            entry = Entry(now, Kind.DISPATCHED, message.id, detail=definition.name, due_at=now + message.delay_s)
+            self._engine.record(entry._replace(max_attempts=envelope.max_attempts))
+        return _by_task(tasks, [message.id for message in messages])
+
+
+@contextmanager
+def _outside() -> Generator[None]:
+    """Dispatch as if no FakeQueue were open."""
+    token = scoped_dispatcher.set(None)
+    try:
+        yield
+    finally:
+        scoped_dispatcher.reset(token)
+
+
+def _by_task(tasks: Sequence[BaseTask[Any]], ids: Sequence[str]) -> dict[int, list[str]]:
+    """Return the ids by task; one instance may be dispatched twice in a batch."""
+    found: dict[int, list[str]] = {}
+    for task, task_id in zip(tasks, ids, strict=True):
+        found.setdefault(id(task), []).append(task_id)
+    return found

@@ -1,0 +1,138 @@
+"""Draining a FakeQueue with limits: which messages may run, until when, and what came of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Literal
+
+from asynctasq.errors import AsyncTasqError
+from asynctasq.kernel.ledger import Entry, Kind
+from asynctasq.testing._engine import Engine
+from asynctasq.testing._history import histories
+
+__all__ = ["DrainOptions", "DrainResult", "Draining", "NotIdle", "summarise"]
+
+SHOWN_MAX = 8
+
+Retries = Literal["due", "never", "all"]
+
+
+class NotIdle(AsyncTasqError, AssertionError):
+    """Work was left when the bound on virtual time was reached."""
+
+
+def _left_text(engine: Engine, virtual_s_max: float) -> str:
+    ids = engine.store.pending_ids()
+    known = histories(engine.ledger)
+    lines = [str(known[message_id]) for message_id in ids[:SHOWN_MAX] if message_id in known]
+    more = [f"... {len(ids)} messages in all"] if len(ids) > SHOWN_MAX else []
+    return "\n".join([f"not idle after {virtual_s_max:g} virtual seconds; still to do:", *lines, *more])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrainResult:
+    """How many attempts ended in which way, how much virtual time passed, what was raised."""
+
+    succeeded: int = 0
+    retried: int = 0
+    failed: int = 0
+    snoozed: int = 0
+    crashed: int = 0
+    handed_back: int = 0
+    virtual_elapsed: timedelta = timedelta()
+    errors: tuple[BaseException, ...] = field(default=())
+
+
+FIELDS = {
+    "complete": "succeeded",
+    "retry": "retried",
+    "bury": "failed",
+    "snooze": "snoozed",
+    "crash": "crashed",
+    "hand back": "handed_back",
+}
+
+
+def summarise(entries: Sequence[Entry], elapsed: timedelta) -> DrainResult:
+    """Count what a part of the ledger says."""
+    counts = dict.fromkeys(FIELDS.values(), 0)
+    for entry in entries:
+        if entry.kind is Kind.SETTLED:
+            counts[FIELDS[entry.detail.partition(":")[0]]] += 1
+    errors = tuple(entry.error for entry in entries if entry.kind is Kind.ENDED and entry.error is not None)
+    return DrainResult(**counts, virtual_elapsed=elapsed, errors=errors)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrainOptions:
+    """limit: attempts at most. recursion: run what is dispatched meanwhile.
+
+    scheduled: False runs what is due now, True everything (the clock jumps), a timedelta what comes due within it.
+    retries: "due" runs those that come due in that time, "never" none, "all" every one (the clock jumps).
+    """
+
+    limit: int | None = None
+    recursion: bool = True
+    scheduled: bool | timedelta = False
+    retries: Retries = "due"
+
+
+class Draining:
+    """Watches the ledger while workers run, and keeps out of their sight what this drain is not about."""
+
+    def __init__(self, engine: Engine, options: DrainOptions) -> None:
+        self._engine = engine
+        self._options = options
+
+    async def run(self, *, virtual_s_max: float) -> None:
+        """Drain; what was kept out of sight is visible again afterwards."""
+        engine, options = self._engine, self._options
+        engine.listeners.append(self._look)
+        jumps = options.scheduled is True or options.retries == "all"
+        try:
+            if options.scheduled is False and options.retries == "all":
+                for message_id in engine.store.scheduled_ids():
+                    engine.store.hide(message_id)
+            engine.start_workers()
+            engine.gate.quota = options.limit
+            engine.gate.set(open_=True)
+            if isinstance(options.scheduled, timedelta):
+                until = engine.clock.monotonic() + options.scheduled.total_seconds()
+                await engine.until_clock(until)
+            elif jumps:
+                if not await engine.until(self._all_done, virtual_s_max=virtual_s_max):
+                    raise NotIdle(_left_text(engine, virtual_s_max))
+            else:
+                await self._until_nothing_due(virtual_s_max)
+        finally:
+            engine.gate.set(open_=False)
+            engine.gate.quota = None
+            engine.listeners.remove(self._look)
+            engine.store.show_all()
+
+    def _all_done(self) -> bool:
+        return not self._engine.busy and (self._limit_reached() or not self._engine.store.pending)
+
+    async def _until_nothing_due(self, virtual_s_max: float) -> None:
+        engine = self._engine
+        while True:
+            await engine.until_at_rest()
+            if not engine.busy and (self._limit_reached() or not engine.store.any_visible()):
+                return
+            if not await engine.until(lambda: not engine.busy, virtual_s_max=virtual_s_max):
+                raise NotIdle(_left_text(engine, virtual_s_max))
+
+    def _limit_reached(self) -> bool:
+        return self._engine.gate.quota == 0
+
+    def _look(self, entry: Entry) -> None:
+        match entry.kind:
+            case Kind.DISPATCHED if not self._options.recursion:
+                self._engine.store.hide(entry.message_id)
+            case Kind.DISPATCHED if self._options.retries == "all" and self._options.scheduled is False:
+                if entry.due_at > entry.at:
+                    self._engine.store.hide(entry.message_id)
+            case Kind.SETTLED if entry.detail == "retry" and self._options.retries == "never":
+                self._engine.store.hide(entry.message_id)
+            case _:
+                return

@@ -1,0 +1,66 @@
+"""One task run as the worker would, without a queue: the real attempt, codec and hooks."""
+
+from dataclasses import dataclass
+
+from asynctasq.core.attempt import AttemptRunner, Held
+from asynctasq.core.building import Builder
+from asynctasq.core.surroundings import SimulatedSurroundings, WorkerSettings
+from asynctasq.kernel.messages import Bury, Complete, Lease, Message, Settlement
+from asynctasq.tasks.registry import Application
+from asynctasq.testing._engine import Engine
+
+__all__ = ["Performed", "perform"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Performed:
+    """How one attempt ended: what it returned or raised, and what the queue would have been told."""
+
+    value: object
+    exception: BaseException | None
+    settlement: Settlement
+
+    @property
+    def completed(self) -> bool:
+        """Whether it ended well."""
+        return isinstance(self.settlement, Complete)
+
+    @property
+    def failed(self) -> bool:
+        """Whether it would be a dead letter now."""
+        return isinstance(self.settlement, Bury)
+
+    @property
+    def retry_in_s(self) -> float | None:
+        """After how many seconds it would run again; None if it would not."""
+        return None if isinstance(self.settlement, Complete | Bury) else self.settlement.delay_s
+
+
+async def perform(engine: Engine, message: Message, *, attempt: int) -> Performed:
+    """Run `message` as its attempt number `attempt`; nothing is stored or recorded."""
+    world = SimulatedSurroundings(
+        clock=engine.clock,
+        rng=engine.tape.random("jitter"),
+        name="perform",
+        real_executors=engine.options.real_executors,
+    )
+    builder = Builder(Application())
+    lanes = world.lanes(WorkerSettings(application=Application()), builder, threads=1)
+    lease = Lease(
+        message_id=message.id,
+        queue=message.queue,
+        body=message.body,
+        token="1",
+        attempt=attempt,
+        crashes=0,
+        enqueued_at=engine.clock.now(),
+        expires_at=float("inf"),
+    )
+    held = Held(lease, deadline=float("inf"))
+    try:
+        settlement = await AttemptRunner(builder, lanes, world=world).run(held)
+    finally:
+        await lanes.stop_processes()
+        lanes.close()
+    assert settlement is not None, "a lease without end can't be stale"
+    return Performed(value=held.value, exception=held.exception, settlement=settlement)
