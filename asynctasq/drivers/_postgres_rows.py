@@ -42,7 +42,7 @@ CHUNK_MESSAGES = 5_000
 CHUNK_BYTES = 32 * 1024 * 1024
 
 SLOW_US, SLOW_US_PER_ROW = 5_000, 100
-SLACK_US = 500_000
+SLACK_US = 250_000
 REWALK_US_MIN, REWALK_US_MAX = 1_000_000, 5_000_000
 REWALK_SHARE = 20
 
@@ -194,8 +194,8 @@ class Horizon:
 
     Normally from its beginning. While a long transaction anywhere in the database keeps vacuum from removing
     the versions of messages that are done, each claim would walk over all of them. A claim that is seen to
-    be slow twice is therefore followed by claims that start half a second before the first message found
-    last; the beginning is walked again at least every five seconds, for messages of transactions that
+    be slow twice is therefore followed by claims that start a quarter of a second before the first message
+    found last; the beginning is walked again at least every five seconds, for messages of transactions that
     committed late. Nothing is skipped for good and no message that was committed in time is passed over.
     """
 

@@ -43,8 +43,8 @@ class PostgresHarness(DriverHarness):
         self.database = f"asynctasq_test_{uuid.uuid4().hex[:12]}"
         self.url = urlunsplit(urlsplit(server.url)._replace(path=f"/{self.database}"))
         # Small enough that the suite can go beyond it.
-        self._options = {"body_bytes_max": 1024 * 1024, **options}
-        self._drivers: list[PostgresDriver] = []
+        self._options: dict[str, Any] = {"body_bytes_max": 1024 * 1024, **options}
+        self.drivers: list[PostgresDriver] = []
         self._offset = 0.0
 
     async def prepare(self) -> None:
@@ -63,12 +63,12 @@ class PostgresHarness(DriverHarness):
 
     def create(self) -> Driver:
         driver = PostgresDriver(self.url, clock_offset=self._offset, **self._options)
-        self._drivers.append(driver)
+        self.drivers.append(driver)
         return driver
 
     def advance(self, seconds: float) -> None:
         self._offset += seconds
-        for driver in self._drivers:
+        for driver in self.drivers:
             driver.clock_offset = self._offset
 
     async def break_connections(self) -> None:
