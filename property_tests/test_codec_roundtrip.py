@@ -15,7 +15,7 @@ from typing import NamedTuple, TypedDict
 import msgpack
 import pytest
 from freezegun import freeze_time
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
@@ -25,6 +25,9 @@ from asynctasq.codec.signing import SigningKeys
 from asynctasq.codec.values import pack, unpack
 from asynctasq.errors import BadSignature, CodecError, UndecodableBody, UnserializableValue, UnsupportedVersion
 from asynctasq.kernel.retry import Delays, Exponential, Fixed
+
+STEADY = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""A busy machine is no finding."""
 
 ZONES = [
     zoneinfo.ZoneInfo(key) for key in ("Europe/Berlin", "America/New_York", "Asia/Kathmandu", "Pacific/Apia", "UTC")
@@ -111,7 +114,7 @@ def same(left: object, right: object) -> bool:
 
 
 @given(VALUES)
-@settings(max_examples=400)
+@settings(STEADY, max_examples=400)
 @example({"__type__": "datetime", "__class__": "os:system", "$ref": [1], "": None})
 @example({1: "a", "1": "b", b"1": "c", (1,): "d", None: "e"})
 @example(dt.datetime.min.replace(tzinfo=dt.timezone(dt.timedelta(hours=23))))
@@ -132,6 +135,7 @@ NANS = st.integers(1, 2**52 - 1).flatmap(
 
 
 @given(NANS, st.sampled_from(["NaN", "-NaN", "sNaN", "NaN123"]))
+@STEADY
 def test_not_a_number_comes_back_as_it_was(number, text):
     number_back, decimal_back = unpack(pack([number, Decimal(text)], path="value"))
 
@@ -140,6 +144,7 @@ def test_not_a_number_comes_back_as_it_was(number, text):
 
 
 @given(DATETIMES)
+@STEADY
 def test_a_moment_keeps_its_offset_and_instant(moment):
     back = unpack(pack(moment, path="value"))
 
@@ -149,7 +154,7 @@ def test_a_moment_keeps_its_offset_and_instant(moment):
 
 
 @given(st.datetimes(min_value=dt.datetime(1900, 1, 1), max_value=dt.datetime(2500, 1, 1)), VALUES)
-@settings(max_examples=25, deadline=None)
+@settings(STEADY, max_examples=25)
 def test_frozen_time_travels_as_the_real_thing(moment, value):
     with freeze_time(moment, real_asyncio=True):
         now, today = dt.datetime.now(dt.UTC), dt.date.today()
@@ -243,6 +248,7 @@ CASES = st.one_of(
 
 
 @given(CASES)
+@STEADY
 def test_annotated_classes_are_rebuilt(case):
     annotation, value = case
 
@@ -254,6 +260,7 @@ def test_annotated_classes_are_rebuilt(case):
 
 
 @given(CASES)
+@STEADY
 def test_without_the_annotation_it_is_the_same_value_or_an_error(case):
     _, value = case
 
@@ -295,14 +302,14 @@ def _reads_or_refuses(data: bytes) -> None:
 
 
 @given(st.binary(max_size=200))
-@settings(max_examples=500)
+@settings(STEADY, max_examples=500)
 def test_random_bytes_only_ever_give_a_value_or_one_error(data):
     _reads_or_refuses(data)
     _reads_or_refuses(b"\xc1\x01\x00" + data)
 
 
 @given(HOSTILE)
-@settings(max_examples=300)
+@settings(STEADY, max_examples=300)
 @example(
     {"value": msgpack.ExtType(13, msgpack.packb(["Tree", {"name": 1, "leaves": [], "by_level": {}, "children": 3}]))}
 )
@@ -316,7 +323,7 @@ def test_hostile_structures_only_ever_give_a_value_or_one_error(value):
 
 
 @given(VALUES, st.integers(0, 2**32), st.integers(1, 5))
-@settings(max_examples=300)
+@settings(STEADY, max_examples=300)
 def test_damaged_bytes_only_ever_give_a_value_or_one_error(value, seed, changes):
     data = bytearray(pack({"value": value}, path="value"))
     rng = random.Random(seed)
@@ -352,6 +359,7 @@ KEYS_BOTH = SigningKeys({"old": b"o" * 32, "new": b"n" * 32}, sign_with="new")
 
 
 @given(ENVELOPES)
+@STEADY
 def test_every_envelope_comes_back(envelope):
     assert decode_envelope(encode_envelope(envelope)) == envelope
     assert decode_envelope(encode_envelope(envelope, key=KEYS_BOTH), keys=KEYS_BOTH) == envelope
@@ -359,6 +367,7 @@ def test_every_envelope_comes_back(envelope):
 
 
 @given(ENVELOPES, st.integers(0, 2**32))
+@STEADY
 def test_one_changed_byte_of_a_signed_body_is_noticed(envelope, seed):
     rng = random.Random(seed)
     body = bytearray(encode_envelope(envelope, key=KEYS_BOTH))

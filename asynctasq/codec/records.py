@@ -1,4 +1,4 @@
-"""Takes enums, dataclasses, named tuples and pydantic models apart into plain values, and puts them together again.
+"""Takes enums, dataclasses, named tuples and pydantic's models apart into plain values, and puts them together.
 
 No constructor, validator or `__post_init__` of the user's runs in between: what comes back is the state that
 was sent. What would be lost on the way is refused when the value is taken apart.
@@ -44,8 +44,11 @@ def _kind_of(cls: type) -> Kind | None:
         return ENUM
     if _is_named_tuple(cls):
         return NAMED_TUPLE
-    if any(base.__module__ == "pydantic.main" and base.__name__ == "BaseModel" for base in cls.__mro__):
+    bases = {(base.__module__, base.__name__) for base in cls.__mro__}
+    if ("pydantic.main", "BaseModel") in bases:
         return PYDANTIC
+    if ("pydantic.networks", "_BaseUrl") in bases or ("pydantic.networks", "_BaseMultiHostUrl") in bases:
+        return URL
     if dataclasses.is_dataclass(cls) and cls.__new__ is object.__new__:
         return DATACLASS
     return None
@@ -264,6 +267,24 @@ def _pydantic_map(cls: type, plain: object, rebuild: Callable[[str, object], obj
     )
 
 
+# --- pydantic's URLs -------------------------------------------------------------------------------------------
+
+
+def _url_together(cls: type, plain: object) -> object:
+    if type(plain) is not str:
+        raise UndecodableBody(f"{cls.__qualname__} that is not text")
+    return cls(plain)
+
+
+def _no_parts(_value: object) -> Iterator[tuple[str, object]]:
+    yield from ()
+
+
+def _unmapped(_cls: type, plain: object, _rebuild: Callable[[str, object], object]) -> object:
+    return plain
+
+
+URL = Kind(name="pydantic URL", take_apart=str, put_together=_url_together, parts=_no_parts, map_parts=_unmapped)
 ENUM = Kind(
     name="enum",
     take_apart=_enum_apart,

@@ -3,13 +3,14 @@
 import dataclasses
 import enum
 import functools
+import sys
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Generic, Literal, NamedTuple, NewType, Optional, TypedDict, TypeVar
 
 import msgpack
 import pytest
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, HttpUrl, PostgresDsn, PrivateAttr, field_validator
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from asynctasq.codec.arguments import pack_arguments, pack_result, unpack_arguments, unpack_result
@@ -88,6 +89,11 @@ class ColorBox(Box[Color]):
     pass
 
 
+@dataclasses.dataclass
+class Wrapped(Generic[T]):
+    box: Box[T]
+
+
 @pydantic_dataclass
 class Checked:
     color: Color
@@ -115,6 +121,8 @@ class Options(TypedDict, total=False):
 
 
 UserColor = NewType("UserColor", Color)
+AnyColor = TypeVar("AnyColor", bound=Color)
+ColorOrSize = TypeVar("ColorOrSize", Color, Size)
 
 
 def there_and_back(value: object, annotation: object) -> object:
@@ -151,9 +159,16 @@ def there_and_back(value: object, annotation: object) -> object:
         (Dog("rex", Color.RED), Animal | Dog),
         (Box(Color.RED, []), Box[Color]),
         (Box(Box(1, [2]), []), Box[Box[int]]),
+        (Wrapped(Box(Color.RED, [])), Wrapped[Color]),
         (ColorBox(Color.RED, [Color.BLUE]), ColorBox),
         (Checked(Color.RED), Checked),
         (Page[Item](rows=[Item("a")]), Page[Item]),
+        (Page[HttpUrl](rows=["https://example.org/a?b=c"]), Page[HttpUrl]),
+        (HttpUrl("https://é.example"), HttpUrl | None),
+        (PostgresDsn("postgres://a:b@h1,h2/db"), PostgresDsn),
+        ([Color.RED], list[AnyColor]),
+        ([Color.RED], list[ColorOrSize]),
+        (Color.RED, typing.Final[Color]),
         ({"color": Color.RED, "item": Item("a")}, Options),
         ([{"item": Item("a")}], list[Options]),
         ({"plain": [1, 2]}, dict[str, Any]),
@@ -165,6 +180,16 @@ def test_a_value_comes_back_as_annotated(value, annotation):
 
     assert back == value
     assert type(back) is type(value)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="the type statement is new in Python 3.12")
+def test_a_type_alias_is_looked_through_even_a_recursive_one():
+    names: dict[str, object] = {"Color": Color}
+    exec("type Tree = dict[str, Tree] | list[Tree] | Color | str", names)
+
+    value = {"a": [Color.RED, {"b": "c"}]}
+
+    assert there_and_back(value, names["Tree"]) == value
 
 
 def test_what_needs_no_rebuilding_ignores_its_annotation():
@@ -335,6 +360,8 @@ def test_a_field_added_since_gets_its_default():
         (record("Page", {}), Page[int], "not the state of a model"),
         (record("Page", [{}, {}, {}, {}]), Page[int], "'rows' of .* is not in the message"),
         (record("Page", [{"rows": []}, {}, {}, {}]), Page[int], "not the state of a model"),
+        (record("HttpUrl", 5), HttpUrl, "not text"),
+        (record("HttpUrl", "no url"), HttpUrl, "no HttpUrl can be made"),
         (record("Popen", ["id"]), Color | Size, "names other classes"),
     ],
     ids=str,

@@ -144,6 +144,14 @@ async def test_a_model_that_is_a_dataclass_never_travels_in_full(session):
     assert back["secret"].password == "hunter2"
 
 
+def test_a_model_that_is_a_dataclass_needs_no_annotation_beside_other_records(session):
+    arguments = {"secret": session.get(Secret, 1), "parcel": Parcel(order=session.get(Order, ("a", 1)), note="x")}
+
+    assert b"hunter2" not in pack_arguments("app:Task", arguments, {"parcel": Parcel})
+    with pytest.raises(UnserializableValue, match=r"^Task\.secrets\[1\]: .*Secret'> is not saved"):
+        pack_arguments("app:Task", {"secrets": [arguments["secret"], Secret(id=2, password="hunter2")]}, {})
+
+
 async def test_many_rows_of_one_class_take_one_query(database):
     engine = create_async_engine(f"sqlite+aiosqlite:///{database}", poolclass=NullPool)
     queries: list[str] = []
@@ -235,16 +243,17 @@ async def test_a_payload_cannot_name_any_other_class(class_path):
     assert "antigravity" not in sys.modules
 
 
-async def test_a_lazy_module_is_not_made_to_import():
+async def test_a_lazy_module_is_not_made_to_import(monkeypatch):
+    looked_up: list[str] = []
     module = types.ModuleType("lazy_module")
-    module.__getattr__ = lambda name: pytest.fail(f"looked {name} up")
-    sys.modules["lazy_module"] = module
+    module.__getattr__ = looked_up.append
+    monkeypatch.setitem(sys.modules, "lazy_module", module)
     arguments = {"user": ModelReference(orm="sqlalchemy", class_path="lazy_module:User", key=(1,))}
 
     with pytest.raises(UndecodableBody):
         await resolve_references(arguments)
 
-    del sys.modules["lazy_module"]
+    assert looked_up == []
 
 
 async def test_an_unknown_orm_is_refused():

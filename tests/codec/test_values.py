@@ -79,6 +79,12 @@ def test_a_foreign_time_zone_keeps_its_offset():
     assert back.tzinfo == dt.timezone(dt.timedelta(hours=5, minutes=30))
 
 
+def test_an_offset_of_one_microsecond_is_not_utc():
+    moment = dt.datetime(2026, 1, 1, tzinfo=dt.timezone(dt.timedelta(microseconds=1)))
+
+    assert there_and_back(moment).utcoffset() == dt.timedelta(microseconds=1)
+
+
 def test_the_instant_wins_where_the_rules_of_a_zone_have_changed():
     data = pack(dt.datetime(2026, 7, 1, 12, tzinfo=zoneinfo.ZoneInfo("Europe/Berlin")), path="x")
     older_rules = data.replace(b"+02:00", b"+03:00")
@@ -317,6 +323,19 @@ def test_hostile_bytes_give_one_kind_of_error(data):
 def test_bytes_beyond_the_limit_are_not_even_read():
     with pytest.raises(UndecodableBody, match="11 bytes, the limit is 10"):
         unpack(b"\xc1" * 11, limits=Limits(body_bytes_max=10))
+
+
+@pytest.mark.parametrize("name", ["a zone outside of the zones", "a zone that is a module"])
+def test_a_strange_zone_is_not_even_looked_for(name):
+    with pytest.raises(UndecodableBody, match="whose name is not one"):
+        unpack(HOSTILE[name])
+
+
+def test_nothing_is_allocated_on_a_promise():
+    with pytest.raises(UndecodableBody, match="exceeds max_array_len"):
+        unpack(b"\xdd\x00\x01\x00\x00" + b"\x00" * 1000)
+    with pytest.raises(UndecodableBody, match="exceeds max_map_len"):
+        unpack(b"\xdf\x00\x01\x00\x00" + b"\x00" * 1000)
 
 
 def test_a_zone_that_is_missing_here_says_what_to_install():
