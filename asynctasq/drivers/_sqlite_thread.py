@@ -96,8 +96,11 @@ class Session:
         self._thread.start()
         try:
             await self.submit(Job(steps=_nothing, now_us=int, writes=False))
-        except BaseException:
+        except asyncio.CancelledError:
             self.abandon()
+            raise
+        except BaseException:
+            await self.close()
             raise
 
     async def submit(self, job: Job[T]) -> T:

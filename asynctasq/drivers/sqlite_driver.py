@@ -79,6 +79,7 @@ class SQLiteDriver(Driver):
         max_page_count: int | None = None,
     ) -> None:
         _check_options(durability, busy_timeout_s, poll_s)
+        _check_limits(body_bytes_max, max_page_count)
         self.clock_offset = clock_offset
         self._file = SQLiteFile(
             path=_absolute(path),
@@ -335,3 +336,10 @@ def _check_options(durability: str, busy_timeout_s: float, poll_s: float) -> Non
         raise ConfigError(f"SQLite driver option 'busy_timeout_s' must be 0 or more seconds, not {busy_timeout_s!r}")
     if not 0 < poll_s < math.inf:
         raise ConfigError(f"SQLite driver option 'poll_s' must be more than 0 seconds, not {poll_s!r}")
+
+
+def _check_limits(body_bytes_max: int | None, max_page_count: int | None) -> None:
+    if body_bytes_max is not None and body_bytes_max < 0:
+        raise ConfigError(f"SQLite driver option 'body_bytes_max' must be 0 or more, not {body_bytes_max}")
+    if max_page_count is not None and max_page_count < 1:
+        raise ConfigError(f"SQLite driver option 'max_page_count' must be 1 or more, not {max_page_count}")

@@ -1,0 +1,597 @@
+"""What only the SQLite driver has: its file, its thread, wake-ups across processes, and connections of the caller."""
+
+import asyncio
+import gc
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from asynctasq.drivers import _sqlite_statements as statements
+from asynctasq.drivers._sqlite_schema import SCHEMA_VERSION
+from asynctasq.drivers._sqlite_thread import Job
+from asynctasq.drivers.sqlite_driver import SQLiteDriver
+from asynctasq.drivers.urls import create_driver
+from asynctasq.errors import ConfigError, DriverError, DriverMisconfigured, DriverUnavailable
+from asynctasq.kernel.messages import Complete, Lease, Message
+
+FAR_S = 3600.0
+SOON_S = 20.0
+
+
+def message(number: int, *, queue: str = "mail", delay_s: float = 0.0, body: bytes = b"x") -> Message:
+    return Message(id=f"m{number}", queue=queue, body=body, delay_s=delay_s)
+
+
+def threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "asynctasq-sqlite"]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "queue.db"
+
+
+@pytest.fixture
+async def driver(path: Path) -> AsyncIterator[SQLiteDriver]:
+    driver = SQLiteDriver(path)
+    yield driver
+    await driver.close()
+
+
+async def reserve(driver: SQLiteDriver, limit: int = 100, *, wait_s: float = 0) -> list[Lease]:
+    return await driver.reserve(["mail"], limit=limit, lease_s=30, wait_s=wait_s)
+
+
+@contextmanager
+def write_lock(path: Path) -> Iterator[sqlite3.Connection]:
+    """Hold the write lock of the file, as another process would."""
+    with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        yield other
+        if other.in_transaction:
+            other.execute("ROLLBACK")
+
+
+# -- addresses and options -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("sqlite:///queue.db", Path("queue.db")),
+        ("sqlite:///data/my%20queue.db", Path("data/my queue.db")),
+        ("sqlite:////tmp/q/queue.db?durability=normal", Path("/tmp/q/queue.db")),
+        ("sqlite://", Path(".asynctasq/queue.db")),
+        ("sqlite", Path(".asynctasq/queue.db")),
+    ],
+)
+def test_an_address_names_a_file(url: str, expected: Path) -> None:
+    driver = create_driver(url)
+
+    assert str(driver) == f"sqlite file {expected.absolute()}"
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("sqlite://data/queue.db", "three slashes"),
+        ("sqlite:///:memory:", "memory://"),
+        ("sqlite:///q.db?durabilty=full", "did you mean 'durability'"),
+        ("sqlite:///q.db?durability=none", "'full' or 'normal'"),
+        ("sqlite:///q.db?poll_s=0", "poll_s"),
+        ("sqlite:///q.db?busy_timeout_s=-1", "busy_timeout_s"),
+        ("sqlite:///q.db?busy_timeout_s=long", "must be a float"),
+        ("sqlite:///q.db?body_bytes_max=-1", "body_bytes_max"),
+        ("sqlite:///q.db?max_page_count=0", "max_page_count"),
+        ("sqlite:///q%00.db", "zero byte"),
+    ],
+)
+def test_a_wrong_address_is_refused_in_words(url: str, text: str) -> None:
+    with pytest.raises(ConfigError, match=text):
+        create_driver(url)
+
+
+async def test_a_later_change_of_folder_does_not_move_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    driver = SQLiteDriver("deep/folder/queue.db")
+    monkeypatch.chdir("/")
+
+    await driver.open()
+    await driver.close()
+
+    assert (tmp_path / "deep/folder/queue.db").exists()
+
+
+@pytest.mark.parametrize(("durability", "synchronous"), [("full", 2), ("normal", 1)])
+async def test_durability_decides_how_commits_reach_the_disk(path: Path, durability: str, synchronous: int) -> None:
+    driver = SQLiteDriver(path, durability=durability)
+    await driver.open()
+    connection = connection_of(driver)
+
+    pragmas = [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("journal_mode", "synchronous")]
+
+    assert pragmas == ["wal", synchronous]
+    assert str(driver.capabilities.durable).startswith("yes" if durability == "full" else "partial")
+    await driver.close()
+
+
+def connection_of(driver: SQLiteDriver) -> sqlite3.Connection:
+    session = driver._sessions.peek()
+    assert session is not None
+    connection = session._work._connection
+    assert connection is not None
+    return connection
+
+
+# -- the file ------------------------------------------------------------------------------------
+
+
+async def test_a_directory_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DriverMisconfigured, match="is a directory"):
+        await SQLiteDriver(tmp_path).open()
+
+
+async def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(DriverMisconfigured, match="can't be made"):
+        await SQLiteDriver(tmp_path / "file" / "queue.db").open()
+
+
+async def test_a_file_that_is_no_database_is_refused_and_left_alone(path: Path) -> None:
+    path.write_bytes(b"dear diary, " * 500)
+
+    with pytest.raises(DriverMisconfigured, match="not a SQLite database"):
+        await SQLiteDriver(path).enqueue([message(1)])
+
+    assert path.read_bytes() == b"dear diary, " * 500
+    assert not threads()
+
+
+@pytest.fixture
+def open_to_all() -> Iterator[Path]:
+    """Return a folder that other users may enter, which those of pytest are not."""
+    with tempfile.TemporaryDirectory() as name:
+        yield Path(name)
+        Path(name).chmod(0o755)
+
+
+@pytest.mark.parametrize("read_only", ["file", "folder"])
+def test_what_is_read_only_is_refused(open_to_all: Path, read_only: str) -> None:
+    path = open_to_all / "queue.db"
+    asyncio.run(_open_and_close(SQLiteDriver(path)))
+    path.chmod(0o444 if read_only == "file" else 0o666)
+    open_to_all.chmod(0o777 if read_only == "file" else 0o555)
+    program = f"""
+import asyncio, os, sys
+from asynctasq.drivers.sqlite_driver import SQLiteDriver
+if os.geteuid() == 0:
+    os.setuid(65534)  # root may write everywhere
+try:
+    asyncio.run(SQLiteDriver({str(path)!r}).open())
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert done.stdout.startswith("DriverMisconfigured")
+    assert "read-only" in done.stdout
+
+
+async def _open_and_close(driver: SQLiteDriver) -> None:
+    await driver.open()
+    await driver.close()
+
+
+async def test_a_newer_schema_is_refused(path: Path) -> None:
+    await _open_and_close(SQLiteDriver(path))
+    with closing(sqlite3.connect(path)) as other:
+        other.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+
+    with pytest.raises(DriverMisconfigured, match="newer asynctasq"):
+        await SQLiteDriver(path).open()
+
+
+async def test_a_file_of_ours_is_stamped(path: Path) -> None:
+    await _open_and_close(SQLiteDriver(path))
+
+    with closing(sqlite3.connect(path)) as other:
+        stamps = [other.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")]
+    assert stamps == [0x61545131, SCHEMA_VERSION]
+
+
+async def test_the_applications_own_file_keeps_its_version(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as application:
+        application.executescript("CREATE TABLE account (id); PRAGMA user_version = 57; PRAGMA application_id = 99")
+    driver = SQLiteDriver(path)
+
+    assert await driver.enqueue([message(1)]) == ["m1"]
+
+    await driver.close()
+    with closing(sqlite3.connect(path)) as application:
+        assert application.execute("PRAGMA user_version").fetchone() == (57,)
+        assert application.execute("PRAGMA application_id").fetchone() == (99,)
+
+
+async def test_a_newer_schema_in_the_applications_own_file_is_refused(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as application:
+        application.execute("CREATE TABLE account (id)")
+    await _open_and_close(SQLiteDriver(path))
+    with closing(sqlite3.connect(path, isolation_level=None)) as application:
+        application.execute("UPDATE asynctasq_schema SET version = version + 1")
+
+    with pytest.raises(DriverMisconfigured, match="newer asynctasq"):
+        await SQLiteDriver(path).open()
+
+
+def test_many_processes_may_open_a_new_file_at_once(path: Path) -> None:
+    program = f"""
+import asyncio, sys
+from asynctasq.drivers.sqlite_driver import SQLiteDriver
+from asynctasq.kernel.messages import Message
+async def main():
+    driver = SQLiteDriver({str(path)!r})
+    sys.stdin.read(1)
+    print(await driver.enqueue([Message(id=sys.argv[1], queue="mail", body=b"")]))
+    await driver.close()
+asyncio.run(main())
+"""
+    children = [
+        subprocess.Popen([sys.executable, "-c", program, str(n)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        for n in range(6)
+    ]
+
+    for child in children:
+        assert child.stdin is not None
+        child.stdin.write(b"!")
+        child.stdin.flush()
+    outputs = [child.communicate()[0] for child in children]
+
+    assert sorted(outputs) == [f"['{n}']\n".encode() for n in range(6)]
+
+
+async def test_a_file_that_was_removed_is_made_anew(driver: SQLiteDriver, path: Path) -> None:
+    await driver.enqueue([message(1)])
+    for each in path.parent.iterdir():
+        each.unlink()
+
+    assert await driver.enqueue([message(1)]) == ["m1"]
+
+    assert [lease.message_id for lease in await reserve(SQLiteDriver(path))] == ["m1"]
+
+
+async def test_close_leaves_one_file_and_no_thread(path: Path) -> None:
+    driver = SQLiteDriver(path)
+    await driver.enqueue([message(n) for n in range(1000)])
+
+    await driver.close()
+
+    assert [each.name for each in path.parent.iterdir()] == ["queue.db"]
+    assert not threads()
+
+
+# -- a full disk, a locked file ------------------------------------------------------------------
+
+
+async def fill(driver: SQLiteDriver) -> int:
+    """Enqueue until the file is full; return how many messages it holds."""
+    with pytest.raises(DriverError, match="no space left"):
+        for number in range(1000):
+            await driver.enqueue([message(number, body=b"x" * 3000)])
+    return (await driver.depth("mail")).ready
+
+
+async def test_a_full_disk_loses_nothing_and_heals(path: Path) -> None:
+    driver = SQLiteDriver(path, max_page_count=60)
+    held = await fill(driver)
+
+    leases = await reserve(driver, 1000)
+    lost = await driver.settle([(lease, Complete()) for lease in leases])
+
+    assert (len(leases), lost) == (held, set())
+    assert await driver.enqueue([message(5000, body=b"x" * 3000)]) == ["m5000"]
+    await driver.close()
+
+
+async def test_a_batch_that_does_not_fit_is_not_stored_at_all(path: Path) -> None:
+    driver = SQLiteDriver(path, max_page_count=60)
+
+    with pytest.raises(DriverError, match="no space left"):
+        await driver.enqueue([message(number, body=b"x" * 3000) for number in range(100)])
+
+    assert (await driver.depth("mail")).ready == 0
+    await driver.close()
+
+
+async def test_an_operation_that_fails_spares_those_in_the_same_transaction(path: Path) -> None:
+    driver = SQLiteDriver(path, max_page_count=60)
+    await driver.enqueue([message(1), message(2)])
+    leases = await reserve(driver)
+    with write_lock(path):
+        others = [
+            asyncio.create_task(driver.enqueue([message(3)])),
+            asyncio.create_task(driver.enqueue([message(n, body=b"x" * 3000) for n in range(100, 200)])),
+            asyncio.create_task(driver.settle([(lease, Complete()) for lease in leases])),
+        ]
+        await asyncio.sleep(0)  # all three are on their way to the thread, which waits for the lock
+
+    results = await asyncio.gather(*others, return_exceptions=True)
+
+    assert isinstance(results.pop(1), DriverError)
+    assert results == [["m3"], set()]
+    assert (await driver.depth("mail")).ready == 1
+    await driver.close()
+
+
+async def test_operations_that_wait_together_share_a_commit(driver: SQLiteDriver, path: Path) -> None:
+    await driver.open()
+    commits: list[str] = []
+    connection_of(driver).set_trace_callback(commits.append)
+
+    with write_lock(path):
+        tasks = [asyncio.create_task(driver.enqueue([message(number)])) for number in range(50)]
+        await asyncio.sleep(0)
+    await asyncio.gather(*tasks)
+
+    assert commits.count("COMMIT") <= 2  # the first may have gone to the thread alone
+    assert (await driver.depth("mail")).ready == 50
+
+
+async def test_a_file_locked_for_too_long_is_unavailable_and_then_works(path: Path) -> None:
+    driver = SQLiteDriver(path, busy_timeout_s=0.05)
+    await driver.open()
+
+    with write_lock(path), pytest.raises(DriverUnavailable, match="locked"):
+        await driver.enqueue([message(1)])
+
+    assert await driver.enqueue([message(1)]) == ["m1"]
+    await driver.close()
+
+
+async def test_looking_does_not_need_the_lock(driver: SQLiteDriver, path: Path) -> None:
+    await driver.enqueue([message(1, delay_s=FAR_S)])
+
+    with write_lock(path):
+        assert await reserve(driver) == []
+        assert (await driver.depth("mail")).scheduled == 1
+
+
+async def test_close_is_bounded_while_the_file_is_locked(path: Path) -> None:
+    driver = SQLiteDriver(path, busy_timeout_s=FAR_S)
+    await driver.open()
+    with write_lock(path):
+        stuck = asyncio.create_task(driver.enqueue([message(1)]))
+        await asyncio.sleep(0)
+
+        async with asyncio.timeout(5):
+            await driver.close()
+
+    with pytest.raises(DriverUnavailable, match="locked"):
+        await stuck
+    assert not threads()
+
+
+# -- waiting -------------------------------------------------------------------------------------
+
+
+async def test_another_instance_in_this_process_wakes_at_once(path: Path) -> None:
+    waiting, storing = SQLiteDriver(path, poll_s=FAR_S), SQLiteDriver(path, poll_s=FAR_S)
+    task = asyncio.create_task(reserve(waiting, wait_s=FAR_S))
+    await registered(waiting)
+
+    await storing.enqueue([message(1)])
+
+    async with asyncio.timeout(4):  # less than the re-check that catches lost notices
+        assert [lease.message_id for lease in await task] == ["m1"]
+    await waiting.close()
+    await storing.close()
+
+
+async def registered(driver: SQLiteDriver) -> None:
+    """Return when a call of this driver waits."""
+    async with asyncio.timeout(SOON_S):
+        while (session := driver._sessions.peek()) is None or not any(
+            waiter._event._waiters for waiter in session.waiters
+        ):
+            await asyncio.sleep(0)
+
+
+async def test_another_loop_in_this_process_wakes_at_once(path: Path) -> None:
+    waiting = SQLiteDriver(path, poll_s=FAR_S)
+    task = asyncio.create_task(reserve(waiting, wait_s=FAR_S))
+    await registered(waiting)
+
+    def store() -> None:
+        async def main() -> None:
+            await waiting.enqueue([message(1)])
+            await waiting.close()
+
+        asyncio.run(main())
+
+    await asyncio.to_thread(store)
+
+    async with asyncio.timeout(4):
+        assert [lease.message_id for lease in await task] == ["m1"]
+    await waiting.close()
+
+
+async def test_a_commit_of_another_process_wakes(driver: SQLiteDriver, path: Path) -> None:
+    task = asyncio.create_task(reserve(driver, wait_s=FAR_S))
+    await registered(driver)
+    program = (
+        "import asyncio\nfrom asynctasq.drivers.sqlite_driver import SQLiteDriver as D\n"
+        "from asynctasq.kernel.messages import Message\n"
+        f"asyncio.run(D({str(path)!r}).enqueue([Message(id='m1', queue='mail', body=b'')]))"
+    )
+    child = await asyncio.create_subprocess_exec(sys.executable, "-c", program)
+    assert await child.wait() == 0
+
+    async with asyncio.timeout(4):
+        assert [lease.message_id for lease in await task] == ["m1"]
+
+
+async def test_waiting_ends_when_the_next_message_is_due(path: Path) -> None:
+    driver = SQLiteDriver(path, poll_s=FAR_S)
+    await driver.enqueue([message(1, delay_s=0.2), message(2, delay_s=FAR_S)])
+
+    async with asyncio.timeout(4):
+        leases = await reserve(driver, wait_s=FAR_S)
+
+    assert [lease.message_id for lease in leases] == ["m1"]
+    await driver.close()
+
+
+async def test_other_calls_go_on_while_one_waits(driver: SQLiteDriver) -> None:
+    task = asyncio.create_task(driver.wait_visible(["mail"], wait_s=FAR_S))
+    await registered(driver)
+
+    async with asyncio.timeout(SOON_S):
+        assert await driver.turn([], ["other"], limit=1, lease_s=30) == (frozenset(), [])
+
+    await driver.close()
+    assert await task is False
+
+
+async def test_nothing_looks_at_the_file_while_nothing_waits(driver: SQLiteDriver) -> None:
+    await driver.wait_visible(["mail"], wait_s=0.05)
+    statements_seen: list[str] = []
+    connection_of(driver).set_trace_callback(statements_seen.append)
+
+    await asyncio.sleep(0.1)  # ten looks, if there were any
+
+    assert statements_seen == []
+
+
+# -- cancelling ----------------------------------------------------------------------------------
+
+
+async def test_a_reserve_cancelled_before_it_began_takes_nothing(driver: SQLiteDriver, path: Path) -> None:
+    await driver.enqueue([message(1)])
+    with write_lock(path):
+        first = asyncio.create_task(driver.enqueue([message(2)]))  # keeps the thread busy until the lock is free
+        await asyncio.sleep(0)
+        task = asyncio.create_task(reserve(driver))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    await first
+
+    assert [(lease.message_id, lease.crashes) for lease in await reserve(driver)] == [("m1", 0), ("m2", 0)]
+
+
+@pytest.mark.parametrize("together", [False, True])
+async def test_a_reserve_cancelled_too_late_gives_back_what_it_took(
+    driver: SQLiteDriver, path: Path, together: bool
+) -> None:
+    await driver.enqueue([message(1), message(2)])
+    task = asyncio.create_task(reserve(driver, 1))
+    await asyncio.sleep(0)
+    with closing(sqlite3.connect(path)) as other:
+        # The loop stands still meanwhile, so the result can't be received.
+        while other.execute("SELECT sum(leased) FROM asynctasq_message").fetchone() == (0,):
+            pass
+    loop = asyncio.get_running_loop()
+    while not loop._ready:  # type: ignore[attr-defined]  # until the thread has handed the result to the loop
+        pass
+    if together:
+        loop.call_soon(task.cancel)  # after the result, before the task sees it
+    else:
+        task.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    leases = await reserve(driver)
+    assert [(lease.message_id, lease.attempt, lease.crashes) for lease in leases] == [("m1", 1, 0), ("m2", 1, 0)]
+
+
+async def test_a_given_back_message_keeps_its_place_and_fences_the_lost_lease(driver: SQLiteDriver) -> None:
+    await driver.enqueue([message(1), message(2)])
+    session = await driver._sessions.get()
+    taken = await session.submit(Job(steps=lambda now: statements.take(["mail"], 1, 30, now), now_us=driver._now_us))
+    undoing = driver._undo(taken)
+    assert undoing is not None
+
+    await session.submit(undoing)
+
+    leases = await reserve(driver)
+    assert [lease.message_id for lease in leases] == ["m1", "m2"]
+    assert await driver.settle([(taken.leases[0], Complete())]) == {"m1"}
+
+
+# -- threads and loops ---------------------------------------------------------------------------
+
+
+def test_several_runs_of_a_loop_without_close_leave_no_thread(path: Path) -> None:
+    driver = SQLiteDriver(path)
+
+    for number in range(3):
+        assert asyncio.run(driver.enqueue([message(number)])) == [f"m{number}"]
+    assert len(threads()) <= 2  # the last one, and perhaps one that is ending
+
+    del driver
+    deadline = time.monotonic() + SOON_S
+    while threads() and time.monotonic() < deadline:
+        gc.collect()  # again, as the thread may have held the last operation at that moment
+    assert not threads()
+
+
+def test_an_unclosed_driver_does_not_hold_up_the_end_of_the_process(path: Path) -> None:
+    program = (
+        "import asyncio\nfrom asynctasq.drivers.sqlite_driver import SQLiteDriver as D\n"
+        f"driver = D({str(path)!r})\nasyncio.run(driver.open())"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], timeout=SOON_S, capture_output=True, check=False
+    )
+
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert [each.name for each in path.parent.iterdir()] == ["queue.db"]
+
+
+async def test_cancelling_open_leaves_no_thread(path: Path) -> None:
+    driver = SQLiteDriver(path)
+    task = asyncio.create_task(driver.open())
+    await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+    for thread in threads():
+        thread.join(SOON_S)
+
+    assert not threads()
+
+
+# -- results -------------------------------------------------------------------------------------
+
+
+async def test_expired_results_are_removed_when_looking(driver: SQLiteDriver) -> None:
+    await driver.enqueue([message(n) for n in range(150)])
+    leases = await reserve(driver, 150)
+    await driver.settle([(lease, Complete(result=b"r", result_ttl_s=60)) for lease in leases])
+    assert await driver.fetch_result("m0") == b"r"
+    driver.clock_offset += 61
+
+    assert await driver.fetch_result("m0") is None
+
+    assert connection_of(driver).execute("SELECT count(*) FROM asynctasq_result").fetchone() == (50,)
+
+
+async def test_storing_results_removes_more_expired_ones_than_it_adds(driver: SQLiteDriver) -> None:
+    for round_ in range(5):
+        await driver.enqueue([message(1000 * round_ + n) for n in range(100)])
+        leases = await reserve(driver)
+        await driver.settle([(lease, Complete(result=b"r", result_ttl_s=60)) for lease in leases])
+        driver.clock_offset += 61
+
+    assert connection_of(driver).execute("SELECT count(*) FROM asynctasq_result").fetchone() == (100,)
