@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, assert_never
 
 __all__ = ["Delays", "Exponential", "Fixed", "RandomSource", "RetryPolicy", "delay_before_next"]
 
@@ -54,6 +54,8 @@ def delay_before_next(policy: RetryPolicy, *, attempt: int, rng: RandomSource) -
             return _exponential(policy, attempt) * (rng.random() if policy.jitter else 1.0)
         case Delays():
             return _from_list(policy.delays_s, attempt)
+        case _:  # pragma: no cover - closed union
+            assert_never(policy)
 
 
 def _exponential(policy: Exponential, attempt: int) -> float:

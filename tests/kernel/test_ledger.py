@@ -1,0 +1,188 @@
+"""The invariants: each accepts a good history and names what is wrong with a bad one."""
+
+import pytest
+
+from asynctasq.kernel.ledger import INVARIANTS, Entry, Kind, check, lifelines, timeline
+
+M, W, V = "m1", "w1", "w2"
+
+
+def dispatched(at: float = 0, *, due_at: float | None = None, max_attempts: int = 3) -> Entry:
+    return Entry(at, Kind.DISPATCHED, M, detail="T", due_at=at if due_at is None else due_at, max_attempts=max_attempts)
+
+
+def reserved(at: float, token: str, *, worker: str = W, attempt: int = 1, until: float | None = None) -> Entry:
+    return Entry(at, Kind.RESERVED, M, worker, attempt, token, due_at=at + 30 if until is None else until)
+
+
+def started(at: float, token: str, *, worker: str = W, attempt: int = 1) -> Entry:
+    return Entry(at, Kind.STARTED, M, worker, attempt, token)
+
+
+def settled(at: float, token: str, detail: str, *, worker: str = W, attempt: int = 1, due_at: float = 0) -> Entry:
+    return Entry(at, Kind.SETTLED, M, worker, attempt, token, detail, due_at)
+
+
+def hook(at: float, name: str = "failed") -> Entry:
+    return Entry(at, Kind.HOOK, M, W, 1, "1", name)
+
+
+GOOD = [dispatched(), reserved(1, "1"), started(1, "1"), settled(2, "1", "complete")]
+
+RETRIED = [
+    dispatched(due_at=5),
+    reserved(5, "1"),
+    started(5, "1"),
+    settled(6, "1", "retry", due_at=66),
+    reserved(66, "2", attempt=2),
+    started(66, "2", attempt=2),
+    hook(67),
+    settled(67, "2", "bury: failed", attempt=2),
+]
+
+TAKEN_OVER = [
+    dispatched(),
+    reserved(0, "1"),
+    started(0, "1"),
+    Entry(3, Kind.CRASHED, worker=W),
+    reserved(30, "2", worker=V),
+    started(30, "2", worker=V),
+    settled(31, "2", "complete", worker=V),
+]
+
+HANDED_BACK = [
+    dispatched(),
+    reserved(0, "1"),
+    started(0, "1"),
+    settled(1, "1", "hand back"),
+    reserved(1, "2", worker=V),
+    started(1, "2", worker=V),
+    settled(2, "2", "complete", worker=V),
+]
+
+
+@pytest.mark.parametrize(
+    "history", [GOOD, RETRIED, TAKEN_OVER, HANDED_BACK], ids=["good", "retried", "taken over", "handed back"]
+)
+def test_good_histories_have_no_violation(history: list[Entry]) -> None:
+    assert check(history) == []
+
+
+BAD: dict[str, list[Entry]] = {
+    "nothing lost": [dispatched(), reserved(1, "1"), started(1, "1")],
+    "every extra run explained": [
+        dispatched(),
+        reserved(0, "1"),
+        started(0, "1"),
+        reserved(10, "2", worker=V),
+        started(10, "2", worker=V),
+        settled(11, "2", "complete", worker=V),
+    ],
+    "attempts monotone and within the limit": [dispatched(max_attempts=1), *RETRIED[1:]],
+    "a stale token never wins": [*TAKEN_OVER[:-1], settled(31, "1", "complete")],
+    "settled for good once": [*GOOD, started(3, "2")],
+    "never early": [dispatched(due_at=5), *GOOD[1:]],
+    "failed() exactly once": [entry for entry in RETRIED if entry.kind is not Kind.HOOK],
+}
+
+
+def test_there_is_a_bad_history_for_every_invariant() -> None:
+    assert BAD.keys() == INVARIANTS.keys()
+
+
+@pytest.mark.parametrize("invariant", BAD)
+def test_a_bad_history_is_found(invariant: str) -> None:
+    found = check(BAD[invariant])
+
+    assert invariant in {violation.invariant for violation in found}
+    assert {violation.message_id for violation in found} == {M}
+    assert all(violation.text for violation in found)
+
+
+def test_what_the_store_still_holds_is_not_lost() -> None:
+    assert check(BAD["nothing lost"], alive=[M]) == []
+
+
+def test_an_undispatched_message_can_not_be_lost() -> None:
+    assert check([reserved(1, "1")]) == []
+
+
+def test_skipping_an_attempt_is_found() -> None:
+    history = [
+        dispatched(),
+        reserved(0, "1", attempt=2),
+        started(0, "1", attempt=2),
+        settled(1, "1", "complete", attempt=2),
+    ]
+
+    assert [v.invariant for v in check(history)] == ["attempts monotone and within the limit"]
+
+
+def test_without_its_dispatch_an_attempt_has_no_limit() -> None:
+    assert check(GOOD[1:]) == []
+
+
+def test_an_extended_lease_explains_no_earlier_run() -> None:
+    extended = Entry(9, Kind.EXTENDED, M, W, 1, "1", due_at=39)
+    history = [*TAKEN_OVER[:3], extended, *TAKEN_OVER[4:]]
+
+    assert [v.invariant for v in check(history)] == ["every extra run explained"]
+
+
+def test_a_crashed_child_explains_an_extra_run() -> None:
+    history = [
+        dispatched(),
+        reserved(0, "1"),
+        started(0, "1"),
+        settled(1, "1", "crash"),
+        reserved(1, "2"),
+        started(1, "2"),
+        hook(2),
+        hook(2),
+        settled(2, "2", "bury: failed"),
+    ]
+
+    assert check(history) == []
+
+
+@pytest.mark.parametrize(
+    ("history", "text"),
+    [
+        ([*RETRIED[:-1], hook(67), RETRIED[-1]], "ran 2 times though nothing crashed"),
+        ([*GOOD[:3], hook(2), GOOD[3]], "ran though the message completed"),
+    ],
+)
+def test_a_hook_too_many_is_found(history: list[Entry], text: str) -> None:
+    assert any(text in violation.text for violation in check(history))
+
+
+def test_a_lost_lease_may_repeat_a_hook() -> None:
+    history = [*RETRIED[:-1], Entry(67, Kind.LOST, M, W, 2, "2"), hook(68), RETRIED[-1]]
+
+    assert check(history) == []
+
+
+def test_the_tolerance_allows_for_another_clock() -> None:
+    history = [dispatched(due_at=1.5), *GOOD[1:]]
+
+    assert check(history)
+    assert check(history, tolerance_s=0.5) == []
+
+
+def test_lifelines_part_messages_and_share_crashes() -> None:
+    other = Entry(0, Kind.RESERVED, "m2", V, 1, "1")
+    lines = lifelines([*TAKEN_OVER, other, Entry(40, Kind.STOPPED, worker=V)])
+
+    assert list(lines) == ["m1", "m2"]
+    assert lines["m1"].crashed
+    assert not lines["m2"].crashed
+
+
+def test_a_timeline_starts_at_its_first_entry_or_where_told() -> None:
+    lines = timeline(RETRIED).splitlines()
+
+    assert lines[0].split() == ["0.000000", "m1", "dispatched", "T"]
+    assert lines[3].split() == ["6.000000", "w1", "m1", "attempt", "1", "settled", "retry"]
+    assert timeline(RETRIED[:1], start=-1).split()[0] == "1.000000"
+    assert timeline([]) == ""
+    assert timeline([Entry(0, Kind.CRASHED, worker=W)]).split() == ["0.000000", "w1", "crashed"]

@@ -1,0 +1,74 @@
+"""The values: rounding, names, records."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asynctasq.errors import InvalidQueueName
+from asynctasq.kernel.messages import ErrorRecord, check_queue_name, microseconds
+
+
+@given(st.floats(min_value=0, max_value=10 * 365 * 86_400, allow_nan=False))
+def test_microseconds_are_never_early(seconds: float) -> None:
+    # A thousandth of a microsecond is below what a float of this size resolves.
+    assert microseconds(seconds) >= seconds * 1_000_000 - 0.001
+    assert microseconds(seconds) <= seconds * 1_000_000 + 1.001
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"), [(0, 0), (0.1, 100_000), (0.2 - 0.05, 150_000), (1e-7, 1), (3600, 3_600_000_000)]
+)
+def test_microseconds_of_common_values(seconds: float, expected: int) -> None:
+    assert microseconds(seconds) == expected
+
+
+@pytest.mark.parametrize("name", ["default", "high-priority", "a", "tenant:42", "a.b_c", "0", "x" * 80])
+def test_good_queue_names_pass(name: str) -> None:
+    assert check_queue_name(name) == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        " ",
+        "two words",
+        "quo'te",
+        'dou"ble',
+        "semi;colon",
+        "new\nline",
+        "x\n",
+        "-x",
+        ".x",
+        "ünïcode",
+        "x" * 81,
+        "a/b",
+        "{tag}",
+        7,
+        None,
+    ],
+)
+def test_hostile_queue_names_are_refused(name: object) -> None:
+    with pytest.raises(InvalidQueueName, match="is not valid"):
+        check_queue_name(name)  # type: ignore[arg-type]
+
+
+@given(st.text(), st.text(), st.text())
+def test_error_records_survive_json(kind: str, message: str, traceback: str) -> None:
+    record = ErrorRecord(type=kind, message=message, traceback=traceback)
+
+    assert ErrorRecord.from_json(record.to_json()) == record
+
+
+def test_error_records_with_lone_surrogates_are_plain_ascii() -> None:
+    text = ErrorRecord(type="E", message="\ud800", traceback="ü").to_json()
+
+    assert text.isascii()
+    assert ErrorRecord.from_json(text).message == "\ud800"
+
+
+def test_infinite_delays_are_an_error() -> None:
+    with pytest.raises((OverflowError, ValueError)):
+        microseconds(math.inf)
