@@ -11,7 +11,6 @@ import asyncmy
 
 from asynctasq.drivers._mysql_address import parse_address
 from asynctasq.drivers._mysql_pool import Link, connect
-from asynctasq.drivers.base import Driver
 from asynctasq.drivers.mysql_driver import MySQLDriver
 from asynctasq.testing.conformance.harness import CallersTransaction, DriverHarness
 from asynctasq.testing.servers import Server, Servers
@@ -44,7 +43,7 @@ class MySQLHarness(DriverHarness):
         self.database = f"asynctasq_test_{uuid.uuid4().hex[:12]}"
         self.url = urlunsplit(urlsplit(server.url)._replace(path=f"/{self.database}"))
         self._admin = parse_address(server.url, command_timeout_s=30)
-        self._drivers: list[MySQLDriver] = []
+        self.drivers: list[MySQLDriver] = []
         self._offset = 0.0
 
     async def prepare(self) -> None:
@@ -61,14 +60,14 @@ class MySQLHarness(DriverHarness):
         finally:
             await link.close()
 
-    def create(self) -> Driver:
+    def create(self) -> MySQLDriver:
         driver = MySQLDriver(self.url, clock_offset=self._offset)
-        self._drivers.append(driver)
+        self.drivers.append(driver)
         return driver
 
     def advance(self, seconds: float) -> None:
         self._offset += seconds
-        for driver in self._drivers:
+        for driver in self.drivers:
             driver.clock_offset = self._offset
 
     async def break_connections(self) -> None:
@@ -83,7 +82,7 @@ class MySQLHarness(DriverHarness):
     async def restart_server(self) -> None:
         await asyncio.to_thread(self.server.restart)
 
-    async def begin(self) -> CallersTransaction:
+    async def begin(self, isolation: str = "REPEATABLE READ") -> CallersTransaction:
         address = parse_address(self.url, command_timeout_s=30)
         connection: Any = await asyncmy.connect(  # pyright: ignore[reportUnknownMemberType] - untyped there
             host=address.host,
@@ -92,6 +91,8 @@ class MySQLHarness(DriverHarness):
             password=address.password,
             database=address.database,
         )
+        async with connection.cursor() as cursor:
+            await cursor.execute(f"SET SESSION TRANSACTION ISOLATION LEVEL {isolation}")
         await connection.begin()
         return _Transaction(connection)
 

@@ -1,0 +1,584 @@
+"""What only the MySQL/MariaDB driver has: addresses, its schema, its statements, other people's transactions."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+
+from asynctasq.drivers._mysql_address import parse_address
+from asynctasq.drivers._mysql_pool import Conflict, Link, check_server, connect, mapped, packets
+from asynctasq.drivers._mysql_sql import Ending, Statements, literal, server_now
+from asynctasq.drivers._mysql_steps import parse_token
+from asynctasq.drivers.memory_driver import MemoryDriver
+from asynctasq.drivers.mysql_driver import MySQLDriver
+from asynctasq.drivers.urls import create_driver
+from asynctasq.errors import (
+    BodyTooLarge,
+    ConfigError,
+    DriverError,
+    DriverMisconfigured,
+    DriverUnavailable,
+    UnsupportedFeature,
+)
+from asynctasq.kernel.messages import Bury, Complete, DeadReason, Depth, ErrorRecord, Lease, Message, Release
+from asynctasq.testing.conformance.harnesses.mysql import MySQLHarness
+from asynctasq.testing.servers import Servers
+
+SQL = Statements("asynctasq")
+NOTHING = Depth(ready=0, scheduled=0, reserved=0, dead=0)
+
+
+@pytest.fixture
+async def store(conformance_servers: Servers) -> AsyncIterator[MySQLHarness]:
+    harness = MySQLHarness(conformance_servers.mysql())
+    await harness.prepare()
+    yield harness
+    for driver in harness.drivers:
+        await driver.close()
+    await harness.clean_up()
+
+
+@pytest.fixture
+async def link(store: MySQLHarness) -> AsyncIterator[Link]:
+    """A connection beside the driver's."""
+    link = await connect(parse_address(store.url, command_timeout_s=30))
+    yield link
+    await link.close()
+
+
+def messages(*ids: str, queue: str = "q", delay_s: float = 0.0) -> list[Message]:
+    return [Message(id=message_id, queue=queue, body=message_id.encode(), delay_s=delay_s) for message_id in ids]
+
+
+def ids(leases: list[Lease]) -> list[str]:
+    return [lease.message_id for lease in leases]
+
+
+# -- addresses -----------------------------------------------------------------------------------
+
+
+def test_a_url_is_read_with_its_options() -> None:
+    driver = create_driver("mariadb://us%40er:p%2Fw@db.example:3307/app?tls=on&table_prefix=jobs&max_connections=3")
+
+    assert str(driver) == "mysql://db.example:3307/app (tables jobs_*)"
+
+
+def test_the_password_shows_nowhere() -> None:
+    driver = create_driver("mysql://root:s3cr3t@127.0.0.1:1/app")
+
+    assert "s3cr3t" not in f"{driver} {parse_address('mysql://root:s3cr3t@h/app', command_timeout_s=1)!r}"
+
+
+@pytest.mark.parametrize(
+    ("url", "text"),
+    [
+        ("mysql://root:s3cr3t@h", "names no database"),
+        ("mysql://root:s3cr3t@h/a/b", "names no database"),
+        ("mysql://root:s3cr3t@h:x/app", "port"),
+        ("postgres://root:s3cr3t@h/app", "not a MySQL address"),
+        ("mysql://root:s3cr3t@h/app?tls=maybe", "off, on, verify"),
+        ("mysql://root:s3cr3t@h/app?connect_timeout_s=0", "above 0"),
+        ("mysql://root:s3cr3t@h/app?command_timeout_s=-1", "above 0"),
+        ("mysql://root:s3cr3t@h/app?max_conections=3", "did you mean 'max_connections'"),
+        ("mysql://root:s3cr3t@h/app?max_connections=1", "2 or more"),
+        ("mysql://root:s3cr3t@h/app?table_prefix=a`b", "table_prefix"),
+    ],
+)
+def test_a_wrong_address_is_refused_in_words(url: str, text: str) -> None:
+    with pytest.raises(ConfigError, match=text) as caught:
+        MySQLDriver.from_url(url)
+
+    assert "s3cr3t" not in str(caught.value)
+
+
+@pytest.mark.parametrize("version", ["8.0.36", "8.4.3", "9.1.0", "8.0.mysql_aurora.3.04.0", "10.6.12-MariaDB-log"])
+def test_servers_with_skip_locked_are_accepted(version: str) -> None:
+    check_server({"version": version, "log_bin": "ON", "binlog_format": "ROW"}, "here")
+
+
+@pytest.mark.parametrize("version", ["5.7.44-log", "10.5.23-MariaDB", "5.5.62"])
+def test_older_servers_are_refused(version: str) -> None:
+    with pytest.raises(DriverMisconfigured, match="upgrade the server"):
+        check_server({"version": version}, "here")
+
+
+def test_a_statement_based_log_is_refused() -> None:
+    with pytest.raises(DriverMisconfigured, match="ROW or MIXED"):
+        check_server({"version": "8.0.36", "log_bin": "ON", "binlog_format": "STATEMENT"}, "here")
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (1213, Conflict),
+        (1205, Conflict),
+        (1040, DriverUnavailable),
+        (1203, DriverUnavailable),
+        (2013, DriverUnavailable),
+        (1290, DriverUnavailable),
+        (1045, DriverMisconfigured),
+        (1146, DriverMisconfigured),
+        (1064, DriverError),
+    ],
+)
+def test_errors_of_the_server_become_ours(code: int, kind: type[DriverError]) -> None:
+    from asyncmy.errors import OperationalError
+
+    with pytest.raises(DriverError) as caught, mapped("mysql://h:3306/app"):
+        raise OperationalError(code, "text")
+
+    assert type(caught.value) is kind or isinstance(caught.value, kind)
+    assert isinstance(caught.value.__cause__, OperationalError)
+
+
+# -- schema --------------------------------------------------------------------------------------
+
+
+async def test_an_unmigrated_database_says_what_to_run(store: MySQLHarness) -> None:
+    driver = MySQLDriver(store.url, table_prefix="other")
+
+    assert await driver.schema_version() == 0
+    with pytest.raises(DriverMisconfigured, match="run: asynctasq migrate --driver mysql"):
+        await driver.open()
+    with pytest.raises(DriverMisconfigured, match="run: asynctasq migrate --driver mysql"):
+        await driver.enqueue(messages("a"))
+
+
+async def test_migrating_at_once_from_several_places_applies_each_step_once(store: MySQLHarness) -> None:
+    drivers = [MySQLDriver(store.url, table_prefix="fresh") for _ in range(4)]
+
+    applied = await asyncio.gather(*(driver.migrate() for driver in drivers))
+
+    assert sorted(applied) == [[], [], [], [1]]
+    assert await drivers[0].schema_version() == 1
+
+
+async def test_a_migration_that_broke_off_is_finished_by_the_next(store: MySQLHarness, link: Link) -> None:
+    driver = store.create()
+    await driver.enqueue(messages("kept"))
+    await link.run("DROP TABLE asynctasq_results", "DELETE FROM asynctasq_schema")
+
+    assert await MySQLDriver(store.url).migrate() == [1]
+
+    assert ids(await driver.reserve(["q"], limit=9, lease_s=9)) == ["kept"]
+    assert (await link.run("SELECT COUNT(*) FROM asynctasq_results"))[0].rows[0] == (0,)
+
+
+async def test_two_prefixes_are_two_stores(store: MySQLHarness) -> None:
+    other = MySQLDriver(store.url, table_prefix="other")
+    await other.migrate()
+
+    await store.create().enqueue(messages("a"))
+
+    assert await other.depth("q") == NOTHING
+    await other.close()
+
+
+async def test_a_missing_database_and_a_wrong_password_are_named(store: MySQLHarness) -> None:
+    with pytest.raises(DriverMisconfigured, match="does not exist"):
+        await MySQLDriver(store.url + "_no").open()
+    with pytest.raises(DriverMisconfigured, match="password is wrong") as caught:
+        await MySQLDriver(store.url.replace("root@", "nobody:s3cr3t@")).open()
+    assert "s3cr3t" not in str(caught.value)
+
+
+# -- statements ----------------------------------------------------------------------------------
+
+
+async def plan(link: Link, statement: str) -> list[tuple[str, str, str, str]]:
+    """Return table, access type, index and remarks of each line of the plan."""
+    (result,) = await link.run(f"EXPLAIN {statement}")
+    return [(str(row[2]), str(row[3]), str(row[5]), str(row[9])) for row in result.rows]
+
+
+@pytest.mark.parametrize("rows", [0, 3, 5000])
+async def test_every_locking_statement_goes_by_its_index_and_sorts_nothing(
+    store: MySQLHarness, link: Link, rows: int
+) -> None:
+    await store.create().enqueue([Message(id=f"m{number}", queue="q", body=b"") for number in range(rows)])
+    now = "@now"
+    await link.run(f"SET @now = {server_now(0)}")
+    held = [(1, 1), (2, 1), (3, 2)]
+    ending = Ending(held=(1, 1), delay_us=0, counted=True, crashed=False, reason=None, error=None)
+
+    claim = await plan(link, SQL.claim("q", limit=10, now=now, lease_us=1))
+    others = [
+        await plan(link, statement)
+        for statement in (
+            SQL.held(held),
+            SQL.extend(held, now=now, lease_us=1),
+            SQL.complete(held),
+            SQL.end([ending, ending], now=now),
+            SQL.redrive("q", limit=10, now=now),
+            SQL.purge("q", up_to=9, limit=10, now=now),
+            SQL.removable([1, 2, 3], dead=True, now=now),
+        )
+    ]
+
+    assert claim[-1][2] == "due"
+    lines = [line for lines in [claim, *others] for line in lines]
+    assert not [line for line in lines if "filesort" in line[3] or "temporary" in line[3]]
+    assert {line[2] for line in lines if line[0] in ("m", "asynctasq_messages")} <= {"due", "PRIMARY"}
+    assert not [line for line in lines if line[0] == "m" and line[1] in ("ALL", "index")]
+
+
+async def test_a_claim_locks_the_rows_it_takes_and_no_other(store: MySQLHarness, link: Link) -> None:
+    driver = store.create()
+    await driver.enqueue(messages(*"abcdefghij"))
+    await link.run(f"SET @asynctasq_now = {server_now(0)}, @asynctasq_claim = 1", "START TRANSACTION")
+    await link.run(SQL.claim("q", limit=2, now="@asynctasq_now", lease_us=1))
+
+    meanwhile = await driver.reserve(["q"], limit=9, lease_s=9)
+
+    assert ids(meanwhile) == list("cdefghij")
+    await link.run("ROLLBACK")
+    assert ids(await driver.reserve(["q"], limit=9, lease_s=9)) == ["a", "b"]
+
+
+async def test_now_is_whole_microseconds_in_any_time_zone(link: Link) -> None:
+    zones = ["+00:00", "+12:45", "-11:00"]
+    readings = [await link.run(f"SET time_zone = '{zone}'", f"SELECT {server_now(0)}") for zone in zones]
+    (exact, _, micros) = (
+        await link.run(f"SELECT {server_now(0)}, SLEEP(0), UNIX_TIMESTAMP(NOW(6)) * 1000000 - {server_now(0)}")
+    )[0].rows[0]
+
+    instants = [results[1].rows[0][0] for results in readings]
+    assert all(isinstance(instant, int) for instant in [*instants, exact])
+    assert instants == sorted(instants)
+    assert instants[-1] - instants[0] < 60_000_000
+    assert micros == 0
+
+
+async def test_now_moves_on_within_a_packet(link: Link) -> None:
+    first, _, second = await link.run(f"SELECT {server_now(0)}", "DO SLEEP(0.02)", f"SELECT {server_now(0)}")
+
+    assert second.rows[0][0] - first.rows[0][0] >= 20_000
+
+
+def test_statements_hold_nothing_that_another_library_reads_as_a_placeholder() -> None:
+    hostile = Message(id="%s'\\\"?:x;--", queue="q:1", body=bytes(range(256)))
+    ending = Ending(held=(1, 1), delay_us=0, counted=True, crashed=False, reason="failed", error="%(a)s ' ?")
+
+    made = [
+        SQL.insert([hostile], now=server_now(5), claim="1"),
+        SQL.inserted([hostile.id], claim="1"),
+        SQL.end([ending], now=server_now(-5)),
+        SQL.claim("q:1", limit=1, now=server_now(0), lease_us=1),
+        SQL.whereabouts(now=server_now(0)),
+    ]
+
+    assert not [statement for statement in made if set('%?:;\\"') & set(statement)]
+    assert literal(b"") == "''"
+
+
+def test_statements_are_packed_in_order_up_to_a_size() -> None:
+    small, large = "SELECT 1", "SELECT " + "1" * 2_000_000
+
+    assert list(packets([small, small, large, small])) == ["SELECT 1;SELECT 1", large, small]
+
+
+@pytest.mark.parametrize("token", ["", "1", "1.", ".1", "a.b", "1.1.1", "-1.1", "1.1 ", "\u0661.1", "9" * 60 + ".1"])
+def test_a_foreign_token_is_none_of_ours(token: str) -> None:
+    assert parse_token(token) is None
+
+
+# -- storing -------------------------------------------------------------------------------------
+
+
+async def test_ids_and_queues_differ_by_case_and_trailing_space(store: MySQLHarness) -> None:
+    driver = store.create()
+    names = ["a", "A", "a ", "\u00e4", "a\u0308", "'", "\\", "\U0001f600", "x" * 128]
+
+    assert await driver.enqueue([*messages(*names), *messages("Q", queue="Q")]) == [*names, "Q"]
+
+    leases = await driver.reserve(["q"], limit=99, lease_s=9)
+    assert [(lease.message_id, lease.body) for lease in leases] == [(name, name.encode()) for name in names]
+    assert await driver.queues() == ["Q", "q"]
+
+
+async def test_every_byte_and_an_empty_body_come_back(store: MySQLHarness) -> None:
+    driver = store.create()
+    bodies = [bytes(range(256)) * 3, b"", b"\\'\"\0\x1a%s"]
+
+    await driver.enqueue([Message(id=str(number), queue="q", body=body) for number, body in enumerate(bodies)])
+
+    assert [lease.body for lease in await driver.reserve(["q"], limit=9, lease_s=9)] == bodies
+
+
+async def test_the_largest_body_fits_and_a_larger_one_stores_nothing(store: MySQLHarness) -> None:
+    driver = store.create()
+    largest = driver.capabilities.body_bytes_max
+    assert largest is not None
+
+    with pytest.raises(BodyTooLarge):
+        await driver.enqueue([*messages("a"), Message(id="b", queue="q", body=b"x" * (largest + 1))])
+    assert await driver.depth("q") == NOTHING
+
+    body = random.Random(1).randbytes(largest)
+    await driver.enqueue([Message(id="b", queue="q", body=body), *messages("c")])
+    (lease, _) = await driver.reserve(["q"], limit=2, lease_s=99)
+    assert lease.body == body
+    assert await driver.settle([(lease, Complete(result=body, result_ttl_s=60))]) == set()
+    assert await driver.fetch_result("b") == body
+
+
+async def test_a_hundred_thousand_messages_are_stored_as_one(store: MySQLHarness) -> None:
+    driver = store.create()
+    batch = [Message(id=f"m{number}", queue="q", body=b"x" * 50) for number in range(100_000)]
+
+    new = await driver.enqueue([batch[70_000], *batch])
+
+    assert len(new) == 100_000
+    assert (await driver.depth("q")).ready == 100_000
+    assert ids(await driver.reserve(["q"], limit=2, lease_s=9)) == ["m70000", "m0"]
+
+
+async def test_a_batch_says_exactly_which_of_its_ids_are_new(store: MySQLHarness) -> None:
+    driver = store.create()
+    await driver.enqueue(messages("b", "d"))
+
+    assert await driver.enqueue(messages("a", "b", "a", "c", "d")) == ["a", "c"]
+    assert await driver.enqueue(messages("a", "b")) == []
+    assert await driver.enqueue(messages("b")) == []
+
+
+async def test_a_lease_of_an_earlier_life_of_the_same_id_settles_nothing(store: MySQLHarness) -> None:
+    driver = store.create()
+    await driver.enqueue(messages("a"))
+    (first,) = await driver.reserve(["q"], limit=1, lease_s=9)
+    await driver.settle([(first, Complete())])
+    await driver.enqueue(messages("a"))
+    (second,) = await driver.reserve(["q"], limit=1, lease_s=9)
+
+    assert await driver.settle([(first, Complete())]) == {"a"}
+    assert await driver.extend([first], lease_s=9) == {"a"}
+    assert await driver.settle([(second, Complete())]) == set()
+
+
+async def test_results_that_ran_out_are_dropped_when_others_are_stored(store: MySQLHarness, link: Link) -> None:
+    driver = store.create()
+    await driver.enqueue(messages(*"abc"))
+    leases = await driver.reserve(["q"], limit=3, lease_s=9)
+    await driver.settle([(lease, Complete(result=b"r", result_ttl_s=5)) for lease in leases[:2]])
+    store.advance(6)
+
+    await driver.settle([(leases[2], Complete(result=b"r", result_ttl_s=5))])
+
+    assert [row[0] for row in (await link.run("SELECT id FROM asynctasq_results"))[0].rows] == [b"c"]
+
+
+# -- the same as the reference -------------------------------------------------------------------
+
+
+def _operation(rng: random.Random, held: list[tuple[Lease, Lease]]) -> tuple[str, Any]:
+    names = [f"m{rng.randrange(12)}" for _ in range(rng.choice([1, 2, 5]))]
+    queue = rng.choice("abc")
+    match rng.choice("eerrttxcdpzsf"):
+        case "e":
+            return "enqueue", [
+                Message(id=name, queue=queue, body=b"x", delay_s=rng.choice([0, 0, 50])) for name in names
+            ]
+        case "r":
+            return "reserve", (rng.sample("abc", rng.randint(1, 3)), rng.choice([1, 2, 9]), rng.choice([10, 1000]))
+        case "t" | "s":
+            return "settle", [(rng.randrange(len(held)), _settlement(rng, queue)) for _ in names] if held else []
+        case "x":
+            return "extend", [rng.randrange(len(held)) for _ in names] if held else []
+        case "c":
+            return "cancel", names
+        case "d":
+            return "discard", names
+        case "p":
+            return "purge", queue
+        case "z":
+            return "redrive", (queue, rng.choice([1, 9]))
+        case _:
+            return "advance", rng.choice([5, 60])
+
+
+def _settlement(rng: random.Random, queue: str) -> Complete | Release | Bury:
+    follow_ups = (Message(id=f"m{rng.randrange(12)}", queue=queue, body=b"f"),) if rng.random() < 0.2 else ()
+    error = ErrorRecord(type="E", message="caf\u00e9 ' %s") if rng.random() < 0.5 else None
+    settlements: list[Complete | Release | Bury] = [
+        Complete(follow_ups=follow_ups),
+        Complete(result=b"r", result_ttl_s=20),
+        Release(counted=rng.random() < 0.5, crashed=rng.random() < 0.2, error=error, delay_s=rng.choice([0, 30])),
+        Bury(reason=DeadReason.FAILED, counted=True, error=error, follow_ups=follow_ups),
+    ]
+    return rng.choice(settlements)
+
+
+async def _apply(driver: Any, name: str, what: Any, held: list[Lease], rng: random.Random) -> Any:
+    match name:
+        case "enqueue":
+            return await driver.enqueue(what)
+        case "reserve":
+            queues, limit, lease_s = what
+            leases = await driver.reserve(queues, limit=limit, lease_s=lease_s)
+            held += leases
+            return [(lease.message_id, lease.queue, lease.body, lease.attempt, lease.crashes) for lease in leases]
+        case "settle":
+            return await driver.settle([(held[index], settlement) for index, settlement in what])
+        case "extend":
+            return await driver.extend([held[index] for index in what], lease_s=100)
+        case "redrive":
+            return await driver.redrive(what[0], limit=what[1])
+        case "advance":
+            driver.clock_offset += what
+            return None
+        case _:
+            return await getattr(driver, name)(what)
+
+
+async def _picture(driver: Any) -> Any:
+    found = {}
+    for queue in await driver.queues():
+        depth = await driver.depth(queue)
+        listed = (await driver.list_messages(queue)).messages
+        kept = [(one.id, one.state, one.attempts, one.crashes, one.reason, one.error) for one in listed]
+        found[queue] = (depth.ready, depth.scheduled, depth.reserved, depth.dead, kept)
+    return found, [await driver.fetch_result(f"m{number}") for number in range(12)]
+
+
+async def _lives(driver: MemoryDriver, lease: Lease) -> bool:
+    found = await driver.find(lease.message_id)
+    return found is not None and found.enqueued_at == lease.enqueued_at
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_random_operations_do_what_they_do_in_memory(store: MySQLHarness, seed: int) -> None:
+    rng, mine, reference = random.Random(seed), store.create(), MemoryDriver()
+    ours: list[Lease] = []
+    theirs: list[Lease] = []
+
+    # One life of an id: in memory its tokens begin anew with the next one, so leases of the last are put away.
+    for step in range(120):
+        name, what = _operation(rng, list(zip(ours, theirs, strict=True)))
+        got = await _apply(mine, name, what, ours, rng)
+        wanted = await _apply(reference, name, what, theirs, rng)
+
+        assert got == wanted, f"step {step}: {name} {what}"
+        assert await _picture(mine) == await _picture(reference), f"step {step}: {name} {what}"
+        living = [await _lives(reference, lease) for lease in theirs]
+        ours = [lease for lease, lives in zip(ours, living, strict=True) if lives]
+        theirs = [lease for lease, lives in zip(theirs, living, strict=True) if lives]
+
+
+# -- in the caller's transaction -----------------------------------------------------------------
+
+
+@pytest.fixture
+def engine_url(store: MySQLHarness) -> str:
+    return store.url.replace("mysql://", "mysql+asyncmy://")
+
+
+async def test_a_session_of_sqlalchemy_commits_or_takes_back(store: MySQLHarness, engine_url: str) -> None:
+    driver = store.create()
+    engine = create_async_engine(engine_url)
+    hostile = Message(id="%s:x?'", queue="q", body=b"%s\0'")
+
+    async with aclosing(_Disposed(engine)), AsyncSession(engine) as session:
+        assert await driver.enqueue_in(session, [hostile, *messages("b"), hostile]) == [hostile.id, "b"]
+        assert await driver.depth("q") == NOTHING
+        await session.rollback()
+        assert await driver.depth("q") == NOTHING
+        assert await driver.enqueue_in(session, [hostile]) == [hostile.id]
+        assert await driver.enqueue_in(session, [hostile]) == []
+        await session.commit()
+
+    assert ids(await driver.reserve(["q"], limit=9, lease_s=9)) == [hostile.id]
+
+
+async def test_synchronous_code_enqueues_in_its_session(store: MySQLHarness, engine_url: str) -> None:
+    driver = store.create()
+    engine = create_async_engine(engine_url)
+
+    async with aclosing(_Disposed(engine)), AsyncSession(engine) as session:
+        new = await session.run_sync(lambda sync: driver.enqueue_in_sync(sync, messages("a", "b")))
+        await session.commit()
+
+    assert new == ["a", "b"]
+    assert (await driver.depth("q")).ready == 2
+
+
+class _Disposed:
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+
+    async def aclose(self) -> None:
+        await self._engine.dispose()
+
+
+@pytest.mark.parametrize("isolation", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
+async def test_settling_follows_the_callers_transaction(store: MySQLHarness, isolation: str) -> None:
+    driver = store.create()
+    await driver.enqueue(messages("a", "b"))
+    a, b = await driver.reserve(["q"], limit=2, lease_s=60)
+    work: list[tuple[Lease, Complete | Release]] = [
+        (a, Complete(result=b"r", result_ttl_s=60, follow_ups=tuple(messages("next")))),
+        (b, Release(counted=True, error=ErrorRecord(type="E", message="m"))),
+    ]
+
+    undone, done = await store.begin(isolation), await store.begin(isolation)
+    assert await driver.settle_in(undone.connection, work) == set()
+    await undone.rollback()
+    assert (await driver.depth("q")).reserved == 2
+    assert await driver.settle_in(done.connection, work) == set()
+    await done.commit()
+
+    assert await driver.fetch_result("a") == b"r"
+    assert [(one.message_id, one.attempt) for one in await driver.reserve(["q"], limit=9, lease_s=9)] == [
+        ("b", 2),
+        ("next", 1),
+    ]
+    assert await driver.settle(work) == {"a", "b"}
+
+
+async def test_a_connection_to_another_database_is_refused(store: MySQLHarness, conformance_servers: Servers) -> None:
+    driver = store.create()
+    other = MySQLHarness(conformance_servers.mysql())
+    await other.prepare()
+    transaction = await other.begin()
+
+    with pytest.raises(UnsupportedFeature, match="another database"):
+        await driver.enqueue_in(transaction.connection, messages("a"))
+    with pytest.raises(UnsupportedFeature, match="another database"):
+        await driver.settle_in(transaction.connection, [(_no_lease(), Complete())])
+
+    await transaction.rollback()
+    await other.clean_up()
+
+
+async def test_the_same_database_name_on_another_server_is_refused(store: MySQLHarness, link: Link) -> None:
+    driver = store.create()
+    await driver.open()
+    # Another server's tables differ in nothing but the id they were given when they were made.
+    await link.run("UPDATE asynctasq_schema SET store = UUID()")
+    transaction = await store.begin()
+
+    with pytest.raises(UnsupportedFeature, match="another database"):
+        await driver.enqueue_in(transaction.connection, messages("a"))
+    await transaction.rollback()
+
+
+async def test_a_connection_without_a_transaction_is_refused(store: MySQLHarness) -> None:
+    driver = store.create()
+    transaction = await store.begin()
+    await transaction.connection.rollback()
+    await transaction.connection.autocommit(True)
+
+    with pytest.raises(UnsupportedFeature, match="no transaction"):
+        await driver.enqueue_in(transaction.connection, messages("a"))
+    with pytest.raises(UnsupportedFeature, match="not a connection"):
+        await driver.enqueue_in(object(), messages("a"))
+    await transaction.rollback()
+
+
+def _no_lease() -> Lease:
+    return Lease(
+        message_id="a", queue="q", body=b"", token="1.1", attempt=1, crashes=0, enqueued_at=0.0, expires_at=0.0
+    )
