@@ -6,7 +6,7 @@ import sys
 from typing import Any, TypeVar
 
 from asynctasq.drivers._sqlite_schema import SQLiteFile, Step, Steps, ensure_schema, run_on
-from asynctasq.errors import UnsupportedFeature
+from asynctasq.errors import DriverError, UnsupportedFeature
 
 __all__ = ["in_transaction", "run_in", "run_in_async"]
 
@@ -68,7 +68,11 @@ async def run_in_async(connection: Any, steps: Steps[T], file: SQLiteFile) -> T:
     aiosqlite: Any = sys.modules.get("aiosqlite")  # whoever has such a connection has imported the library
     if aiosqlite is None or not isinstance(connection, aiosqlite.Connection):
         return run_in(connection, steps, file)
-    whole = in_transaction(steps, file, begun=connection.in_transaction)
+    try:
+        begun = connection.in_transaction
+    except ValueError as error:
+        raise DriverError(f"the caller's connection to {file} is closed; pass an open one") from error
+    whole = in_transaction(steps, file, begun=begun)
     cursor = await connection.cursor()
     cursor.row_factory = None
     text_factory, connection.text_factory = connection.text_factory, str

@@ -87,19 +87,18 @@ Steps = Generator[Step, list[Row], T]
 
 def run(steps: Steps[T], execute: Callable[[str, Any], Iterable[Row]]) -> T:
     """Run an operation through a plain `execute(sql, params)` that returns rows."""
-    rows: list[Row] = []
-    while True:
-        try:
-            step = steps.send(rows) if rows else next(steps)
-        except StopIteration as end:
-            result: T = end.value
-            return result
-        if step.many:
-            for params in step.params:
-                execute(step.sql, params)
-            rows = []
-        else:
-            rows = list(execute(step.sql, step.params))
+    try:
+        step = next(steps)
+        while True:
+            if step.many:
+                for params in step.params:
+                    execute(step.sql, params)
+                step = steps.send([])
+            else:
+                step = steps.send(list(execute(step.sql, step.params)))
+    except StopIteration as end:
+        result: T = end.value
+        return result
 
 
 def run_on(steps: Steps[T], cursor: sqlite3.Cursor) -> T:
