@@ -52,7 +52,7 @@ class CallClock(Clock):
 
 
 class Program:
-    """Do the same with both drivers. Delays and leases are multiples of a step that no run comes near to in real time."""
+    """Do the same with both drivers. Delays and leases are multiples of a step much longer than any run."""
 
     def __init__(self, redis: RedisDriver, seed: int) -> None:
         self.rng = random.Random(seed)
