@@ -1,7 +1,8 @@
 """Send, delete and hide many copies in as few API calls as SQS allows; what a copy means is not known here."""
 
 import asyncio
-from collections.abc import Sequence
+import functools
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,9 @@ from asynctasq.drivers._sqs_wire import BATCH_ENTRIES_MAX, Outgoing
 from asynctasq.errors import DispatchError, DriverError
 
 __all__ = ["Batches", "Copy"]
+
+REQUESTS_MAX = 8
+Job = Callable[[], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,14 +42,15 @@ class Batches:
         for index, item in enumerate(outgoing):
             by_queue.setdefault((item.queue, item.dead), []).append(index)
         results: list[Failure | None] = [None] * len(outgoing)
-        async with asyncio.TaskGroup() as group:
-            for (queue, dead), indexes in by_queue.items():
-                chunks = self._chunks(outgoing, indexes)
-                if self._directory.names.is_fifo(queue):
-                    group.create_task(self._send_in_order(queue, dead, outgoing, chunks, results))
-                else:
-                    for chunk in chunks:
-                        group.create_task(self._send_chunk(queue, dead, outgoing, chunk, results))
+        jobs: list[Job] = []
+        for (queue, dead), indexes in by_queue.items():
+            send = functools.partial(self._send_chunks, queue, dead, outgoing, results)
+            chunks = self._chunks(outgoing, indexes)
+            if self._directory.names.is_fifo(queue):
+                jobs.append(functools.partial(send, chunks))
+            else:
+                jobs += [functools.partial(send, [chunk]) for chunk in chunks]
+        await _run_all(jobs)
         return results
 
     def _chunks(self, outgoing: Sequence[Outgoing], indexes: Sequence[int]) -> list[list[int]]:
@@ -59,13 +64,13 @@ class Batches:
             chunks[-1].append(index)
         return chunks
 
-    async def _send_in_order(
+    async def _send_chunks(
         self,
         queue: str,
         dead: bool,
         outgoing: Sequence[Outgoing],
-        chunks: Sequence[list[int]],
         results: list[Failure | None],
+        chunks: Sequence[list[int]],
     ) -> None:
         for chunk in chunks:
             await self._send_chunk(queue, dead, outgoing, chunk, results)
@@ -109,10 +114,13 @@ class Batches:
             for i in chunk:
                 results[i] = failures.get(str(i))
 
-        async with asyncio.TaskGroup() as group:
-            for (queue, dead), indexes in by_queue.items():
-                for start in range(0, len(indexes), BATCH_ENTRIES_MAX):
-                    group.create_task(run_chunk(queue, dead, indexes[start : start + BATCH_ENTRIES_MAX]))
+        await _run_all(
+            [
+                functools.partial(run_chunk, queue, dead, indexes[start : start + BATCH_ENTRIES_MAX])
+                for (queue, dead), indexes in by_queue.items()
+                for start in range(0, len(indexes), BATCH_ENTRIES_MAX)
+            ]
+        )
         return results
 
     async def _run(self, operation: str, queue: str, dead: bool, entries: list[dict[str, Any]]) -> dict[str, Failure]:
@@ -127,6 +135,22 @@ class Batches:
             return {entry["Id"]: Failure(code="QueueDoesNotExist", text=str(error), final=True) for entry in entries}
         except DriverError as error:
             return _all_failed(entries, error)
+
+
+async def _run_all(jobs: Sequence[Job]) -> None:
+    """Run the jobs, some at a time: a large one of these must not keep the small ones of others from the network."""
+    if len(jobs) == 1:
+        await jobs[0]()
+        return
+    waiting = iter(jobs)
+
+    async def run() -> None:
+        for job in waiting:
+            await job()
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(min(REQUESTS_MAX, len(jobs))):
+            group.create_task(run())
 
 
 def _all_failed(entries: Sequence[dict[str, Any]], error: DriverError | DispatchError) -> dict[str, Failure]:

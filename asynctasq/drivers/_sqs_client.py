@@ -4,7 +4,7 @@ import asyncio
 import logging
 import math
 from collections import Counter
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -14,9 +14,9 @@ from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession
 
 from asynctasq.clock import Clock
-from asynctasq.drivers._sqs_errors import Refused, mapped
+from asynctasq.drivers._sqs_errors import QueueGone, Refused, mapped
 from asynctasq.drivers._sqs_wire import BATCH_ENTRIES_MAX
-from asynctasq.errors import AsyncTasqError
+from asynctasq.errors import AsyncTasqError, DriverError, DriverUnavailable
 
 __all__ = ["Connection", "Endpoint", "Failure", "Reply", "ServerClock"]
 
@@ -26,8 +26,6 @@ CONNECT_TIMEOUT_S = 5
 COMMAND_TIMEOUT_S = 10
 POLL_TIMEOUT_S = 30
 """The longest long poll, 20 s, and what its reply may take."""
-REQUESTS_MAX = 8
-"""Commands in flight at once per event loop."""
 ATTEMPTS = 4
 BATCH_ROUNDS = 4
 BATCH_PAUSE_S = 0.05
@@ -101,6 +99,16 @@ class Reply:
     asked_at: float
     answered_at: float
 
+    def text(self, name: str) -> str:
+        """Return a field that must be there.
+
+        Raises: DriverUnavailable for a reply that is none of SQS's.
+        """
+        value = self.data.get(name)
+        if not isinstance(value, str):
+            raise DriverUnavailable(f"a reply without {name!r} came; check that endpoint_url leads to SQS")
+        return value
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
@@ -120,7 +128,6 @@ class Connection:
         self.clock = clock
         self.creating = asyncio.Lock()
         self._calls = calls
-        self._requests = asyncio.Semaphore(REQUESTS_MAX)
         self._chores: dict[asyncio.Task[None], None] = {}
         self._keeper: AsyncGenerator[None, None] | None = None
         self._commands: SqsClient
@@ -182,11 +189,10 @@ class Connection:
 
         Raises: QueueGone, Refused, DriverError
         """
-        async with self._requests:
-            return await self._call(self._commands, operation, parameters)
+        return await self._call(self._commands, operation, parameters)
 
     async def receive(self, **parameters: Any) -> Reply:
-        """Do one ReceiveMessage call, outside of what limits the commands."""
+        """Do one ReceiveMessage call, which may be a long poll."""
         return await self._call(self._polls, "receive_message", parameters)
 
     async def _call(self, client: SqsClient, operation: str, parameters: dict[str, Any]) -> Reply:
@@ -216,6 +222,10 @@ class Connection:
                 reply = await self.call(operation, QueueUrl=url, Entries=list(pending.values()))
             except Refused as error:
                 return final | await self._one_by_one(operation, url, list(pending.values()), error)
+            except (DriverError, QueueGone) as error:
+                if isinstance(error, QueueGone) and not round_:
+                    raise  # nothing was done yet: whoever asked may create the queue
+                return final | _all_failed(pending, error)
             failed = _failures(reply.data, pending)
             final |= {entry_id: failure for entry_id, failure in failed.items() if failure.final}
             pending = {entry_id: pending[entry_id] for entry_id, failure in failed.items() if not failure.final}
@@ -236,12 +246,17 @@ class Connection:
         return failures
 
 
+def _all_failed(pending: Iterable[str], error: DriverError | QueueGone) -> dict[str, Failure]:
+    cause = error if isinstance(error, DriverError) else None
+    return {entry_id: Failure(code="", text=str(error), final=False, cause=cause) for entry_id in pending}
+
+
 def _failures(data: dict[str, Any], pending: dict[str, dict[str, Any]]) -> dict[str, Failure]:
     failures = {entry_id: Failure(code="", text="SQS said nothing about it", final=False) for entry_id in pending}
     for done in data.get("Successful", []):
-        failures.pop(done["Id"], None)
+        failures.pop(done.get("Id", ""), None)
     for failed in data.get("Failed", []):
-        failures[failed["Id"]] = Failure(
+        failures[failed.get("Id", "")] = Failure(
             code=str(failed.get("Code", "")).rsplit("#", 1)[-1],
             text=f"{failed.get('Code', '')} {failed.get('Message', '')}".strip(),
             final=bool(failed.get("SenderFault", False)),

@@ -26,6 +26,8 @@ class Held:
     receipts: dict[str, str]
     taken_at: float
     ends_at: float
+    settling: bool = False
+    """Whether its settlement began: a copy that is received from then on may be the one that takes its place."""
     replaced: bool = False
     """Whether its settlement has sent what takes its place, so that repeating it does not send twice."""
     deleted: bool = False
@@ -53,10 +55,10 @@ class LeaseBook:
         key = (lease.queue, lease.message_id)
         with self._lock:
             held = self._held.get(self._latest.get(key, ""))
-            if held is not None and now < held.ends_at:
+            if held is not None and now < held.ends_at and not held.settling:
                 held.receipts[received.sqs_id] = received.receipt
                 return None
-            if held is not None:
+            if held is not None and not held.settling:
                 self._end(held)
             self._add(
                 Held(
@@ -93,6 +95,11 @@ class LeaseBook:
             )
             self._add(held, now)
             return held
+
+    def settling(self, held: Held) -> None:
+        """Note, before anything is sent, that this lease ends."""
+        with self._lock:
+            held.settling = True
 
     def extended(self, held: Held, ends_at: float) -> None:
         """Note that the lease lives until then."""

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import TypeVar
 
 from asynctasq.drivers._sqs_client import Connection
@@ -89,8 +90,7 @@ class QueueDirectory:
             reply = await connection.call("get_queue_url", QueueName=name)
         except QueueGone:
             return None
-        url: str = reply.data["QueueUrl"]
-        return url
+        return reply.text("QueueUrl")
 
     async def _make(self, connection: Connection, queue: str, *, dead: bool) -> str:
         async with connection.creating:
@@ -111,8 +111,7 @@ class QueueDirectory:
             parameters["tags"] = {"asynctasq:queue": queue}
         reply = await connection.call("create_queue", **parameters)
         logger.info("created SQS queue %s for queue %s", name, queue)
-        url: str = reply.data["QueueUrl"]
-        return url
+        return reply.text("QueueUrl")
 
     def _attributes(self, queue: str) -> dict[str, str]:
         attributes = {"MessageRetentionPeriod": str(RETENTION_S)}
@@ -135,8 +134,7 @@ class QueueDirectory:
 
     async def _arn(self, connection: Connection, url: str) -> str:
         reply = await connection.call("get_queue_attributes", QueueUrl=url, AttributeNames=["QueueArn"])
-        arn: str = reply.data["Attributes"]["QueueArn"]
-        return arn
+        return replace(reply, data=reply.data.get("Attributes", {})).text("QueueArn")
 
     def _command(self, connection: Connection, queue: str, name: str) -> str:
         attributes = json.dumps(self._attributes(queue), separators=(",", ":"))

@@ -67,6 +67,7 @@ class Receiver:
         self._long: dict[str, asyncio.Task[_Polled]] = {}
         self._width: dict[str, int] = {}
         self._quiet: dict[str, bool] = {}
+        self._errors: dict[str, AsyncTasqError] = {}
         self._takers: Counter[str] = Counter()
         self._janitor: asyncio.TimerHandle | None = None
 
@@ -175,6 +176,7 @@ class Receiver:
     async def _listen(self, queues: Sequence[str], limit: int, lease_s: int, deadline: float) -> None:
         """Wait until one of the queues has brought something, or until the deadline."""
         count = min(limit, BATCH_ENTRIES_MAX)
+        self._raise_met(queues)
         while not self._closing.done() and not self._ready_count(queues):
             left = deadline - self._loop.time()
             wait_s = min(LONG_POLL_S_MAX, int(left + PROMPT_S))
@@ -187,13 +189,15 @@ class Receiver:
             if left <= 0:
                 return
             await asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+            self._raise_met(queues)
             if wait_s < 1:
                 return
-            for poll in polls:
-                if poll.done() and not poll.cancelled() and (error := poll.result().error) is not None:
-                    if self._ready_count(queues):
-                        return
-                    raise error
+
+    def _raise_met(self, queues: Sequence[str]) -> None:
+        """Raise what a long poll met, maybe after the reserve that began it had returned."""
+        met = [self._errors.pop(queue) for queue in queues if queue in self._errors]
+        if met and not self._ready_count(queues):
+            raise met[0]
 
     def _short_poll(self, queue: str, count: int, lease_s: float) -> "asyncio.Task[_Polled]":
         poll = asyncio.ensure_future(self._poll(queue, count, whole_lease_s(lease_s), 0))
@@ -221,7 +225,10 @@ class Receiver:
                 ),
             )
         except AsyncTasqError as error:
+            if wait_s:
+                self._errors[queue] = error
             return _Polled(error=error)
+        self._errors.pop(queue, None)
         received = len(reply.data.get("Messages", ()))
         self._quiet[queue] = not received
         self._sort(queue, reply, lease_s)
@@ -239,6 +246,9 @@ class Receiver:
                 )
             except NewerVersion as error:
                 logger.warning("%s; it stays in queue %s for a newer worker", error, queue)
+                continue
+            except KeyError as error:
+                logger.warning("a message without %s came from queue %s, so it is left there", error, queue)
                 continue
             if self._book.was_deleted(received.sqs_id):
                 again.append(Copy(queue=queue, receipt=received.receipt))

@@ -35,7 +35,7 @@ async def _counts(connection: Connection, directory: QueueDirectory, queue: str,
     except QueueGone:
         directory.forget(queue, dead=dead)
         return 0, 0, 0
-    ready, delayed, hidden = (int(reply.data["Attributes"].get(name, 0)) for name in COUNTS)
+    ready, delayed, hidden = (int(reply.data.get("Attributes", {}).get(name, 0)) for name in COUNTS)
     return ready, delayed, hidden
 
 
@@ -73,6 +73,6 @@ async def _receive_dead(connection: Connection, directory: QueueDirectory, queue
     for raw in reply.data.get("Messages", ()):
         try:
             dead.append(Received.parse(queue, raw, taken_at=reply.answered_at, lease_s=REDRIVE_LEASE_S))
-        except NewerVersion:
+        except (NewerVersion, KeyError):
             continue
     return dead

@@ -102,6 +102,8 @@ class Settler:
         await self._by_receipt(late, hide_s=VERIFY_S)
 
     async def _replace(self, ends: Sequence[_End]) -> None:
+        for end in ends:
+            self._book.settling(end.held)
         todo = [(end, outgoing) for end in ends for outgoing in self._outgoing(end)]
         failures = await self._batches.send([outgoing for _, outgoing in todo])
         for (end, _), failure in zip(todo, failures, strict=True):

@@ -228,7 +228,7 @@ class Received:
             envelope=_read_envelope(reply),
             sqs_id=reply["MessageId"],
             receipt=reply["ReceiptHandle"],
-            receives=int(attributes.get("ApproximateReceiveCount", 1)),
+            receives=max(1, int(attributes.get("ApproximateReceiveCount", 1))),
             sent_us=int(attributes.get("SentTimestamp", round(taken_at * 1000))) * 1000,
             taken_at=taken_at,
             ends_at=taken_at + lease_s,

@@ -346,6 +346,21 @@ def test_two_copies_of_a_message_are_one_lease() -> None:
     assert held.receipts == {"1": "c", "2": "b"}, "of each copy the latest receipt counts"
 
 
+def test_what_takes_the_place_of_a_message_is_no_copy_of_it() -> None:
+    book = LeaseBook()
+    lease = grant(book, copy_of("m", sqs_id="1", receipt="a"), 1)
+    held = book.find(lease, 2)
+    assert held is not None
+    book.settling(held)
+
+    retry = grant(book, copy_of("m", sqs_id="2", receipt="b", taken_at=2), 2)
+
+    assert held.receipts == {"1": "a"}, "or the delete that ends the first would delete the retry"
+    assert book.find(lease, 3) is held
+    book.end(held)
+    assert book.find(retry, 4) is not None
+
+
 def test_who_takes_over_makes_the_earlier_lease_stale() -> None:
     book = LeaseBook()
     old = grant(book, copy_of("m", sqs_id="1", receipt="a"), 1)
