@@ -1,0 +1,178 @@
+"""Runs a simulation loop one chosen task step at a time, and keeps the trace of the choices."""
+
+import hashlib
+import sys
+from array import array
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakKeyDictionary
+
+from asynctasq.testing._loop_private import is_python_step
+from asynctasq.testing._loop_report import name_of
+from asynctasq.testing._simulation_errors import SimulationError
+from asynctasq.testing.search import Fifo, Scheduler
+
+if TYPE_CHECKING:
+    from asynctasq.testing.loop import SimulationLoop
+
+__all__ = ["Explorer"]
+
+_FLUSH: Final = 4_096
+
+
+class Explorer:
+    """Chooses among ready task steps; plain callbacks keep their order, and their place before younger steps.
+
+    Choices are made only between task steps, since how many callbacks asyncio needs for the same
+    program differs between versions of Python.
+    """
+
+    def __init__(self, loop: "SimulationLoop", scheduler: Scheduler | None) -> None:
+        self._loop = loop
+        self._choose = (scheduler or Fifo()).choose
+        self._steps: list[tuple[int, Any, Any, tuple[Any, ...]]] = []
+        self._orders: list[int] = []
+        self._callbacks: deque[tuple[int, Any]] = deque()
+        self._arrivals = 0
+        self._trail: list[int] = []
+        self._hash = hashlib.blake2b(digest_size=16)
+        self._names: list[str] | None = None
+        self._numbered: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
+
+    def run(self) -> None:
+        """Run until the loop is stopped."""
+        loop = self._loop
+        while not loop._stopping:
+            try:
+                while not loop._stopping:
+                    self.advance()
+            except (SystemExit, KeyboardInterrupt, SimulationError):
+                raise
+            except BaseException as error:  # noqa: BLE001 - as asyncio's own handle does
+                loop.call_exception_handler({"message": "Exception in a task step", "exception": error})
+
+    def advance(self) -> None:
+        """Run the callbacks whose turn it is, then one task step; when there is nothing, let time pass."""
+        loop = self._loop
+        loop._gather()
+        self._take_in()
+        steps = self._steps
+        if not steps and not self._callbacks:
+            loop._wait_for_work()
+            return
+        if self._callbacks and not self._run_callbacks(steps[0][0] if steps else None):
+            return
+        count = len(steps)
+        if not count:
+            return
+        index = self._choose(self._orders) if count > 1 else 0
+        arrival, context, callback, args = steps.pop(index)
+        order = self._orders.pop(index)
+        self._trail.append(order)
+        if index:
+            self._run_callbacks(arrival)
+        self._count(callback if context is not None else callback._callback)
+        if context is not None:
+            context.run(callback, *args)
+        else:
+            callback._run()
+
+    def _take_in(self) -> None:
+        ready = self._loop._ready
+        while ready:
+            context, callback, args = ready.popleft()
+            self._arrivals += 1
+            if context is not None:
+                subject = callback.__self__
+            elif is_python_step(callback._callback):
+                subject = callback._callback.__self__
+            else:
+                self._callbacks.append((self._arrivals, callback))
+                continue
+            self._steps.append((self._arrivals, context, callback, args))
+            try:
+                self._orders.append(subject.order)
+            except AttributeError:
+                self._orders.append(self._number(subject))
+
+    def _number(self, subject: Any) -> int:
+        """Number a task that a foreign task factory made, in order of its first step."""
+        number = self._numbered.get(subject)
+        if number is None:
+            self._loop._tasks_made += 1
+            number = self._numbered[subject] = self._loop._tasks_made
+        return number
+
+    def _run_callbacks(self, before: int | None) -> bool:
+        """Run callbacks that came before that arrival; False if there were none left to choose for or a stop."""
+        callbacks = self._callbacks
+        while callbacks and (before is None or callbacks[0][0] < before):
+            handle = callbacks.popleft()[1]
+            if handle._cancelled:
+                continue
+            self._count(handle._callback)
+            handle._run()
+            if self._loop._stopping:
+                return False
+        self._take_in()
+        return True
+
+    def _count(self, callback: Any) -> None:
+        loop = self._loop
+        loop._stalled += 1
+        if self._names is not None:
+            self._names.append(name_of(callback))
+        elif loop._stalled > loop.limits.stalled_steps_max:
+            loop._explain_stall()
+
+    # -- the trace -------------------------------------------------------------------------------
+
+    def note_jump(self, when_us: int) -> None:
+        """Put a jump of the clock into the trace."""
+        self._trail.append(-when_us)
+        if len(self._trail) > _FLUSH:
+            self._flush()
+
+    def digest(self) -> str:
+        """Return the hash of all steps and jumps so far."""
+        self._flush()
+        return self._hash.hexdigest()
+
+    def _flush(self) -> None:
+        numbers = array("q", self._trail)
+        if sys.byteorder == "big":
+            numbers.byteswap()
+        self._hash.update(numbers.tobytes())
+        self._trail.clear()
+
+    def watch(self, count: int) -> list[str]:
+        """Run about `count` more entries and return their names; fewer if the loop comes to rest."""
+        self._names = names = []
+        try:
+            while len(names) < count and not self._loop._stopping:
+                self._take_in()
+                if not self._steps and not self._callbacks:
+                    break
+                self.advance()
+        finally:
+            self._names = None
+        return names
+
+    def give_back(self) -> None:
+        """Put what is ready back into the loop, in order of arrival."""
+        entries: list[tuple[int, Any, Any, tuple[Any, ...]]] = [*self._steps]
+        entries.extend((arrival, None, handle, ()) for arrival, handle in self._callbacks)
+        entries.sort(key=lambda entry: entry[0], reverse=True)
+        self._loop._ready.extendleft(entry[1:] for entry in entries)
+        self.clear()
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is ready that has been taken from the loop."""
+        return bool(self._steps or self._callbacks)
+
+    def clear(self) -> None:
+        """Forget what is ready."""
+        self._steps.clear()
+        self._orders.clear()
+        self._callbacks.clear()

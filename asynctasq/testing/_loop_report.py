@@ -1,0 +1,135 @@
+"""The words of a simulation loop that cannot go on: who awaits what, and what repeats."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from datetime import timedelta
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Final
+
+from asynctasq.testing._loop_tasks import pending_tasks
+
+if TYPE_CHECKING:
+    from asynctasq.testing.loop import SimulationLoop
+
+__all__ = ["deadlock_text", "limit_text", "livelock_text", "name_of"]
+
+_SHOWN: Final = 30
+
+
+def deadlock_text(loop: "SimulationLoop") -> str:
+    """List what every unfinished task awaits."""
+    lines = [describe_task(task) for task in pending_tasks(loop)]
+    if len(lines) > _SHOWN:
+        lines[_SHOWN:] = [f"... and {len(lines) - _SHOWN} more"]
+    listed = "\n  ".join(lines) or "no task is left; something still waits for the loop to be stopped"
+    return (
+        f"nothing can ever run again at {_where(loop)}: nothing is ready, no timer is set and no thread is at work\n"
+        f"  {listed}"
+    )
+
+
+def limit_text(loop: "SimulationLoop", when_us: int) -> str:
+    """Say which limit the run met, and what it was doing."""
+    lines = [describe_task(task) for task in pending_tasks(loop)][:_SHOWN]
+    return (
+        f"given up at {_where(loop)} after {loop.steps} steps, the next timer is at {_virtual(when_us)}: allowed are "
+        f"{_virtual(int(loop.limits.virtual_s_max * 1e6))} and {loop.limits.steps_max} steps (Limits); "
+        "if the program should have ended by itself, see what still runs\n  " + "\n  ".join(lines)
+    )
+
+
+def livelock_text(loop: "SimulationLoop", names: Sequence[str]) -> str:
+    """Show the part of the trace that repeats, or who runs most where there is no strict repetition."""
+    period = find_period(names)
+    if period:
+        part = [*names[-period:]]
+        shown = part[:_SHOWN] + ([f"... {len(part) - _SHOWN} more steps"] if len(part) > _SHOWN else [])
+        what = f"these {period} steps repeat\n  " + "\n  ".join(shown)
+    else:
+        most = Counter(names).most_common(10)
+        what = f"of the last {len(names)} steps\n  " + "\n  ".join(f"{count} times {name}" for name, count in most)
+    return (
+        f"virtual time stands still at {_where(loop)} while steps go on (over {loop.limits.stalled_steps_max}, "
+        f"Limits.stalled_steps_max): {what}"
+    )
+
+
+def find_period(names: Sequence[str]) -> int:
+    """Return the length of the shortest part that ends the sequence at least three times in a row, or 0."""
+    for period in range(1, len(names) // 3 + 1):
+        if names[-period:] == names[-2 * period : -period] == names[-3 * period : -2 * period]:
+            return period
+    return 0
+
+
+def name_of(callback: Any) -> str:
+    """Name a callback or the task whose step it is."""
+    subject = getattr(callback, "__self__", None)
+    if asyncio.isfuture(subject) and isinstance(subject, asyncio.Task):
+        return f"{subject.get_name()} {_location(subject)[0]}"
+    if callable(name := getattr(subject, "get_name", None)):
+        return str(name())
+    function = getattr(callback, "func", callback)
+    return f"callback {getattr(function, '__qualname__', repr(function))}"
+
+
+def describe_task(task: "asyncio.Task[Any]") -> str:
+    """Say where a task stands and what it awaits."""
+    place, awaited = _location(task)
+    return f"{task.get_name()} {place}: awaits {awaited or _awaited_by(task)}"
+
+
+def _location(task: "asyncio.Task[Any]") -> tuple[str, str]:
+    """Return the innermost place outside asyncio, and what asyncio's own frame there is waiting on."""
+    place, awaited = "", ""
+    for frame in _frames(task.get_coro()):
+        if _is_asyncio(frame):
+            owner = frame.f_locals.get("self")
+            if owner is not None:
+                awaited = f"{type(owner).__name__}.{frame.f_code.co_name} of {owner!r}"
+        else:
+            code = frame.f_code
+            place, awaited = f"in {code.co_qualname} ({code.co_filename}:{frame.f_lineno})", ""
+    return place or f"in {task.get_coro()!r}", awaited
+
+
+def _frames(coro: Any) -> list[FrameType]:
+    """Return the frames of a suspended coroutine, outermost first."""
+    frames: list[FrameType] = []
+    while coro is not None and len(frames) < 1_000:
+        frame = _first(coro, "cr_frame", "gi_frame", "ag_frame")
+        if frame is not None:
+            frames.append(frame)
+        coro = _first(coro, "cr_await", "gi_yieldfrom", "ag_await")
+    return frames
+
+
+def _first(subject: Any, *names: str) -> Any:
+    for name in names:
+        value = getattr(subject, name, None)
+        if value is not None:
+            return value
+    return None
+
+
+def _is_asyncio(frame: FrameType) -> bool:
+    module = str(frame.f_globals.get("__name__", ""))
+    return module == "asyncio" or module.startswith("asyncio.")
+
+
+def _awaited_by(task: "asyncio.Task[Any]") -> str:
+    waiter: Any = getattr(task, "_fut_waiter", None)
+    if waiter is None:
+        return "its turn"
+    if isinstance(waiter, asyncio.Task):
+        return f"task {waiter.get_name()}"
+    return repr(waiter)
+
+
+def _where(loop: "SimulationLoop") -> str:
+    return f"virtual time {_virtual(loop.clock.elapsed_us)} (seed {loop.tape.seed})"
+
+
+def _virtual(elapsed_us: int) -> str:
+    return str(timedelta(microseconds=elapsed_us))

@@ -1,0 +1,103 @@
+"""Which of the ready task steps runs next: first in line, any, or by priorities that change now and then."""
+
+from collections.abc import Sequence
+from typing import Final, Literal, Protocol, TypeAlias, get_args
+
+from asynctasq.testing.tape import Tape
+
+__all__ = ["AnyOrder", "Fifo", "PriorityBased", "Scheduler", "Search", "make_scheduler"]
+
+Search: TypeAlias = Literal["fifo", "random", "pct", "mix"]
+
+_PRIORITIES: Final = 16
+_CHANGE_RATES: Final = (1 / 8, 1 / 32, 1 / 4, 1 / 128)
+_PATIENCE: Final = 64
+
+
+class Scheduler(Protocol):
+    """Chooses among task steps that are ready."""
+
+    def choose(self, tasks: Sequence[int]) -> int:
+        """Return an index into `tasks`: the numbers of two or more ready tasks, longest ready first."""
+        ...
+
+
+class Fifo:
+    """First come, first served, as asyncio does it."""
+
+    def choose(self, tasks: Sequence[int]) -> int:  # noqa: ARG002 - the protocol's signature
+        return 0
+
+
+class AnyOrder:
+    """Any ready step, each as likely as the next."""
+
+    def __init__(self, tape: Tape) -> None:
+        self._draw = tape.draw
+
+    def choose(self, tasks: Sequence[int]) -> int:
+        return self._draw("schedule", len(tasks))
+
+
+class PriorityBased:
+    """Always the most urgent task, which makes others wait long: what a rare race needs, and chance seldom gives.
+
+    Every task draws how little urgent it is; at random points the task about to run becomes the least
+    urgent of all. 0 is "urgent" and "no change", so that a zeroed tape is first come, first served.
+    Source: Burckhardt et al., A Randomized Scheduler with Probabilistic Guarantees of Finding Bugs, 2010.
+    """
+
+    def __init__(self, tape: Tape) -> None:
+        self._tape = tape
+        self._change_rate = _CHANGE_RATES[tape.draw("pct.rate", len(_CHANGE_RATES))]
+        self._ranks: dict[int, int] = {}
+        self._least_urgent = _PRIORITIES
+        self._last = -1
+        self._in_a_row = 0
+
+    def choose(self, tasks: Sequence[int]) -> int:
+        index = self._most_urgent(tasks)
+        if self._tape.chance("pct.change", self._change_rate) or self._hogs(tasks[index]):
+            self._least_urgent += 1
+            self._ranks[tasks[index]] = self._least_urgent
+            index = self._most_urgent(tasks)
+        return index
+
+    def _most_urgent(self, tasks: Sequence[int]) -> int:
+        ranks = self._ranks
+        best, best_rank = 0, -1
+        for index, task in enumerate(tasks):
+            rank = ranks.get(task)
+            if rank is None:
+                rank = ranks[task] = self._tape.draw("pct.rank", _PRIORITIES)
+            if best_rank < 0 or rank < best_rank:
+                best, best_rank = index, rank
+        return best
+
+    def _hogs(self, task: int) -> bool:
+        """Tell a task that yields in a loop, waiting for one that is less urgent: it would never let it run."""
+        if task != self._last:
+            self._last, self._in_a_row = task, 0
+        self._in_a_row += 1
+        if self._in_a_row <= _PATIENCE:
+            return False
+        self._in_a_row = 0
+        return True
+
+
+def make_scheduler(search: Search, tape: Tape) -> Scheduler | None:
+    """Return the scheduler of that name; None is first come, first served, which needs none.
+
+    "mix" draws which: 1 in 5 fifo, 2 in 5 random, 2 in 5 by priority.
+    """
+    if search not in get_args(Search):
+        raise ValueError(f"search={search!r} is not known; use one of {', '.join(get_args(Search))}")
+    if search == "mix":
+        search = ("fifo", "random", "pct", "random", "pct")[tape.draw("search", 5)]
+    match search:
+        case "random":
+            return AnyOrder(tape)
+        case "pct":
+            return PriorityBased(tape)
+        case _:
+            return None
