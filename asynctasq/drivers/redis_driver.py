@@ -170,11 +170,19 @@ class RedisDriver(Driver):
 
     async def reserve(self, queues: Sequence[str], *, limit: int, lease_s: float, wait_s: float = 0) -> list[Lease]:
         deadline = asyncio.get_running_loop().time() + wait_s
-        while True:
-            _, leases = await self.turn((), queues, limit=limit, lease_s=lease_s)
-            remaining_s = deadline - asyncio.get_running_loop().time()
-            if leases or remaining_s <= 0 or not await self.wait_visible(queues, wait_s=remaining_s):
-                return leases
+        woken = False
+        try:
+            while True:
+                _, leases = await self.turn((), queues, limit=limit, lease_s=lease_s)
+                remaining_s = deadline - asyncio.get_running_loop().time()
+                if leases or remaining_s <= 0:
+                    return leases
+                woken = await self.wait_visible(queues, wait_s=remaining_s)
+                if not woken:
+                    return []
+        except asyncio.CancelledError:
+            self._pass_on(queues if woken else ())
+            raise
 
     async def wait_visible(self, queues: Sequence[str], *, wait_s: float) -> bool:
         _check_queues(queues)
@@ -190,11 +198,15 @@ class RedisDriver(Driver):
                     return due_s == 0
                 rung = await bell.wait(min(remaining_s, due_s, BLOCK_S))
         except asyncio.CancelledError:
-            if rung:
-                # We took the token, and will not look for what it announced.
-                link.pool.spawn(link.pass_on(queues))
+            self._pass_on(queues if rung else ())
             raise
         return False
+
+    def _pass_on(self, queues: Sequence[str]) -> None:
+        """Wake another waiter: we took the token, and will not take what it announced."""
+        link = self._links.peek()
+        if queues and link is not None and not link.bells.closed:
+            link.pool.spawn(link.pass_on(queues))
 
     async def _due_in(self, pool: Pool, queues: Sequence[str]) -> float:
         """Return seconds until the next message is visible, infinity if none will be; note that we wait."""

@@ -50,11 +50,15 @@ class RedisServer:
             assert time.monotonic() < deadline, "redis-server does not answer"
             time.sleep(0.01)
 
+    def ask(self, command: str) -> bytes:
+        """Return the beginning of a reply, on a connection that is not a driver's."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=1) as probe:
+            probe.sendall(command.encode() + b"\r\n")
+            return probe.recv(65536)
+
     def _answers(self) -> bool:
         try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as probe:
-                probe.sendall(b"PING\r\n")
-                return probe.recv(64).startswith((b"+PONG", b"-NOAUTH"))
+            return self.ask("PING").startswith((b"+PONG", b"-NOAUTH"))
         except OSError:
             return False
 
