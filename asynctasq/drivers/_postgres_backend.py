@@ -45,7 +45,7 @@ class Backend:
 
         async def due_in_s() -> float | None:
             await self._listens()
-            return await look(names) if names else None
+            return await waiter.unless_closed(look(names)) if names else None
 
         deadline = asyncio.get_running_loop().time() + wait_s
         # Listening starts before the first look, so that what is enqueued after the look is noticed.

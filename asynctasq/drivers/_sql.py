@@ -11,7 +11,7 @@ from typing import Protocol, TypeVar
 from weakref import WeakValueDictionary
 
 from asynctasq.drivers.base import Migration, Settlements
-from asynctasq.errors import BodyTooLarge, ConfigError, DispatchError, DriverMisconfigured
+from asynctasq.errors import BodyTooLarge, ConfigError, DispatchError, DriverMisconfigured, DriverUnavailable
 from asynctasq.kernel.lifecycle import derive_state
 from asynctasq.kernel.messages import (
     MICROSECONDS,
@@ -269,6 +269,15 @@ class Waiter:
             return False
         self._event.clear()
         return True
+
+    async def unless_closed(self, call: Awaitable[T]) -> T | None:
+        """Await a call of the driver; None if it failed because `close` took its connection away."""
+        try:
+            return await call
+        except DriverUnavailable:
+            if self.closed:
+                return None
+            raise
 
     def set(self) -> None:
         """Wake it; only from its own loop."""

@@ -212,18 +212,17 @@ class PostgresDriver(Driver):
 
     async def reserve(self, queues: Sequence[str], *, limit: int, lease_s: float, wait_s: float = 0) -> list[Lease]:
         check_queue_names(queues)
+        if wait_s <= 0 or limit <= 0:
+            return await self._claim(queues, limit, lease_s)
         deadline = asyncio.get_running_loop().time() + wait_s
-        leases = await self._claim(queues, limit, lease_s)
-        if leases or wait_s <= 0 or limit <= 0:
-            return leases
-        backend = await self._loops.get()
+        with errors_mapped(self._where):
+            backend = await self._loops.get()
         with self._wakeups.waiting(queues, into=backend.waiters) as waiter:
-            while not leases:
-                remaining_s = deadline - asyncio.get_running_loop().time()
-                if remaining_s <= 0 or not await backend.visible(waiter, self._look, wait_s=remaining_s):
-                    break
-                leases = await self._claim(queues, limit, lease_s)
-        return leases
+            while True:
+                leases = await waiter.unless_closed(self._claim(queues, limit, lease_s)) or []
+                left_s = deadline - asyncio.get_running_loop().time()
+                if leases or left_s <= 0 or not await backend.visible(waiter, self._look, wait_s=left_s):
+                    return leases
 
     async def _claim(self, queues: Sequence[str], limit: int, lease_s: float) -> list[Lease]:
         if limit <= 0 or not queues:

@@ -1,0 +1,412 @@
+"""What only the PostgreSQL driver has: addresses, schema, wake-ups, faults of connections, the claim horizon."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+import pytest
+
+from asynctasq.drivers._postgres_pool import Address
+from asynctasq.drivers._postgres_rows import ANYTHING_US, SLACK_US, Horizon, parts_of
+from asynctasq.drivers.postgres_driver import PostgresDriver
+from asynctasq.drivers.urls import create_driver
+from asynctasq.errors import ConfigError, DispatchError, DriverMisconfigured, DriverUnavailable
+from asynctasq.kernel.messages import Bury, Complete, DeadReason, Lease, Message, Release
+from asynctasq.testing.conformance.harnesses.postgres import PostgresHarness
+from asynctasq.testing.servers import Servers
+from tests.drivers.postgres_support import Q, ids, make, messages, until, waits_for_lock
+
+NOWHERE = "postgresql://someone:s3cr3t@127.0.0.1:1/nothing"
+
+
+@pytest.fixture
+async def store(conformance_servers: Servers) -> AsyncIterator[PostgresHarness]:
+    harness = PostgresHarness(conformance_servers.postgres())
+    await harness.prepare()
+    yield harness
+    for driver in harness.drivers:
+        await driver.close()
+    await harness.clean_up()
+
+
+@pytest.fixture
+async def bare(conformance_servers: Servers) -> AsyncIterator[PostgresHarness]:
+    """A database without our tables."""
+    harness = PostgresHarness(conformance_servers.postgres())
+    async with harness.admin() as admin:
+        await admin.execute(f'CREATE DATABASE "{harness.database}"')
+    yield harness
+    for driver in harness.drivers:
+        await driver.close()
+    await harness.clean_up()
+
+
+@pytest.fixture
+async def other(store: PostgresHarness) -> AsyncIterator[Any]:
+    """A connection beside the driver's."""
+    connection = await asyncpg.connect(store.url)
+    yield connection
+    await connection.close()
+
+
+# -- addresses and options -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql"])
+def test_an_address_may_hold_options(scheme: str) -> None:
+    driver = create_driver(f"{scheme}://u:p@h:5433/d?schema=jobs&listen=false&max_connections=3", poll_s_max=1)
+
+    assert isinstance(driver, PostgresDriver)
+    assert str(driver) == f"{scheme}://u:***@h:5433/d"
+    assert driver._names.table("messages") == '"jobs"."asynctasq_messages"'
+
+
+@pytest.mark.parametrize(
+    ("query", "text"),
+    [
+        ("shema=x", "did you mean 'schema'"),
+        ("listen=maybe", "must be a bool"),
+        ("max_connections=0", "at least 1"),
+        ("schema=a.b", "schema 'a.b' is not valid"),
+        ('table_prefix=x"; DROP TABLE users; --', "table_prefix .* is not valid"),
+        ("table_prefix=" + "x" * 41, "1 to 40"),
+        ("table_prefix=1x", "not starting with a digit"),
+    ],
+)
+def test_a_wrong_or_hostile_option_is_refused(query: str, text: str) -> None:
+    with pytest.raises(ConfigError, match=text):
+        PostgresDriver.from_url(f"postgres://h/d?{query}")
+
+
+def test_a_password_may_hold_any_character_and_stays_out_of_texts() -> None:
+    address = Address.parse("postgres://me:p@ss%2Fw%40rd@h:1/d", None, statement_cache=True, timeout_s=1)
+
+    assert address.password == "p@ss/w@rd"
+    assert address.dsn == "postgres://me@h:1/d"
+    assert "p@ss" not in repr(address)
+
+
+async def test_an_unreachable_server_is_named_without_the_password() -> None:
+    driver = PostgresDriver(NOWHERE)
+
+    for call in (driver.open, lambda: driver.reserve([Q], limit=1, lease_s=1), driver.schema_version, driver.migrate):
+        with pytest.raises(DriverUnavailable, match=r"127\.0\.0\.1:1/nothing") as caught:
+            await call()
+        assert "s3cr3t" not in str(caught.value)
+
+
+async def test_a_missing_database_is_a_misconfiguration(store: PostgresHarness) -> None:
+    driver = PostgresDriver(store.url + "_not")
+
+    with pytest.raises(DriverMisconfigured, match="does not exist"):
+        await driver.open()
+
+
+# -- schema ----------------------------------------------------------------------------------------
+
+
+async def test_an_unmigrated_database_says_what_to_run(bare: PostgresHarness) -> None:
+    driver = make(bare)
+
+    for call in (driver.open, lambda: driver.enqueue(messages("a"))):
+        with pytest.raises(DriverMisconfigured, match="run: asynctasq migrate --driver postgres"):
+            await call()
+
+    assert await driver.schema_version() == 0
+    assert await driver.migrate() == [m.version for m in driver.migrations()]
+    assert await driver.enqueue(messages("a")) == ["a"]
+
+
+async def test_migrating_many_times_at_once_applies_each_version_once(bare: PostgresHarness) -> None:
+    drivers = [make(bare, schema="New_Schema") for _ in range(6)]
+
+    applied = await asyncio.gather(*(driver.migrate() for driver in drivers))
+    again = await drivers[0].migrate()
+
+    assert sorted(version for versions in applied for version in versions) == [1]
+    assert again == []
+    assert await drivers[1].schema_version() == 1
+
+
+async def test_a_newer_schema_is_accepted(store: PostgresHarness, other: Any) -> None:
+    await other.execute("INSERT INTO asynctasq_migrations (version, title) VALUES (99, 'of the future')")
+    driver = make(store)
+
+    await driver.open()
+
+    assert await driver.schema_version() == 99
+    assert await driver.migrate() == []
+
+
+async def test_stores_of_one_database_are_apart(store: PostgresHarness) -> None:
+    plain = make(store)
+    odd = make(store, schema="Select", table_prefix="Order", auto_migrate=True)
+
+    await odd.enqueue(messages("a"))
+    await plain.enqueue(messages("b"))
+
+    assert await odd.queues() == await plain.queues() == [Q]
+    assert ids(await odd.reserve([Q], limit=5, lease_s=60)) == ["a"]
+    assert await plain.find("a") is None
+
+
+# -- statements ------------------------------------------------------------------------------------
+
+
+async def test_an_unusable_id_stores_nothing(store: PostgresHarness) -> None:
+    driver = make(store)
+
+    for wrong in ("", "x" * 129, "a\x00b", "\ud800"):
+        with pytest.raises(DispatchError, match="message id"):
+            await driver.enqueue([*messages("good"), Message(id=wrong, queue=Q, body=b"")])
+        assert await driver.find(wrong) is None
+        assert await driver.cancel([wrong]) == set()
+
+    assert await driver.find("good") is None
+
+
+async def test_a_hundred_thousand_messages_are_stored_whole_in_order(store: PostgresHarness) -> None:
+    driver = make(store)
+    many = [f"m{n:06}" for n in range(100_000)]
+
+    assert await driver.enqueue(messages(*many)) == many
+    taken = await driver.reserve([Q], limit=100_000, lease_s=600)
+
+    assert ids(taken) == many
+
+
+async def test_a_batch_that_fails_in_a_later_part_stores_nothing(store: PostgresHarness, other: Any) -> None:
+    driver = make(store)
+    await other.execute("ALTER TABLE asynctasq_messages ADD CHECK (id <> 'm9999')")
+
+    with pytest.raises(Exception, match="check constraint"):
+        await driver.enqueue(messages(*(f"m{n}" for n in range(10_000))))
+
+    assert await driver.queues() == []
+
+
+def test_parts_are_bounded_in_bytes_and_number() -> None:
+    large = [Message(id=str(n), queue=Q, body=bytes(20 * 1024 * 1024)) for n in range(3)]
+
+    assert [len(part) for part in parts_of(large)] == [1, 1, 1]
+    assert [len(part) for part in parts_of(messages(*map(str, range(12_000))))] == [5_000, 5_000, 2_000]
+    assert parts_of([]) == []
+
+
+async def test_a_lease_of_an_earlier_life_of_the_id_settles_nothing(store: PostgresHarness) -> None:
+    driver = make(store)
+    await driver.enqueue(messages("a"))
+    [first] = await driver.reserve([Q], limit=1, lease_s=60)
+    await driver.settle([(first, Complete())])
+    await driver.enqueue(messages("a"))
+    [second] = await driver.reserve([Q], limit=1, lease_s=60)
+
+    lost = await driver.settle([(first, Complete())])
+
+    assert lost == {"a"}
+    assert first.token != second.token
+    assert await driver.settle([(second, Complete())]) == set()
+
+
+@pytest.mark.parametrize("token", ["", "1", "x.y", "1.x", "01.1", "1.01", "٣.1", "9" * 30 + ".1", "1.1.1"])
+async def test_a_token_that_was_never_ours_is_lost(store: PostgresHarness, token: str) -> None:
+    driver = make(store)
+    await driver.enqueue(messages("a"))
+    [lease] = await driver.reserve([Q], limit=1, lease_s=60)
+    forged = Lease(
+        message_id="a", queue=Q, body=b"", token=token, attempt=1, crashes=0, enqueued_at=0.0, expires_at=0.0
+    )
+
+    assert await driver.settle([(forged, Complete())]) == {"a"}
+    assert await driver.settle([(forged, Release(counted=True))]) == {"a"}
+    assert await driver.extend([forged], lease_s=60) == {"a"}
+    assert await driver.settle([(lease, Complete())]) == set()
+
+
+async def test_a_message_may_be_followed_by_itself(store: PostgresHarness) -> None:
+    driver = make(store)
+    await driver.enqueue(messages("a"))
+    [lease] = await driver.reserve([Q], limit=1, lease_s=60)
+
+    await driver.settle([(lease, Complete(follow_ups=tuple(messages("a"))))])
+
+    [again] = await driver.reserve([Q], limit=1, lease_s=60)
+    assert (again.message_id, again.attempt) == ("a", 1)
+
+
+async def test_a_queue_named_twice_gives_each_message_once(store: PostgresHarness) -> None:
+    driver = make(store)
+    await driver.enqueue(messages("a", "b", "c"))
+
+    assert ids(await driver.reserve([Q, Q], limit=5, lease_s=60)) == ["a", "b", "c"]
+
+
+async def test_a_turn_does_not_lease_what_it_settles_late(store: PostgresHarness) -> None:
+    driver = make(store)
+    await driver.enqueue(messages("done", "released"))
+    done, released = await driver.reserve([Q], limit=2, lease_s=60)
+    driver.clock_offset += 100
+
+    lost, leases = await driver.turn(
+        [(done, Complete()), (released, Release(counted=True, delay_s=60))], [Q], limit=5, lease_s=60
+    )
+    plain_lost, _ = await driver.turn([(done, Complete())], [Q], limit=5, lease_s=60)
+
+    assert (lost, leases) == (set(), [])
+    assert plain_lost == {"done"}
+
+
+async def test_the_claim_walks_its_index_and_sorts_nothing(store: PostgresHarness) -> None:
+    driver = make(store)
+    await driver.enqueue(messages(*map(str, range(500))))
+    connection = await driver._address.connect()
+
+    values = [0, [Q, "other"], [ANYTHING_US] * 2, 10, 60_000_000]
+    plan = await connection.fetch(f"EXPLAIN {driver._sql.claim}", *values)
+
+    text = "\n".join(row[0] for row in plan)
+    assert "Index Scan using asynctasq_messages_claim" in text
+    assert "Tid Scan" in text
+    assert "Sort" not in text
+    assert "Seq Scan" not in text
+    await connection.close()
+
+
+async def test_results_past_their_time_are_removed_in_passing(store: PostgresHarness, other: Any) -> None:
+    driver = make(store)
+    await driver.enqueue(messages("a", "b"))
+    a, b = await driver.reserve([Q], limit=2, lease_s=600)
+    await driver.settle([(a, Complete(result=b"1", result_ttl_s=10))])
+    driver.clock_offset += 100
+    driver._forget_at = 0.0
+
+    await driver.settle([(b, Complete(result=b"2", result_ttl_s=10))])
+
+    assert [row[0] for row in await other.fetch("SELECT id FROM asynctasq_results")] == ["b"]
+
+
+async def test_a_deadlock_is_retried_inside(store: PostgresHarness, other: Any) -> None:
+    driver = make(store)
+    await driver.open()
+    await other.execute("SET deadlock_timeout = '60s'")  # So that the driver's side is the one that gives up.
+    transaction = other.transaction()
+    await transaction.start()
+    await driver.enqueue_in(other, messages("a"))
+    enqueuing = asyncio.create_task(driver.enqueue(messages("b", "a")))
+    await until(lambda: waits_for_lock(store))
+
+    await driver.enqueue_in(other, messages("b"))
+    await transaction.commit()
+
+    assert await enqueuing == []
+    assert await other.fetchval("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()") >= 1
+
+
+async def test_many_reservers_take_each_message_once_without_deadlock(store: PostgresHarness, other: Any) -> None:
+    total, seen = 8_000, list[str]()
+    drivers = [make(store, max_connections=2) for _ in range(8)]
+    await drivers[0].enqueue(messages(*map(str, range(total))))
+
+    async def work(driver: PostgresDriver) -> None:
+        ends: list[Any] = []
+        while True:
+            lost, leases = await driver.turn(ends, [Q], limit=40, lease_s=600)
+            assert not lost
+            if not leases:
+                return
+            seen.extend(ids(leases))
+            # Another order than the server's, at the same time as the settling of the others.
+            assert not await driver.extend(leases[::-1], lease_s=600)
+            ends = [(lease, Complete()) for lease in sorted(leases, key=lambda lease: lease.token[::-1])]
+
+    await asyncio.gather(*(work(driver) for driver in drivers))
+
+    assert len(seen) == len(set(seen)) == total
+    assert await other.fetchval("SELECT count(*) FROM asynctasq_messages") == 0
+
+
+# -- without a statement cache ---------------------------------------------------------------------
+
+
+async def test_without_a_statement_cache_no_state_stays_on_the_server(store: PostgresHarness) -> None:
+    driver = make(store, statement_cache=False, listen=False)
+    await driver.enqueue(messages("a", "b"))
+    leases = await driver.reserve([Q], limit=1, lease_s=60)
+    await driver.turn([(leases[0], Complete())], [Q], limit=1, lease_s=60)
+
+    named = await driver._fetch("SELECT count(*) FROM pg_prepared_statements")
+    settings = await driver._fetch("SELECT current_setting('enable_seqscan'), current_setting('plan_cache_mode')")
+
+    assert named[0][0] == 0
+    assert tuple(settings[0]) == ("on", "auto")
+
+
+# -- the claim horizon -----------------------------------------------------------------------------
+
+NOW_US = 1_700_000_000_000_000
+
+
+def test_a_quick_claim_starts_at_the_beginning() -> None:
+    horizon = Horizon()
+
+    for _ in range(5):
+        horizon.note(NOW_US, 900, 10, {Q: NOW_US})
+        horizon.note(NOW_US, 9_000_000, 10, {Q: NOW_US})
+        horizon.note(NOW_US, 900, 10, {Q: NOW_US})
+
+    assert horizon.lower_us([Q]) == [ANYTHING_US]
+
+
+def test_slow_claims_start_before_what_was_found_and_look_back_in_time() -> None:
+    horizon = Horizon()
+    horizon.note(NOW_US, 100_000, 10, {Q: NOW_US - 7})
+    horizon.note(NOW_US, 100_000, 10, {Q: NOW_US - 7})
+    bounded = horizon.lower_us([Q, "not walked"])
+
+    horizon.note(NOW_US + 1_000_000, 500, 10, {Q: NOW_US + 900_000})
+    advanced = horizon.lower_us([Q])
+    horizon.note(NOW_US + 5_000_000, 500, 10, {Q: NOW_US + 5_000_000})
+
+    assert bounded == [NOW_US - 7 - SLACK_US, ANYTHING_US]
+    assert advanced == [NOW_US + 900_000 - SLACK_US]
+    assert horizon.lower_us([Q]) == [ANYTHING_US]
+
+
+def test_a_shifted_clock_forgets_the_horizon() -> None:
+    horizon = Horizon()
+    horizon.note(NOW_US, 100_000, 10, {Q: NOW_US})
+    horizon.note(NOW_US, 100_000, 10, {Q: NOW_US})
+
+    horizon.at_offset(1)
+
+    assert horizon.lower_us([Q]) == [ANYTHING_US]
+
+
+async def test_a_message_committed_late_is_found_beyond_the_horizon(store: PostgresHarness, other: Any) -> None:
+    driver = make(store, listen=False, poll_s_max=0.1)
+    await driver.open()
+    transaction = other.transaction()
+    await transaction.start()
+    await driver.enqueue_in(other, messages("late"))
+    driver.clock_offset = 10.0
+    now_us = await other.fetchval("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint") + 10_000_000
+    driver._horizon.at_offset(10_000_000)
+    for _ in range(2):
+        driver._horizon.note(now_us, 100_000, 0, {Q: now_us})
+    await transaction.commit()
+
+    assert await driver.reserve([Q], limit=1, lease_s=60) == []
+    assert ids(await driver.reserve([Q], limit=1, lease_s=60, wait_s=20)) == ["late"]
+
+
+async def test_dead_letters_stay_out_of_the_claim(store: PostgresHarness, other: Any) -> None:
+    driver = make(store)
+    await driver.enqueue(messages("a", "b"))
+    a, _ = await driver.reserve([Q], limit=2, lease_s=60)
+    await driver.settle([(a, Bury(reason=DeadReason.FAILED))])
+    driver.clock_offset += 100
+
+    assert ids(await driver.reserve([Q], limit=5, lease_s=60)) == ["b"]
+    assert await driver.redrive(Q, limit=5) == 1
+    assert ids(await driver.reserve([Q], limit=5, lease_s=60)) == ["a"]

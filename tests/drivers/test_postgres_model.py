@@ -1,0 +1,31 @@
+"""The PostgreSQL driver and the memory driver, step by step through the same random program."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from asynctasq.drivers.postgres_driver import PostgresDriver
+from asynctasq.testing.conformance.harnesses.postgres import PostgresHarness
+from asynctasq.testing.servers import Servers
+from tests.drivers.test_redis_model import Program
+
+
+@pytest.fixture
+async def store(conformance_servers: Servers) -> AsyncIterator[PostgresHarness]:
+    harness = PostgresHarness(conformance_servers.postgres())
+    await harness.prepare()
+    yield harness
+    await harness.clean_up()
+
+
+@pytest.mark.parametrize("statement_cache", [True, False])
+@pytest.mark.parametrize("seed", range(8))
+async def test_does_what_the_memory_driver_does(store: PostgresHarness, seed: int, statement_cache: bool) -> None:
+    driver = PostgresDriver(store.url, statement_cache=statement_cache)
+    program = Program(driver, seed)  # type: ignore[arg-type] # any driver will do
+
+    for _ in range(120):
+        await program.step()
+        await program.look()
+
+    await driver.close()

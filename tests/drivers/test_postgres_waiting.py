@@ -1,0 +1,308 @@
+"""The PostgreSQL driver while it waits, and when connections are cut, stuck, cancelled or closed."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import asyncpg
+import pytest
+
+from asynctasq.drivers._postgres_pool import Pool
+from asynctasq.drivers.postgres_driver import PostgresDriver
+from asynctasq.errors import DriverUnavailable
+from asynctasq.kernel.messages import Release
+from asynctasq.testing.conformance.harnesses.postgres import PostgresHarness
+from asynctasq.testing.servers import Servers
+from tests.drivers.postgres_support import Q, ids, make, messages, until, waits_for_lock
+
+
+@pytest.fixture
+async def store(conformance_servers: Servers) -> AsyncIterator[PostgresHarness]:
+    harness = PostgresHarness(conformance_servers.postgres())
+    await harness.prepare()
+    yield harness
+    for driver in harness.drivers:
+        await driver.close()
+    await harness.clean_up()
+
+
+@pytest.fixture
+async def other(store: PostgresHarness) -> AsyncIterator[Any]:
+    """A connection beside the driver's."""
+    connection = await asyncpg.connect(store.url)
+    yield connection
+    await connection.close()
+
+
+# -- waiting ---------------------------------------------------------------------------------------
+
+
+async def test_a_commit_elsewhere_wakes_who_waits(store: PostgresHarness, other: Any) -> None:
+    driver = make(store)
+    waiting = asyncio.create_task(driver.reserve([Q], limit=1, lease_s=60, wait_s=30))
+    listening = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'LISTEN %' AND state = 'idle'"
+    await until(lambda: other.fetchval(listening))
+    looks = Counted(driver)
+    transaction = other.transaction()
+    await transaction.start()
+
+    await driver.enqueue_in(other, messages("a"))
+    await transaction.commit()
+    async with asyncio.timeout(3):
+        leases = await waiting
+
+    assert ids(leases) == ["a"]
+    assert looks.count <= 4
+
+
+@pytest.mark.parametrize("listen", [True, False])
+async def test_this_process_wakes_at_once(store: PostgresHarness, listen: bool) -> None:
+    driver = make(store, listen=listen, poll_s_max=60)
+    driver_elsewhere = make(store, listen=False)
+    looks = Counted(driver)
+    waiting = asyncio.create_task(driver.wait_visible([Q], wait_s=30))
+    await until(lambda: looks.reached(1))
+
+    started = time.monotonic()
+    await driver_elsewhere.enqueue(messages("a"))
+
+    assert await waiting is True
+    assert time.monotonic() - started < 5
+
+
+async def test_without_listening_a_message_is_found_by_looking(store: PostgresHarness, other: Any) -> None:
+    driver = make(store, listen=False, poll_s_max=0.2)
+    await driver.open()
+    waiting = asyncio.create_task(driver.reserve([Q], limit=1, lease_s=60, wait_s=30))
+    async with other.transaction():
+        await driver.enqueue_in(other, messages("a"))
+
+    async with asyncio.timeout(5):
+        assert ids(await waiting) == ["a"]
+
+
+async def test_waiting_ends_when_a_delay_ends(store: PostgresHarness) -> None:
+    driver = make(store)
+    await driver.enqueue(messages("a", delay_s=0.3))
+    looks = Counted(driver)
+
+    leases = await driver.reserve([Q], limit=1, lease_s=60, wait_s=30)
+
+    assert ids(leases) == ["a"]
+    assert looks.count <= 6
+
+
+@pytest.mark.parametrize(("listen", "most"), [(True, 3), (False, 12)])
+async def test_an_idle_wait_asks_little(store: PostgresHarness, listen: bool, most: int) -> None:
+    driver = make(store, listen=listen)
+    await driver.open()
+    looks = Counted(driver)
+
+    assert await driver.wait_visible([Q], wait_s=2) is False
+
+    assert looks.count <= most
+
+
+async def test_a_locked_message_is_not_asked_for_without_pause(store: PostgresHarness, other: Any) -> None:
+    driver = make(store)
+    await driver.enqueue(messages("a"))
+    [lease] = await driver.reserve([Q], limit=1, lease_s=1)
+    driver.clock_offset += 10
+    transaction = other.transaction()
+    await transaction.start()
+    await driver.settle_in(other, [(lease, Release(counted=True))])
+    looks = Counted(driver)
+
+    assert await driver.reserve([Q], limit=1, lease_s=60, wait_s=2) == []
+
+    assert looks.count < 40
+    await transaction.commit()
+
+
+async def test_a_lost_listener_listens_again(store: PostgresHarness, other: Any) -> None:
+    driver = make(store)
+    waiting = asyncio.create_task(driver.reserve([Q], limit=1, lease_s=60, wait_s=30))
+    listening = "SELECT pid FROM pg_stat_activity WHERE query LIKE 'LISTEN %' AND state = 'idle'"
+    pid = await until(lambda: other.fetchval(listening))
+
+    await other.fetchval("SELECT pg_terminate_backend($1, 5000)", pid)
+    assert await until(lambda: other.fetchval(listening)) != pid
+    async with other.transaction():
+        await driver.enqueue_in(other, messages("a"))
+
+    async with asyncio.timeout(3):
+        assert ids(await waiting) == ["a"]
+
+
+class Counted:
+    """Counts the statements that a driver sends."""
+
+    def __init__(self, driver: PostgresDriver) -> None:
+        self.count = 0
+        run = driver._run
+
+        def counting(*args: Any, **kwargs: Any) -> Any:
+            self.count += 1
+            return run(*args, **kwargs)
+
+        driver._run = counting  # type: ignore[method-assign] # the one place where all of them pass
+
+    async def reached(self, count: int) -> bool:
+        return self.count >= count
+
+
+# -- faults ----------------------------------------------------------------------------------------
+
+
+async def test_a_cancelled_reserve_hands_back_what_it_took(store: PostgresHarness, other: Any) -> None:
+    driver = make(store)
+    await driver.enqueue(messages("a"))
+    lock = other.transaction()
+    await lock.start()
+    await other.execute("LOCK TABLE asynctasq_messages IN ACCESS EXCLUSIVE MODE")
+    reserving = asyncio.create_task(driver.reserve([Q], limit=1, lease_s=600))
+    await until(lambda: waits_for_lock(store))
+
+    reserving.cancel()
+    await asyncio.sleep(0)
+    await lock.commit()
+    with pytest.raises(asyncio.CancelledError):
+        await reserving
+
+    [lease] = await driver.reserve([Q], limit=1, lease_s=60)
+    assert (lease.attempt, lease.crashes) == (1, 0)
+
+
+async def test_a_cancelled_call_on_a_stuck_server_ends_soon(store: PostgresHarness, other: Any) -> None:
+    driver = make(store, max_connections=1)
+    await driver.enqueue(messages("a"))
+    lock = other.transaction()
+    await lock.start()
+    await other.execute("LOCK TABLE asynctasq_messages IN ACCESS EXCLUSIVE MODE")
+    extending = asyncio.create_task(driver.depth(Q))
+    await until(lambda: waits_for_lock(store))
+
+    extending.cancel()
+    async with asyncio.timeout(3):
+        with pytest.raises(asyncio.CancelledError):
+            await extending
+    await lock.commit()
+
+    assert (await driver.depth(Q)).ready == 1
+
+
+async def test_a_command_without_answer_is_given_up(store: PostgresHarness, other: Any) -> None:
+    driver = make(store, command_timeout_s=0.2)
+    await driver.open()
+    lock = other.transaction()
+    await lock.start()
+    await other.execute("LOCK TABLE asynctasq_messages IN ACCESS EXCLUSIVE MODE")
+
+    with pytest.raises(DriverUnavailable, match=r"no answer within 0\.2 s"):
+        await driver.depth(Q)
+    await lock.commit()
+
+    assert (await driver.depth(Q)).ready == 0
+
+
+async def test_cut_connections_are_replaced(store: PostgresHarness) -> None:
+    driver = make(store)
+    await asyncio.gather(*(driver.depth(Q) for _ in range(5)))
+
+    await store.break_connections()
+    with contextlib.suppress(DriverUnavailable):
+        await driver.depth(Q)
+
+    assert await driver.enqueue(messages("a")) == ["a"]
+
+
+async def has_busy(backend: Any) -> bool:
+    return bool(backend.pool._busy)
+
+
+async def test_close_is_bounded_when_the_server_stands_still(store: PostgresHarness, other: Any) -> None:
+    driver = make(store)
+    await driver.enqueue(messages("a"))
+    busy = asyncio.create_task(driver.reserve(["none"], limit=1, lease_s=1, wait_s=60))
+    found = "SELECT pid FROM pg_stat_activity WHERE application_name = 'asynctasq' AND datname = current_database()"
+    await until(lambda: other.fetchval(f"{found} AND query LIKE 'LISTEN %' AND state = 'idle'"))
+    pids = [row[0] for row in await other.fetch(found)]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+
+    try:
+        stuck = asyncio.create_task(driver.depth(Q))
+        backend = driver._loops.peek()
+        await until(lambda: has_busy(backend))
+        started = time.monotonic()
+        await driver.close()
+        took_s = time.monotonic() - started
+        with contextlib.suppress(DriverUnavailable):
+            await stuck
+        assert await busy == []
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+    assert took_s < 5
+
+
+async def test_close_ends_waiting_calls_with_nothing(store: PostgresHarness) -> None:
+    driver = make(store)
+    looks = Counted(driver)
+    reserving = asyncio.create_task(driver.reserve([Q], limit=1, lease_s=1, wait_s=60))
+    waiting = asyncio.create_task(driver.wait_visible([Q], wait_s=60))
+    await until(lambda: looks.reached(3))
+
+    await driver.close()
+
+    assert (await reserving, await waiting) == ([], False)
+    assert await driver.enqueue(messages("a")) == ["a"]
+
+
+def test_every_loop_has_its_own_connections(conformance_servers: Servers) -> None:
+    store = PostgresHarness(conformance_servers.postgres())
+    asyncio.run(store.prepare())
+    driver = PostgresDriver(store.url)
+
+    async def use(message_id: str, *, close: bool) -> list[str]:
+        await driver.enqueue(messages(message_id))
+        leases = await driver.reserve([Q], limit=5, lease_s=60, wait_s=1)
+        if close:
+            await driver.close()
+        return ids(leases)
+
+    assert [asyncio.run(use(name, close=True)) for name in ("a", "b", "c")] == [["a"], ["b"], ["c"]]
+    asyncio.run(store.clean_up())
+
+
+async def test_a_full_pool_waits_instead_of_opening_more() -> None:
+    opened: list[Any] = []
+
+    class Connection:
+        closed = False
+
+        def is_closed(self) -> bool:
+            return self.closed
+
+        def is_in_transaction(self) -> bool:
+            return False
+
+        def terminate(self) -> None:
+            self.closed = True
+
+    async def connect() -> Any:
+        opened.append(Connection())
+        return opened[-1]
+
+    async def operation(_connection: Any) -> int:
+        await asyncio.sleep(0)
+        return len(opened)
+
+    pool = Pool(connect, max_connections=2, command_timeout_s=5)
+
+    assert max(await asyncio.gather(*(pool.run(operation) for _ in range(20)))) == 2
