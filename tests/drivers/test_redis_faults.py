@@ -74,10 +74,10 @@ async def test_nothing_listens_at_the_address() -> None:
             await driver.open()
 
 
-async def test_cut_connections_cost_one_reserve_at_most(redis: RedisDriver) -> None:
+async def test_cut_connections_cost_one_reserve_at_most(redis: RedisDriver, server: RedisServer) -> None:
     await redis.enqueue([message(number) for number in range(20)])
     await asyncio.gather(*(redis.depth("q") for _ in range(8)))
-    await redis.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    server.ask("CLIENT KILL TYPE normal SKIPME yes")
 
     failures = 0
     for _ in range(8):
@@ -158,6 +158,7 @@ async def test_a_busy_pool_is_an_error_in_words(server: RedisServer) -> None:
 
 
 async def test_a_cancelled_reserve_hands_back_what_it_was_granted(redis: RedisDriver, server: RedisServer) -> None:
+    await redis.reserve(["none"], limit=1, lease_s=1)
     await redis.enqueue([message(1), message(2)])
     async with driving(server.url) as control:
         await control.command("CLIENT", "PAUSE", 200, "ALL")

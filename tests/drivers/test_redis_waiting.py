@@ -1,7 +1,8 @@
 """How workers wait on Redis: woken at once, one per token, without polling, leaking nothing."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+import threading
+from collections.abc import AsyncIterator, Iterator, Sequence
 
 import pytest
 
@@ -237,18 +238,65 @@ async def test_close_ends_the_wait_and_its_connection(redis: RedisDriver, server
         await until_blocked(second, 0)
 
 
-async def test_a_token_for_one_who_closes_goes_to_the_next(redis: RedisDriver, server: RedisServer) -> None:
-    async with driving(server.url) as second, driving(server.url) as producer:
+async def test_a_token_on_its_way_to_one_who_closes_goes_to_the_next(redis: RedisDriver, server: RedisServer) -> None:
+    async def produce() -> None:
+        async with driving(server.url) as producer:
+            await producer.enqueue([message(1)])
+
+    async with driving(server.url) as second:
         first = take(redis)
-        await until_blocked(producer, 1)
+        await until_blocked(redis, 1)
         task = take(second)
-        await until_blocked(producer, 2)
+        await until_blocked(redis, 2)
 
-        await asyncio.gather(producer.enqueue([message(1)]), redis.close())
+        # This loop stands still meanwhile, so the token arrives and is not read.
+        thread = threading.Thread(target=lambda: asyncio.run(produce()))
+        thread.start()
+        thread.join()
+        await redis.close()
 
-        leases = [*await ids(task)] if not await first else ["m-1"]
-        assert leases == ["m-1"]
-        task.cancel()
+        assert await first == []
+        assert await ids(task) == ["m-1"]
+
+
+class Observed(RedisDriver):
+    """Tells when a wait has ended."""
+
+    looked = False
+
+    async def wait_visible(self, queues: Sequence[str], *, wait_s: float) -> bool:
+        self.looked = await super().wait_visible(queues, wait_s=wait_s)
+        return self.looked
+
+
+async def test_a_reserve_cancelled_before_it_asks_passes_its_token_on(server: RedisServer, redis: RedisDriver) -> None:
+    busy = Observed(server.url, max_connections=1)
+    woken = take(busy)
+    await until_blocked(redis, 1)
+    task = take(redis)
+    await until_blocked(redis, 2)
+    link = busy._links.peek()
+    assert link is not None
+    slots = link.pool._slots
+
+    async def queueing(count: int) -> bool:
+        return len(slots._waiters or ()) == count
+
+    async def asks() -> bool:
+        return busy.looked and await queueing(1)
+
+    # The only connection is taken, then it looks, then it is taken again: the reserve can't be sent.
+    first = asyncio.create_task(busy.command("BLPOP", "nothing", "0.3"))
+    await until_blocked(redis, 3)
+    await redis.enqueue([message(1)])
+    await until(lambda: queueing(1))
+    second = asyncio.create_task(busy.command("BLPOP", "nothing", "0.5"))
+    await until(asks)
+    woken.cancel()
+
+    assert await ids(task) == ["m-1"]
+    await asyncio.wait({first, second})
+    await busy.close()
 
 
 async def test_a_broken_connection_ends_the_wait_with_an_error(redis: RedisDriver) -> None:
