@@ -8,6 +8,7 @@ characters `%`, `:` or `?` that other libraries read as placeholders.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from asynctasq.drivers._mysql_heads import Position
 from asynctasq.drivers._sql import quote
 from asynctasq.drivers.base import Migration
 from asynctasq.kernel.messages import Message, State, microseconds
@@ -175,28 +176,29 @@ class Statements:
 
     # -- reserving -------------------------------------------------------------------------------
 
-    def claim(self, queue: str, *, limit: int | str, now: str, lease_us: int) -> str:
-        """Lease the first visible messages of a queue; its affected rows say how many.
+    def claim(self, queue: str, *, limit: int | str, now: str, lease_us: int, after: Position | None = None) -> str:
+        """Lease the first visible messages of a queue, or those after a position; its affected rows say how many.
 
         The inner select reads `due` in its own order, so it locks what it returns and nothing else. The outer
         part goes by primary key, in that order: with a plan of its own choice it would wait for others' rows.
         """
+        floor = f" AND (visible_us > {after[0]} OR visible_us = {after[0]} AND seq > {after[1]})" if after else ""
         return (
             f"UPDATE (SELECT seq, visible_us, leased FROM {self.messages} FORCE INDEX (due)"
-            f" WHERE queue = {literal(queue)} AND dead = 0 AND visible_us <= {now}"
+            f" WHERE queue = {literal(queue)} AND dead = 0 AND visible_us <= {now}{floor}"
             f" ORDER BY queue, dead, visible_us, seq LIMIT {limit} FOR UPDATE SKIP LOCKED) AS c"
             f" STRAIGHT_JOIN {self.messages} AS m FORCE INDEX (PRIMARY) ON m.seq = c.seq"
             f" SET m.crashes = m.crashes + c.leased, m.leased = 1, m.token = m.token + 1,"
             f" m.claim = {CLAIM}, m.claimed_us = c.visible_us, m.visible_us = {now} + {lease_us}"
         )
 
-    def claim_rest(self, queue: str, *, now: str, lease_us: int) -> list[str]:
+    def claim_rest(self, queue: str, *, now: str, lease_us: int, after: Position | None = None) -> list[str]:
         """Lease from a further queue what the claim before it left of the limit (`@asynctasq_left`)."""
         # LIMIT takes a number only, so the statement is put together on the server. It holds no quote.
-        before, after = self.claim(queue, limit="@", now=now, lease_us=lease_us).split("LIMIT @")
+        head, tail = self.claim(queue, limit="@", now=now, lease_us=lease_us, after=after).split("LIMIT @")
         return [
             "SET @asynctasq_left = @asynctasq_left - ROW_COUNT()",
-            f"SET @asynctasq_sql = CONCAT('{before}LIMIT ', @asynctasq_left, '{after}')",
+            f"SET @asynctasq_sql = CONCAT('{head}LIMIT ', @asynctasq_left, '{tail}')",
             "PREPARE asynctasq_claim FROM @asynctasq_sql",
             "EXECUTE asynctasq_claim",
         ]

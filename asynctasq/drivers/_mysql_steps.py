@@ -3,12 +3,13 @@
 They do no I/O, so the same steps run on a connection of ours, on the caller's, and in synchronous code.
 """
 
-from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
+from asynctasq.drivers._mysql_heads import Position
 from asynctasq.drivers._mysql_sql import CLAIM, NOW, Ending, Held, KeptResult, Statements, server_now
-from asynctasq.drivers._sql import chunks, independent_batches
+from asynctasq.drivers._sql import chunks, independent_batches, stored_message
 from asynctasq.drivers.base import Settlements
 from asynctasq.kernel.messages import (
     MICROSECONDS,
@@ -18,6 +19,7 @@ from asynctasq.kernel.messages import (
     Message,
     Release,
     Settlement,
+    StoredMessage,
     microseconds,
 )
 
@@ -269,31 +271,42 @@ def extend(sql: Statements, leases: Sequence[Lease], *, lease_us: int, offset_us
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Claimed:
+    """What a claim got: leases in the order of reserve, and the last position taken in each queue."""
+
+    leases: list[Lease]
+    last: dict[str, Position]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """What to reserve."""
+    """What to reserve; in some queues only after a position."""
 
     queues: tuple[str, ...]
     limit: int
     lease_us: int
+    floors: Mapping[str, Position] = field(default_factory=dict[str, Position])
 
     def statements(self, sql: Statements) -> list[str]:
         """Return the statements; the last one selects the leases."""
         first, *others = self.queues
-        made = [sql.claim(first, limit=self.limit, now=NOW, lease_us=self.lease_us)]
+        after, lease_us = self.floors.get, self.lease_us
+        made = [sql.claim(first, limit=self.limit, now=NOW, lease_us=lease_us, after=after(first))]
         if others:
             made.insert(0, f"SET @asynctasq_left = {self.limit}")
         for queue in others:
-            made += sql.claim_rest(queue, now=NOW, lease_us=self.lease_us)
-        return [*made, sql.claimed(self.queues, now=NOW, lease_us=self.lease_us)]
+            made += sql.claim_rest(queue, now=NOW, lease_us=lease_us, after=after(queue))
+        return [*made, sql.claimed(self.queues, now=NOW, lease_us=lease_us)]
 
-    def leases(self, result: Result) -> list[Lease]:
-        """Return the leases in the order of reserve."""
+    def read(self, result: Result) -> Claimed:
+        """Return what the last statement selected."""
+        names = {queue.encode(): queue for queue in self.queues}
         place = {queue.encode(): index for index, queue in reversed(list(enumerate(self.queues)))}
         rows = sorted(result.rows, key=lambda row: (place[row[1]], row[9], row[0]))
-        return [
+        leases = [
             Lease(
                 message_id=message_id.decode(),
-                queue=queue.decode(),
+                queue=names[queue],
                 body=body,
                 token=f"{seq}.{token}",
                 attempt=attempts + 1,
@@ -303,11 +316,12 @@ class Claim:
             )
             for seq, queue, message_id, body, token, attempts, crashes, enqueued_us, visible_us, _ in rows
         ]
+        return Claimed(leases=leases, last={names[row[1]]: (row[9], row[0]) for row in rows})
 
 
 def work(
     sql: Statements, settlements: Settlements, claim: Claim | None, *, offset_us: int
-) -> Steps[tuple[set[str], list[Lease]]]:
+) -> Steps[tuple[set[str], Claimed]]:
     """Settle, then reserve, in one transaction of our own and, without follow-ups, in one packet."""
     closing = [*(claim.statements(sql) if claim else []), "COMMIT"]
     lost: set[str] = set()
@@ -324,7 +338,7 @@ def work(
         yield ["START TRANSACTION", *_instant(offset_us)]
         lost = yield from settle(sql, settlements, now=NOW, claim=CLAIM)
         results = yield [*_instant(offset_us), *closing]
-    return lost, claim.leases(results[-2]) if claim else []
+    return lost, claim.read(results[-2]) if claim else Claimed(leases=[], last={})
 
 
 def _one_packet(settlements: Settlements, lost: set[str]) -> list[Entry]:
@@ -355,3 +369,15 @@ def remove(sql: Statements, message_ids: Sequence[str], *, dead: bool, offset_us
             removed |= {message_id.decode() for _, message_id in found.rows}
     yield ["COMMIT"]
     return removed
+
+
+def stored(row: Sequence[Any], now_us: int) -> StoredMessage:
+    """Return what an operator sees of one row of `LIVING_COLUMNS`."""
+    message_id, queue, body, leased, attempts, crashes, enqueued_us, visible_us, reason, error = row
+    return stored_message(
+        (
+            *(message_id.decode(), queue.decode(), body, bool(leased), attempts, crashes, enqueued_us, visible_us),
+            *(None if reason is None else reason.decode(), None if error is None else error.decode()),
+        ),
+        now_us,
+    )

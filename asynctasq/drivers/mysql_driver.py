@@ -13,9 +13,10 @@ from urllib.parse import urlencode
 from asynctasq.drivers._mysql_address import ADDRESS_OPTIONS, parse_address
 from asynctasq.drivers._mysql_backend import Backend
 from asynctasq.drivers._mysql_callers import InCallersTransaction
+from asynctasq.drivers._mysql_heads import Heads
 from asynctasq.drivers._mysql_migrate import migrate, read_version
 from asynctasq.drivers._mysql_sql import Statements, server_now
-from asynctasq.drivers._mysql_steps import Claim, extend, remove, store, work
+from asynctasq.drivers._mysql_steps import Claim, extend, remove, store, stored, work
 from asynctasq.drivers._sql import (
     Pace,
     Waiter,
@@ -23,7 +24,6 @@ from asynctasq.drivers._sql import (
     check_identifier,
     check_messages,
     depth_from,
-    stored_message,
     wait_until_visible,
 )
 from asynctasq.drivers.base import YES, Capabilities, Driver, Migration, Page, Settlements, partial
@@ -97,6 +97,7 @@ class MySQLDriver(Driver):
         )
         self._callers = InCallersTransaction(self._sql, self._address)
         self._wakeups = Wakeups.of(f"{self._address}/{table_prefix}")
+        self._heads = Heads()
         self._stored_unseen = 0
 
     @classmethod
@@ -196,22 +197,42 @@ class MySQLDriver(Driver):
     async def _work(
         self, settlements: Settlements, queues: Sequence[str], limit: int, lease_s: float
     ) -> tuple[AbstractSet[str], list[Lease]]:
-        claim = None
-        if limit > 0 and queues:
-            claim = Claim(queues=tuple(queues), limit=limit, lease_us=microseconds(lease_s))
-        elif not settlements:
-            return frozenset(), []
+        if limit < 1 or not queues:
+            if not settlements:
+                return frozenset(), []
+            lost, _ = await self._backend.drive(lambda: work(self._sql, settlements, None, offset_us=self._offset_us))
+            return lost, []
+        claim = Claim(queues=tuple(queues), limit=limit, lease_us=microseconds(lease_s))
         # A task of its own: cancelling the caller must not cut a claim whose leases nobody would then know.
-        working = asyncio.ensure_future(
-            self._backend.drive(lambda: work(self._sql, settlements, claim, offset_us=self._offset_us))
-        )
+        working = asyncio.ensure_future(self._claim(settlements, claim))
         try:
             return await asyncio.shield(working)
         except asyncio.CancelledError:
             await self._hand_back(working)
             raise
 
-    async def _hand_back(self, working: "asyncio.Future[tuple[set[str], list[Lease]]]") -> None:
+    async def _claim(self, settlements: Settlements, claim: Claim) -> tuple[AbstractSet[str], list[Lease]]:
+        clock, offset_us = asyncio.get_running_loop().time, self._offset_us
+        started_at = clock()
+        floors = self._heads.floors(claim.queues, offset_us=offset_us, at=started_at)
+        claim = replace(claim, floors=floors)
+        lost, got = await self._backend.drive(lambda: work(self._sql, settlements, claim, offset_us=offset_us))
+        full = len(got.leases) >= claim.limit
+        if not floors:
+            self._heads.claimed(got.last, full=full, offset_us=offset_us, started_at=started_at, ended_at=clock())
+            return lost, got.leases
+        self._heads.moved_on(got.last, full=full)
+        if full:
+            return lost, got.leases
+        # There may be something before the floors; and what was leased is not to be lost to an error now.
+        rest = replace(claim, floors={}, limit=claim.limit - len(got.leases))
+        with suppress(DriverError):
+            _, before = await self._backend.drive(lambda: work(self._sql, (), rest, offset_us=offset_us))
+            got.leases[:0] = before.leases
+            got.leases.sort(key=lambda lease: claim.queues.index(lease.queue))
+        return lost, got.leases
+
+    async def _hand_back(self, working: "asyncio.Future[tuple[AbstractSet[str], list[Lease]]]") -> None:
         """Release what a cancelled call leased after all; what can't be released in time runs out by itself."""
         try:
             await asyncio.wait({working}, timeout=HAND_BACK_S)
@@ -324,7 +345,7 @@ class MySQLDriver(Driver):
 
     async def find(self, message_id: str) -> StoredMessage | None:
         rows = (await self._backend.run(self._sql.find(message_id, now=self._now))).rows
-        return _stored(rows[0][1:], rows[0][0]) if rows else None
+        return stored(rows[0][1:], rows[0][0]) if rows else None
 
     async def list_messages(
         self, queue: str, *, state: State | None = None, limit: int = 100, cursor: str | None = None
@@ -332,7 +353,7 @@ class MySQLDriver(Driver):
         statement = self._sql.listing(queue, state, after=int(cursor or 0), limit=limit + 1, now=self._now)
         rows = (await self._backend.run(statement)).rows
         more = str(rows[limit - 1][1]) if len(rows) > limit else None
-        return Page(messages=[_stored(row[2:], row[0]) for row in rows[:limit]], cursor=more)
+        return Page(messages=[stored(row[2:], row[0]) for row in rows[:limit]], cursor=more)
 
     async def cancel(self, message_ids: Sequence[str]) -> AbstractSet[str]:
         return await self._remove(message_ids, dead=False)
@@ -375,14 +396,3 @@ class MySQLDriver(Driver):
 def _check_queues(queues: Iterable[str]) -> None:
     for queue in queues:
         check_queue_name(queue)
-
-
-def _stored(row: Sequence[Any], now_us: int) -> StoredMessage:
-    message_id, queue, body, leased, attempts, crashes, enqueued_us, visible_us, reason, error = row
-    return stored_message(
-        (
-            *(message_id.decode(), queue.decode(), body, bool(leased), attempts, crashes, enqueued_us, visible_us),
-            *(None if reason is None else reason.decode(), None if error is None else error.decode()),
-        ),
-        now_us,
-    )

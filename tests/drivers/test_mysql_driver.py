@@ -3,13 +3,12 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator
-from contextlib import aclosing
 from typing import Any
 
 import pytest
-from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from asynctasq.drivers._mysql_address import parse_address
+from asynctasq.drivers._mysql_heads import Heads
 from asynctasq.drivers._mysql_pool import Conflict, Link, check_server, connect, mapped, packets
 from asynctasq.drivers._mysql_sql import Ending, Statements, literal, server_now
 from asynctasq.drivers._mysql_steps import parse_token
@@ -22,7 +21,6 @@ from asynctasq.errors import (
     DriverError,
     DriverMisconfigured,
     DriverUnavailable,
-    UnsupportedFeature,
 )
 from asynctasq.kernel.messages import Bury, Complete, DeadReason, Depth, ErrorRecord, Lease, Message, Release
 from asynctasq.testing.conformance.harnesses.mysql import MySQLHarness
@@ -206,6 +204,7 @@ async def test_every_locking_statement_goes_by_its_index_and_sorts_nothing(
     ending = Ending(held=(1, 1), delay_us=0, counted=True, crashed=False, reason=None, error=None)
 
     claim = await plan(link, SQL.claim("q", limit=10, now=now, lease_us=1))
+    behind = await plan(link, SQL.claim("q", limit=10, now=now, lease_us=1, after=(5, 6)))
     others = [
         await plan(link, statement)
         for statement in (
@@ -220,7 +219,7 @@ async def test_every_locking_statement_goes_by_its_index_and_sorts_nothing(
     ]
 
     assert claim[-1][2] == "due"
-    lines = [line for lines in [claim, *others] for line in lines]
+    lines = [line for lines in [claim, behind, *others] for line in lines]
     assert not [line for line in lines if "filesort" in line[3] or "temporary" in line[3]]
     assert {line[2] for line in lines if line[0] in ("m", "asynctasq_messages")} <= {"due", "PRIMARY"}
     assert not [line for line in lines if line[0] == "m" and line[1] in ("ALL", "index")]
@@ -284,6 +283,31 @@ def test_statements_are_packed_in_order_up_to_a_size() -> None:
 @pytest.mark.parametrize("token", ["", "1", "1.", ".1", "a.b", "1.1.1", "-1.1", "1.1 ", "\u0661.1", "9" * 60 + ".1"])
 def test_a_foreign_token_is_none_of_ours(token: str) -> None:
     assert parse_token(token) is None
+
+
+def test_a_claim_goes_on_behind_the_last_one_until_it_is_time_to_look_from_the_front() -> None:
+    heads = Heads()
+    assert heads.floors(["q"], offset_us=0, at=5.0) == {}
+
+    heads.claimed({"q": (7, 8)}, full=True, offset_us=0, started_at=5.0, ended_at=5.001)
+    assert heads.floors(["r", "q"], offset_us=0, at=5.05) == {"q": (7, 8)}
+    heads.moved_on({"q": (9, 1)}, full=True)
+    assert heads.floors(["q"], offset_us=0, at=5.05) == {"q": (9, 1)}
+
+    assert heads.floors(["q"], offset_us=1, at=5.05) == {}, "the clock was moved"
+    assert heads.floors(["q"], offset_us=0, at=5.2) == {}, "it is time for a look from the front"
+    heads.moved_on({"q": (9, 5)}, full=False)
+    assert heads.floors(["q"], offset_us=0, at=5.05) == {}, "there was no backlog any more"
+
+
+def test_a_look_from_the_front_that_takes_long_is_rare_but_comes() -> None:
+    heads = Heads()
+
+    heads.claimed({"q": (1, 1)}, full=True, offset_us=0, started_at=0.0, ended_at=0.1)
+    assert heads.floors(["q"], offset_us=0, at=1.09)
+    assert not heads.floors(["q"], offset_us=0, at=1.11)
+    heads.claimed({"q": (1, 1)}, full=True, offset_us=0, started_at=0.0, ended_at=60.0)
+    assert not heads.floors(["q"], offset_us=0, at=62.1)
 
 
 # -- storing -------------------------------------------------------------------------------------
@@ -466,119 +490,3 @@ async def test_random_operations_do_what_they_do_in_memory(store: MySQLHarness, 
         living = [await _lives(reference, lease) for lease in theirs]
         ours = [lease for lease, lives in zip(ours, living, strict=True) if lives]
         theirs = [lease for lease, lives in zip(theirs, living, strict=True) if lives]
-
-
-# -- in the caller's transaction -----------------------------------------------------------------
-
-
-@pytest.fixture
-def engine_url(store: MySQLHarness) -> str:
-    return store.url.replace("mysql://", "mysql+asyncmy://")
-
-
-async def test_a_session_of_sqlalchemy_commits_or_takes_back(store: MySQLHarness, engine_url: str) -> None:
-    driver = store.create()
-    engine = create_async_engine(engine_url)
-    hostile = Message(id="%s:x?'", queue="q", body=b"%s\0'")
-
-    async with aclosing(_Disposed(engine)), AsyncSession(engine) as session:
-        assert await driver.enqueue_in(session, [hostile, *messages("b"), hostile]) == [hostile.id, "b"]
-        assert await driver.depth("q") == NOTHING
-        await session.rollback()
-        assert await driver.depth("q") == NOTHING
-        assert await driver.enqueue_in(session, [hostile]) == [hostile.id]
-        assert await driver.enqueue_in(session, [hostile]) == []
-        await session.commit()
-
-    assert ids(await driver.reserve(["q"], limit=9, lease_s=9)) == [hostile.id]
-
-
-async def test_synchronous_code_enqueues_in_its_session(store: MySQLHarness, engine_url: str) -> None:
-    driver = store.create()
-    engine = create_async_engine(engine_url)
-
-    async with aclosing(_Disposed(engine)), AsyncSession(engine) as session:
-        new = await session.run_sync(lambda sync: driver.enqueue_in_sync(sync, messages("a", "b")))
-        await session.commit()
-
-    assert new == ["a", "b"]
-    assert (await driver.depth("q")).ready == 2
-
-
-class _Disposed:
-    def __init__(self, engine: Any) -> None:
-        self._engine = engine
-
-    async def aclose(self) -> None:
-        await self._engine.dispose()
-
-
-@pytest.mark.parametrize("isolation", ["READ COMMITTED", "REPEATABLE READ", "SERIALIZABLE"])
-async def test_settling_follows_the_callers_transaction(store: MySQLHarness, isolation: str) -> None:
-    driver = store.create()
-    await driver.enqueue(messages("a", "b"))
-    a, b = await driver.reserve(["q"], limit=2, lease_s=60)
-    work: list[tuple[Lease, Complete | Release]] = [
-        (a, Complete(result=b"r", result_ttl_s=60, follow_ups=tuple(messages("next")))),
-        (b, Release(counted=True, error=ErrorRecord(type="E", message="m"))),
-    ]
-
-    undone, done = await store.begin(isolation), await store.begin(isolation)
-    assert await driver.settle_in(undone.connection, work) == set()
-    await undone.rollback()
-    assert (await driver.depth("q")).reserved == 2
-    assert await driver.settle_in(done.connection, work) == set()
-    await done.commit()
-
-    assert await driver.fetch_result("a") == b"r"
-    assert [(one.message_id, one.attempt) for one in await driver.reserve(["q"], limit=9, lease_s=9)] == [
-        ("b", 2),
-        ("next", 1),
-    ]
-    assert await driver.settle(work) == {"a", "b"}
-
-
-async def test_a_connection_to_another_database_is_refused(store: MySQLHarness, conformance_servers: Servers) -> None:
-    driver = store.create()
-    other = MySQLHarness(conformance_servers.mysql())
-    await other.prepare()
-    transaction = await other.begin()
-
-    with pytest.raises(UnsupportedFeature, match="another database"):
-        await driver.enqueue_in(transaction.connection, messages("a"))
-    with pytest.raises(UnsupportedFeature, match="another database"):
-        await driver.settle_in(transaction.connection, [(_no_lease(), Complete())])
-
-    await transaction.rollback()
-    await other.clean_up()
-
-
-async def test_the_same_database_name_on_another_server_is_refused(store: MySQLHarness, link: Link) -> None:
-    driver = store.create()
-    await driver.open()
-    # Another server's tables differ in nothing but the id they were given when they were made.
-    await link.run("UPDATE asynctasq_schema SET store = UUID()")
-    transaction = await store.begin()
-
-    with pytest.raises(UnsupportedFeature, match="another database"):
-        await driver.enqueue_in(transaction.connection, messages("a"))
-    await transaction.rollback()
-
-
-async def test_a_connection_without_a_transaction_is_refused(store: MySQLHarness) -> None:
-    driver = store.create()
-    transaction = await store.begin()
-    await transaction.connection.rollback()
-    await transaction.connection.autocommit(True)
-
-    with pytest.raises(UnsupportedFeature, match="no transaction"):
-        await driver.enqueue_in(transaction.connection, messages("a"))
-    with pytest.raises(UnsupportedFeature, match="not a connection"):
-        await driver.enqueue_in(object(), messages("a"))
-    await transaction.rollback()
-
-
-def _no_lease() -> Lease:
-    return Lease(
-        message_id="a", queue="q", body=b"", token="1.1", attempt=1, crashes=0, enqueued_at=0.0, expires_at=0.0
-    )
