@@ -1,5 +1,8 @@
 """Runs a simulation loop one chosen task step at a time, and keeps the trace of the choices."""
 
+# ruff: noqa: SLF001 - the loop is made of asyncio's private parts; a test watches each of them
+# pyright: reportPrivateUsage=false
+
 import hashlib
 import sys
 from array import array
@@ -9,7 +12,6 @@ from weakref import WeakKeyDictionary
 
 from asynctasq.testing._loop_private import is_python_step
 from asynctasq.testing._loop_report import name_of
-from asynctasq.testing._simulation_errors import SimulationError
 from asynctasq.testing.search import Fifo, Scheduler
 
 if TYPE_CHECKING:
@@ -39,21 +41,12 @@ class Explorer:
         self._names: list[str] | None = None
         self._numbered: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
 
-    def run(self) -> None:
-        """Run until the loop is stopped."""
-        loop = self._loop
-        while not loop._stopping:
-            try:
-                while not loop._stopping:
-                    self.advance()
-            except (SystemExit, KeyboardInterrupt, SimulationError):
-                raise
-            except BaseException as error:  # noqa: BLE001 - as asyncio's own handle does
-                loop.call_exception_handler({"message": "Exception in a task step", "exception": error})
-
     def advance(self) -> None:
         """Run the callbacks whose turn it is, then one task step; when there is nothing, let time pass."""
         loop = self._loop
+        if loop._stalled > loop.limits.stalled_steps_max and self._names is None:
+            loop._explain_stall()
+            return
         loop._gather()
         self._take_in()
         steps = self._steps
@@ -118,12 +111,9 @@ class Explorer:
         return True
 
     def _count(self, callback: Any) -> None:
-        loop = self._loop
-        loop._stalled += 1
+        self._loop._stalled += 1
         if self._names is not None:
             self._names.append(name_of(callback))
-        elif loop._stalled > loop.limits.stalled_steps_max:
-            loop._explain_stall()
 
     # -- the trace -------------------------------------------------------------------------------
 
@@ -147,7 +137,8 @@ class Explorer:
 
     def watch(self, count: int) -> list[str]:
         """Run about `count` more entries and return their names; fewer if the loop comes to rest."""
-        self._names = names = []
+        names: list[str] = []
+        self._names = names
         try:
             while len(names) < count and not self._loop._stopping:
                 self._take_in()

@@ -1,5 +1,8 @@
 """What happens outside a simulation loop: functions for executors, and threads that report back."""
 
+# ruff: noqa: SLF001 - the loop is made of asyncio's private parts; a test watches each of them
+# pyright: reportPrivateUsage=false
+
 import asyncio
 import contextvars
 import sys
@@ -8,6 +11,7 @@ from asyncio import events
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from asynctasq.testing._loop_private import Notice
@@ -39,10 +43,8 @@ class OutsideWork:
     def deliver(self, handle: events.Handle) -> None:
         """Hand a callback to the loop's thread."""
         self.arrived.append(handle)
-        try:
+        with suppress(RuntimeError):  # it is awake, or has been woken, already
             self._wake_up.release()
-        except RuntimeError:
-            pass  # it is awake, or has been woken, already
 
     def _landed(self, _: object = None) -> None:
         if not self._loop.is_closed():
@@ -110,7 +112,7 @@ class OutsideWork:
 
     def submit(self, executor: Any, func: Callable[..., Any], args: tuple[Any, ...]) -> asyncio.Future[Any]:
         """Run the function in a real pool and count it until its result has arrived."""
-        loop: Any = self._loop
+        loop = self._loop
         if executor is None:
             loop._check_default_executor()
             executor = loop._default_executor
@@ -159,6 +161,8 @@ class InlineCall:
     def run(self) -> None:
         if self.future.done():
             return
+        result: Any = None
+        failure: BaseException | None = None
         # A thread of a pool sees no running loop: code that calls asyncio.run there must work here.
         events._set_running_loop(None)
         try:
@@ -166,13 +170,10 @@ class InlineCall:
         except KeyboardInterrupt:
             raise
         except StopIteration as error:
-            failure: BaseException | None = RuntimeError("the function raised StopIteration")
-            assert failure is not None
+            failure = RuntimeError("the function raised StopIteration, which a future cannot hold")
             failure.__cause__ = error
         except BaseException as error:  # noqa: BLE001 - a pool hands every exception to the caller
             failure = error
-        else:
-            failure = None
         finally:
             events._set_running_loop(self._loop)
         if self.future.done():

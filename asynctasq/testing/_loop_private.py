@@ -1,18 +1,40 @@
 """The private parts of asyncio that the simulation loop stands on, in one place, so that a test can watch them."""
 
+# ruff: noqa: SLF001 - the loop is made of asyncio's private parts; a test watches each of them
+# pyright: reportPrivateUsage=false
+
 import asyncio
 import types
 from asyncio import events, futures, tasks
 from collections.abc import Callable
-from typing import Any, Final, cast
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Final, cast
 
-__all__ = ["PYTHON_TASK", "STEP", "WAKEUP", "Notice", "Timer", "enter_task", "is_python_step", "leave_task"]
+__all__ = ["STEP", "WAKEUP", "BaseLoop", "Notice", "Timer", "enter_task", "is_python_step", "leave_task"]
+
+if TYPE_CHECKING:
+
+    class BaseLoop(asyncio.BaseEventLoop):
+        """asyncio's loop with the private attributes that the type stubs leave out."""
+
+        _closed: bool
+        _stopping: bool
+        _thread_id: int | None
+        _default_executor: ThreadPoolExecutor | None
+        _executor_shutdown_called: bool
+        _exception_handler: Callable[[asyncio.AbstractEventLoop, dict[str, Any]], object] | None
+        _task_factory: Callable[..., Any] | None
+
+        def _check_closed(self) -> None: ...
+        def _check_default_executor(self) -> None: ...
+else:
+    BaseLoop = asyncio.BaseEventLoop
 
 _tasks = cast("Any", tasks)
 
 enter_task: Final[Callable[[asyncio.AbstractEventLoop, Any], None]] = _tasks._enter_task
 leave_task: Final[Callable[[asyncio.AbstractEventLoop, Any], None]] = _tasks._leave_task
-PYTHON_TASK: Final[type] = _tasks._PyTask
+_PYTHON_TASK: Final[type] = _tasks._PyTask
 
 
 class _Recorder:
@@ -43,10 +65,10 @@ async def _await(future: Any) -> None:
     await _Suspended(future)
 
 
-def _find_callables() -> tuple[type, type]:
+def _find_callables() -> tuple[Any, Any]:
     """Return the types of what asyncio schedules for a task: its steps, and its wake-ups by a future."""
     recorder: Any = _Recorder()
-    future: Any = futures.Future(loop=recorder)
+    future = cast("Any", futures.Future[None](loop=recorder))
     task: Any = asyncio.Task(_await(future), loop=recorder)
     step = recorder.scheduled.pop()[0]
     outer = events._get_running_loop()
@@ -58,13 +80,15 @@ def _find_callables() -> tuple[type, type]:
         wakeup(future)
     finally:
         events._set_running_loop(outer)
-    assert task.done() and step.__self__ is task and wakeup.__self__ is task
+    assert task.done(), "a step and a wake-up end this task"
+    assert step.__self__ is task
+    assert wakeup.__self__ is task
     return type(step), type(wakeup)
 
 
-STEP: Final[type]
-WAKEUP: Final[type]
-STEP, WAKEUP = _find_callables()
+_found = _find_callables()
+STEP: Final[type] = _found[0]
+WAKEUP: Final[type] = _found[1]
 
 
 class Notice(events.Handle):
@@ -102,11 +126,11 @@ class Timer(events.TimerHandle):
         if not self._cancelled:
             self._cancelled = True
             self._callback = None
-            self._args = None
+            self._args = ()
             if self._scheduled:
                 self._loop._timer_handle_cancelled(self)
 
 
 def is_python_step(callback: Any) -> bool:
     """Tell a step of asyncio's Python implementation of `Task`, which is a bound method."""
-    return isinstance(callback, types.MethodType) and isinstance(callback.__self__, PYTHON_TASK)
+    return isinstance(callback, types.MethodType) and isinstance(callback.__self__, _PYTHON_TASK)

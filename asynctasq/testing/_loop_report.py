@@ -83,15 +83,19 @@ def describe_task(task: "asyncio.Task[Any]") -> str:
 def _location(task: "asyncio.Task[Any]") -> tuple[str, str]:
     """Return the innermost place outside asyncio, and what asyncio's own frame there is waiting on."""
     place, awaited = "", ""
-    for frame in _frames(task.get_coro()):
+    frames = _frames(task.get_coro())
+    for frame in frames:
         if _is_asyncio(frame):
             owner = frame.f_locals.get("self")
             if owner is not None:
                 awaited = f"{type(owner).__name__}.{frame.f_code.co_name} of {owner!r}"
         else:
-            code = frame.f_code
-            place, awaited = f"in {code.co_qualname} ({code.co_filename}:{frame.f_lineno})", ""
-    return place or f"in {task.get_coro()!r}", awaited
+            place, awaited = _place(frame), ""
+    return place or (_place(frames[0]) if frames else "at its end"), awaited
+
+
+def _place(frame: FrameType) -> str:
+    return f"in {frame.f_code.co_qualname} ({frame.f_code.co_filename}:{frame.f_lineno})"
 
 
 def _frames(coro: Any) -> list[FrameType]:

@@ -1,24 +1,27 @@
 """The event loop of a simulation: virtual time, no selector, and a seeded choice among ready task steps."""
 
+# ruff: noqa: SLF001 - the loop is made of asyncio's private parts; a test watches each of them
+# pyright: reportPrivateUsage=false
+
 import asyncio
 import contextvars
-import sys
 import threading
-import weakref
 from asyncio import events
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import Callable, Generator, Sized
+from contextlib import contextmanager
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from typing import Any, Final, TypeVar
 
 from asynctasq.kernel.messages import MICROSECONDS
 from asynctasq.testing._loop_explorer import Explorer
+from asynctasq.testing._loop_lifecycle import LoopLifecycle
 from asynctasq.testing._loop_outside import OutsideWork
-from asynctasq.testing._loop_private import STEP, WAKEUP, Notice, Timer, enter_task, leave_task
+from asynctasq.testing._loop_private import STEP, WAKEUP, Notice, Timer
 from asynctasq.testing._loop_refusals import RealWorldRefusals
 from asynctasq.testing._loop_report import deadlock_text, limit_text, livelock_text
-from asynctasq.testing._loop_tasks import SimulatedTask, pending_tasks
+from asynctasq.testing._loop_tasks import SimulatedTask
 from asynctasq.testing._simulation_errors import (
     Deadlock,
     LimitExceeded,
@@ -52,10 +55,10 @@ _NEVER: Final = float("inf")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """When a run is given up: steps are callbacks and task steps together.
+    """When a run is given up. Steps are callbacks and task steps together.
 
     `stalled_steps_max` counts steps at one virtual instant. `grace_s` is real time: how long a run
-    that could only go on by a foreign thread waits for one before it is a deadlock.
+    that only a foreign thread could move waits for one before it is called a deadlock.
     """
 
     virtual_s_max: float = 100 * 365 * 86_400.0
@@ -64,13 +67,13 @@ class Limits:
     grace_s: float = 1.0
 
 
-class SimulationLoop(RealWorldRefusals, asyncio.BaseEventLoop):
+class SimulationLoop(RealWorldRefusals, LoopLifecycle):
     """An asyncio loop that jumps to the next timer when nothing is ready.
 
     Same tape, same program: same run, step for step. `search` says how ready task steps are chosen
-    from; plain callbacks keep their order. With `trace` the steps are hashed (`trace_digest`); a
-    search other than first in line always is. Functions for an executor run inline, at a point the
-    search chooses, unless `real_executors`: then virtual time stands still while they run.
+    from; plain callbacks keep their order. With `trace` the steps are hashed (`trace_digest`); under
+    a search other than first in line they always are. Functions for an executor run inline, at a
+    point the search chooses, unless `real_executors`: then virtual time stands still while they run.
     """
 
     def __init__(
@@ -88,18 +91,18 @@ class SimulationLoop(RealWorldRefusals, asyncio.BaseEventLoop):
         self.tape = tape or Tape(0)
         self.limits = limits or Limits()
         self.steps = 0
-        self.unhandled: list[dict[str, Any]] = []
+        # Ready entries are (context, step, args) for the steps of tasks, (None, handle, ()) for all else.
         self._ready: deque[tuple[Any, Any, tuple[Any, ...]]] = deque()
         self._heap: list[tuple[int, int, Timer]] = []
+        self._at_rest: deque[Notice] = deque()
         self._timers = 0
         self._cancelled_timers = 0
         self._tasks_made = 0
-        self._at_rest: list[Callable[[], object]] = []
         self._stalled = 0
-        self._generators: dict[int, weakref.ref[AsyncGenerator[Any, Any]]] = {}
         self._limit_us = int(self.limits.virtual_s_max * MICROSECONDS)
         self._outside = OutsideWork(self, real=real_executors, grace_s=self.limits.grace_s)
-        self._polled = self._outside.arrived if real_executors else ()
+        # Without real executors threads are heard only when nothing is ready: a point that is always the same.
+        self._polled: Sized = self._outside.arrived if real_executors else ()
         scheduler = make_scheduler(search, self.tape)
         self._explorer = Explorer(self, scheduler) if scheduler is not None or trace else None
 
@@ -108,16 +111,17 @@ class SimulationLoop(RealWorldRefusals, asyncio.BaseEventLoop):
     def time(self) -> float:
         return self.clock.elapsed_us / MICROSECONDS
 
-    def call_soon(  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
-    ) -> events.Handle | None:
-        """Schedule a callback; for the steps of a task, which only asyncio's C code schedules, there is no handle."""
+    # asyncio's stubs tie `args` to the callback's parameters; these are looser, and faster to call.
+    def call_soon(  # type: ignore[override]
+        self, callback: Any, *args: Any, context: contextvars.Context | None = None
+    ) -> Any:
+        """Schedule a callback; the steps of a task, which only asyncio's C code schedules, get no handle."""
         if self._closed:
             raise RuntimeError("Event loop is closed")
         if context is None:
             context = contextvars.copy_context()
         else:
-            kind = type(callback)
+            kind: Any = type(callback)  # pyright: ignore[reportUnknownVariableType] # a callback is Any
             if kind is STEP or (kind is WAKEUP and args and isinstance(callback.__self__, asyncio.Task)):
                 self._ready.append((context, callback, args))
                 return None
@@ -125,14 +129,14 @@ class SimulationLoop(RealWorldRefusals, asyncio.BaseEventLoop):
         self._ready.append((None, handle, ()))
         return handle
 
-    def call_later(
-        self, delay: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
-    ) -> events.TimerHandle:
+    def call_later(  # type: ignore[override] # see call_soon
+        self, delay: float, callback: Any, *args: Any, context: contextvars.Context | None = None
+    ) -> Timer:
         return self.call_at(self.clock.elapsed_us / MICROSECONDS + delay, callback, *args, context=context)
 
-    def call_at(
-        self, when: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
-    ) -> events.TimerHandle:
+    def call_at(  # type: ignore[override] # see call_soon
+        self, when: float, callback: Any, *args: Any, context: contextvars.Context | None = None
+    ) -> Timer:
         if self._closed:
             raise RuntimeError("Event loop is closed")
         timer = Timer(when, callback, args, self, contextvars.copy_context() if context is None else context)
@@ -148,13 +152,19 @@ class SimulationLoop(RealWorldRefusals, asyncio.BaseEventLoop):
             heappush(self._heap, (when_us, self._timers, timer))
         return timer
 
-    def call_soon_threadsafe(
-        self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
-    ) -> events.Handle:
-        if self._closed:
-            raise RuntimeError("Event loop is closed")
+    def call_at_rest(self, callback: Any, *args: Any) -> asyncio.Handle:
+        """Schedule a callback for when all that can happen at this virtual instant has happened."""
+        self._check_closed()
+        handle = Notice(callback, args, self, contextvars.copy_context())
+        self._at_rest.append(handle)
+        return handle
+
+    def call_soon_threadsafe(  # type: ignore[override] # see call_soon
+        self, callback: Any, *args: Any, context: contextvars.Context | None = None
+    ) -> Notice:
+        self._check_closed()
         handle = Notice(callback, args, self, contextvars.copy_context() if context is None else context)
-        if self._thread_id in (None, threading.get_ident()):
+        if self._thread_id == threading.get_ident():
             self._ready.append((None, handle, ()))
         else:
             self._outside.deliver(handle)
@@ -169,26 +179,33 @@ class SimulationLoop(RealWorldRefusals, asyncio.BaseEventLoop):
 
     # -- tasks and executors ---------------------------------------------------------------------
 
-    def create_task(self, coro: Any, *, name: str | None = None, **options: Any) -> Any:
+    def create_task(self, coro: Any, *, name: object = None, **options: Any) -> Any:
         """Make a task numbered in order of creation, since asyncio's own order is by address."""
-        if self._closed:
-            raise RuntimeError("Event loop is closed")
+        self._check_closed()
         if self._task_factory is not None:
             return super().create_task(coro, name=name, **options)
-        self._tasks_made = order = self._tasks_made + 1
-        task = SimulatedTask.__new__(SimulatedTask)
-        task.order = order
-        task.__init__(coro, loop=self, name=name or f"Task-{order}", **options)
-        return task
+        self._tasks_made += 1
+        return SimulatedTask.make(coro, loop=self, order=self._tasks_made, name=name, options=options)
 
-    def run_in_executor(self, executor: Any, func: Callable[..., T], *args: Any) -> asyncio.Future[T]:  # type: ignore[override]
+    def run_in_executor(  # type: ignore[override] # see call_soon
+        self, executor: Any, func: Callable[..., T], *args: Any
+    ) -> asyncio.Future[T]:
         self._check_closed()
         if self._outside.real:
             return self._outside.submit(executor, func, args)
         self._tasks_made += 1
         return self._outside.run_inline(func, args, self._tasks_made)
 
-    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+    @contextmanager
+    def outside_work(self) -> Generator[None]:
+        """Let virtual time stand still inside: something that this loop does not see is at work for it."""
+        self._outside.begin()
+        try:
+            yield
+        finally:
+            self._outside.end()
+
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # noqa: ARG002 - asyncio's signature
         """Wait for the threads of the default executor, if real ones were used; virtual time stands still."""
         self._executor_shutdown_called = True
         executor = self._default_executor
@@ -197,98 +214,23 @@ class SimulationLoop(RealWorldRefusals, asyncio.BaseEventLoop):
 
     # -- running ---------------------------------------------------------------------------------
 
-    def run(self, main: Coroutine[Any, Any, T]) -> T:
-        """Run to the end, cancel in order of creation what is left, close; works inside a running loop too.
-
-        Raises: UnhandledErrors if `main` ended well, but errors went to the exception handler.
-        """
-        try:
-            result = self.run_until_complete(main)
-            self._wind_down()
-        except BaseException as error:
-            self._wind_down_after(error)
-            raise
-        finally:
-            self.close()
-        self.raise_unhandled()
-        return result
-
-    def raise_unhandled(self) -> None:
-        """Raise what went to the exception handler so far, once."""
-        contexts, self.unhandled = self.unhandled, []
-        if contexts:
-            first = next((c["exception"] for c in contexts if "exception" in c), None)
-            lines = [f"{c.get('message')}: {c.get('exception')!r}" for c in contexts]
-            text = "errors that nobody awaited:\n  " + "\n  ".join(lines)
-            raise UnhandledErrors(text, contexts) from first
-
-    def _wind_down(self) -> None:
-        leftovers = pending_tasks(self)
-        for task in leftovers:
-            task.cancel()
-        if leftovers:
-            self.run_until_complete(_ended(leftovers))
-        for task in leftovers:
-            if not task.cancelled() and (error := task.exception()) is not None:
-                self.call_exception_handler(
-                    {"message": "task failed while it was cancelled", "exception": error, "task": task}
-                )
-        if self._generators:
-            self.run_until_complete(self.shutdown_asyncgens())
-        if self._default_executor is not None:
-            self.run_until_complete(self.shutdown_default_executor())
-        if self._ready or (self._explorer is not None and self._explorer.busy):
-            self.run_until_complete(asyncio.sleep(0))  # the done-callbacks of the last tasks
-
-    def _wind_down_after(self, error: BaseException) -> None:
-        try:
-            self._wind_down()
-        except Exception as further:  # noqa: BLE001 - the first error is the one to report
-            error.add_note(f"then winding down failed: {further!r}")
-
-    def _check_running(self) -> None:
-        if self.is_running():
-            raise RuntimeError("This event loop is already running")
-
-    def run_forever(self) -> None:
-        """Run until stopped. Another loop that runs in this thread is set aside meanwhile."""
-        self._check_closed()
-        self._check_running()
-        outer = events._get_running_loop()
-        outer_task = asyncio.current_task(outer) if outer is not None else None
-        old_hooks = sys.get_asyncgen_hooks()
-        if outer_task is not None:
-            leave_task(outer, outer_task)
-        try:
-            self._thread_id = threading.get_ident()
-            sys.set_asyncgen_hooks(firstiter=self._asyncgen_firstiter_hook, finalizer=self._asyncgen_finalizer_hook)
-            events._set_running_loop(self)
-            if self._explorer is not None:
-                self._explorer.run()
-            else:
-                self._run_in_order()
-        finally:
-            self._stopping = False
-            self._thread_id = None
-            events._set_running_loop(outer)
-            if outer_task is not None:
-                enter_task(outer, outer_task)
-            sys.set_asyncgen_hooks(*old_hooks)
-
-    def _run_in_order(self) -> None:
-        """First come, first served, as asyncio: a batch is what is ready when it begins."""
+    def _run_all(self) -> None:
+        turn = self._run_once if self._explorer is None else self._explorer.advance
         while True:
             try:
-                while True:
-                    self._run_once()
-                    if self._stopping:
-                        return
+                while not self._stopping:
+                    turn()
+                return
             except (SystemExit, KeyboardInterrupt, SimulationError):
                 raise
             except BaseException as error:  # noqa: BLE001 - as asyncio's own handle does
                 self.call_exception_handler({"message": "Exception in a task step", "exception": error})
 
+    def _has_ready(self) -> bool:
+        return bool(self._ready) or (self._explorer is not None and self._explorer.busy)
+
     def _run_once(self) -> None:
+        """Run what is ready now, first come, first served; what becomes ready meanwhile waits, as in asyncio."""
         ready = self._ready
         heap = self._heap
         if self._polled or (heap and heap[0][0] <= self.clock.elapsed_us):
@@ -309,7 +251,7 @@ class SimulationLoop(RealWorldRefusals, asyncio.BaseEventLoop):
                 callback._run()
 
     def _gather(self) -> None:
-        """Make ready what is due by now, and in real mode what other threads sent."""
+        """Make ready what is due by now, and with real executors what other threads sent."""
         if self._polled:
             self._outside.collect()
         heap = self._heap
@@ -322,37 +264,29 @@ class SimulationLoop(RealWorldRefusals, asyncio.BaseEventLoop):
         while not self._ready and not self._stopping:
             if outside.wait():
                 outside.collect()
-                continue
-            self._fire_due()
-            if self._ready or self._end_rest():
-                return
-            if self._heap:
+            elif self._at_rest:
+                self._ready.extend((None, self._at_rest.popleft(), ()) for _ in range(len(self._at_rest)))
+            elif self._next_timer() is not None:
                 self._jump(self._heap[0][0])
                 self._fire_due()
             elif not outside.wait_in_grace():
                 raise Deadlock(deadlock_text(self))
 
-    def call_at_rest(self, callback: Callable[[], object]) -> None:
-        """Call once nothing more can happen at this virtual instant, before time moves on."""
-        self._at_rest.append(callback)
-
-    def _end_rest(self) -> bool:
-        callbacks, self._at_rest = self._at_rest, []
-        for callback in callbacks:
-            self.call_soon(callback)
-        return bool(callbacks)
+    def _next_timer(self) -> Timer | None:
+        heap = self._heap
+        while heap and heap[0][2]._cancelled:
+            heappop(heap)
+            self._cancelled_timers -= 1
+        return heap[0][2] if heap else None
 
     def _fire_due(self) -> None:
         heap = self._heap
         now_us = self.clock.elapsed_us
-        while heap:
-            when_us, _, timer = heap[0]
+        while heap and heap[0][0] <= now_us:
+            timer = heappop(heap)[2]
             if timer._cancelled:
                 self._cancelled_timers -= 1
-            elif when_us > now_us:
-                return
-            heappop(heap)
-            if not timer._cancelled:
+            else:
                 timer._scheduled = False
                 self._ready.append((None, timer, ()))
 
@@ -380,47 +314,15 @@ class SimulationLoop(RealWorldRefusals, asyncio.BaseEventLoop):
         if len(names) >= count:
             raise Livelock(livelock_text(self, names))
 
-    # -- bookkeeping -----------------------------------------------------------------------------
-
     def trace_digest(self) -> str:
         """Return a hash of every task step and jump so far; needs `trace=True` or a search."""
         if self._explorer is None:
             raise ValueError("this loop keeps no trace; create it with trace=True")
         return self._explorer.digest()
 
-    def call_exception_handler(self, context: dict[str, Any]) -> None:
-        """Keep the error for `raise_unhandled`, unless the program set a handler of its own."""
-        if self._exception_handler is not None:
-            super().call_exception_handler(context)
-        else:
-            self.unhandled.append(context)
-
-    def _asyncgen_firstiter_hook(self, agen: AsyncGenerator[Any, Any]) -> None:
-        key = id(agen)
-        self._generators[key] = weakref.ref(agen, lambda _: self._generators.pop(key, None))
-
-    def _asyncgen_finalizer_hook(self, agen: AsyncGenerator[Any, Any]) -> None:
-        self._generators.pop(id(agen), None)
-        if not self._closed:
-            self.call_soon_threadsafe(self.create_task, agen.aclose())
-
-    async def shutdown_asyncgens(self) -> None:
-        """Close the asynchronous generators that are still open, in the order in which they began."""
-        generators = [agen for ref in self._generators.values() if (agen := ref()) is not None]
-        self._generators.clear()
-        for agen in generators:
-            try:
-                await agen.aclose()
-            except Exception as error:  # noqa: BLE001 - user code; asyncio reports it the same way
-                message = f"an error occurred during closing of asynchronous generator {agen!r}"
-                self.call_exception_handler({"message": message, "exception": error, "asyncgen": agen})
-
     def close(self) -> None:
         super().close()
         self._heap.clear()
+        self._at_rest.clear()
         if self._explorer is not None:
             self._explorer.clear()
-
-
-async def _ended(tasks: list[asyncio.Task[Any]]) -> None:
-    await asyncio.gather(*tasks, return_exceptions=True)
