@@ -10,11 +10,10 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 from asynctasq.clock import Clock, SystemClock
-from asynctasq.codec.arguments import pack_arguments
+from asynctasq.codec.arguments import pack_arguments, unpack_result
 from asynctasq.codec.envelope import encode_envelope
 from asynctasq.codec.limits import DEFAULT_LIMITS, Limits
 from asynctasq.codec.signing import SigningKeys
-from asynctasq.codec.values import unpack
 from asynctasq.drivers.base import Driver, KeepsResults, Transactional
 from asynctasq.errors import DispatchError, UnsupportedFeature
 from asynctasq.kernel.envelope import Envelope
@@ -22,6 +21,7 @@ from asynctasq.kernel.messages import Message
 from asynctasq.tasks.base import RESERVED, BaseTask
 from asynctasq.tasks.definition import TaskDefinition, arguments_of, definition_of, options_of, set_metadata
 from asynctasq.tasks.dispatching import Dispatcher
+from asynctasq.tasks.functions import TaskFunction
 
 __all__ = ["MessageFactory", "Queue", "background"]
 
@@ -92,7 +92,10 @@ class Queue(Dispatcher):
 
     def driver_of(self, task: BaseTask[Any]) -> Driver:
         """Return where this task goes."""
-        override = definition_of(type(task)).driver
+        return self._driver(definition_of(type(task)))
+
+    def _driver(self, definition: TaskDefinition) -> Driver:
+        override = definition.driver
         if override is None:
             return self.driver
         if not isinstance(override, str):
@@ -119,16 +122,18 @@ class Queue(Dispatcher):
             _transactional(driver).enqueue_in_sync(connection, messages)
         return ids
 
-    async def fetch_result(self, task_id: str, *, driver: Driver | None = None) -> object:
-        """Return what the task returned; None if it has not completed, was not asked to keep it, or it expired.
+    async def fetch_result(self, task_id: str, task: "type[BaseTask[Any]] | TaskFunction[..., Any]") -> object:
+        """Return what a task returned; None if it has not completed, was not asked to keep it, or it expired.
 
-        Raises: UnsupportedFeature if the driver keeps no results.
+        Raises: UnsupportedFeature if the driver of `task` keeps no results.
         """
-        chosen = driver or self.driver
-        if not isinstance(chosen, KeepsResults):
-            raise UnsupportedFeature(f"{chosen} keeps no results")
-        data = await chosen.fetch_result(task_id)
-        return None if data is None else unpack(data)
+        cls = task.task_class if isinstance(task, TaskFunction) else task
+        definition = definition_of(cls)
+        driver = self._driver(definition)
+        if not isinstance(driver, KeepsResults):
+            raise UnsupportedFeature(f"{driver} keeps no results")
+        data = await driver.fetch_result(task_id)
+        return None if data is None else unpack_result(data, definition.returns, self.factory.limits)
 
     async def close(self) -> None:
         """Close the default driver's connections of the running loop."""

@@ -6,9 +6,9 @@ with a byte from a small set. Only where there are too many of them, the contain
 
 from typing import Final, cast
 
-from asynctasq.codec._msgpack import ExtType, Timestamp
 from asynctasq.codec.extensions import Unsupported
 from asynctasq.codec.limits import Limits
+from asynctasq.codec.raw import ExtType, Timestamp
 
 __all__ = ["LEAVES", "check_structure", "is_suspect", "short"]
 

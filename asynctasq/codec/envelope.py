@@ -10,8 +10,8 @@ import math
 from collections.abc import Mapping
 from typing import Final, cast
 
-from asynctasq.codec._msgpack import packb, unpackb
 from asynctasq.codec.limits import DEFAULT_LIMITS, Limits
+from asynctasq.codec.raw import packb, unpackb
 from asynctasq.codec.signing import SigningKeys, sign, strip, verify
 from asynctasq.errors import BadSignature, BodyTooLarge, UndecodableBody, UnserializableValue, UnsupportedVersion
 from asynctasq.kernel.envelope import MAX_CRASHES_DEFAULT, NO_HEADERS, Envelope

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 from asynctasq.clock import Clock
-from asynctasq.codec.values import pack
 from asynctasq.core.building import BadArguments, Builder, Invocation, reason_of
 from asynctasq.core.child import ReplyKind, Request
 from asynctasq.core.exceptions import record_of
@@ -182,10 +181,11 @@ class AttemptRunner:
         if ttl_s is None:
             return Succeeded()
         try:
-            return Succeeded(result=pack(value, path=f"{run.held.name} result"), result_ttl_s=ttl_s)
+            result = self._builder.pack_result(run.invocation.definition, value)
         except (CodecError, DispatchError) as error:  # running it again would not change its type
             run.held.exception = error
             return Failed(error=record_of(error), wants_retry=False)
+        return Succeeded(result=result, result_ttl_s=ttl_s)
 
     def _raised(self, run: _Run, error: BaseException) -> Outcome:
         if run.held.fate is not None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from asynctasq.codec.arguments import unpack_arguments
+from asynctasq.codec.arguments import pack_result, unpack_arguments
 from asynctasq.codec.envelope import decode_envelope
 from asynctasq.codec.limits import DEFAULT_LIMITS, Limits
 from asynctasq.codec.references import resolve_references
@@ -68,7 +68,7 @@ class Builder:
         Raises: UndecodableBody, BadArguments, MissingRow, and whatever the constructor raises.
         """
         signature = invocation.definition.signature
-        arguments = unpack_arguments(invocation.envelope.arguments, signature.annotations)
+        arguments = unpack_arguments(invocation.envelope.arguments, signature.annotations, self._limits)
         arguments = await resolve_references(arguments)
         try:
             signature.unbind(arguments)
@@ -82,6 +82,13 @@ class Builder:
             dispatched_at=invocation.dispatched_at,
         )
         return task
+
+    def pack_result(self, definition: TaskDefinition, value: object) -> bytes:
+        """Return what `execute` returned as bytes.
+
+        Raises: UnserializableValue, BodyTooLarge.
+        """
+        return pack_result(definition.name, value, definition.returns, self._limits)
 
 
 def reason_of(error: BaseException) -> DeadReason | None:

@@ -16,10 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from asynctasq.codec._msgpack import packb, unpackb
 from asynctasq.codec.limits import DEFAULT_LIMITS, Limits
+from asynctasq.codec.raw import packb, unpackb
 from asynctasq.codec.signing import SigningKeys
-from asynctasq.codec.values import pack
 from asynctasq.core.building import Builder
 from asynctasq.core.exceptions import pack_exception, unpack_exception
 from asynctasq.core.running import running_task
@@ -123,7 +122,9 @@ async def serve(request: Request, builder: Builder) -> Reply:
     task = await build_task(request, builder)
     if isinstance(task, Reply):
         return task
-    return await execute_async(task, request) if _is_async(task) else execute_blocking(task, request)
+    if _is_async(task):
+        return await execute_async(task, request, builder)
+    return execute_blocking(task, request, builder)
 
 
 async def build_task(request: Request, builder: Builder) -> BaseTask[Any] | Reply:
@@ -134,7 +135,7 @@ async def build_task(request: Request, builder: Builder) -> BaseTask[Any] | Repl
         return Reply(kind=ReplyKind.NOT_BUILT, error=pack_exception(error))
 
 
-async def execute_async(task: BaseTask[Any], request: Request) -> Reply:
+async def execute_async(task: BaseTask[Any], request: Request, builder: Builder) -> Reply:
     """Await the task's `execute` and return how it ended."""
     token = running_task.set(task)
     try:
@@ -143,10 +144,10 @@ async def execute_async(task: BaseTask[Any], request: Request) -> Reply:
         return Reply(kind=ReplyKind.RAISED, error=pack_exception(error))
     finally:
         running_task.reset(token)
-    return _returned(task, value, request)
+    return _returned(task, value, request, builder)
 
 
-def execute_blocking(task: BaseTask[Any], request: Request) -> Reply:
+def execute_blocking(task: BaseTask[Any], request: Request, builder: Builder) -> Reply:
     """Call the task's `execute` and return how it ended."""
     token = running_task.set(task)
     try:
@@ -155,17 +156,17 @@ def execute_blocking(task: BaseTask[Any], request: Request) -> Reply:
         return Reply(kind=ReplyKind.RAISED, error=pack_exception(error))
     finally:
         running_task.reset(token)
-    return _returned(task, value, request)
+    return _returned(task, value, request, builder)
 
 
 def _is_async(task: BaseTask[Any]) -> bool:
     return definition_of(type(task)).mode.is_async
 
 
-def _returned(task: BaseTask[Any], value: object, request: Request) -> Reply:
+def _returned(task: BaseTask[Any], value: object, request: Request, builder: Builder) -> Reply:
     """Encode the value even when nobody keeps it, so that a result that can't travel is told at once."""
     try:
-        result = pack(value, path=f"{type(task).__qualname__} result")
+        result = builder.pack_result(definition_of(type(task)), value)
     except (CodecError, DispatchError) as error:
         return Reply(kind=ReplyKind.BAD_RESULT, error=pack_exception(error))
     return Reply(kind=ReplyKind.RETURNED, result=result if request.keep_result else None)
@@ -186,11 +187,11 @@ class _Child:
         if isinstance(task, Reply):
             return task
         if not _is_async(task):
-            return execute_blocking(task, request)
+            return execute_blocking(task, request, self.builder)
         return self.runner.run(self._execute_and_tidy(task, request))
 
     async def _execute_and_tidy(self, task: BaseTask[Any], request: Request) -> Reply:
-        reply = await execute_async(task, request)
+        reply = await execute_async(task, request, self.builder)
         left = [other for other in asyncio.all_tasks() if other is not asyncio.current_task()]
         for other in left:
             other.cancel()

@@ -207,6 +207,11 @@ class BaseTask(Generic[T_co]):
             ) from None
 
     @classmethod
+    def _return_annotation(cls) -> object:
+        execute = getattr(cls, "execute", None)
+        return None if execute is None else signature_of(execute, bound=True).annotations.get("return")
+
+    @classmethod
     def _signature(cls) -> Signature:
         return signature_of(cls.__init__, bound=True)
 

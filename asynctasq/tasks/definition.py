@@ -36,13 +36,14 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskDefinition:
-    """One task class: its name, how it runs, what its constructor takes, its settings."""
+    """One task class: its name, how it runs, what its constructor takes and `execute` returns, its settings."""
 
     name: str
     mode: Mode
     signature: Signature
     options: Options
     driver: str | Driver | None
+    returns: object
 
 
 def definition_of(cls: "type[BaseTask[Any]]") -> TaskDefinition:
@@ -53,6 +54,7 @@ def definition_of(cls: "type[BaseTask[Any]]") -> TaskDefinition:
         signature=cls._signature(),
         options=cls._options_of_class,
         driver=cls._driver_override,
+        returns=cls._return_annotation(),
     )
 
 

@@ -132,6 +132,9 @@ def _task_class(function: Callable[..., Any], settings: Mapping[str, object], *,
     def signature_of_function() -> Signature:
         return signature
 
+    def return_annotation() -> object:
+        return signature.annotations.get("return")
+
     namespace: dict[str, object] = {
         "__module__": function.__module__,
         "__qualname__": function.__qualname__,
@@ -140,6 +143,7 @@ def _task_class(function: Callable[..., Any], settings: Mapping[str, object], *,
         "execute": execute_async if is_async else execute,
         "_arguments_become_attributes": False,
         "_signature": staticmethod(signature_of_function),
+        "_return_annotation": staticmethod(return_annotation),
         **{("_driver_override" if name == "driver" else name): value for name, value in settings.items()},
     }
     return type(function.__name__, (_BASES[is_async, process],), namespace)

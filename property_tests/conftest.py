@@ -1,4 +1,4 @@
-"""What every test of the codec needs."""
+"""What every test needs."""
 
 import asyncio
 
