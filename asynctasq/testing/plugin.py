@@ -38,7 +38,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         from asynctasq.testing.conformance.selection import chosen_drivers
 
         _watch(metafunc.config)
-        module = cast(Any, metafunc).module  # pytest leaves it unannotated
+        module = cast("Any", metafunc).module  # pytest leaves it unannotated
         drivers = chosen_drivers(metafunc.config, module)
         metafunc.parametrize("conformance_harness", drivers, indirect=True, scope="function")
 

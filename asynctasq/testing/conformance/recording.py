@@ -36,7 +36,7 @@ class Recorder:
             facts = dict(item.user_properties)
             if report.failed:
                 facts |= {f"{PREFIX}status": _failure(call), f"{PREFIX}reason": _first_line(call)}
-            function = cast(Any, item).function  # pytest leaves it unannotated
+            function = cast("Any", item).function  # pytest leaves it unannotated
             facts |= {
                 f"{PREFIX}driver": driver,
                 f"{PREFIX}subject": function.__module__.rpartition(".")[2].removeprefix("test_"),

@@ -1,0 +1,82 @@
+"""Cancels one call at each of its suspensions, in the two ways a cancellation can meet it."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from typing import Any
+
+__all__ = ["cancel_everywhere"]
+
+ROUNDS_MAX = 40
+
+
+class _Interrupted:
+    """Awaits a coroutine and cancels the task at its `at`-th suspension.
+
+    `late` cancels when what it waits for is done and the task is about to go on; else it is cancelled while waiting.
+    """
+
+    def __init__(self, call: Coroutine[Any, Any, object], *, at: int, late: bool) -> None:
+        self._call = call
+        self._at = at
+        self._late = late
+        self.suspensions = 0
+
+    def __await__(self) -> Generator[Any, Any, object]:
+        return self._step()
+
+    def _step(self) -> Generator[Any, Any, object]:
+        task = asyncio.current_task()
+        assert task is not None
+        value: Any = None
+        error: BaseException | None = None
+        while True:
+            try:
+                waits_for = self._call.send(value) if error is None else self._call.throw(error)
+            except StopIteration as stop:
+                result: object = stop.value
+                return result
+            self.suspensions += 1
+            if self.suspensions == self._at:
+                if self._late and waits_for is not None:
+                    waits_for.add_done_callback(lambda _: task.cancel())
+                else:
+                    task.cancel()
+            value = error = None
+            try:
+                value = yield waits_for
+            except BaseException as thrown:  # noqa: BLE001 - goes on into the call, CancelledError above all
+                error = thrown
+
+
+async def _interrupt(call: Coroutine[Any, Any, object], *, at: int, late: bool) -> bool:
+    """Run the call, cancelled at its `at`-th suspension; return whether it came that far."""
+    interrupted = _Interrupted(call, at=at, late=late)
+
+    async def run() -> object:
+        return await interrupted
+
+    task = asyncio.create_task(run())
+    done, _ = await asyncio.wait([task], timeout=20)
+    assert done, f"a call cancelled at its suspension {at} did not end within 20 s"
+    if not task.cancelled() and (error := task.exception()) is not None:
+        raise error
+    assert task.cancelled() or late or interrupted.suspensions < at, f"a cancellation at suspension {at} was swallowed"
+    return interrupted.suspensions >= at
+
+
+async def cancel_everywhere(
+    make_call: Callable[[], Awaitable[Coroutine[Any, Any, object]]], check: Callable[[], Awaitable[None]]
+) -> int:
+    """Make and cancel a call at its first suspension, its second, and so on to its end; `check` after each.
+
+    Returns how many calls were cancelled.
+    """
+    count = 0
+    for late in (False, True):
+        at, reached = 1, True
+        while reached and at <= ROUNDS_MAX:
+            reached = await _interrupt(await make_call(), at=at, late=late)
+            await check()
+            count += reached
+            at += 1
+    return count

@@ -1,0 +1,143 @@
+"""Claims and refusals: what is claimed is there, what is not claimed is absent or refused with `UnsupportedFeature`."""
+
+import json
+from collections.abc import Awaitable, Callable
+
+from asynctasq.drivers.base import Inspectable, KeepsResults, Notifies, Transactional
+from asynctasq.errors import UnsupportedFeature
+from asynctasq.kernel.messages import Bury, Complete, DeadReason
+from asynctasq.testing.conformance.trial import Q, Trial, UnderClaimed, message
+from asynctasq.testing.conformance.verdict import conforms
+
+LEVELS = {"yes", "no", "partial"}
+CONNECTION = object()
+
+
+@conforms("capabilities: every claim is yes, no, or partial with a reason")
+async def test_every_claim_is_plain(trial: Trial) -> None:
+    claims = trial.capabilities.claims()
+    trial.notes["claims"] = json.dumps({name: str(claim) for name, claim in claims.items()})
+
+    assert {claim.level for claim in claims.values()} <= LEVELS
+    assert not [name for name, claim in claims.items() if claim.level == "partial" and not claim.reason]
+    limit = trial.capabilities.body_bytes_max
+    assert limit is None or limit >= 1024, "a body limit below a kilobyte holds no task"
+    delay_s = trial.capabilities.delay_s_max
+    assert delay_s is None or delay_s > 0
+
+
+@conforms("clock_offset: 0 in production")
+async def test_a_new_driver_has_no_clock_offset(trial: Trial) -> None:
+    assert trial.driver.clock_offset == 0
+
+
+async def _assert_absent(trial: Trial, claim: str, protocol: type, call: Callable[[], Awaitable[object]]) -> None:
+    """Check that what is claimed is there; what is not claimed is absent, or refused in words."""
+    present = isinstance(trial.driver, protocol)
+    if trial.capabilities.claims()[claim]:
+        assert present, f"{claim} is claimed and {protocol.__name__} is not there"
+        return
+    if not present:
+        return
+    try:
+        await call()
+    except UnsupportedFeature as error:
+        assert str(error), "a refusal says what is not supported"
+        return
+    except Exception as error:
+        raise AssertionError(f"{claim} is not claimed: refuse with UnsupportedFeature, not {error!r}") from error
+    raise UnderClaimed(f"{protocol.__name__} answers, but {claim} is not claimed")
+
+
+@conforms("Notifies: claimed as `wakes_waiting`, else absent or refused")
+async def test_waiting_is_claimed_or_refused(trial: Trial) -> None:
+    async def call() -> object:
+        assert isinstance(trial.driver, Notifies)
+        return await trial.driver.wait_visible([Q], wait_s=0)
+
+    await _assert_absent(trial, "wakes_waiting", Notifies, call)
+
+
+@conforms("Inspectable: claimed as `inspects`, else absent or refused")
+async def test_inspection_is_claimed_or_refused(trial: Trial) -> None:
+    async def call() -> object:
+        assert isinstance(trial.driver, Inspectable)
+        return await trial.driver.find("m")
+
+    await _assert_absent(trial, "inspects", Inspectable, call)
+
+
+@conforms("KeepsResults: claimed as `keeps_results`, else absent or refused")
+async def test_results_are_claimed_or_refused(trial: Trial) -> None:
+    async def call() -> object:
+        assert isinstance(trial.driver, KeepsResults)
+        await trial.settle((await trial.lease("m"), Complete(result=b"r", result_ttl_s=60)))
+        return await trial.driver.fetch_result("m")
+
+    await _assert_absent(trial, "keeps_results", KeepsResults, call)
+
+
+@conforms("Transactional: claimed as `transactional`, else absent or refused")
+async def test_transactions_are_claimed_or_refused(trial: Trial) -> None:
+    async def call() -> object:
+        assert isinstance(trial.driver, Transactional)
+        return await trial.driver.enqueue_in(CONNECTION, [message("m")])
+
+    await _assert_absent(trial, "transactional", Transactional, call)
+
+
+@conforms("enqueue_in raises UnsupportedFeature if this kind of connection can't be used", needs="transactional")
+async def test_a_connection_of_another_kind_is_refused(trial: Trial) -> None:
+    calls: list[Callable[[], Awaitable[object]]] = [
+        lambda: trial.transactional().enqueue_in(CONNECTION, [message("m")]),
+        lambda: trial.transactional().settle_in(CONNECTION, []),
+    ]
+    for call in calls:
+        try:
+            await call()
+        except UnsupportedFeature:
+            continue
+        raise AssertionError("a connection of an unknown kind was accepted")
+    await trial.assert_depth()
+
+
+@conforms("redrive: claimed, else refused")
+async def test_redrive_is_claimed_or_refused(trial: Trial) -> None:
+    await trial.settle((await trial.lease("m"), Bury(reason=DeadReason.FAILED)))
+    try:
+        moved = await trial.driver.redrive(Q, limit=1)
+    except UnsupportedFeature:
+        assert not trial.capabilities.redrive, "redrive is claimed and refused"
+        return
+    assert moved == 1 or not trial.capabilities.redrive
+    if not trial.capabilities.redrive:
+        if moved == 0:
+            raise AssertionError("redrive is not claimed: refuse it with UnsupportedFeature instead of doing nothing")
+        raise UnderClaimed("redrive works, but is not claimed")
+
+
+@conforms("clock_offset: claimed, else it moves nothing")
+async def test_the_clock_moves_as_claimed(trial: Trial) -> None:
+    await trial.put("m", delay_s=600.0)
+    if trial.virtual:
+        await trial.advance(600.0)
+        assert (await trial.take_one()).message_id == "m"
+        return
+    trial.driver.clock_offset = 700.0
+    leases = await trial.driver.reserve([Q], limit=1, lease_s=5)
+    trial.driver.clock_offset = 0.0
+    if leases:
+        raise UnderClaimed("the clock can be moved, but clock_offset is not claimed")
+
+
+@conforms("another process sees the messages, if claimed")
+async def test_a_second_instance_sees_what_is_claimed(trial: Trial) -> None:
+    second = trial.create()
+    if second is trial.driver:
+        assert not trial.capabilities.cross_process, "cross_process is claimed, and the harness makes one instance only"
+        return
+    await trial.put("m")
+    leases = await second.reserve([Q], limit=1, lease_s=60, wait_s=0 if trial.exact else 5)
+    assert bool(leases) or not trial.capabilities.cross_process
+    if leases and not trial.capabilities.cross_process:
+        raise UnderClaimed("a second instance sees the messages, but cross_process is not claimed")
