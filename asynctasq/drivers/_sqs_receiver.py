@@ -67,6 +67,7 @@ class Receiver:
         self._long: dict[str, asyncio.Task[_Polled]] = {}
         self._width: dict[str, int] = {}
         self._quiet: dict[str, bool] = {}
+        self._dozing: dict[str, None] = {}
         self._errors: dict[str, AsyncTasqError] = {}
         self._takers: Counter[str] = Counter()
         self._janitor: asyncio.TimerHandle | None = None
@@ -88,7 +89,8 @@ class Receiver:
             self._takers.subtract(queues)
 
     async def _reserve(self, queues: Sequence[str], limit: int, lease_s: float, wait_s: float) -> list[Lease]:
-        deadline = self._loop.time() + wait_s
+        asked_at = self._loop.time()
+        deadline = asked_at + wait_s
         while limit > 0:
             if wait_s < 1 or self._restless(queues):
                 await self.fetch(queues, limit=limit, lease_s=lease_s)
@@ -100,7 +102,7 @@ class Receiver:
                 break
             if self._ready_count(queues) >= BATCH_ENTRIES_MAX:
                 await self.fetch(queues, limit=limit, lease_s=lease_s)  # a full batch: there is more
-            leases = await self.claim(queues, limit=limit, lease_s=lease_s)
+            leases = await self.claim(queues, limit=limit, lease_s=lease_s, asked_at=asked_at)
             if leases or self._loop.time() + PROMPT_S >= deadline:
                 return leases
         return []
@@ -132,15 +134,18 @@ class Receiver:
         if error is not None and not self._ready_count(queues):
             raise error
 
-    async def claim(self, queues: Sequence[str], *, limit: int, lease_s: float) -> list[Lease]:
-        """Turn what is there into leases; who is cancelled in here leaves everything where it was."""
+    async def claim(self, queues: Sequence[str], *, limit: int, lease_s: float, asked_at: float) -> list[Lease]:
+        """Turn what is there into leases; who is cancelled in here leaves everything where it was.
+
+        `asked_at`, on the loop's clock, is when the caller was asked: a lease holds `lease_s` from then.
+        """
         chosen: list[Received] = []
         for queue in queues:
             ready = self._ready.get(queue, deque())
             while ready and len(chosen) < limit:
                 chosen.append(ready.popleft())
         try:
-            lost = await self._renew_stale(chosen, whole_lease_s(lease_s))
+            lost = await self._renew_stale(chosen, whole_lease_s(lease_s), asked_at)
         except BaseException:
             for received in reversed(chosen):
                 self._ready[received.queue].appendleft(received)
@@ -149,19 +154,18 @@ class Receiver:
         granted = [self._book.grant(received, now) for received in chosen if received.receipt not in lost]
         return [lease for lease in granted if lease is not None]
 
-    async def _renew_stale(self, chosen: Sequence[Received], lease_s: int) -> frozenset[str]:
-        """Give full leases to those that waited long, or were taken for another time; return lost receipts."""
-        now = self._loop.time()
-        stale = [item for item in chosen if item.lease_s != lease_s or now - item.arrived_at > lease_s / 3]
+    async def _renew_stale(self, chosen: Sequence[Received], lease_s: int, asked_at: float) -> frozenset[str]:
+        """Give full leases to those that came before anybody asked, or for another time; return lost receipts."""
+        stale = [item for item in chosen if item.lease_s != lease_s or item.arrived_at + PROMPT_S < asked_at]
         if not stale:
             return frozenset()
-        asked_at = self._connection.clock.now()
+        granted_at, arrived_at = self._connection.clock.now(), self._loop.time()
         failures = await self._batches.hide(
             [Copy(queue=item.queue, receipt=item.receipt, hide_s=lease_s) for item in stale]
         )
         for item, failure in zip(stale, failures, strict=True):
             if failure is None:
-                item.ends_at, item.lease_s, item.arrived_at = asked_at + lease_s, lease_s, now
+                item.ends_at, item.lease_s, item.arrived_at = granted_at + lease_s, lease_s, arrived_at
         return frozenset(item.receipt for item, failure in zip(stale, failures, strict=True) if failure is not None)
 
     def _ready_count(self, queues: Sequence[str]) -> int:
@@ -183,7 +187,9 @@ class Receiver:
             if wait_s >= 1:
                 for queue in queues:
                     if queue not in self._long:
-                        self._long_poll(queue, count, lease_s, wait_s)
+                        # A queue that kept us waiting before most likely does so again, and the next reserve
+                        # takes over what this one leaves: the longest poll costs the fewest calls.
+                        self._long_poll(queue, count, lease_s, LONG_POLL_S_MAX if queue in self._dozing else wait_s)
             polls = [self._long[queue] for queue in queues if queue in self._long]
             waiting: list[asyncio.Future[Any]] = [self._closing, *polls]
             if left <= 0:
@@ -231,6 +237,10 @@ class Receiver:
         self._errors.pop(queue, None)
         received = len(reply.data.get("Messages", ()))
         self._quiet[queue] = not received
+        if received:
+            self._dozing.pop(queue, None)
+        elif wait_s:
+            self._dozing[queue] = None
         self._sort(queue, reply, lease_s)
         return _Polled(full=received >= count)
 

@@ -229,6 +229,7 @@ class SQSDriver(Driver):
         desk = await self._desks.get()
         for queue in queues:
             check_queue_name(queue)
+        asked_at = asyncio.get_running_loop().time()
         with desk.receiver.taking(queues):
             settled, fetched = await asyncio.gather(
                 desk.settler.settle(settlements),
@@ -239,7 +240,8 @@ class SQSDriver(Driver):
                 raise settled  # what was received meanwhile waits for the next reserve
             if isinstance(fetched, BaseException):
                 return settled, []  # the next reserve will say it; these settlements are done
-            return settled, await desk.receiver.claim(queues, limit=limit, lease_s=lease_s)
+            leases = await desk.receiver.claim(queues, limit=limit, lease_s=lease_s, asked_at=asked_at)
+            return settled, leases
 
     def _are_apart(self, settlements: Settlements) -> bool:
         return all(

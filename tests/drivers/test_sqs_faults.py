@@ -2,10 +2,9 @@
 
 import asyncio
 import json
-import os
 import random
 from collections import Counter
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,42 +14,19 @@ from asynctasq.drivers.base import Settlements
 from asynctasq.drivers.sqs_driver import SQSDriver
 from asynctasq.errors import DriverError, DriverMisconfigured, DriverUnavailable
 from asynctasq.kernel.messages import Bury, Complete, DeadReason, Depth, Lease, Message, Release
-from asynctasq.testing.servers import Server, start_server
+from asynctasq.testing.servers import start_server
 
+from .sqs_fixtures import *  # noqa: F403 - fixtures, found by their names
+from .sqs_fixtures import REGION
 from .sqs_proxy import Fault, FaultProxy, Seen, first
 
-REGION = "eu-central-1"
 EMPTY = Depth(ready=0, scheduled=0, reserved=0, dead=0)
 LOSE = Fault("lose")
 FOR_GOOD = 1_000
 
 
-@pytest.fixture(scope="module")
-def server() -> Generator[Server, None, None]:
-    server = start_server("sqs")
-    yield server
-    server.remove()
-
-
-@pytest.fixture(autouse=True)
-def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing")
-    monkeypatch.setenv("AWS_CONFIG_FILE", "/nonexistent")
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
-
-
 @pytest.fixture
-async def proxy(server: Server) -> AsyncGenerator[FaultProxy, None]:
-    async with FaultProxy(server.url) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-async def driver(proxy: FaultProxy, request: pytest.FixtureRequest) -> AsyncGenerator[SQSDriver, None]:
-    prefix = f"f{abs(hash(request.node.name)) % 10**9}-"
+async def driver(proxy: FaultProxy, prefix: str) -> AsyncGenerator[SQSDriver, None]:
     driver = SQSDriver(region=REGION, endpoint_url=proxy.url, queue_name_prefix=prefix)
     await driver.reserve(["q"], limit=1, lease_s=1)  # makes the queue, undisturbed
     yield driver
