@@ -50,7 +50,8 @@ class Names:
 class Statements:
     """Every statement on the messages and results of one pair of names."""
 
-    def __init__(self, names: Names) -> None:
+    def __init__(self, names: Names, *, notify: bool = True) -> None:
+        self._notify = notify
         self._m = m = names.table("messages")
         self._results = names.table("results")
         self._store = names.table("store")
@@ -176,6 +177,8 @@ class Statements:
             UNION ALL SELECT (SELECT s.id FROM {self._store} s) FROM (SELECT count(*) FROM woken) w"""
 
     def _woken(self, source: str) -> str:
+        if not self._notify:
+            return "woken AS MATERIALIZED (SELECT 1 WHERE false)"
         return (
             f"woken AS MATERIALIZED (SELECT pg_notify('{self._channel}', names.queue)"
             f" FROM (SELECT DISTINCT queue FROM {source}) names)"

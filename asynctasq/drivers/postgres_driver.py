@@ -73,7 +73,7 @@ FORGET_RESULTS_S = 60.0
 OPTIONS: dict[str, type] = {
     **dict.fromkeys(("schema", "table_prefix", "sslmode"), str),
     **dict.fromkeys(("max_connections", "body_bytes_max"), int),
-    **dict.fromkeys(("statement_cache", "listen", "auto_migrate"), bool),
+    **dict.fromkeys(("statement_cache", "listen", "notify", "auto_migrate"), bool),
     **dict.fromkeys(("clock_offset", "connect_timeout_s", "command_timeout_s", "poll_s_max"), float),
 }
 
@@ -82,8 +82,8 @@ class PostgresDriver(Driver):
     """Keep messages in tables `{table_prefix}_*` of a schema.
 
     Behind PgBouncer in transaction mode set `statement_cache=False` and `listen=False`: waiting calls then
-    look from time to time, at most every `poll_s_max` seconds. `auto_migrate` brings the schema up to date
-    when first connecting, for tests.
+    look from time to time, at most every `poll_s_max` seconds. `notify=False` wakes no other process: NOTIFY
+    makes commits wait for each other. `auto_migrate` brings the schema up to date at once, for tests.
     """
 
     capabilities = Capabilities(
@@ -106,6 +106,7 @@ class PostgresDriver(Driver):
         max_connections: int = 10,
         statement_cache: bool = True,
         listen: bool = True,
+        notify: bool = True,
         clock_offset: float = 0.0,
         auto_migrate: bool = False,
         sslmode: str | None = None,
@@ -119,7 +120,7 @@ class PostgresDriver(Driver):
         self.capabilities = replace(type(self).capabilities, body_bytes_max=body_bytes_max)
         self.clock_offset = clock_offset
         self._names = Names(schema, table_prefix)
-        self._sql = Statements(self._names)
+        self._sql = Statements(self._names, notify=notify)
         self._address = Address.parse(url, sslmode, statement_cache=statement_cache, timeout_s=connect_timeout_s)
         self._where = redact(url)
         self._max_connections = max_connections

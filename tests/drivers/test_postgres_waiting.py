@@ -85,6 +85,20 @@ async def test_without_listening_a_message_is_found_by_looking(store: PostgresHa
         assert ids(await waiting) == ["a"]
 
 
+@pytest.mark.parametrize(("notify", "notices"), [(True, 1), (False, 0)])
+async def test_a_batch_sends_one_notice_or_none(store: PostgresHarness, other: Any, notify: bool, notices: int) -> None:
+    driver = make(store, notify=notify)
+    heard: list[str] = []
+    await other.add_listener(driver._names.channel, lambda *arguments: heard.append(arguments[-1]))
+
+    await driver.enqueue(messages(*map(str, range(50))))
+    leases = await driver.reserve([Q], limit=2, lease_s=60)
+    await driver.settle([(leases[0], Release(counted=True)), (leases[1], Release(counted=True))])
+    await other.fetchval("SELECT 1")  # What was notified before arrives with this answer.
+
+    assert heard == [Q, Q][: 2 * notices]
+
+
 async def test_waiting_ends_when_a_delay_ends(store: PostgresHarness) -> None:
     driver = make(store)
     await driver.enqueue(messages("a", delay_s=0.3))
