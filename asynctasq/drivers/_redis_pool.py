@@ -68,7 +68,7 @@ class Pool:
         def run(connection: Connection) -> Awaitable[Any]:
             return self.exchange(connection, packed)
 
-        return await self._call(run, repeat=run)
+        return await self._call(run, repeat=lambda: run)
 
     async def script(
         self,
@@ -84,7 +84,7 @@ class Pool:
         on_abandoned: gets the reply of a call that was cancelled while the server worked on it.
         """
         run = self._script_run(name, arguments)
-        again = run if repeat is arguments else None if repeat is None else self._script_run(name, repeat)
+        again = None if repeat is None else lambda: self._script_run(name, repeat)
         return await self._call(run, repeat=again, on_abandoned=on_abandoned)
 
     def _script_run(self, name: str, arguments: Sequence[Argument]) -> Run:
@@ -100,8 +100,8 @@ class Pool:
 
         return run
 
-    async def _call(self, run: Run, *, repeat: Run | None, on_abandoned: Abandoned | None = None) -> Any:
-        """Run once, and once more where that is safe: another server is in charge, or `repeat` says so."""
+    async def _call(self, run: Run, *, repeat: Callable[[], Run] | None, on_abandoned: Abandoned | None = None) -> Any:
+        """Run once, and once more where that is safe: another server is in charge, or `repeat` makes what to run."""
         with translated(self.address.label):
             connection = await self._acquire()
             try:
@@ -115,7 +115,7 @@ class Pool:
                 if connection_failed(error):
                     if repeat is None:
                         raise
-                    run = repeat
+                    run = repeat()
             return await self._use(await self._acquire(), run, on_abandoned)
 
     async def _use(self, connection: Connection, run: Run, on_abandoned: Abandoned | None) -> Any:

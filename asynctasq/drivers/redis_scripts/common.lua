@@ -32,7 +32,8 @@ local NEVER = string.rep('0', 32)
 local ARGV = ARGV
 local base = string.match(KEYS[1], '^(.*:)')
 local MESSAGES, STATES, ERRORS, QUEUES = base .. 'messages', base .. 'states', base .. 'errors', base .. 'queues'
-local sub, format, min = string.sub, string.format, math.min
+local sub, byte, format, min = string.sub, string.byte, string.format, math.min
+local LEASED, FAULTY = byte('L'), byte('1')
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2] + ARGV[1]
 
@@ -42,6 +43,11 @@ end
 
 local function whole(number)
   return format('%.0f', number)
+end
+
+-- Whether this token is the latest, and its lease was not ended.
+local function is_held(state, token)
+  return state and byte(state, 33) == LEASED and sub(state, 1, 32) == token
 end
 
 -- unpack fails beyond 8000 values, so long argument lists go in pieces; pairs stay together as CHUNK is even.

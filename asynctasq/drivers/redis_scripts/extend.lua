@@ -6,7 +6,7 @@ for start = 4, 3 + count, CHUNK do
   local states = redis.call('HMGET', STATES, unpack(ARGV, start, stop))
   for i = start, stop do
     local state, token = states[i - start + 1], ARGV[i + count]
-    if state and sub(state, 1, 33) == token .. 'L' then
+    if is_held(state, token) then
       local queue = sub(state, 67)
       local list = places[queue] or {}
       places[queue] = list

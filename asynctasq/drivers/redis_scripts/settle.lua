@@ -38,7 +38,7 @@ end
 
 local function complete(id, state)
   pending.gone[#pending.gone + 1] = id
-  if sub(state, 34, 34) == '1' then
+  if byte(state, 34) == FAULTY then
     pending.faultless[#pending.faultless + 1] = id
   end
   return false
@@ -63,36 +63,38 @@ local function ended(id, state, mode, flags, faulty)
   return sub(state, 1, 32) .. mode .. faulty .. digits(attempts) .. digits(crashes) .. sub(state, 67)
 end
 
-local function release(id, state, member, queue, cursor)
+local function release(id, state, arrival, queue, cursor)
   local delay, flags, text = ARGV[cursor], ARGV[cursor + 1], ARGV[cursor + 2]
   local faulty = sub(state, 34, 34)
   if text ~= '' then
     faulty = '1'
     append(pending, 'errors', id, text)
   end
-  append(pending.placed, queue, whole(now + delay), member)
+  append(pending.placed, queue, whole(now + delay), arrival .. id)
   return ended(id, state, 'F', flags, faulty)
 end
 
-local function bury(id, state, member, queue, cursor)
+local function bury(id, state, arrival, queue, cursor)
   local reason, flags, text = ARGV[cursor], ARGV[cursor + 1], ARGV[cursor + 2]
   local faulty = '0'
   if text ~= '' then
     faulty = '1'
     append(pending, 'errors', id, text)
-  elseif sub(state, 34, 34) == '1' then
+  elseif byte(state, 34) == FAULTY then
     append(pending, 'faultless', id)
   end
-  append(pending.buried, queue, redis.call('INCR', KEYS[1]), member)
+  append(pending.buried, queue, redis.call('INCR', KEYS[1]), arrival .. id)
   return ended(id, state, 'D', flags, faulty) .. '\0' .. reason .. '\0' .. whole(now)
 end
 
 -- Return the new state, false once the message is gone.
-local function end_attempt(operation, id, state, member, queue, cursor)
-  if operation == 'R' then
-    return release(id, state, member, queue, cursor)
+local function end_attempt(operation, id, state, arrival, queue, cursor)
+  if operation == 'C' then
+    return complete(id, state)
+  elseif operation == 'R' then
+    return release(id, state, arrival, queue, cursor)
   elseif operation == 'B' then
-    return bury(id, state, member, queue, cursor)
+    return bury(id, state, arrival, queue, cursor)
   end
   if operation == 'K' and sub(ARGV[cursor + 1], 3, 3) == '1' then
     keep_result(id, ARGV[cursor], ARGV[cursor + 2])
@@ -119,7 +121,7 @@ local function apply(i, count, state, cursor, changed)
   local id, operation, arrival = ARGV[i], ARGV[i + 2 * count], sub(state, 1, 16)
   local queue = sub(state, 67)
   append(pending.left, queue, arrival .. PAD .. id)
-  local after = end_attempt(operation, id, state, arrival .. id, queue, cursor)
+  local after = end_attempt(operation, id, state, arrival, queue, cursor)
   changed[id] = after
   if after then
     append(pending, 'states', id, after)
@@ -137,7 +139,7 @@ local function settle_chunk(count, start, stop, cursor, changed, touched, lost)
     if state == nil then
       state = states[i - offset]
     end
-    local held = state and sub(state, 1, 33) == ARGV[i + count] .. 'L'
+    local held = is_held(state, ARGV[i + count])
     if held then
       local queue = apply(i, count, state, cursor, changed)
       touched[queue] = touched[queue] or ARGV[i + twice] == 'R'
