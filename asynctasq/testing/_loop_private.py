@@ -83,7 +83,7 @@ def _find_callables() -> tuple[Any, Any]:
     assert task.done(), "a step and a wake-up end this task"
     assert step.__self__ is task
     assert wakeup.__self__ is task
-    return type(step), type(wakeup)
+    return step.__class__, wakeup.__class__
 
 
 _found = _find_callables()

@@ -142,8 +142,8 @@ class SimulationLoop(RealWorldRefusals, LoopLifecycle):
         timer = Timer(when, callback, args, self, contextvars.copy_context() if context is None else context)
         if when == _NEVER:
             return timer
-        # Rounded up so that nothing is early; 0.05 us of slack absorbs what the sum of floats is off.
-        when_us = int(when * MICROSECONDS + 0.95)
+        # The nearest microsecond: time() + delay is a sum of floats, off by up to a tenth of one after some years.
+        when_us = int(when * MICROSECONDS + 0.5)
         if when_us <= self.clock.elapsed_us:
             self._ready.append((None, timer, ()))
         else:

@@ -4,12 +4,14 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from random import Random
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from asynctasq.testing._simulation_errors import TapeMismatch
 from asynctasq.testing._tape_file import read_tape_file, write_tape_file
 
 __all__ = ["Entry", "Tape"]
+
+S = TypeVar("S")
 
 Entry: TypeAlias = tuple[str, int, int]
 """Label, number of possible values, value drawn."""
@@ -218,6 +220,23 @@ class TapeRandom(Random):
 
     def getrandbits(self, k: int, /) -> int:
         return self._tape.draw(self._label, 1 << k)
+
+    def _randbelow(self, n: int) -> int:
+        # One draw with the bound that is meant; random.Random would draw bits until they are small enough.
+        return self._tape.draw(self._label, n)
+
+    def sample(self, population: Sequence[S], k: int, *, counts: Iterable[int] | None = None) -> list[S]:
+        if counts is not None:
+            population = [item for item, count in zip(population, counts, strict=True) for _ in range(count)]
+        if not 0 <= k <= len(population):
+            raise ValueError("Sample larger than population or is negative")
+        moved: dict[int, int] = {}
+        chosen: list[S] = []
+        for index in range(k):
+            other = index + self._randbelow(len(population) - index)
+            chosen.append(population[moved.get(other, other)])
+            moved[other] = moved.get(index, index)
+        return chosen
 
     def seed(self, *args: Any, **kwargs: Any) -> None:
         """Do nothing: the tape is the seed."""

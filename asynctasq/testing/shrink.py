@@ -1,0 +1,134 @@
+"""Makes a failing run simple: fewer decisions that differ from the dull one, found by zeroing and deleting."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from asynctasq.testing.tape import Entry
+
+__all__ = ["Shrunk", "shrink"]
+
+StillFails: TypeAlias = Callable[[Sequence[Entry]], Sequence[Entry] | None]
+"""Runs with `Tape.replay(entries, strict=False)`; returns what that tape drew if the same failure came, else None."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shrunk:
+    """The simplest failing tape that was found, after `runs` runs; `complete` unless the runs ran out."""
+
+    entries: tuple[Entry, ...]
+    runs: int
+    complete: bool
+
+    @property
+    def decisions(self) -> list[Entry]:
+        """The entries that are not the dull choice."""
+        return [entry for entry in self.entries if entry[2]]
+
+
+def shrink(entries: Sequence[Entry], still_fails: StillFails, *, runs_max: int = 2_000) -> Shrunk:
+    """Simplify a failing tape until no zeroing, deleting or lowering of an entry keeps the failure.
+
+    Simpler is: fewer decisions, then smaller ones, then a shorter tape. The result has been seen failing.
+    """
+    shrinker = _Shrinker(tuple(entries), still_fails, runs_max)
+    complete = False
+    try:
+        while not complete:
+            before = shrinker.cost
+            for attempt in (shrinker.zero, shrinker.delete, shrinker.lower):
+                attempt()
+            complete = shrinker.cost == before
+    except _RunsUsedUp:
+        pass
+    return Shrunk(entries=shrinker.best, runs=shrinker.runs, complete=complete)
+
+
+class _RunsUsedUp(Exception):
+    """The budget is spent; what was found so far stands."""
+
+
+def _trimmed(entries: Sequence[Entry]) -> tuple[Entry, ...]:
+    """Drop zeros from the end: a loose replay fills them in."""
+    end = len(entries)
+    while end and not entries[end - 1][2]:
+        end -= 1
+    return tuple(entries[:end])
+
+
+def _cost_of(entries: Sequence[Entry]) -> tuple[int, int, int]:
+    values = [value for _, _, value in entries if value]
+    return len(values), sum(values), len(entries)
+
+
+def _blocks(count: int) -> Iterator[tuple[int, int]]:
+    """Yield (start, end) over `count` things: all, halves, quarters ... down to single ones."""
+    size = count
+    while size:
+        for start in range(0, count, size):
+            yield start, min(start + size, count)
+        size //= 2
+
+
+class _Shrinker:
+    def __init__(self, entries: tuple[Entry, ...], still_fails: StillFails, runs_max: int) -> None:
+        self.best = _trimmed(entries)
+        self.cost = _cost_of(self.best)
+        self.runs = 0
+        self._still_fails = still_fails
+        self._runs_max = runs_max
+        self._tried: set[tuple[Entry, ...]] = set()
+
+    def zero(self) -> None:
+        """Zero blocks of decisions, large ones first."""
+        self._by_blocks(self._zeroed)
+
+    def delete(self) -> None:
+        """Delete blocks of decisions: what comes later under the same label moves up."""
+        self._by_blocks(self._without)
+
+    def lower(self) -> None:
+        """Replace single values by 1, by half, by one less."""
+        index = 0
+        while index < len(self.best):
+            label, n, value = self.best[index]
+            for lower in sorted({1, value // 2, value - 1} - {0}):
+                if lower < value and self._try((*self.best[:index], (label, n, lower), *self.best[index + 1 :])):
+                    break
+            else:
+                index += 1
+
+    def _by_blocks(self, change: Callable[[set[int]], tuple[Entry, ...]]) -> None:
+        improved = True
+        while improved:
+            improved = False
+            places = [index for index, entry in enumerate(self.best) if entry[2]]
+            for start, end in _blocks(len(places)):
+                if self._try(change(set(places[start:end]))):
+                    improved = True
+                    break
+
+    def _zeroed(self, places: set[int]) -> tuple[Entry, ...]:
+        return tuple((*entry[:2], 0) if index in places else entry for index, entry in enumerate(self.best))
+
+    def _without(self, places: set[int]) -> tuple[Entry, ...]:
+        return tuple(entry for index, entry in enumerate(self.best) if index not in places)
+
+    def _try(self, candidate: tuple[Entry, ...]) -> bool:
+        """Keep the candidate if it fails too and what it really drew is simpler."""
+        candidate = _trimmed(candidate)
+        if candidate in self._tried or _cost_of(candidate) >= self.cost:
+            return False
+        self._tried.add(candidate)
+        if self.runs >= self._runs_max:
+            raise _RunsUsedUp
+        self.runs += 1
+        recorded = self._still_fails(candidate)
+        if recorded is None:
+            return False
+        recorded = _trimmed(recorded)
+        cost = _cost_of(recorded)
+        if cost >= self.cost:
+            return False
+        self.best, self.cost = recorded, cost
+        return True

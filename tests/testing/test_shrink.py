@@ -1,0 +1,121 @@
+"""Shrinking: from many decisions to the few that matter, never losing the failure."""
+
+import asyncio
+from collections.abc import Sequence
+
+from asynctasq.testing.loop import SimulationLoop
+from asynctasq.testing.shrink import shrink
+from asynctasq.testing.tape import Entry, Tape
+
+
+def program(tape: Tape) -> list[int]:
+    return [tape.draw("a" if index % 2 else "b", 10) for index in range(40)]
+
+
+def failing_when(condition):
+    def still_fails(entries: Sequence[Entry]) -> Sequence[Entry] | None:
+        tape = Tape.replay(entries, strict=False)
+        return tape.entries if condition(program(tape)) else None
+
+    return still_fails
+
+
+def recorded(seed: int) -> Sequence[Entry]:
+    tape = Tape(seed)
+    program(tape)
+    return tape.entries
+
+
+def test_only_the_decisions_that_matter_stay_and_are_small():
+    entries = recorded(3)
+    assert [entry[2] for entry in entries][17] >= 2
+    assert [entry[2] for entry in entries][30] >= 3
+
+    shrunk = shrink(entries, failing_when(lambda values: values[17] >= 2 and values[30] >= 3))
+
+    assert [entry[2] for entry in shrunk.decisions] == [2, 3]
+    assert shrunk.complete
+    assert len(shrunk.entries) == 31
+
+
+def test_a_failure_of_the_dull_run_has_no_decisions():
+    shrunk = shrink(recorded(3), failing_when(lambda values: True))
+
+    assert shrunk.decisions == []
+    assert shrunk.runs == 1
+
+
+def test_deleting_moves_later_choices_up():
+    # The third 7 of label "b" is what fails, wherever it stands.
+    def condition(values: list[int]) -> bool:
+        return 7 in values
+
+    entries = [("b", 10, 1), ("a", 10, 4), ("b", 10, 7)]
+    shrunk = shrink(entries, failing_when(condition))
+
+    assert shrunk.decisions == [("b", 10, 7)]
+
+
+def test_the_result_has_been_seen_failing():
+    still_fails = failing_when(lambda values: sum(values) > 50)
+
+    shrunk = shrink(recorded(3), still_fails)
+
+    assert still_fails(shrunk.entries) is not None
+    assert sum(entry[2] for entry in shrunk.decisions) == 51
+
+
+def test_the_budget_of_runs_is_kept():
+    runs = 0
+
+    def still_fails(entries: Sequence[Entry]) -> Sequence[Entry] | None:
+        nonlocal runs
+        runs += 1
+        return failing_when(lambda values: sum(values) > 50)(entries)
+
+    shrunk = shrink(recorded(3), still_fails, runs_max=10)
+
+    assert runs == shrunk.runs == 10
+    assert not shrunk.complete
+
+
+def test_a_failure_that_never_comes_again_is_left_as_it_was():
+    entries = recorded(3)
+
+    shrunk = shrink(entries, lambda _: None)
+
+    assert [e for e in shrunk.entries if e[2]] == [e for e in entries if e[2]]
+    assert shrunk.complete
+
+
+async def lost_update() -> int:
+    count = 0
+
+    async def add(pauses: int) -> None:
+        nonlocal count
+        for _ in range(pauses):
+            await asyncio.sleep(0)
+        seen = count
+        await asyncio.sleep(0)
+        count = seen + 1
+
+    async with asyncio.TaskGroup() as group:
+        for index in range(6):
+            group.create_task(add(4 * index))
+    return count
+
+
+def test_a_race_shrinks_to_a_few_scheduling_decisions():
+    def fails(tape: Tape, search) -> bool:
+        return SimulationLoop(tape, search=search).run(lost_update()) != 6
+
+    def still_fails(entries: Sequence[Entry]) -> Sequence[Entry] | None:
+        tape = Tape.replay(entries, strict=False)
+        return tape.entries if fails(tape, "pct") else None
+
+    assert not fails(Tape(0), "pct")
+    tape = next(tape for seed in range(1, 100) if fails(tape := Tape(seed), "pct"))
+
+    shrunk = shrink(tape.entries, still_fails)
+
+    assert 1 <= len(shrunk.decisions) <= 3
