@@ -39,7 +39,7 @@ __all__ = ["MemoryDriver", "MemoryRow"]
 
 @dataclass(slots=True)
 class MemoryRow:
-    """One living message. Instants are integer microseconds; `token` counts its reserves."""
+    """One living message. Instants are integer microseconds; `token` is that of its latest reserve."""
 
     message: Message
     arrival: int
@@ -106,6 +106,7 @@ class MemoryDriver(Driver):
         self._dead: dict[str, dict[str, None]] = {}
         self._results: dict[str, tuple[int, bytes]] = {}
         self._arrivals = 0
+        self._tokens = 0
         self._waiters: dict[_Waiter, None] = {}
 
     @classmethod
@@ -198,7 +199,8 @@ class MemoryDriver(Driver):
         if row.leased:
             row.crashes += 1
         row.leased = True
-        row.token += 1
+        self._tokens += 1  # never the same twice, not even for an id that comes again after it was completed
+        row.token = self._tokens
         row.visible_us = until
         self._place(row)
         return Lease(
