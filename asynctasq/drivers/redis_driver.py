@@ -51,8 +51,8 @@ class RedisDriver(Driver):
     """Keep messages in Redis 6.2 to 8 or Valkey: one server, behind Sentinel, or one hash slot of a Cluster.
 
     url: `redis://user:password@host:6379/0`, `rediss://` for TLS, `redis+sentinel://host1,host2:26379/service/0`.
-    namespace: the first part of every key, as hash tag; drivers of different namespaces share nothing.
-    max_connections: at most so many calls at once in one event loop; waiting adds one per set of queues.
+    namespace: the first part of every key, as hash tag (asynctasq); drivers of different namespaces share nothing.
+    max_connections: at most so many calls at once in one event loop (20); waiting adds one per set of queues.
     Other options are those of `RedisOptions`; all may also stand in the query of the URL, arguments win.
     """
 
