@@ -256,9 +256,15 @@ async def close_bounded(connection: Any) -> None:
 
 
 def _close_socket(connection: Any) -> None:
-    # `terminate` schedules on the loop, which is closed; its transport refuses that with a RuntimeError.
+    transport: Any = getattr(connection, "_transport", None)
+    # `terminate` schedules on the loop, which is closed and refuses.
     with suppress(RuntimeError, AttributeError, OSError):
         connection.terminate()
+    # asyncio's transport needs its loop to close the socket and would warn that nobody did.
+    sock = getattr(transport, "_sock", None)
+    if sock is not None:
+        sock.close()
+        transport._sock = None  # noqa: SLF001 - see above
 
 
 class Listener:

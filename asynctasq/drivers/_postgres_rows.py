@@ -1,5 +1,6 @@
 """Between the contract's values and the columns of the PostgreSQL statements; no I/O."""
 
+import re
 from collections.abc import Sequence
 from operator import itemgetter
 from typing import Any
@@ -34,9 +35,9 @@ __all__ = [
 ]
 
 ANYTHING_US = -(2**63)
-BIGINT_MAX = 2**63 - 1
 DELAY_US_MAX = 2**62
-TOKEN_DIGITS_MAX = 18
+# Only the form that `leases_from` writes: two texts must not mean one token.
+TOKEN = re.compile(r"([1-9][0-9]{0,17})\.([1-9][0-9]{0,17})\Z")
 
 CHUNK_MESSAGES = 5_000
 CHUNK_BYTES = 32 * 1024 * 1024
@@ -67,18 +68,9 @@ def held_columns(leases: Sequence[Lease]) -> tuple[list[str], list[int], list[in
 
     A token is "arrival.number": it stays unique even when a message with the same id lives again later.
     """
-    rows: list[tuple[str, int, int]] = []
-    for lease in leases:
-        seq, _, number = lease.token.partition(".")
-        if _is_number(seq) and _is_number(number):
-            rows.append((lease.message_id, int(seq), int(number)))
-    rows.sort()
+    matches = [(lease.message_id, TOKEN.match(lease.token)) for lease in leases]
+    rows = sorted((message_id, int(match[1]), int(match[2])) for message_id, match in matches if match)
     return [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]
-
-
-def _is_number(text: str) -> bool:
-    # Only the form that `leases_from` writes: two texts must not mean one token.
-    return len(text) <= TOKEN_DIGITS_MAX and text.isascii() and text.isdecimal() and (text == "0" or text[0] != "0")
 
 
 Entry = tuple[int, int, int, int, str | None, str | None, bytes | None, int]
