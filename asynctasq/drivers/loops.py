@@ -55,10 +55,10 @@ class PerLoop(Generic[T]):
 
     async def close(self) -> None:
         """Close the running loop's resource, if any."""
-        entry = self._entries.pop(asyncio.get_running_loop(), None)
+        entry = self._entries.get(asyncio.get_running_loop())
         if entry is None:
             return
-        async with entry.lock:
+        async with entry.lock:  # the entry stays: a call that waits for this lock opens in it again
             resource, entry.resource = entry.resource, None
         if resource is not None:
             await self._close(resource)
