@@ -1,0 +1,45 @@
+# Each target does its own set-up: a virtual environment with what pyproject.toml names, and the servers that tests need.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+JOBS ?= 2
+
+.PHONY: demo test check unit conformance fast servers clean
+
+demo: $(VENV)/installed
+	$(BIN)/asynctasq demo
+
+test: servers check unit conformance
+
+# Format, lint, types, floors.
+check: $(VENV)/installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+	.ci/floor-zero $(BIN)
+
+# Every test but the conformance of drivers with servers.
+unit: $(VENV)/installed servers
+	$(BIN)/pytest -n $(JOBS) --dist worksteal
+
+# One suite, every driver; a server that can't be started is a failure.
+conformance: $(VENV)/installed servers
+	$(BIN)/pytest -m conformance --driver=all -n $(JOBS) --dist worksteal --conformance-report=conformance-report.json
+
+# What needs no server and no child process, for another Python: make fast PYTHON=python3.13 VENV=.venvs/3.13
+fast: $(VENV)/installed
+	$(BIN)/pytest -n $(JOBS) tests/kernel tests/codec tests/tasks tests/testing tests/scenarios property_tests
+
+servers:
+	.ci/servers
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) .venvs .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache .coverage conformance-report.*
