@@ -121,10 +121,12 @@ def packets(statements: Iterable[str]) -> Generator[str, None, None]:
 class Link:
     """One connection. It is `usable` only between commands that ended with an answer."""
 
-    __slots__ = ("_connection", "_timeout_s", "_where", "usable", "variables")
+    __slots__ = ("_connection", "_timeout_s", "_transport", "_where", "usable", "variables")
 
     def __init__(self, connection: Any, address: Address) -> None:
         self._connection = connection
+        # asyncmy forgets it when it closes, and closes by waiting until everything was sent.
+        self._transport: Any = getattr(connection, "_transport", None)
         self._where = str(address)
         self._timeout_s = address.command_timeout_s
         self.usable = True
@@ -164,29 +166,31 @@ class Link:
                 return
 
     def abort(self) -> None:
-        """Drop the connection at once; the server rolls back what is open."""
+        """Drop the connection at once: the server rolls back, and the socket closes in the loop's next turn."""
         self.usable = False
         with contextlib.suppress(RuntimeError, OSError):
             self._connection.close()
+            if self._transport is not None:
+                self._transport.abort()
 
     async def close(self) -> None:
         """Say goodbye, briefly, and drop the connection."""
-        if self.alive:
-            with contextlib.suppress(MySQLError, OSError, RuntimeError, TimeoutError):
-                async with asyncio.timeout(1):
-                    await self._connection.ensure_closed()
-        self.abort()
+        try:
+            if self.alive:
+                with contextlib.suppress(MySQLError, OSError, RuntimeError, TimeoutError):
+                    async with asyncio.timeout(1):
+                        await self._connection.ensure_closed()
+        finally:
+            self.abort()
 
     def abandon(self) -> None:
         """Drop the connection of an event loop that was closed; nothing can be scheduled on it any more."""
-        transport: Any = getattr(self._connection, "_transport", None)
-        with contextlib.suppress(RuntimeError, OSError):
-            self._connection.close()
+        self.abort()
         # asyncio's transport needs its loop to close the socket and would warn that nobody did.
-        sock = getattr(transport, "_sock", None)
-        if transport is not None and sock is not None:
+        sock = getattr(self._transport, "_sock", None)
+        if sock is not None:
             sock.close()
-            transport._sock = None  # noqa: SLF001 - see above
+            self._transport._sock = None  # noqa: SLF001 - see above
 
 
 async def connect(address: Address) -> Link:
@@ -302,12 +306,17 @@ class Pool:
             waiter.closed = True
             waiter.set()
         free, self._free = self._free, []
-        await asyncio.gather(*(link.close() for link in free))
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(2):
-                await self._idle.wait()
-        for link in list(self._busy):
-            link.abort()
+        try:
+            await asyncio.gather(*(link.close() for link in free))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(2):
+                    await self._idle.wait()
+        finally:
+            # Also if closing is cancelled: nobody else knows these connections any more.
+            for link in [*free, *self._busy]:
+                link.abort()
+        # A turn of the loop, in which sockets are closed: this may be the last that runs.
+        await asyncio.sleep(0)
 
     def abandon(self) -> None:
         """Drop everything without a loop."""

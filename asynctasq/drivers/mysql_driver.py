@@ -290,16 +290,12 @@ class MySQLDriver(Driver):
     async def enqueue_in(self, connection: Any, messages: Sequence[Message]) -> list[str]:
         await self._backend.pool()
         self._check(messages)
-        if not messages:
-            return []
         new = await self._callers.enqueue(connection, messages, offset_us=self._offset_us, store=self._backend.store)
         self._expect({message.queue for message in messages})
         return new
 
     def enqueue_in_sync(self, connection: Any, messages: Sequence[Message]) -> list[str]:
         self._check(messages)
-        if not messages:
-            return []
         new = self._callers.enqueue_sync(connection, messages, offset_us=self._offset_us, store=self._backend.store)
         self._expect({message.queue for message in messages})
         return new
@@ -307,8 +303,6 @@ class MySQLDriver(Driver):
     async def settle_in(self, connection: Any, settlements: Settlements) -> AbstractSet[str]:
         await self._backend.pool()
         woken = self._check_settlements(settlements)
-        if not settlements:
-            return frozenset()
         lost = await self._callers.settle(connection, settlements, offset_us=self._offset_us, store=self._backend.store)
         self._expect(woken)
         return lost

@@ -1,9 +1,9 @@
 """The harness of the MySQL/MariaDB driver: one database per store, on the server of the run."""
 
 import asyncio
+import contextlib
 import uuid
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -12,6 +12,7 @@ import asyncmy
 from asynctasq.drivers._mysql_address import parse_address
 from asynctasq.drivers._mysql_pool import Link, connect
 from asynctasq.drivers.mysql_driver import MySQLDriver
+from asynctasq.errors import DriverError
 from asynctasq.testing.conformance.harness import CallersTransaction, DriverHarness
 from asynctasq.testing.servers import Server, Servers
 
@@ -51,7 +52,7 @@ class MySQLHarness(DriverHarness):
             await link.run(f"CREATE DATABASE {self.database}")
         await MySQLDriver(self.url).migrate()
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def admin(self) -> AsyncGenerator[Link, None]:
         """Lend a connection of the operator's, to another database."""
         link = await connect(self._admin)
@@ -73,10 +74,13 @@ class MySQLHarness(DriverHarness):
     async def break_connections(self) -> None:
         async with self.admin() as link:
             found = f"SELECT id FROM information_schema.processlist WHERE db = '{self.database}'"
-            for (thread,) in (await link.run(found))[0].rows:
-                await link.run(f"KILL {thread}")
-            # KILL only asks; the connection is cut when its thread looks.
-            while (await link.run(found))[0].rows:
+            cut = {thread for (thread,) in (await link.run(found))[0].rows}
+            for thread in cut:
+                # It may have ended by itself, which is an error 1094.
+                with contextlib.suppress(DriverError):
+                    await link.run(f"KILL {thread}")
+            # KILL only asks; the connection is cut when its thread looks. Others may be opened meanwhile.
+            while cut & {thread for (thread,) in (await link.run(found))[0].rows}:
                 await link.run("DO SLEEP(0.01)")
 
     async def restart_server(self) -> None:
