@@ -17,10 +17,10 @@ STORAGE = (
 
 
 def migrations(names: Names) -> list[Migration]:
-    """Return all steps in order."""
+    """Return all steps in order. Their statements are complete: run by hand, they record their version too."""
     messages, results, store = names.table("messages"), names.table("results"), names.table("store")
 
-    dead = "reason IS NOT NULL"
+    versions, schema, dead = names.table("migrations"), quote(names.schema), "reason IS NOT NULL"
 
     def index(suffix: str) -> str:
         return quote(f"{names.prefix}_{suffix}")
@@ -30,6 +30,15 @@ def migrations(names: Names) -> list[Migration]:
             version=1,
             title="messages, results",
             statements=(
+                # CREATE SCHEMA IF NOT EXISTS asks for a right that is not needed when the schema is there.
+                f"""DO $$ BEGIN
+    IF to_regnamespace('{schema}') IS NULL THEN CREATE SCHEMA {schema}; END IF;
+END $$""",
+                f"""CREATE TABLE {versions} (
+    version integer NOT NULL PRIMARY KEY,
+    title text NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT now()
+)""",
                 f"""CREATE TABLE {messages} (
     id text COLLATE "C" NOT NULL PRIMARY KEY,
     queue text COLLATE "C" NOT NULL,
@@ -54,6 +63,7 @@ def migrations(names: Names) -> list[Migration]:
                 f"CREATE INDEX {index('results_expiry')} ON {results} (expires_us)",
                 f"CREATE TABLE {store} (id text NOT NULL PRIMARY KEY)",
                 f"INSERT INTO {store} (id) VALUES (gen_random_uuid()::text)",
+                f"INSERT INTO {versions} (version, title) VALUES (1, 'messages, results')",
             ),
         )
     ]
@@ -83,23 +93,8 @@ class _Store:
         self._names = names
 
     async def version(self) -> int:
-        # CREATE SCHEMA IF NOT EXISTS asks for a right that is not needed when the schema is there.
-        if await self._connection.fetchval("SELECT to_regnamespace($1::text)", quote(self._names.schema)) is None:
-            await self._connection.execute(f"CREATE SCHEMA {quote(self._names.schema)}")
-        await self._connection.execute(
-            f"""CREATE TABLE IF NOT EXISTS {self._names.table("migrations")} (
-    version integer NOT NULL PRIMARY KEY,
-    title text NOT NULL,
-    applied_at timestamptz NOT NULL DEFAULT now()
-)"""
-        )
         return await schema_version(self._connection, self._names)
 
     async def apply(self, migration: Migration) -> None:
         for statement in migration.statements:
             await self._connection.execute(statement)
-        await self._connection.execute(
-            f"INSERT INTO {self._names.table('migrations')} (version, title) VALUES ($1::integer, $2::text)",
-            migration.version,
-            migration.title,
-        )

@@ -35,16 +35,16 @@ class Names:
     @property
     def channel(self) -> str:
         """Return the channel of the wake-ups; the digest keeps prefixes of two schemas apart within 63 characters."""
-        return f"{self.prefix}_{self._digest.hex()}"
+        return f"{self.prefix}_{_digest(f'{self.schema}.{self.prefix}').hex()}"
 
     @property
     def lock_key(self) -> int:
-        """Return the advisory lock under which migrations run."""
-        return int.from_bytes(self._digest, "big", signed=True)
+        """Return the advisory lock under which migrations run, one for all prefixes: they may share a new schema."""
+        return int.from_bytes(_digest(self.schema), "big", signed=True)
 
-    @property
-    def _digest(self) -> bytes:
-        return blake2b(f"{self.schema}.{self.prefix}".encode(), digest_size=8).digest()
+
+def _digest(name: str) -> bytes:
+    return blake2b(f"asynctasq.{name}".encode(), digest_size=8).digest()
 
 
 class Statements:

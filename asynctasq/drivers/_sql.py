@@ -214,7 +214,7 @@ class MigrationStore(Protocol):
     """Where migrations are applied: one connection that holds the driver's migration lock."""
 
     async def version(self) -> int:
-        """Return the version recorded last, 0 if none; creates the table of versions if need be."""
+        """Return the version recorded last, 0 if none."""
         ...
 
     async def apply(self, migration: Migration) -> None:

@@ -129,6 +129,32 @@ async def test_migrating_many_times_at_once_applies_each_version_once(bare: Post
     assert await drivers[1].schema_version() == 1
 
 
+@pytest.mark.parametrize("schema", ["public", "New_Schema"])
+async def test_the_statements_may_be_run_by_hand(bare: PostgresHarness, schema: str) -> None:
+    driver = make(bare, schema=schema)
+    connection = await asyncpg.connect(bare.url)
+
+    await connection.execute(";\n".join(text for step in driver.migrations() for text in step.statements))
+
+    assert await driver.migrate() == []
+    assert await driver.enqueue(messages("a")) == ["a"]
+    await connection.close()
+
+
+async def test_migrating_needs_no_right_to_make_schemas(bare: PostgresHarness) -> None:
+    role = f"role_{bare.database}"
+    async with bare.admin() as admin:
+        await admin.execute(f'CREATE ROLE "{role}" LOGIN')
+    connection = await asyncpg.connect(bare.url)
+    await connection.execute(f'CREATE SCHEMA "Own" AUTHORIZATION "{role}"')
+    driver = PostgresDriver(bare.url.replace("postgres@", f"{role}@"), schema="Own")
+
+    assert await driver.migrate() == [1]
+
+    await connection.execute(f'DROP OWNED BY "{role}"; DROP ROLE "{role}"')
+    await connection.close()
+
+
 async def test_a_newer_schema_is_accepted(store: PostgresHarness, other: Any) -> None:
     await other.execute("INSERT INTO asynctasq_migrations (version, title) VALUES (99, 'of the future')")
     driver = make(store)
