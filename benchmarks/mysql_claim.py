@@ -49,6 +49,16 @@ async def reserve_ms(driver: MySQLDriver, *, refill: bool) -> float:
     return statistics.median(times)
 
 
+async def settle_down(link: Link) -> None:
+    """Wait until the server has written and purged what the filling left to do."""
+    dirty = "SHOW GLOBAL STATUS LIKE 'Innodb_buffer_pool_pages_dirty'"
+    history = "SELECT count FROM information_schema.innodb_metrics WHERE name = 'trx_rseg_history_len'"
+    await link.run("SET GLOBAL innodb_max_dirty_pages_pct = 0, GLOBAL innodb_max_dirty_pages_pct_lwm = 0")
+    while int((await link.run(dirty))[0].rows[0][1]) > 500 or int((await link.run(history))[0].rows[0][0]) > 1000:
+        await link.run("DO SLEEP(0.2)")
+    await link.run("SET GLOBAL innodb_max_dirty_pages_pct = 90")
+
+
 async def explain(link: Link) -> None:
     await link.run(f"SET @now = {server_now(0)}")
     for row in (await link.run(f"EXPLAIN {SQL.claim(QUEUE, limit=10, now='@now', lease_us=1)}"))[0].rows:
@@ -67,6 +77,7 @@ async def run(options: argparse.Namespace) -> None:
         await rows(link, options.rows, visible="3600000000", dead=0)
         await rows(link, options.rows // 10, visible="0", dead=1)
         filled = time.perf_counter() - started
+        await settle_down(link)
         full = await reserve_ms(driver, refill=False)
         print(f"{options.rows:,} ready, as many delayed, a tenth dead (filled in {filled:.0f} s):")
         print(f"    {full:.2f} ms, {full / alone:.2f}x")
@@ -80,18 +91,7 @@ async def run(options: argparse.Namespace) -> None:
         for name in ("an open long transaction", "after it ended and purge caught up"):
             if name.startswith("after"):
                 await reader.run("COMMIT")
-                while (
-                    int(
-                        (
-                            await link.run(
-                                "SELECT count FROM information_schema.innodb_metrics WHERE name = "
-                                "'trx_rseg_history_len'"
-                            )
-                        )[0].rows[0][0]
-                    )
-                    > 1000
-                ):
-                    await link.run("DO SLEEP(0.2)")
+                await settle_down(link)
             else:
                 await fill(driver, options.churn)
                 rate, _ = await drain(driver, 100, options.churn)

@@ -20,8 +20,8 @@ STATEMENT_TIMEOUT_S = 3600.0
 class _Store:
     """The migration store on one connection that holds the lock.
 
-    DDL commits by itself, so a crash may leave a step half done; its statements can be repeated, and the
-    version is recorded after the last of them.
+    DDL commits by itself, so a crash may leave a step half done; its statements can be repeated, and the last
+    of them records the version.
     """
 
     def __init__(self, link: Link, sql: Statements) -> None:
@@ -29,15 +29,11 @@ class _Store:
         self._sql = sql
 
     async def version(self) -> int:
-        have, _ = await read_state(self._link, self._sql)
-        if not have:
-            await self._link.run(self._sql.create_versions())
-        return have
+        return (await read_state(self._link, self._sql))[0]
 
     async def apply(self, migration: Migration) -> None:
         for statement in migration.statements:
             await self._link.run(statement)
-        await self._link.run(self._sql.record_version(migration.version))
 
 
 async def read_state(link: Link, sql: Statements) -> tuple[int, str | None]:

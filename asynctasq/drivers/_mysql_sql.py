@@ -90,12 +90,12 @@ class Statements:
     # -- schema ----------------------------------------------------------------------------------
 
     def migrations(self) -> list[Migration]:
-        """Return the steps in order. MySQL commits at each DDL statement, so every one can be repeated."""
-        return [
-            Migration(
-                version=1, title="messages and results", statements=(self._create_messages(), self._create_results())
-            )
-        ]
+        """Return the steps in order, each with the statement that records it at its end.
+
+        MySQL commits at each DDL statement, so every statement can be repeated.
+        """
+        first = (self._create_versions(), self._create_messages(), self._create_results(), self._record_version(1))
+        return [Migration(version=1, title="messages and results", statements=first)]
 
     def _create_messages(self) -> str:
         # `due` serves the claim in exactly its order, with nothing to sort; dead letters are in another part
@@ -130,8 +130,7 @@ class Statements:
   KEY expiry (expires_us)
 ) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4"""
 
-    def create_versions(self) -> str:
-        """Return the statement that makes the table of applied migrations."""
+    def _create_versions(self) -> str:
         return f"""CREATE TABLE IF NOT EXISTS {self.versions} (
   version INT UNSIGNED NOT NULL PRIMARY KEY,
   store VARBINARY(36) NOT NULL
@@ -144,8 +143,7 @@ class Statements:
     def _store(self) -> str:
         return f"SELECT store FROM {self.versions} WHERE version = 1"
 
-    def record_version(self, version: int) -> str:
-        """Note that a migration was applied; repeating it changes nothing."""
+    def _record_version(self, version: int) -> str:
         values = f"({version}, UUID()) ON DUPLICATE KEY UPDATE version = version"
         return f"INSERT INTO {self.versions} (version, store) VALUES {values}"
 

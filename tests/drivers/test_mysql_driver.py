@@ -166,6 +166,17 @@ async def test_a_migration_that_broke_off_is_finished_by_the_next(store: MySQLHa
     assert (await link.run("SELECT COUNT(*) FROM asynctasq_results"))[0].rows[0] == (0,)
 
 
+async def test_the_statements_of_the_migrations_do_by_hand_what_migrate_does(store: MySQLHarness, link: Link) -> None:
+    driver = MySQLDriver(store.url, table_prefix="by_hand")
+
+    for migration in driver.migrations():
+        await link.run(*migration.statements)
+
+    assert await driver.migrate() == []
+    assert await driver.enqueue(messages("a")) == ["a"]
+    await driver.close()
+
+
 async def test_two_prefixes_are_two_stores(store: MySQLHarness) -> None:
     other = MySQLDriver(store.url, table_prefix="other")
     await other.migrate()
