@@ -77,7 +77,9 @@ class OutsideWork:
     def wait_in_grace(self) -> bool:
         """Give a thread that was started during the run, and may yet report, some real time; tell whether one did."""
         if any(thread not in self._threads_before for thread in threading.enumerate()):
-            self._wake_up.acquire(timeout=self._grace_s)
+            # The lock may be open still from what was collected already.
+            while not self.arrived and self._wake_up.acquire(timeout=self._grace_s):
+                pass
         return bool(self.arrived)
 
     def _waits_elsewhere(self) -> bool:

@@ -55,7 +55,7 @@ _NEVER: Final = float("inf")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """When a run is given up. Steps are callbacks and task steps together.
+    """When a run is given up. Steps are callbacks and task steps together, counted anew in every run of the loop.
 
     `stalled_steps_max` counts steps at one virtual instant. `grace_s` is real time: how long a run
     that only a foreign thread could move waits for one before it is called a deadlock.
@@ -99,6 +99,7 @@ class SimulationLoop(RealWorldRefusals, LoopLifecycle):
         self._cancelled_timers = 0
         self._tasks_made = 0
         self._stalled = 0
+        self._steps_before = 0
         self._limit_us = int(self.limits.virtual_s_max * MICROSECONDS)
         self._outside = OutsideWork(self, real=real_executors, grace_s=self.limits.grace_s)
         # Without real executors threads are heard only when nothing is ready: a point that is always the same.
@@ -215,15 +216,16 @@ class SimulationLoop(RealWorldRefusals, LoopLifecycle):
     # -- running ---------------------------------------------------------------------------------
 
     def _run_all(self) -> None:
+        self._steps_before = self.steps
         turn = self._run_once if self._explorer is None else self._explorer.advance
         while True:
             try:
                 while not self._stopping:
                     turn()
                 return
-            except (SystemExit, KeyboardInterrupt, SimulationError):
+            except SimulationError:
                 raise
-            except BaseException as error:  # noqa: BLE001 - as asyncio's own handle does
+            except Exception as error:  # noqa: BLE001 - asyncio's own fault, like a task that runs already
                 self.call_exception_handler({"message": "Exception in a task step", "exception": error})
 
     def _has_ready(self) -> bool:
@@ -293,7 +295,7 @@ class SimulationLoop(RealWorldRefusals, LoopLifecycle):
     def _jump(self, when_us: int) -> None:
         self.steps += self._stalled
         self._stalled = 0
-        if when_us > self._limit_us or self.steps > self.limits.steps_max:
+        if when_us > self._limit_us or self.steps - self._steps_before > self.limits.steps_max:
             raise LimitExceeded(limit_text(self, when_us))
         if self._explorer is not None:
             self._explorer.note_jump(when_us)

@@ -1,0 +1,170 @@
+"""The private parts of asyncio that the simulation loop stands on, watched one by one, on every Python version."""
+
+import asyncio
+import contextvars
+import inspect
+from asyncio import base_events, events, futures, tasks
+from typing import Any
+
+import pytest
+
+from asynctasq.testing._loop_private import STEP, WAKEUP, Notice, Timer, is_python_step
+from asynctasq.testing._loop_tasks import SimulatedTask
+from asynctasq.testing.loop import SimulationLoop
+
+
+@pytest.fixture
+def loop():
+    loop = SimulationLoop()
+    yield loop
+    loop.close()
+
+
+def test_steps_and_wake_ups_have_types_of_their_own():
+    assert STEP.__name__ == "TaskStepMethWrapper"
+    assert WAKEUP.__name__ == "builtin_function_or_method"
+
+
+class Recording(SimulationLoop):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scheduled: list[Any] = []
+
+    def call_soon(self, callback: Any, *args: Any, context: contextvars.Context | None = None) -> Any:
+        self.scheduled.append((callback, context, super().call_soon(callback, *args, context=context)))
+        return self.scheduled[-1][2]
+
+
+def test_asyncios_c_code_schedules_steps_with_a_context_and_drops_the_handle():
+    loop = Recording()
+
+    async def main() -> None:
+        future = loop.create_future()
+        loop.call_soon(future.set_result, None)
+        await future
+        await asyncio.sleep(0)
+
+    loop.run(main())
+
+    steps = [(callback, context) for callback, context, handle in loop.scheduled if handle is None]
+    assert [type(callback) for callback, _ in steps] == [STEP, WAKEUP, STEP]
+    assert all(isinstance(callback.__self__, SimulatedTask) for callback, _ in steps)
+    assert all(isinstance(context, contextvars.Context) for _, context in steps)
+
+
+def test_what_users_schedule_gets_a_handle_even_if_it_is_a_method_of_a_task(loop: SimulationLoop):
+    async def main() -> None:
+        task = asyncio.create_task(asyncio.sleep(100))
+        handle = loop.call_soon(task.cancel)
+        assert isinstance(handle, asyncio.Handle)
+        with_context = loop.call_soon(task.done, context=contextvars.copy_context())
+        assert isinstance(with_context, asyncio.Handle)
+        assert await asyncio.gather(task, return_exceptions=True)
+
+    loop.run_until_complete(main())
+
+
+def test_a_python_task_is_recognised_by_its_bound_method(loop: SimulationLoop):
+    python_task: Any = tasks._PyTask  # type: ignore[attr-defined]
+    task = python_task(asyncio.sleep(0), loop=loop)
+    handle = loop._ready[-1][1]
+
+    assert is_python_step(handle._callback)
+    assert not is_python_step(print)
+    loop.run_until_complete(task)
+
+
+def test_our_handles_set_every_slot_that_asyncios_set(loop: SimulationLoop):
+    context = contextvars.copy_context()
+    theirs, ours = asyncio.Handle(print, (), loop, context), Notice(print, (), loop, context)
+    their_timer, our_timer = asyncio.TimerHandle(1.0, print, (), loop, context), Timer(1.0, print, (), loop, context)
+
+    for their, our in ((theirs, ours), (their_timer, our_timer)):
+        slots = [slot for kind in type(their).__mro__ for slot in getattr(kind, "__slots__", ())]
+        slots.remove("__weakref__")
+        assert len(slots) >= 7
+        assert {slot: getattr(our, slot) for slot in slots} == {slot: getattr(their, slot) for slot in slots}
+
+
+def test_our_handles_run_and_print_as_asyncios(loop: SimulationLoop):
+    seen: list[int] = []
+    notice = Notice(seen.append, (1,), loop, contextvars.copy_context())
+
+    notice._run()
+
+    assert seen == [1]
+    assert "append" in repr(notice)
+    assert "when=1.0" in repr(Timer(1.0, print, (), loop, contextvars.copy_context()))
+
+
+def test_entering_and_leaving_a_task_moves_the_current_one(loop: SimulationLoop):
+    async def main() -> None:
+        task = asyncio.current_task()
+        tasks._leave_task(loop, task)  # type: ignore[attr-defined]
+        assert asyncio.current_task() is None
+        tasks._enter_task(loop, task)  # type: ignore[attr-defined]
+        assert asyncio.current_task() is task
+
+    loop.run_until_complete(main())
+
+
+def test_the_running_loop_is_set_per_thread():
+    assert events._get_running_loop() is None
+    events._set_running_loop(marker := object())  # type: ignore[arg-type]
+    try:
+        assert events._get_running_loop() is marker
+    finally:
+        events._set_running_loop(None)
+
+
+def test_base_event_loop_has_the_attributes_we_use():
+    base: Any = asyncio.BaseEventLoop()
+    try:
+        for name in ("_closed", "_stopping", "_thread_id", "_default_executor", "_executor_shutdown_called"):
+            assert name in vars(base), name
+        for name in ("_exception_handler", "_task_factory", "_ready", "_scheduled"):
+            assert name in vars(base), name
+        for name in ("_check_closed", "_check_running", "_check_default_executor", "_run_once"):
+            assert callable(getattr(base, name)), name
+        for name in ("_asyncgen_firstiter_hook", "_asyncgen_finalizer_hook", "_timer_handle_cancelled"):
+            assert callable(getattr(base, name)), name
+    finally:
+        base.close()
+
+
+def test_run_until_complete_stops_by_a_marker_that_anyio_looks_for():
+    assert "_run_until_complete_cb" in inspect.getsource(base_events.BaseEventLoop.run_until_complete)
+
+
+def test_a_task_tells_the_future_it_waits_for(loop: SimulationLoop):
+    async def main() -> None:
+        future = loop.create_future()
+        task: Any = asyncio.create_task(asyncio.wait_for(future, None))
+        await asyncio.sleep(0)
+        assert task._fut_waiter is not None
+        future.set_result(None)
+        await task
+
+    loop.run_until_complete(main())
+
+
+def test_chained_futures_are_recognised_by_their_callback(loop: SimulationLoop):
+    import concurrent.futures
+
+    source: concurrent.futures.Future[None] = concurrent.futures.Future()
+    chained: Any = futures.wrap_future(source, loop=loop)
+
+    names = [callback.__qualname__ for callback, _ in chained._callbacks]
+
+    assert names == ["_chain_future.<locals>._call_check_cancel"]
+    source.set_result(None)
+    loop.run_until_complete(asyncio.sleep(0))
+
+
+def test_a_task_puts_itself_into_a_set_only_after_it_has_its_number(loop: SimulationLoop):
+    task = loop.create_task(asyncio.sleep(0))
+
+    assert hash(task) == task.order == 1
+    assert asyncio.all_tasks(loop) == {task}
+    loop.run_until_complete(task)
+    assert asyncio.all_tasks(loop) == set()
