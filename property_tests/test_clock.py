@@ -23,8 +23,8 @@ def test_steps_add_up_exactly(steps_us: list[int]):
     assert round((clock.now() - clock.epoch.timestamp()) * 10**6) == round(clock.monotonic() * 10**6)
 
 
-@given(steps, st.datetimes(datetime(1970, 1, 2), datetime(2200, 1, 1)))
-def test_now_as_a_float_still_tells_microseconds(steps_us: list[int], epoch: datetime):
+@given(steps, st.datetimes(datetime(1970, 1, 2), datetime(2100, 1, 1)))
+def test_now_as_a_float_still_tells_microseconds_in_this_century(steps_us: list[int], epoch: datetime):
     epoch = epoch.replace(tzinfo=UTC)
     clock = VirtualClock(epoch)
 

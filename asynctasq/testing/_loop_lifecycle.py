@@ -24,6 +24,8 @@ T = TypeVar("T")
 class LoopLifecycle(BaseLoop):
     """The part of `SimulationLoop` that does not schedule."""
 
+    _closed = True  # until it is made, so that one whose arguments are refused is not one left open
+
     def __init__(self) -> None:
         super().__init__()
         self.unhandled: list[dict[str, Any]] = []

@@ -86,9 +86,11 @@ class SimulationLoop(RealWorldRefusals, LoopLifecycle):
         trace: bool = False,
         limits: Limits | None = None,
     ) -> None:
+        tape = tape or Tape(0)
+        scheduler = make_scheduler(search, tape)
         super().__init__()
         self.clock = clock or VirtualClock()
-        self.tape = tape or Tape(0)
+        self.tape = tape
         self.limits = limits or Limits()
         self.steps = 0
         # Ready entries are (context, step, args) for the steps of tasks, (None, handle, ()) for all else.
@@ -104,7 +106,6 @@ class SimulationLoop(RealWorldRefusals, LoopLifecycle):
         self._outside = OutsideWork(self, real=real_executors, grace_s=self.limits.grace_s)
         # Without real executors threads are heard only when nothing is ready: a point that is always the same.
         self._polled: Sized = self._outside.arrived if real_executors else ()
-        scheduler = make_scheduler(search, self.tape)
         self._explorer = Explorer(self, scheduler) if scheduler is not None or trace else None
 
     # -- time and scheduling ---------------------------------------------------------------------
