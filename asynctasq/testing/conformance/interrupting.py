@@ -1,12 +1,19 @@
 """Cancels one call at each of its suspensions, in the two ways a cancellation can meet it."""
 
 import asyncio
+import functools
+import itertools
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any
 
 __all__ = ["cancel_everywhere"]
 
 ROUNDS_MAX = 40
+HANGS_S = 20.0
+
+
+def _cancel(task: asyncio.Task[Any], _: object) -> None:
+    task.cancel()
 
 
 class _Interrupted:
@@ -38,7 +45,7 @@ class _Interrupted:
             self.suspensions += 1
             if self.suspensions == self._at:
                 if self._late and waits_for is not None:
-                    waits_for.add_done_callback(lambda _: task.cancel())
+                    waits_for.add_done_callback(functools.partial(_cancel, task))
                 else:
                     task.cancel()
             value = error = None
@@ -56,27 +63,42 @@ async def _interrupt(call: Coroutine[Any, Any, object], *, at: int, late: bool) 
         return await interrupted
 
     task = asyncio.create_task(run())
-    done, _ = await asyncio.wait([task], timeout=20)
-    assert done, f"a call cancelled at its suspension {at} did not end within 20 s"
+    done, _ = await asyncio.wait([task], timeout=HANGS_S)
+    assert done, f"a call cancelled at its suspension {at} did not end within {HANGS_S:g} s"
     if not task.cancelled() and (error := task.exception()) is not None:
         raise error
     assert task.cancelled() or late or interrupted.suspensions < at, f"a cancellation at suspension {at} was swallowed"
     return interrupted.suspensions >= at
 
 
+async def _answered(check: Awaitable[None]) -> None:
+    try:
+        await asyncio.wait_for(check, HANGS_S)
+    except TimeoutError as error:
+        raise AssertionError(
+            f"after a cancelled call the next ones hang for {HANGS_S:g} s: was a connection lost?"
+        ) from error
+
+
 async def cancel_everywhere(
-    make_call: Callable[[], Awaitable[Coroutine[Any, Any, object]]], check: Callable[[], Awaitable[None]]
+    make_call: Callable[[], Awaitable[Coroutine[Any, Any, object]]],
+    check: Callable[[], Awaitable[None]],
+    *,
+    at_least: int = 1,
 ) -> int:
     """Make and cancel a call at its first suspension, its second, and so on to its end; `check` after each.
 
-    Returns how many calls were cancelled.
+    All over again until `at_least` calls were cancelled, so that a pool that loses a connection each time runs out;
+    a call that never suspends can't be cancelled. Returns how many calls were cancelled.
     """
     count = 0
-    for late in (False, True):
-        at, reached = 1, True
+    for late in itertools.cycle((False, True)):
+        at, reached, before = 1, True, count
         while reached and at <= ROUNDS_MAX:
             reached = await _interrupt(await make_call(), at=at, late=late)
-            await check()
+            await _answered(check())
             count += reached
             at += 1
-    return count
+        if late and (count >= at_least or count == before):
+            return count
+    raise AssertionError("the cycle has no end")

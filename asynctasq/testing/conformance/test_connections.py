@@ -1,6 +1,7 @@
 """Opening, closing, several loops and instances, and what a driver does when its connections are cut."""
 
 import asyncio
+import functools
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
@@ -9,7 +10,7 @@ import pytest
 
 from asynctasq.drivers.base import Driver
 from asynctasq.errors import ConfigError, DriverUnavailable
-from asynctasq.kernel.messages import Complete, Release
+from asynctasq.kernel.messages import Complete, Lease, Release
 from asynctasq.testing.conformance.trial import LONG_S, Q, Trial, ids, message
 from asynctasq.testing.conformance.verdict import conforms
 
@@ -54,7 +55,7 @@ async def test_a_call_before_open_opens(trial: Trial) -> None:
 @conforms("close: waiting calls of this loop end with nothing, within 5 seconds")
 async def test_close_ends_waiting_calls_with_nothing(trial: Trial) -> None:
     driver = trial.driver
-    calls = [asyncio.create_task(driver.reserve([Q], limit=1, lease_s=LONG_S, wait_s=60)) for _ in range(3)]
+    calls = [asyncio.create_task(driver.reserve([Q], limit=1, lease_s=trial.brief_s, wait_s=60)) for _ in range(3)]
     waits: list[asyncio.Task[bool]] = []
     if trial.capabilities.wakes_waiting:
         waits = [asyncio.create_task(trial.notifies().wait_visible([Q], wait_s=60))]
@@ -68,6 +69,8 @@ async def test_close_ends_waiting_calls_with_nothing(trial: Trial) -> None:
     assert await asyncio.wait_for(asyncio.gather(*waits), CLOSE_S_MAX) == [False for _ in waits]
     assert time.perf_counter() - started < CLOSE_S_MAX
     await trial.put("m")
+    if not trial.exact:
+        await trial.expire()  # a long poll that was given up may take one more message on the server's side
     assert (await trial.take_one()).message_id == "m", "a later call opens again"
 
 
@@ -107,7 +110,7 @@ async def test_several_loops_at_once_use_one_instance(trial: Trial) -> None:
     driver, count = trial.driver, trial.sized(20)
 
     async def work(worker: int) -> list[str]:
-        done: list[str] = []
+        done = list[str]()
         for number in range(count):
             name = f"m{worker}-{number}"
             assert await driver.enqueue([message(name, queue=f"q{worker}")]) == [name]
@@ -118,7 +121,7 @@ async def test_several_loops_at_once_use_one_instance(trial: Trial) -> None:
         await driver.close()
         return done
 
-    results = await asyncio.gather(*(_in_another_loop(lambda worker=worker: work(worker)) for worker in range(3)))
+    results = await asyncio.gather(*(_in_another_loop(functools.partial(work, worker)) for worker in range(3)))
 
     assert results == [[f"m{worker}-{number}" for number in range(count)] for worker in range(3)]
 
@@ -214,7 +217,11 @@ async def test_cut_connections_raise_nothing_but_driver_errors(trial: Trial) -> 
 @conforms("a waiting reserve survives or reports a cut connection; a wake-up that was lost does not matter")
 async def test_a_wait_goes_on_after_its_connection_was_cut(trial: Trial) -> None:
     async def wait() -> list[str]:
-        return ids(await trial.driver.reserve([Q], limit=1, lease_s=LONG_S, wait_s=20))
+        # A long poll whose connection was cut may take the message on the server's side; its lease runs out.
+        leases: list[Lease] = []
+        while not leases:
+            leases = await trial.driver.reserve([Q], limit=1, lease_s=2.0, wait_s=20)
+        return ids(leases)
 
     waiting = asyncio.create_task(_answers_again(wait))
     await asyncio.sleep(0.3)

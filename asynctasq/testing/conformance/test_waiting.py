@@ -16,7 +16,7 @@ PROMPT_S = 4.0
 
 async def _settled_down() -> None:
     """Let a task that was just started get to where it waits. Nothing depends on it having got there."""
-    for _ in range(10):
+    for _ in range(6):
         await asyncio.sleep(0.02)
 
 
@@ -171,7 +171,7 @@ async def test_each_message_wakes_somebody_and_goes_to_one(trial: Trial) -> None
 
 @conforms("Every call may be cancelled at any await: cancelling a waiting reserve loses nothing")
 async def test_a_cancelled_wait_takes_nothing_with_it(trial: Trial) -> None:
-    for number in range(trial.sized(10)):
+    for number in range(trial.sized(6)):
         waiting = asyncio.create_task(trial.driver.reserve([Q], limit=1, lease_s=LONG_S, wait_s=WAIT_S))
         await _settled_down()
         waiting.cancel()

@@ -1,0 +1,221 @@
+"""Random programs over the driver contract, run on the memory driver and on the driver under test, step by step."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from asynctasq.drivers.base import Driver, Inspectable
+from asynctasq.drivers.memory_driver import MemoryDriver
+from asynctasq.kernel.messages import (
+    Bury,
+    Complete,
+    DeadReason,
+    Depth,
+    ErrorRecord,
+    Lease,
+    Message,
+    Release,
+    Settlement,
+)
+from asynctasq.testing.conformance.trial import Trial
+
+__all__ = ["DELAYS_S", "REST", "Step", "run_program", "show"]
+
+QUEUES = ("a", "b")
+DELAYS_S = (0.0, 0.0, 0.0, 60.0, 120.0, 86400.0)
+"""Multiples of a minute, as are leases and what the clock is moved by: real time, which passes too, never decides."""
+LEASES_S = (60.0, 600.0)
+TICK_S = 0.001
+"""The model's clock moves on between steps, as a server's does, so that two steps never store at one instant."""
+
+Step = tuple[Any, ...]
+"""The name of an operation and numbers; they say which queue, message or lease is meant, whatever there is."""
+REST: Step = ("rest",)
+"""Does nothing: what a step becomes when a failing program does without it."""
+
+
+@dataclass(slots=True)
+class ModelClock:
+    """The clock of the model: moved by hand."""
+
+    time_s: float = 1_700_000_000.0
+
+    def now(self) -> float:
+        return self.time_s
+
+    def monotonic(self) -> float:
+        return self.time_s
+
+
+@dataclass(slots=True)
+class _Pair:
+    """The model and the driver under test, and every lease that both have given, oldest first."""
+
+    trial: Trial
+    prefix: str
+    clock: ModelClock
+    model: MemoryDriver
+    leases: list[tuple[Lease, Lease]] = field(default_factory=list[tuple[Lease, Lease]])
+
+    @property
+    def driver(self) -> Driver:
+        return self.trial.driver
+
+    def queue(self, number: int) -> str:
+        return f"{self.prefix}-{QUEUES[number % len(QUEUES)]}"
+
+    def message(self, number: int, *, queue: int, delay: int) -> Message:
+        """Return one of few messages, so that ids meet again."""
+        name = f"{self.prefix}-{number % 8}"
+        delay_s = DELAYS_S[delay % len(DELAYS_S)]
+        return Message(id=name, queue=self.queue(queue), body=f"{name} {queue}".encode(), delay_s=delay_s)
+
+    def leases_of(self, numbers: Sequence[int]) -> list[tuple[Lease, Lease]]:
+        """Return the leases meant, each once, oldest first; 0 is the latest, which is the likeliest to be live."""
+        count = len(self.leases)
+        chosen = {count - 1 - number % count for number in numbers} if count else set[int]()
+        return [self.leases[number] for number in sorted(chosen)]
+
+
+def _seen(leases: Sequence[Lease]) -> list[tuple[str, str, bytes, int, int]]:
+    return [(one.message_id, one.queue, one.body, one.attempt, one.crashes) for one in leases]
+
+
+async def _enqueue(pair: _Pair, queue: int, delay: int, *numbers: int) -> tuple[object, object]:
+    batch = [pair.message(number, queue=queue + index, delay=delay + index) for index, number in enumerate(numbers)]
+    return await pair.model.enqueue(batch), await pair.driver.enqueue(batch)
+
+
+async def _reserve(pair: _Pair, first: int, limit: int, lease: int) -> tuple[object, object]:
+    queues = [pair.queue(first), pair.queue(first + 1)]
+    lease_s = LEASES_S[lease % len(LEASES_S)]
+    wanted = await pair.model.reserve(queues, limit=limit, lease_s=lease_s)
+    got = await pair.driver.reserve(queues, limit=limit, lease_s=lease_s)
+    if _seen(wanted) == _seen(got):
+        pair.leases += zip(wanted, got, strict=True)
+    return _seen(wanted), _seen(got)
+
+
+def _settlement(pair: _Pair, kind: int, follow_up: int) -> Settlement:
+    follow_ups = (pair.message(follow_up, queue=kind, delay=follow_up),) if follow_up % 3 == 0 else ()
+    error = ErrorRecord(type="E", message=f"{kind}")
+    match kind % 6:
+        case 0 | 1:
+            return Complete(follow_ups=follow_ups)
+        case 2:
+            return Release(counted=True, error=error, follow_ups=follow_ups)
+        case 3:
+            return Release(counted=False, delay_s=60.0)
+        case 4:
+            return Release(counted=bool(follow_up % 2), crashed=True, delay_s=120.0)
+        case _:
+            reason = list(DeadReason)[follow_up % len(DeadReason)]
+            return Bury(reason=reason, counted=True, error=error, follow_ups=follow_ups)
+
+
+async def _settle(pair: _Pair, kind: int, follow_up: int, *numbers: int) -> tuple[object, object]:
+    # The entries of a batch may have one instant or several: only outcomes that leave no tie are in one batch.
+    chosen = pair.leases_of(numbers)
+    plain = [Complete() if kind % 2 else Bury(reason=DeadReason.FAILED) for _ in chosen[:-1]]
+    ends: list[Settlement] = [*plain, *(_settlement(pair, kind, follow_up) for _ in chosen[-1:])]
+    wanted = await pair.model.settle([(lease, end) for (lease, _), end in zip(chosen, ends, strict=True)])
+    got = await pair.driver.settle([(lease, end) for (_, lease), end in zip(chosen, ends, strict=True)])
+    return sorted(wanted), sorted(got)
+
+
+async def _turn(pair: _Pair, kind: int, limit: int, number: int) -> tuple[object, object]:
+    chosen = pair.leases_of([number])
+    end = _settlement(pair, kind, number)
+    queues = [pair.queue(kind), pair.queue(kind + 1)]
+    lease_s = LEASES_S[kind % len(LEASES_S)]
+    lost, wanted = await pair.model.turn([(lease, end) for lease, _ in chosen], queues, limit=limit, lease_s=lease_s)
+    driver_lost, got = await pair.driver.turn(
+        [(lease, end) for _, lease in chosen], queues, limit=limit, lease_s=lease_s
+    )
+    if _seen(wanted) == _seen(got):
+        pair.leases += zip(wanted, got, strict=True)
+    return (sorted(lost), _seen(wanted)), (sorted(driver_lost), _seen(got))
+
+
+async def _extend(pair: _Pair, lease: int, *numbers: int) -> tuple[object, object]:
+    chosen = pair.leases_of(numbers)
+    lease_s = LEASES_S[lease % len(LEASES_S)]
+    wanted = await pair.model.extend([mine for mine, _ in chosen], lease_s=lease_s)
+    return sorted(wanted), sorted(await pair.driver.extend([theirs for _, theirs in chosen], lease_s=lease_s))
+
+
+async def _redrive(pair: _Pair, queue: int, limit: int) -> tuple[object, object]:
+    name = pair.queue(queue)
+    return await pair.model.redrive(name, limit=limit), await pair.driver.redrive(name, limit=limit)
+
+
+async def _advance(pair: _Pair, minutes: int) -> tuple[object, object]:
+    pair.clock.time_s += 60.0 * minutes
+    await pair.trial.advance(60.0 * minutes)
+    return None, None
+
+
+async def _remove(pair: _Pair, kind: int, *numbers: int) -> tuple[object, object]:
+    driver = pair.driver
+    if not isinstance(driver, Inspectable):
+        return None, None
+    names = [f"{pair.prefix}-{number % 8}" for number in numbers]
+    if kind % 3 == 0:
+        return sorted(await pair.model.cancel(names)), sorted(await driver.cancel(names))
+    if kind % 3 == 1:
+        return sorted(await pair.model.discard(names)), sorted(await driver.discard(names))
+    return await pair.model.purge(pair.queue(kind)), await driver.purge(pair.queue(kind))
+
+
+_STEPS: Mapping[str, Callable[..., Awaitable[tuple[object, object]]]] = {
+    "enqueue": _enqueue,
+    "reserve": _reserve,
+    "settle": _settle,
+    "turn": _turn,
+    "extend": _extend,
+    "redrive": _redrive,
+    "advance": _advance,
+    "remove": _remove,
+}
+
+
+def _counts(depth: Depth) -> tuple[int, int, int, int]:
+    return depth.ready, depth.scheduled, depth.reserved, depth.dead
+
+
+async def _messages(driver: Inspectable, queue: str) -> list[object]:
+    """Return every message of a queue, as an operator sees it."""
+    page = await driver.list_messages(queue)
+    return [
+        (one.id, one.body, one.state.value, one.attempts, one.crashes, one.reason, one.error) for one in page.messages
+    ]
+
+
+async def run_program(trial: Trial, prefix: str, steps: Sequence[Step]) -> None:
+    """Run the steps on both; raise AssertionError at the first difference, with the program so far."""
+    clock = ModelClock()
+    pair = _Pair(trial=trial, prefix=prefix, clock=clock, model=MemoryDriver(clock=clock))
+    for position, (name, *numbers) in enumerate(steps, 1):
+        clock.time_s += TICK_S
+        if name == "rest":
+            continue
+        wanted, got = await _STEPS[name](pair, *numbers)
+        _compare(wanted, got, "returned", steps[:position])
+        queue = pair.queue(position)
+        counted = _counts(await pair.model.depth(queue)), _counts(await pair.driver.depth(queue))
+        _compare(*counted, f"counts in {queue}", steps[:position])
+    driver = trial.driver
+    if isinstance(driver, Inspectable) and driver.capabilities.inspects:
+        for queue in (pair.queue(0), pair.queue(1)):
+            wanted, got = await _messages(pair.model, queue), await _messages(driver, queue)
+            _compare(wanted, got, "left behind", steps)
+
+
+def _compare(wanted: object, got: object, what: str, steps: Sequence[Step]) -> None:
+    if wanted != got:
+        raise AssertionError(f"the driver {what} {got}\nthe memory driver {what} {wanted}\nprogram:\n{show(steps)}")
+
+
+def show(steps: Sequence[Step]) -> str:
+    """Return the program as text that can be pasted into a test."""
+    return "[\n" + "".join(f"    {step!r},\n" for step in steps if step != REST) + "]"

@@ -1,0 +1,132 @@
+"""The same random program on the memory driver and the driver under test; a difference is shown as a small program."""
+
+import itertools
+from typing import Any
+
+from asynctasq.testing.conformance.harness import NotPossible
+from asynctasq.testing.conformance.programs import DELAYS_S, REST, Step, run_program
+from asynctasq.testing.conformance.trial import Trial
+from asynctasq.testing.conformance.verdict import conforms
+
+PROGRAMS = 60
+STEPS = 40
+
+PINNED: tuple[tuple[Step, ...], ...] = (
+    # Expired leases are taken over, their first holders settle late, the thieves release.
+    (
+        ("enqueue", 0, 0, 1, 2, 3),
+        ("reserve", 0, 2, 0),
+        ("advance", 1),
+        ("reserve", 0, 5, 1),
+        ("settle", 0, 1, 4, 3),
+        ("settle", 2, 3, 0, 1),
+        ("reserve", 1, 5, 0),
+    ),
+    # A dead letter is redriven and dies again, and its id stays taken all the while.
+    (
+        ("enqueue", 0, 0, 4),
+        ("reserve", 0, 1, 0),
+        ("settle", 5, 1, 0),
+        ("enqueue", 1, 0, 4),
+        ("redrive", 0, 1),
+        ("settle", 0, 1, 0),
+        ("turn", 5, 2, 1),
+        ("settle", 5, 3, 0),
+        ("redrive", 0, 5),
+        ("turn", 5, 2, 1),
+    ),
+    # A lease ends between two extends; the second renews it, a third comes too late.
+    (
+        ("enqueue", 0, 0, 5),
+        ("reserve", 0, 1, 0),
+        ("extend", 0, 0),
+        ("advance", 1),
+        ("extend", 1, 0),
+        ("reserve", 0, 1, 0),
+        ("advance", 10),
+        ("reserve", 0, 1, 0),
+        ("extend", 0, 1),
+        ("settle", 2, 1, 0),
+    ),
+    # A completed id is used again while its old lease is still in somebody's hands.
+    (
+        ("enqueue", 0, 0, 5),
+        ("reserve", 0, 1, 0),
+        ("settle", 0, 1, 0),
+        ("enqueue", 0, 0, 5),
+        ("reserve", 0, 1, 0),
+        ("extend", 0, 1),
+        ("settle", 0, 1, 1),
+        ("turn", 2, 3, 0),
+    ),
+    # A turn settles and takes what it released; a cancelled id is free again.
+    (
+        ("enqueue", 0, 0, 6, 7),
+        ("turn", 2, 1, 0),
+        ("turn", 2, 2, 0),
+        ("remove", 0, 6, 7),
+        ("settle", 3, 1, 0, 1),
+        ("remove", 0, 6, 7),
+        ("enqueue", 1, 3, 6, 7),
+        ("advance", 2),
+        ("reserve", 0, 4, 0),
+    ),
+)
+
+
+def _need_exactness(trial: Trial) -> None:
+    claims = trial.capabilities
+    if not (trial.virtual and trial.exact and claims.ordered.level == "yes" and claims.redrive):
+        raise NotPossible("step by step needs ordered, exact_depth, redrive and clock_offset")
+
+
+@conforms("any program: the driver does what the memory driver does")
+async def test_pinned_programs_do_the_same_as_the_memory_driver(trial: Trial) -> None:
+    _need_exactness(trial)
+    for number, steps in enumerate(PINNED):
+        await run_program(trial, f"pinned{number}", steps)
+
+
+@conforms("any program: the driver does what the memory driver does")
+def test_random_programs_do_the_same_as_the_memory_driver(trial: Trial) -> None:
+    _need_exactness(trial)
+    try:
+        from hypothesis import HealthCheck, Phase, given, settings
+        from hypothesis import strategies as st
+    except ImportError:
+        raise NotPossible("Hypothesis is not installed: pip install 'asynctasq[testing]'") from None
+    small, few = st.integers(0, 7), st.integers(0, 4)
+    some = st.lists(small, min_size=1, max_size=3).map(tuple)
+    enqueue = st.tuples(st.just("enqueue"), small, st.integers(0, len(DELAYS_S) - 1), some).map(_flat)
+    reserve = st.tuples(st.just("reserve"), few, few, few)
+    settle = st.tuples(st.just("settle"), small, small, some).map(_flat)
+    advance = st.tuples(st.just("advance"), st.sampled_from([1, 1, 2, 10, 1440]))
+    rest = st.just(REST)
+    step = st.one_of(
+        *(rest, enqueue, enqueue, reserve, reserve, settle, settle, advance),
+        st.tuples(st.just("turn"), small, few, small),
+        st.tuples(st.just("extend"), few, some).map(_flat),
+        st.tuples(st.just("redrive"), few, few),
+        st.tuples(st.just("remove"), small, some).map(_flat),
+    )
+    numbers = itertools.count()
+
+    @settings(
+        max_examples=max(10, trial.sized(PROGRAMS)),
+        deadline=None,
+        database=None,
+        derandomize=True,
+        phases=[Phase.generate, Phase.shrink],
+        report_multiple_bugs=False,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+        print_blob=False,
+    )
+    @given(st.lists(step, min_size=STEPS, max_size=STEPS))
+    def check(steps: list[Step]) -> None:
+        trial.run(run_program(trial, f"p{next(numbers)}", steps))
+
+    check()
+
+
+def _flat(parts: tuple[Any, ...]) -> Step:
+    return (*parts[:-1], *parts[-1])

@@ -1,0 +1,418 @@
+"""Drivers that are wrong in one way each, and the conformance test that must notice.
+
+Each is the memory driver with one step changed to what somebody once wrote in earnest.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
+from typing import Any
+
+from asynctasq.drivers.base import NO, YES, Settlements
+from asynctasq.drivers.memory_driver import MemoryDriver
+from asynctasq.errors import DriverUnavailable
+from asynctasq.kernel.messages import Complete, Depth, Lease, Message, Release, StoredMessage, microseconds
+from asynctasq.testing.conformance.harnesses.memory import MemoryHarness
+
+__all__ = ["WRONG", "UnderClaimsInspection", "UnderClaimsOrder", "WrongHarness"]
+
+
+class WrongHarness(MemoryHarness):
+    """The memory harness around a driver that is wrong."""
+
+    def __init__(self, make: Callable[[], MemoryDriver]) -> None:
+        self._driver = make()
+
+    async def break_connections(self) -> None:
+        if isinstance(self._driver, LetsLibraryErrorsOut):
+            self._driver.broken = True
+
+
+class LosesOnRetry(MemoryDriver):
+    """Deletes the message at a retry; what should store it again never does."""
+
+    def _end(self, row: Any, settlement: Any) -> None:
+        super()._end(row, Complete() if isinstance(settlement, Release) else settlement)
+
+
+class ChecksNoToken(MemoryDriver):
+    """Takes the id for the right to settle."""
+
+    def _held(self, lease: Lease) -> Any:
+        row = self._rows.get(lease.message_id)
+        return row if row is not None and row.leased else None
+
+
+class SettlesTwice(MemoryDriver):
+    """Does not notice that the lease has ended already."""
+
+    def _held(self, lease: Lease) -> Any:
+        row = self._rows.get(lease.message_id)
+        return row if row is not None and str(row.token) == lease.token[-1:] else super()._held(lease)
+
+
+class RefusesLateSettlements(MemoryDriver):
+    """Takes an expired lease for lost though nobody else has reserved."""
+
+    def _held(self, lease: Lease) -> Any:
+        row = super()._held(lease)
+        return row if row is not None and row.visible_us > self._now() else None
+
+
+class DeliversEarly(MemoryDriver):
+    """Delays are a tenth too short, like a timer wheel that is read before it is wound."""
+
+    def _store_one(self, message: Message, now: int) -> bool:
+        return super()._store_one(replace(message, delay_s=message.delay_s * 0.9), now)
+
+
+class CutsFractions(MemoryDriver):
+    """Rounds delays down to whole seconds."""
+
+    def _store_one(self, message: Message, now: int) -> bool:
+        return super()._store_one(replace(message, delay_s=float(int(message.delay_s))), now)
+
+
+class RedeliversEarly(MemoryDriver):
+    """Grants half the lease it was asked for, and says otherwise."""
+
+    def _lease(self, row: Any, until: int) -> Lease:
+        lease = super()._lease(row, until)
+        row.visible_us -= (until - self._now()) * 3 // 4
+        self._place(row)
+        return lease
+
+
+class LastInFirstOut(MemoryDriver):
+    """A stack."""
+
+    def _place(self, row: Any) -> None:
+        row.arrival = -abs(row.arrival)
+        super()._place(row)
+
+
+class IgnoresQueueOrder(MemoryDriver):
+    """Takes the queues in the order of the alphabet."""
+
+    def _reserve_now(self, queues: Sequence[str], limit: int, lease_s: float) -> list[Lease]:
+        return super()._reserve_now(sorted(queues, reverse=True), limit, lease_s)
+
+
+class ReservesInTwoSteps(MemoryDriver):
+    """Looks first and takes afterwards; in between others look too."""
+
+    async def reserve(self, queues: Sequence[str], *, limit: int, lease_s: float, wait_s: float = 0) -> list[Lease]:
+        visible = [row for queue in queues if (row := self._first_visible(queue, self._now()))][:limit]
+        await asyncio.sleep(0)
+        return [self._lease(row, self._now() + microseconds(lease_s)) for row in visible]
+
+
+class LosesOnCancel(MemoryDriver):
+    """Takes the message out, tells the caller, and only then writes the lease."""
+
+    async def reserve(self, queues: Sequence[str], *, limit: int, lease_s: float, wait_s: float = 0) -> list[Lease]:
+        leases = await super().reserve(queues, limit=limit, lease_s=lease_s, wait_s=wait_s)
+        rows = {lease.message_id: self._rows.pop(lease.message_id) for lease in leases}
+        await asyncio.sleep(0)
+        self._rows.update(rows)
+        return leases
+
+
+class LeaksOnCancel(MemoryDriver):
+    """Does not give the connection back when the call is cancelled."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._connections = 3
+
+    async def depth(self, queue: str) -> Depth:
+        while self._connections == 0:
+            await asyncio.sleep(0.001)
+        self._connections -= 1
+        await asyncio.sleep(0)
+        self._connections += 1
+        return await super().depth(queue)
+
+
+class SwallowsCancellation(MemoryDriver):
+    """Ends a cancelled wait as if nothing had come."""
+
+    async def reserve(self, queues: Sequence[str], *, limit: int, lease_s: float, wait_s: float = 0) -> list[Lease]:
+        try:
+            return await super().reserve(queues, limit=limit, lease_s=lease_s, wait_s=wait_s)
+        except asyncio.CancelledError:
+            return []
+
+
+class StoresPartOfABatch(MemoryDriver):
+    """Checks and stores one message after the other."""
+
+    async def enqueue(self, messages: Sequence[Message]) -> list[str]:
+        return [new for message in messages for new in await super(StoresPartOfABatch, self).enqueue([message])]
+
+
+class OverwritesIds(MemoryDriver):
+    """The last one wins."""
+
+    def _store_one(self, message: Message, now: int) -> bool:
+        self._rows.pop(message.id, None)
+        return super()._store_one(message, now)
+
+
+class TakesIdsForAlike(MemoryDriver):
+    """Compares ids as a database with a friendly collation does."""
+
+    def _store_one(self, message: Message, now: int) -> bool:
+        alike = {known.strip().casefold() for known in self._rows}
+        return message.id.strip().casefold() not in alike and super()._store_one(message, now)
+
+
+class StoresFollowUpsFirst(MemoryDriver):
+    """Enqueues the follow-ups, then settles: a lost lease leaves them behind."""
+
+    async def settle(self, settlements: Settlements) -> AbstractSet[str]:
+        for _, settlement in settlements:
+            await self.enqueue(settlement.follow_ups)
+        return await super().settle([(lease, replace(end, follow_ups=())) for lease, end in settlements])
+
+
+class StoresFollowUpsLater(MemoryDriver):
+    """Settles, then enqueues the follow-ups: who is cancelled in between loses them."""
+
+    async def settle(self, settlements: Settlements) -> AbstractSet[str]:
+        lost = await super().settle([(lease, replace(end, follow_ups=())) for lease, end in settlements])
+        await asyncio.sleep(0)
+        for lease, settlement in settlements:
+            if lease.message_id not in lost:
+                await self.enqueue(settlement.follow_ups)
+        return lost
+
+
+class CountsNoCrash(MemoryDriver):
+    """Gives an expired lease away as if nothing had happened: one poison task kills every worker for ever."""
+
+    def _lease(self, row: Any, until: int) -> Lease:
+        row.leased = False
+        return super()._lease(row, until)
+
+
+class CountsHandBacks(MemoryDriver):
+    """Counts every release as an attempt."""
+
+    def _end(self, row: Any, settlement: Any) -> None:
+        super()._end(row, replace(settlement, counted=True) if isinstance(settlement, Release) else settlement)
+
+
+class RedriveKeepsAttempts(MemoryDriver):
+    """The redriven message dies at its next failure."""
+
+    async def redrive(self, queue: str, *, limit: int) -> int:
+        before = {name: (row.attempts, row.crashes) for name, row in self._rows.items()}
+        moved = await super().redrive(queue, limit=limit)
+        for name, (attempts, crashes) in before.items():
+            self._rows[name].attempts, self._rows[name].crashes = attempts, crashes
+        return moved
+
+
+class RedriveTakesTheNewest(MemoryDriver):
+    """Newest death first."""
+
+    async def redrive(self, queue: str, *, limit: int) -> int:
+        self._dead[queue] = dict.fromkeys(reversed(self._dead.get(queue, {})))
+        return await super().redrive(queue, limit=limit)
+
+
+class RedriveForgetsTokens(MemoryDriver):
+    """Counts tokens per message and anew after a redrive, so that the lease of before fits again."""
+
+    async def redrive(self, queue: str, *, limit: int) -> int:
+        self._tokens = 0
+        return await super().redrive(queue, limit=limit)
+
+
+class CountsTokensPerMessage(MemoryDriver):
+    """Starts every message at token 1: the lease of a completed message fits the next one with its id."""
+
+    def _store_one(self, message: Message, now: int) -> bool:
+        self._tokens = 0
+        return super()._store_one(message, now)
+
+
+class CountsExpiredAsReserved(MemoryDriver):
+    """Counts leases, not time."""
+
+    async def depth(self, queue: str) -> Depth:
+        depth = await super().depth(queue)
+        expired = sum(
+            row.leased and row.visible_us <= self._now() for row in self._rows.values() if row.message.queue == queue
+        )
+        return replace(depth, ready=depth.ready - expired, reserved=depth.reserved + expired)
+
+
+class NeverWakes(MemoryDriver):
+    """Sleeps to the end of the wait, whatever comes."""
+
+    def _wake(self, queues: AbstractSet[str]) -> None:
+        """Wake nobody."""
+
+
+class SleepsPastDelays(MemoryDriver):
+    """Wakes for what is stored, and not for what becomes due."""
+
+    def _due_in(self, queues: Sequence[str]) -> float | None:
+        return None
+
+
+class WaitsWithTheConnection(MemoryDriver):
+    """Has one connection, and a waiting reserve holds it."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._connection = asyncio.Lock()
+
+    async def reserve(self, queues: Sequence[str], *, limit: int, lease_s: float, wait_s: float = 0) -> list[Lease]:
+        async with self._connection:
+            return await super().reserve(queues, limit=limit, lease_s=lease_s, wait_s=wait_s)
+
+
+class ClosesWithoutWaking(MemoryDriver):
+    """Leaves waiting calls waiting."""
+
+    async def close(self) -> None:
+        """Wake nobody."""
+
+
+class LetsLibraryErrorsOut(MemoryDriver):
+    """Passes on what the client library raised."""
+
+    broken = False
+
+    async def enqueue(self, messages: Sequence[Message]) -> list[str]:
+        if self.broken:
+            self.broken = False
+            raise ConnectionResetError("Connection reset by peer")
+        return await super().enqueue(messages)
+
+
+class CutsBodies(MemoryDriver):
+    """Treats bytes as C strings."""
+
+    def _store_one(self, message: Message, now: int) -> bool:
+        return super()._store_one(replace(message, body=message.body.partition(b"\x00")[0]), now)
+
+
+class AcceptsAnyName(MemoryDriver):
+    """Does not look at the queue's name when counting."""
+
+    async def depth(self, queue: str) -> Depth:
+        return Depth(ready=0, scheduled=0, reserved=0, dead=0) if not queue.isalpha() else await super().depth(queue)
+
+
+class ExtendsExpiredLeasesOnly(MemoryDriver):
+    """Says yes to an extend and does nothing."""
+
+    async def extend(self, leases: Sequence[Lease], *, lease_s: float) -> AbstractSet[str]:
+        return {lease.message_id for lease in leases if self._held(lease) is None}
+
+
+class TurnReservesFirst(MemoryDriver):
+    """Reserves before it settles."""
+
+    async def turn(
+        self, settlements: Settlements, queues: Sequence[str], *, limit: int, lease_s: float
+    ) -> tuple[AbstractSet[str], list[Lease]]:
+        leases = await self.reserve(queues, limit=limit, lease_s=lease_s)
+        return await self.settle(settlements), leases
+
+
+class KeepsResultsForEver(MemoryDriver):
+    """Forgets to forget."""
+
+    async def fetch_result(self, message_id: str) -> bytes | None:
+        return self._results.get(message_id, (0, None))[1]
+
+
+class ClaimsTransactions(MemoryDriver):
+    """Claims what it lacks."""
+
+    capabilities = replace(MemoryDriver.capabilities, transactional=YES)
+
+
+class ClaimsInspection(MemoryDriver):
+    """Claims what it only has the names of."""
+
+    async def find(self, message_id: str) -> StoredMessage | None:
+        return None
+
+
+class RefusesInOtherWords(MemoryDriver):
+    """Does not claim inspection, and fails in the middle of it instead of refusing."""
+
+    capabilities = replace(MemoryDriver.capabilities, inspects=NO)
+
+    async def find(self, message_id: str) -> StoredMessage | None:
+        raise DriverUnavailable("try again")
+
+
+class UnderClaimsOrder(MemoryDriver):
+    """Does not claim the order it keeps."""
+
+    capabilities = replace(MemoryDriver.capabilities, ordered=NO)
+
+
+class UnderClaimsInspection(MemoryDriver):
+    """Does not claim the inspection it has."""
+
+    capabilities = replace(MemoryDriver.capabilities, inspects=NO)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wrong:
+    """A wrong driver, the test that must fail on it, and whether the random programs must notice it too."""
+
+    driver: Callable[[], MemoryDriver]
+    fails: str
+    in_programs: bool = False
+
+
+WRONG: tuple[Wrong, ...] = (
+    Wrong(driver=LosesOnRetry, fails="test_settle.test_a_released_message_is_visible_at_once", in_programs=True),
+    Wrong(driver=ChecksNoToken, fails="test_settle.test_a_stolen_lease_settles_nothing", in_programs=True),
+    Wrong(driver=SettlesTwice, fails="test_settle.test_settling_twice_changes_nothing", in_programs=True),
+    Wrong(driver=RefusesLateSettlements, fails="test_settle.test_a_late_settlement_counts_while_nobody_else_reserved"),
+    Wrong(driver=DeliversEarly, fails="test_delay.test_delays_of_years_end_exactly_then"),
+    Wrong(driver=CutsFractions, fails="test_delay.test_delays_below_a_second_are_never_early"),
+    Wrong(driver=RedeliversEarly, fails="test_leases.test_a_lease_holds_to_its_end"),
+    Wrong(driver=LastInFirstOut, fails="test_order.test_a_batch_arrives_in_the_order_given", in_programs=True),
+    Wrong(driver=IgnoresQueueOrder, fails="test_order.test_queues_come_in_the_order_given", in_programs=True),
+    Wrong(driver=ReservesInTwoSteps, fails="test_concurrency.test_many_reservers_get_each_message_once"),
+    Wrong(driver=LosesOnCancel, fails="test_cancellation.test_a_cancelled_reserve_loses_no_message"),
+    Wrong(driver=LeaksOnCancel, fails="test_cancellation.test_a_cancelled_depth_does_not_mix_up_replies"),
+    Wrong(driver=SwallowsCancellation, fails="test_waiting.test_a_cancelled_wait_takes_nothing_with_it"),
+    Wrong(driver=StoresPartOfABatch, fails="test_refusals.test_one_bad_queue_name_refuses_the_whole_batch"),
+    Wrong(driver=OverwritesIds, fails="test_enqueue.test_the_same_id_again_changes_nothing", in_programs=True),
+    Wrong(driver=TakesIdsForAlike, fails="test_enqueue.test_ids_that_look_alike_are_different"),
+    Wrong(driver=StoresFollowUpsFirst, fails="test_settle.test_a_lost_settlement_stores_no_follow_ups"),
+    Wrong(driver=StoresFollowUpsLater, fails="test_cancellation.test_a_cancelled_settle_happens_whole_or_not_at_all"),
+    Wrong(driver=CountsNoCrash, fails="test_leases.test_an_expired_lease_is_taken_over_as_a_crash", in_programs=True),
+    Wrong(driver=CountsHandBacks, fails="test_settle.test_release_counts_what_it_says", in_programs=True),
+    Wrong(driver=RedriveKeepsAttempts, fails="test_dead_letters.test_redrive_starts_counting_anew", in_programs=True),
+    Wrong(driver=RedriveTakesTheNewest, fails="test_dead_letters.test_redrive_moves_the_oldest_death_first"),
+    Wrong(driver=RedriveForgetsTokens, fails="test_dead_letters.test_an_old_lease_does_not_settle_a_redriven_message"),
+    Wrong(driver=CountsTokensPerMessage, fails="test_reserve.test_a_lease_of_an_earlier_life_settles_nothing"),
+    Wrong(driver=CountsExpiredAsReserved, fails="test_leases.test_an_expired_lease_counts_as_ready", in_programs=True),
+    Wrong(driver=NeverWakes, fails="test_waiting.test_an_enqueue_wakes_a_waiting_reserve"),
+    Wrong(driver=SleepsPastDelays, fails="test_waiting.test_a_delay_that_ends_ends_the_wait"),
+    Wrong(driver=WaitsWithTheConnection, fails="test_waiting.test_a_waiting_reserve_blocks_no_other_call"),
+    Wrong(driver=ClosesWithoutWaking, fails="test_connections.test_close_ends_waiting_calls_with_nothing"),
+    Wrong(driver=LetsLibraryErrorsOut, fails="test_connections.test_cut_connections_raise_nothing_but_driver_errors"),
+    Wrong(driver=CutsBodies, fails="test_payloads.test_every_byte_comes_back"),
+    Wrong(driver=AcceptsAnyName, fails="test_refusals.test_depth_refuses_hostile_queue_names"),
+    Wrong(driver=ExtendsExpiredLeasesOnly, fails="test_leases.test_an_extended_lease_holds_to_its_new_end"),
+    Wrong(driver=TurnReservesFirst, fails="test_turn.test_turn_may_reserve_what_it_released", in_programs=True),
+    Wrong(driver=KeepsResultsForEver, fails="test_results.test_a_result_is_kept_for_its_time_and_no_longer"),
+    Wrong(driver=ClaimsTransactions, fails="test_capabilities.test_transactions_are_claimed_or_refused"),
+    Wrong(driver=ClaimsInspection, fails="test_inspection.test_find_shows_every_state"),
+    Wrong(driver=RefusesInOtherWords, fails="test_capabilities.test_inspection_is_claimed_or_refused"),
+)
