@@ -46,6 +46,9 @@ class LoopLifecycle(BaseLoop):
 
         Raises: UnhandledErrors if `main` ended well, but errors went to the exception handler.
         """
+        if self.is_running() or self.is_closed():
+            main.close()
+            raise RuntimeError("a simulation loop runs once at a time, and not after it was closed; make another")
         try:
             result = self.run_until_complete(main)
             self._wind_down()

@@ -491,6 +491,32 @@ def test_a_running_loop_cannot_be_run_again(loop: SimulationLoop):
     loop.run(main())
 
 
+def test_run_inside_itself_and_after_its_end_is_refused(loop: SimulationLoop):
+    async def main() -> None:
+        with pytest.raises(RuntimeError, match="once at a time"):
+            loop.run(asyncio.sleep(1))
+        await asyncio.sleep(1)
+
+    loop.run(main())
+
+    with pytest.raises(RuntimeError, match="once at a time"):
+        loop.run(asyncio.sleep(1))
+
+
+def test_asyncios_debug_mode_is_no_hindrance(loop: SimulationLoop):
+    async def main() -> None:
+        loop.set_debug(True)
+        async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+            group.create_task(asyncio.sleep(1))
+            loop.call_soon(int).cancel()
+            loop.call_later(1, int).cancel()
+            await asyncio.to_thread(int)
+
+    loop.run(main())
+
+    assert loop.clock.elapsed == timedelta(seconds=1)
+
+
 def test_default_names_count_from_one_in_every_loop(loop: SimulationLoop):
     async def main() -> list[str]:
         tasks = [asyncio.create_task(asyncio.sleep(0)), asyncio.create_task(asyncio.sleep(0), name="mine")]
