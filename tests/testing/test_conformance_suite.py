@@ -3,6 +3,7 @@
 import asyncio
 import importlib
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -171,6 +172,21 @@ def test_a_factory_that_does_not_exist_is_not_run(tmp_path: Path) -> None:
 
     assert done.returncode != 0
     assert "no harness for driver" in done.stdout
+
+
+def test_the_driver_of_the_guide_passes_outside_of_this_repository(tmp_path: Path) -> None:
+    guide = Path(__file__).parents[2] / "docs" / "writing-a-driver.md"
+    driver, harness = re.findall(r"```python\n(.*?)```", guide.read_text(), re.DOTALL)[:2]
+    assert driver.count("\n") < 150
+    (tmp_path / "dict_driver.py").write_text(driver)
+    (tmp_path / "mypkg.py").write_text(harness)
+
+    done = _run(tmp_path, "--driver=mypkg:make_harness", f"--conformance-report={tmp_path}/report.json")
+
+    assert done.returncode == 0, done.stdout
+    counts = json.loads((tmp_path / "report.json").read_text())["drivers"]["mypkg:make_harness"]["counts"]
+    assert counts["passed"] > 150
+    assert not any(counts[status] for status in ("failed", "error", "under-claimed", "not run"))
 
 
 # -- the report ---------------------------------------------------------------------------------------
