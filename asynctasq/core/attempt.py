@@ -77,6 +77,7 @@ class Held:
     fate: str | None = None
     name: str = "?"
     task: "asyncio.Task[None] | None" = None
+    begun: bool = False
     value: object = None
     exception: BaseException | None = None
 

@@ -60,7 +60,9 @@ class _Renewals:
         self._held[held.lease.message_id] = (held.lease, held.deadline - self.lease_s)
 
     def discard(self, held: Held) -> None:
-        self._held.pop(held.lease.message_id, None)
+        current = self._held.get(held.lease.message_id)
+        if current is not None and current[0].token == held.lease.token:
+            self._held.pop(held.lease.message_id, None)
 
     def __len__(self) -> int:
         return len(self._held)
@@ -70,15 +72,19 @@ class _Renewals:
         now = self._clock.monotonic()
         return [lease for lease, granted in self._held.copy().values() if now - granted >= self.lease_s / 3]
 
-    def renewed(self, leases: Sequence[Lease], lost: AbstractSet[str], asked_at: float) -> None:
+    def renewed(self, leases: Sequence[Lease], lost: AbstractSet[str], asked_at: float) -> AbstractSet[str]:
+        """Take in the answer; return which messages are lost, but not those reserved anew in the meantime."""
+        gone: set[str] = set()
         for lease in leases:
             current = self._held.get(lease.message_id)
             if current is None or current[0].token != lease.token:
                 continue
             if lease.message_id in lost:
                 self._held.pop(lease.message_id, None)
+                gone.add(lease.message_id)
             else:
                 self._held[lease.message_id] = (lease, asked_at)
+        return gone
 
 
 class ThreadLeaseKeeper:
@@ -136,9 +142,9 @@ class ThreadLeaseKeeper:
         except (DriverError, TimeoutError) as error:
             logger.warning("renewing %d leases failed, trying again in %g s: %s", len(leases), self._period_s, error)
             return
-        self._renewals.renewed(leases, lost, asked_at)
-        if lost:
-            self._tell(lambda: self._on_lost(lost))
+        gone = self._renewals.renewed(leases, lost, asked_at)
+        if gone:
+            self._tell(lambda: self._on_lost(gone))
 
     def _tell(self, call: Callable[[], None]) -> None:
         assert self._loop is not None
@@ -230,9 +236,9 @@ class LoopLeaseKeeper:
             logger.warning("renewing %d leases failed: %s", len(leases), error)
             return
         self._note([lease for lease in leases if lease.message_id not in lost], asked_now)
-        self._renewals.renewed(leases, lost, asked_at)
-        if lost:
-            self._on_lost(lost)
+        gone = self._renewals.renewed(leases, lost, asked_at)
+        if gone:
+            self._on_lost(gone)
 
     def _note(self, leases: Sequence[Lease], asked_now: float) -> None:
         if self._record is None:

@@ -69,6 +69,7 @@ class Worker:
         self._finished: list[tuple[Lease, Settlement]] = []
         self._taken = 0
         self._look = True
+        self._stop = StopRequest()
 
     @property
     def name(self) -> str:
@@ -88,7 +89,6 @@ class Worker:
         Raises: DriverError if the backend can't be used, or stayed away for `broker_timeout_s`.
         """
         self._news = asyncio.Event()
-        self._stop = StopRequest()
         self._stop.on_change(self._news.set)
         self._outage = Outage(
             str(self.driver),
@@ -124,6 +124,7 @@ class Worker:
         await self._lanes.stop_processes()
         self._lanes.close()
         await self.driver.close()
+        self._stop = StopRequest()  # for the next start
         self._note_worker(Kind.STOPPED)
 
     # -- the loop ----------------------------------------------------------------------------------
@@ -187,7 +188,11 @@ class Worker:
     def _take(self, leases: Sequence[Lease], asked_at: float, asked_now: float) -> None:
         """Start an attempt for each lease. Its deadline counts from before the request: the grant was later."""
         loop = asyncio.get_running_loop()
+        if self._finished:
+            self._forget_stale(leases)
         for lease in leases:
+            if (earlier := self._held.get(lease.message_id)) is not None:
+                self._lose(earlier)  # its own lease ran out, and this worker was the next to reserve
             held = Held(lease, asked_at + self.settings.lease_s)
             self._taken += 1
             self._held[lease.message_id] = held
@@ -195,7 +200,18 @@ class Worker:
             self._note(held, Kind.RESERVED, due_at=asked_now + self.settings.lease_s)
             held.task = loop.create_task(self._attempt(held), name=lease.message_id)
 
+    def _forget_stale(self, leases: Sequence[Lease]) -> None:
+        """Drop what is still to be settled of messages that have been reserved anew: those tokens are void."""
+        anew = {lease.message_id for lease in leases}
+        ended, self._finished = self._finished, []
+        for lease, settlement in ended:
+            if lease.message_id not in anew:
+                self._finished.append((lease, settlement))
+            elif self._world.record is not None:
+                self._world.record(self._entry(lease, Kind.LOST)._replace(detail=describe(settlement)))
+
     async def _attempt(self, held: Held) -> None:
+        held.begun = True
         settlement: Settlement | None = None
         try:
             settlement = await self._runner.run(held)
@@ -206,20 +222,37 @@ class Worker:
             logger.exception("attempt of message %s broke; this is a bug of asynctasq", held.lease.message_id)
             settlement = Release(delay_s=self.settings.lease_s, counted=True)
         finally:
-            self._keeper.drop(held)
-            self._held.pop(held.lease.message_id, None)
-            if held.fate != Fate.LOST:
-                self._finished.append((held.lease, settlement or Release(counted=False)))
-            self._news.set()
+            self._end(held, settlement)
+
+    def _end(self, held: Held, settlement: Settlement | None) -> None:
+        self._keeper.drop(held)
+        if self._held.get(held.lease.message_id) is held:
+            del self._held[held.lease.message_id]
+        if held.fate != Fate.LOST:
+            self._finished.append((held.lease, settlement or Release(counted=False)))
+        self._news.set()
+
+    def _cancel(self, held: Held) -> None:
+        """Cancel an attempt; one that has not begun never runs, not even its `finally`, and ends here."""
+        if held.task is not None:
+            held.task.cancel()
+            if not held.begun:
+                self._end(held, None)
 
     def _on_lost(self, lost: AbstractSet[str]) -> None:
         for message_id in sorted(lost):
             held = self._held.get(message_id)
-            if held is not None and held.fate is None and held.task is not None:
-                held.fate = Fate.LOST
-                logger.warning("lease of %s (message %s) is lost; its attempt is cancelled", held.name, message_id)
-                self._note(held, Kind.LOST)
-                held.task.cancel()
+            if held is not None:
+                self._lose(held)
+
+    def _lose(self, held: Held) -> None:
+        if held.fate is None:
+            held.fate = Fate.LOST
+            logger.warning(
+                "lease of %s (message %s) is lost; its attempt is cancelled", held.name, held.lease.message_id
+            )
+            self._note(held, Kind.LOST)
+            self._cancel(held)
 
     # -- the end -----------------------------------------------------------------------------------
 
@@ -258,8 +291,7 @@ class Worker:
             held.fate = held.fate or Fate.INTERRUPTED
         await self._lanes.stop_processes()
         for held in rest:
-            if held.task is not None:
-                held.task.cancel()
+            self._cancel(held)
         await asyncio.wait([held.task for held in rest if held.task is not None], timeout=CANCEL_S_MAX)
         for held in self._held.values():
             logger.error(
@@ -276,7 +308,7 @@ class Worker:
                 logger.warning("message %s was no longer ours when its attempt ended", lease.message_id)
             if self._world.record is not None:
                 kind = Kind.LOST if lease.message_id in lost else Kind.SETTLED
-                entry = self._entry(lease, kind)._replace(detail=_describe(settlement))
+                entry = self._entry(lease, kind)._replace(detail=describe(settlement))
                 if isinstance(settlement, Release):
                     entry = entry._replace(due_at=asked_now + settlement.delay_s)
                 self._world.record(entry)
@@ -303,7 +335,8 @@ def _with_pool(settings: WorkerSettings | None, size: int | None, max_tasks_per_
     return settings
 
 
-def _describe(settlement: Settlement) -> str:
+def describe(settlement: Settlement) -> str:
+    """Name a settlement as the ledger does."""
     match settlement:
         case Complete():
             return "complete"
