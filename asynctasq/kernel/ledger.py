@@ -5,7 +5,7 @@ functions judge a simulated run, a state machine and a kill -9 run against a rea
 """
 
 import enum
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -27,6 +27,7 @@ class Kind(enum.Enum):
     LOST = "lost"
     CRASHED = "crashed"
     STOPPED = "stopped"
+    FAULT = "fault"
 
 
 class Entry(NamedTuple):
@@ -35,7 +36,8 @@ class Entry(NamedTuple):
     `due_at` is when the message becomes visible (dispatched, settled by a release) or its lease ends
     (reserved, extended). `detail` is the outcome of ENDED, the settlement of SETTLED ("complete", "retry",
     "hand back", "snooze", "crash", "bury: REASON"), the hook of HOOK, the task of DISPATCHED.
-    CRASHED and STOPPED are about a whole worker and have no message. `error` is the exception itself of a failed
+    CRASHED and STOPPED are about a whole worker and have no message; FAULT, what a simulation did, is about a
+    worker, or about a message that was "delivered twice". `error` is the exception itself of a failed
     attempt, where the ledger is in the same process.
     """
 
@@ -67,6 +69,7 @@ class Lifeline:
     message_id: str
     entries: Sequence[Entry]
     crashes: Sequence[Entry]
+    faults: Sequence[Entry] = ()
 
     def of(self, *kinds: Kind) -> list[Entry]:
         """Return the entries of these kinds."""
@@ -81,21 +84,35 @@ class Lifeline:
         )
 
     @property
+    def disturbed(self) -> bool:
+        """Whether a fault struck it or a worker that held it, or a lease of it was lost."""
+        holders = {entry.worker for entry in self.of(Kind.RESERVED)}
+        struck = any(fault.worker in holders for fault in self.faults)
+        return struck or self.crashed or bool(self.of(Kind.LOST, Kind.FAULT))
+
+    @property
     def final(self) -> Entry | None:
         """The settlement that ended it for good."""
-        return next((e for e in self.of(Kind.SETTLED) if e.detail == "complete" or e.detail.startswith("bury")), None)
+        return next((entry for entry in self.of(Kind.SETTLED) if _is_final(entry)), None)
+
+
+def _is_final(settled: Entry) -> bool:
+    return settled.detail == "complete" or settled.detail.startswith("bury")
 
 
 def lifelines(entries: Iterable[Entry]) -> dict[str, Lifeline]:
     """Part a ledger by message, in the order of their first entry."""
     by_message: dict[str, list[Entry]] = defaultdict(list)
     crashes: list[Entry] = []
+    faults: list[Entry] = []
     for entry in entries:
-        if entry.kind is Kind.CRASHED:
-            crashes.append(entry)
-        elif entry.message_id:
+        if entry.message_id:
             by_message[entry.message_id].append(entry)
-    return {message_id: Lifeline(message_id, own, crashes) for message_id, own in by_message.items()}
+        elif entry.kind is Kind.CRASHED:
+            crashes.append(entry)
+        elif entry.kind is Kind.FAULT:
+            faults.append(entry)
+    return {message_id: Lifeline(message_id, own, crashes, faults) for message_id, own in by_message.items()}
 
 
 def check(entries: Iterable[Entry], *, alive: Collection[str] = (), tolerance_s: float = 0.0) -> list[Violation]:
@@ -125,7 +142,9 @@ def _extra_runs_explained(line: Lifeline, _alive: Collection[str], tolerance_s: 
 
 
 def _run_ended_openly(line: Lifeline, earlier: Entry, later: Entry, tolerance_s: float) -> bool:
-    """Say whether between two runs of one attempt the first was released, or its lease ran out."""
+    """Say whether between two runs of one attempt the first was released, or its lease ran out, or a fault did it."""
+    if any(earlier.at <= fault.at <= later.at for fault in line.of(Kind.FAULT)):
+        return True
     for entry in line.of(Kind.SETTLED):
         if entry.token == earlier.token and entry.detail in ("hand back", "snooze", "crash"):
             return True
@@ -176,11 +195,44 @@ def _failed_hook_once(line: Lifeline, _alive: Collection[str], _tolerance_s: flo
     buried = final is not None and final.detail in ("bury: failed", "bury: rejected")
     if buried and hooks == 0:
         yield "became a dead letter without its failed() hook"
-    undisturbed = not line.crashed and not line.of(Kind.LOST)
+    undisturbed = not line.disturbed
     if undisturbed and hooks > 1:
         yield f"failed() ran {hooks} times though nothing crashed"
     if undisturbed and hooks and final is not None and final.detail == "complete":
         yield "failed() ran though the message completed"
+
+
+def _lease_respected(line: Lifeline, _alive: Collection[str], tolerance_s: float) -> Iterator[str]:
+    """Judge every take-over: the lease before it had run out or been given back, or a fault doubled the delivery."""
+    released = {entry.token for entry in line.of(Kind.SETTLED) if not _is_final(entry)}
+    ends: dict[str, float] = {}
+    holder = doubled = ""
+    for entry in line.of(Kind.RESERVED, Kind.EXTENDED, Kind.FAULT):
+        if entry.kind is Kind.FAULT:
+            doubled = holder
+            continue
+        open_ = holder not in ("", entry.token) and holder not in released and holder != doubled
+        if entry.kind is Kind.RESERVED and open_ and entry.at + tolerance_s < ends[holder]:
+            yield f"reserved at {entry.at:.6f} though the lease of token {holder} ran until {ends[holder]:.6f}"
+        ends[entry.token] = max(entry.due_at, ends.get(entry.token, entry.due_at))
+        holder = entry.token if entry.kind is Kind.RESERVED else holder
+
+
+def _exact_when_undisturbed(line: Lifeline, _alive: Collection[str], _tolerance_s: float) -> Iterator[str]:
+    """Judge what no fault touched: every lease is settled once, runs at most once, and what started has ended."""
+    if line.disturbed:
+        return
+    reserved = [entry.token for entry in line.of(Kind.RESERVED)]
+    settled = [entry.token for entry in line.of(Kind.SETTLED)]
+    if len(set(reserved)) < len(reserved) or len(set(settled)) < len(settled):
+        yield "a lease was given out or settled twice though nothing went wrong"
+    if unsettled := [token for token in reserved[:-1] if token not in settled]:
+        yield f"token {unsettled[0]} was never settled though nothing went wrong"
+    started = Counter(entry.token for entry in line.of(Kind.STARTED))
+    ended = Counter(entry.token for entry in line.of(Kind.ENDED))
+    for token, runs in started.items():
+        if runs > 1 or ended[token] > 1:
+            yield f"token {token} ran {runs} times though nothing went wrong"
 
 
 Invariant = Callable[[Lifeline, Collection[str], float], Iterator[str]]
@@ -193,6 +245,8 @@ INVARIANTS: dict[str, Invariant] = {
     "settled for good once": _settled_for_good_once,
     "never early": _never_early,
     "failed() exactly once": _failed_hook_once,
+    "no lease is cut short": _lease_respected,
+    "exact when undisturbed": _exact_when_undisturbed,
 }
 """Name -> function from a lifeline, the ids still stored and a tolerance to texts of violations."""
 
