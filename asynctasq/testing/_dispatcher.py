@@ -44,6 +44,8 @@ class FakeDispatcher(Dispatcher):
         self._chosen = chosen
         self._records = records
         self._factory = MessageFactory(clock=engine.clock, new_id=engine.new_id)
+        self._announced: dict[str, tuple[type[BaseTask[Any]], Message]] = {}
+        engine.store.on_stored = self._record
 
     async def dispatch(self, tasks: Sequence[BaseTask[Any]], *, connection: Any = None) -> list[str]:
         ids = await self._take([task for task in tasks if self._chosen.fakes(task)])
@@ -68,8 +70,8 @@ class FakeDispatcher(Dispatcher):
         if link is None or not tasks:
             return self._take_now(tasks)
         messages = self._messages(tasks)
-        now = self._engine.clock.now()
-        return self._record(tasks, messages, await link.enqueue(messages), now)
+        await link.enqueue(messages)
+        return _by_task(tasks, [message.id for message in messages])
 
     def _take_now(self, tasks: Sequence[BaseTask[Any]]) -> dict[int, list[str]]:
         if not tasks:
@@ -78,24 +80,23 @@ class FakeDispatcher(Dispatcher):
         if link is not None and link.is_cut:
             raise DriverUnavailable("this simulated worker has crashed; nothing of it reaches the queue")
         messages = self._messages(tasks)
-        return self._record(tasks, messages, self._engine.store.enqueue_now(messages), self._engine.clock.now())
+        self._engine.store.enqueue_now(messages)
+        return _by_task(tasks, [message.id for message in messages])
 
     def _messages(self, tasks: Sequence[BaseTask[Any]]) -> list[Message]:
         """Encode all of them before any is stored: an error leaves nothing behind."""
         messages = [self._factory.message(task) for task in tasks]
-        for message in messages:
+        for task, message in zip(tasks, messages, strict=True):
             check_queue_name(message.queue)
+            self._announced[message.id] = (type(task), message)
         return messages
 
-    def _record(
-        self, tasks: Sequence[BaseTask[Any]], messages: Sequence[Message], new: Sequence[str], now: float
-    ) -> dict[int, list[str]]:
-        stored = set(new)
-        for task, message in zip(tasks, messages, strict=True):
-            if message.id not in stored:
-                continue
-            envelope, cls = decode_envelope(message.body), type(task)
-            definition = definition_of(cls)
+    def _record(self, stored: Sequence[str]) -> None:
+        """Note what the store has just taken, at that instant: the reply may be lost."""
+        now = self._engine.clock.now()
+        for message_id in stored:
+            cls, message = self._announced.pop(message_id)
+            envelope, definition = decode_envelope(message.body), definition_of(cls)
             arguments = unpack_arguments(envelope.arguments, definition.signature.annotations)
             self._records.append(
                 Dispatched(
@@ -110,7 +111,6 @@ class FakeDispatcher(Dispatcher):
             )
             entry = Entry(now, Kind.DISPATCHED, message.id, detail=definition.name, due_at=now + message.delay_s)
             self._engine.record(entry._replace(max_attempts=envelope.max_attempts))
-        return _by_task(tasks, [message.id for message in messages])
 
 
 @contextmanager

@@ -9,8 +9,9 @@ from asynctasq.errors import AsyncTasqError
 from asynctasq.kernel.ledger import Entry, Kind
 from asynctasq.testing._engine import Engine
 from asynctasq.testing._history import histories
+from asynctasq.testing.clock import VirtualClock
 
-__all__ = ["DrainOptions", "DrainResult", "Draining", "NotIdle", "summarise"]
+__all__ = ["DrainOptions", "DrainResult", "Draining", "NotIdle", "left_text", "raise_first", "summarise"]
 
 SHOWN_MAX = 8
 
@@ -21,7 +22,8 @@ class NotIdle(AsyncTasqError, AssertionError):
     """Work was left when the bound on virtual time was reached."""
 
 
-def _left_text(engine: Engine, virtual_s_max: float) -> str:
+def left_text(engine: Engine, virtual_s_max: float) -> str:
+    """Say what is still to be done."""
     ids = engine.store.pending_ids()
     known = histories(engine.ledger)
     lines = [str(known[message_id]) for message_id in ids[:SHOWN_MAX] if message_id in known]
@@ -63,6 +65,17 @@ def summarise(entries: Sequence[Entry], elapsed: timedelta) -> DrainResult:
     return DrainResult(**counts, virtual_elapsed=elapsed, errors=errors)
 
 
+def raise_first(entries: Sequence[Entry], clock: VirtualClock) -> None:
+    """Raise the first exception of a task, with a note on which attempt raised it when."""
+    opened = clock.now() - clock.monotonic()
+    for entry in entries:
+        if entry.kind is Kind.ENDED and entry.error is not None:
+            entry.error.add_note(
+                f"raised by task {entry.message_id}, attempt {entry.attempt}, at virtual second {entry.at - opened:g}"
+            )
+            raise entry.error
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrainOptions:
     """limit: attempts at most. recursion: run what is dispatched meanwhile.
@@ -101,7 +114,7 @@ class Draining:
                 await engine.until_clock(until)
             elif jumps:
                 if not await engine.until(self._all_done, virtual_s_max=virtual_s_max):
-                    raise NotIdle(_left_text(engine, virtual_s_max))
+                    raise NotIdle(left_text(engine, virtual_s_max))
             else:
                 await self._until_nothing_due(virtual_s_max)
         finally:
@@ -120,7 +133,7 @@ class Draining:
             if not engine.busy and (self._limit_reached() or not engine.store.any_visible()):
                 return
             if not await engine.until(lambda: not engine.busy, virtual_s_max=virtual_s_max):
-                raise NotIdle(_left_text(engine, virtual_s_max))
+                raise NotIdle(left_text(engine, virtual_s_max))
 
     def _limit_reached(self) -> bool:
         return self._engine.gate.quota == 0

@@ -2,18 +2,22 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, Self, TypeVar
 from uuid import UUID
 
+from asynctasq.clock import Clock
 from asynctasq.core.queues import parse_queues
 from asynctasq.core.surroundings import SimulatedSurroundings, WorkerSettings
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.base import Driver
-from asynctasq.kernel.ledger import Entry
+from asynctasq.errors import DriverError
+from asynctasq.kernel.ledger import Entry, Kind
 from asynctasq.tasks.registry import Application
+from asynctasq.testing._fault_fencing import fence_of_this_worker
+from asynctasq.testing._fault_plan import FaultPlan
 from asynctasq.testing._link import Gate, WorkerLink, link_of_this_worker
 from asynctasq.testing._store import FakeStore
 from asynctasq.testing.loop import SimulationLoop
@@ -39,14 +43,28 @@ class EngineOptions:
 
 
 class Faulting(Protocol):
-    """What injects faults between a worker and the store, and may stop it at a ledger entry."""
+    """What makes workers and their calls go wrong, as its plan says."""
 
-    def driver(self, engine: "Engine", worker: str, store: FakeStore) -> Driver:
+    plan: FaultPlan
+
+    def driver(self, worker: str) -> Driver:
         """Return the store as this worker is to see it."""
         ...
 
-    def at(self, engine: "Engine", entry: Entry) -> None:
-        """Look at what just happened; may crash the worker it happened to by raising."""
+    def clock(self, worker: str) -> Clock:
+        """Return the clock as this worker is to see it."""
+        ...
+
+    def note(self, worker: str, entry: Entry) -> None:
+        """Take what a worker reports into the ledger; may kill the worker, by raising too."""
+        ...
+
+    def restart_delay_s(self) -> float:
+        """Return how long it takes to replace a worker that has ended."""
+        ...
+
+    def stop(self) -> None:
+        """Let nothing go wrong any more."""
         ...
 
 
@@ -57,7 +75,12 @@ class Engine:
     """
 
     def __init__(
-        self, options: EngineOptions, *, tape: Tape, loop: SimulationLoop | None = None, faults: Faulting | None = None
+        self,
+        options: EngineOptions,
+        *,
+        tape: Tape,
+        loop: SimulationLoop | None = None,
+        faults: "Callable[[Engine], Faulting] | None" = None,
     ) -> None:
         self.options = options
         self.owns_loop = loop is None
@@ -72,10 +95,15 @@ class Engine:
         self.links: dict[str, WorkerLink] = {}
         self.tasks: dict[str, asyncio.Task[None]] = {}
         self.listeners: list[Callable[[Entry], None]] = []
-        self._faults = faults
-        self._changed = asyncio.Event()
+        self.stopping: set[str] = set()
+        self.changed = asyncio.Event()
+        self._context: Context | None = None
         self._workers_made = 0
-        self._failure: BaseException | None = None
+        self._coming = 0
+        self._closing = False
+        self.failure: BaseException | None = None
+        self._faults = None if faults is None else faults(self)
+        self.plan = None if self._faults is None else self._faults.plan
 
     def new_id(self) -> str:
         """Return the next message id, from the tape."""
@@ -84,11 +112,9 @@ class Engine:
     def record(self, entry: Entry) -> None:
         """Add an entry to the ledger and let whoever waits for a change look."""
         self.ledger.append(entry)
-        self._changed.set()
+        self.changed.set()
         for listener in self.listeners:
             listener(entry)
-        if self._faults is not None:
-            self._faults.at(self, entry)
 
     # -- running ---------------------------------------------------------------------------------
 
@@ -107,14 +133,14 @@ class Engine:
 
     async def until(self, done: Callable[[], bool], *, virtual_s_max: float) -> bool:
         """Let workers run until `done`, looked at after every change; False if `virtual_s_max` passed before."""
-        with _Deadline(self.loop, virtual_s_max, self._changed) as deadline:
+        with _Deadline(self.loop, virtual_s_max, self.changed) as deadline:
             while not done():
-                if self._failure is not None:
-                    raise self._failure
+                if self.failure is not None:
+                    raise self.failure
                 if deadline.passed:
                     return False
-                self._changed.clear()
-                await self._changed.wait()
+                self.changed.clear()
+                await self.changed.wait()
         return True
 
     async def until_at_rest(self) -> None:
@@ -122,8 +148,8 @@ class Engine:
         rested = asyncio.Event()
         self.loop.call_at_rest(rested.set)
         await rested.wait()
-        if self._failure is not None:
-            raise self._failure
+        if self.failure is not None:
+            raise self.failure
 
     async def until_clock(self, elapsed_s: float) -> None:
         """Let workers run until the clock shows `elapsed_s`, and all that happens at that instant."""
@@ -144,20 +170,22 @@ class Engine:
 
     def start_workers(self) -> None:
         """Start as many workers as the options say, unless they run; call from inside the loop."""
-        while len(self.workers) < self.options.workers:
+        if self._context is None:
+            self._context = copy_context()
+        while len(self.workers) + self._coming < self.options.workers:
             self.start_worker()
 
     def start_worker(self) -> str:
         """Start one worker under a name of its own and return the name."""
         self._workers_made += 1
-        name = f"w{self._workers_made}"
-        inner = self.store if self._faults is None else self._faults.driver(self, name, self.store)
+        name, faults = f"w{self._workers_made}", self._faults
+        inner = self.store if faults is None else faults.driver(name)
         link = WorkerLink(self.store, inner, self.gate, all_queues=self.options.queues is None)
         surroundings = SimulatedSurroundings(
-            clock=self.clock,
+            clock=self.clock if faults is None else faults.clock(name),
             rng=self.tape.random("jitter"),
             name=name,
-            record=self.record,
+            record=self.record if faults is None else partial(faults.note, name),
             real_executors=self.options.real_executors,
         )
         settings = WorkerSettings(
@@ -174,26 +202,68 @@ class Engine:
             surroundings=surroundings,
         )
         self.workers[name], self.links[name] = worker, link
-        context = copy_context()
+        context = copy_context() if self._context is None else self._context.copy()
         context.run(link_of_this_worker.set, link)
+        context.run(fence_of_this_worker.set, link.fence)
         task = self.tasks[name] = self.loop.create_task(worker.start(), name=f"worker {name}", context=context)
         task.add_done_callback(partial(self._worker_ended, name))
         return name
 
     def _worker_ended(self, name: str, task: "asyncio.Task[None]") -> None:
+        error = None if task.cancelled() else task.exception()
+        if not self.links[name].is_cut:
+            self.workers.pop(name, None)
+            if isinstance(error, DriverError) and self._faults is not None:
+                self.crash(name, "gave up on its backend")
+            elif error is not None:
+                self.failure = error
+            elif self._faults is not None:
+                self._replace_later()
+        self.changed.set()
+
+    def crash(self, name: str, why: str) -> None:
+        """Kill a worker: nothing of it reaches the store, no code of it runs any more; another one takes its place."""
         link = self.links[name]
+        if link.is_cut:
+            return
+        self.record(Entry(at=self.clock.now(), kind=Kind.CRASHED, worker=name, detail=why))
         self.workers.pop(name, None)
-        if not link.is_cut and not task.cancelled() and task.exception() is not None:
-            self._failure = task.exception()
-        self._changed.set()
+        link.cut()
+        self._replace_later()
+        self.changed.set()
+
+    def ask_to_stop(self, name: str, *, immediate: bool = False) -> None:
+        """Ask a worker to drain; another one takes its place when it has ended."""
+        if name in self.workers:
+            self.stopping.add(name)
+            self.workers[name].stop(immediate=immediate)
+
+    def _replace_later(self) -> None:
+        if not self._closing and self._faults is not None:
+            self._coming += 1
+            self.loop.call_later(self._faults.restart_delay_s(), self._replace)
+
+    def _replace(self) -> None:
+        self._coming -= 1
+        if not self._closing:
+            self.start_worker()
+
+    def calm_down(self) -> None:
+        """Let nothing go wrong any more."""
+        if self._faults is not None:
+            self._faults.stop()
 
     async def stop_workers(self) -> None:
         """Stop every worker at once; what runs is handed back."""
-        for worker in list(self.workers.values()):
-            worker.stop(immediate=True)
+        self._closing = True
+        self.calm_down()
+        for name in list(self.workers):
+            self.ask_to_stop(name, immediate=True)
         waiting = [task for task in self.tasks.values() if not task.done()]
         if waiting:
             await asyncio.wait(waiting)
+        for link in self.links.values():
+            link.fence.bury()
 
     def close(self) -> None:
         """Stop the workers and close the loop, if it is the engine's own."""

@@ -4,10 +4,11 @@ import asyncio
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from contextvars import ContextVar
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from asynctasq.drivers.base import Capabilities, Driver, Notifies, Settlements
 from asynctasq.kernel.messages import Depth, Lease, Message
+from asynctasq.testing._fault_fencing import Fence
 from asynctasq.testing._store import FakeStore
 
 __all__ = ["Gate", "WorkerLink", "link_of_this_worker"]
@@ -63,6 +64,7 @@ class WorkerLink(Driver, Notifies):
         self._gate = gate
         self._all_queues = all_queues
         self._cut: asyncio.Future[None] | None = None
+        self.fence = Fence()
 
     @classmethod
     def from_url(cls, url: str, **options: Any) -> Self:
@@ -72,8 +74,9 @@ class WorkerLink(Driver, Notifies):
         return "simulated queue"
 
     def cut(self) -> None:
-        """Let nothing of this worker reach the store any more: its calls never return."""
+        """Let nothing of this worker reach the store any more, and no code of it run again."""
         self._cut = asyncio.get_running_loop().create_future()
+        self.fence.kill()
 
     @property
     def is_cut(self) -> bool:
@@ -123,9 +126,7 @@ class WorkerLink(Driver, Notifies):
     async def wait_visible(self, queues: Sequence[str], *, wait_s: float) -> bool:
         await self._gate.passed()
         await self._pass()
-        if self._all_queues:
-            return await self._store.wait_any(wait_s=wait_s)
-        return await self._store.wait_visible(queues, wait_s=wait_s)
+        return await cast("Notifies", self._inner).wait_visible(() if self._all_queues else queues, wait_s=wait_s)
 
     async def depth(self, queue: str) -> Depth:
         return await self._inner.depth(queue)

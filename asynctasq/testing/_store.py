@@ -1,13 +1,16 @@
 """The memory driver of a FakeQueue: the same, with some messages out of sight while a drain leaves them alone."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 
 from asynctasq.clock import Clock
 from asynctasq.drivers.memory_driver import MemoryDriver, MemoryRow
-from asynctasq.kernel.messages import Message
+from asynctasq.kernel.messages import Lease, Message
 
 __all__ = ["FakeStore"]
+
+ANY_QUEUE = ""
+"""What a waiter for any queue waits for: there may be no queue yet when it begins."""
 
 
 class FakeStore(MemoryDriver):
@@ -18,6 +21,8 @@ class FakeStore(MemoryDriver):
         super().__init__(clock=clock)
         self._served = served
         self._hidden: set[str] = set()
+        self._doubled: dict[str, int] = {}
+        self.on_stored: Callable[[Sequence[str]], None] | None = None
 
     @property
     def pending(self) -> int:
@@ -67,25 +72,51 @@ class FakeStore(MemoryDriver):
                     self._place(row)
             self._wake({row.message.queue for row in rows})
 
+    async def enqueue(self, messages: Sequence[Message]) -> list[str]:
+        return self.enqueue_now(messages)
+
     def enqueue_now(self, messages: Sequence[Message]) -> list[str]:
-        """Do `enqueue` from code that can't await."""
+        """Do `enqueue` from code that can't await; `on_stored` hears which ids are new."""
         self._check(messages)
         with self._lock:
-            return self._store(messages)
+            new = self._store(messages)
+        if self.on_stored is not None:
+            self.on_stored(new)
+        return new
+
+    def deliver_twice(self, message_id: str) -> bool:
+        """Let a second worker reserve a message whose lease stands; False if nobody holds it. Counts no crash."""
+        with self._lock:
+            row, now = self._rows.get(message_id), self._now()
+            if row is None or not row.leased or row.visible_us <= now:
+                return False
+            row.visible_us = self._doubled[message_id] = now
+            self._place(row)
+            self._wake({row.message.queue})
+            return True
+
+    async def wait_visible(self, queues: Sequence[str], *, wait_s: float) -> bool:
+        """Do `wait_visible`; with no queue named, for any queue."""
+        return await (super().wait_visible(queues, wait_s=wait_s) if queues else self.wait_any(wait_s=wait_s))
 
     async def wait_any(self, *, wait_s: float) -> bool:
         """Wait until any queue has something visible; False after `wait_s`."""
         while not self.any_visible():
-            if not await self._wait(list(self._due), wait_s):
+            if not await self._wait([*self._due, ANY_QUEUE], wait_s):
                 return False
         return True
 
     def _wake(self, queues: AbstractSet[str]) -> None:
-        super()._wake(frozenset(name for waiter in self._waiters for name in waiter.queues) | queues)
+        super()._wake({*queues, ANY_QUEUE})
 
     def queue_names(self) -> list[str]:
         """Return every queue that ever had a message, in the order of their first."""
         return list(self._due)
+
+    def _lease(self, row: MemoryRow, until: int) -> Lease:
+        if self._doubled and self._doubled.pop(row.message.id, None) == row.visible_us:
+            row.leased = False  # its holder has not died
+        return super()._lease(row, until)
 
     def _serves(self, row: MemoryRow) -> bool:
         return self._served is None or row.message.queue in self._served

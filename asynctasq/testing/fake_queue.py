@@ -9,17 +9,20 @@ from typing import Any, Literal, NoReturn, Self
 
 from asynctasq.drivers.base import Driver
 from asynctasq.errors import AsyncTasqError
-from asynctasq.kernel.ledger import Entry, Kind, timeline
+from asynctasq.kernel.ledger import Entry, timeline
 from asynctasq.queue import MessageFactory
 from asynctasq.tasks.base import BaseTask
 from asynctasq.tasks.dispatching import scoped_dispatcher
 from asynctasq.testing._dispatcher import FakeDispatcher, Filter
-from asynctasq.testing._draining import Draining, DrainOptions, DrainResult, NotIdle, summarise
-from asynctasq.testing._engine import Engine, EngineOptions, Faulting
+from asynctasq.testing._draining import Draining, DrainOptions, DrainResult, NotIdle, raise_first, summarise
+from asynctasq.testing._engine import Engine, EngineOptions
+from asynctasq.testing._fault_injector import injecting, seed_of
+from asynctasq.testing._fault_plan import FaultPlan
 from asynctasq.testing._history import AttemptRecord, History, histories
 from asynctasq.testing._performing import Performed, perform
 from asynctasq.testing._recording import Dispatched, Recording, TaskReference, task_class_of
 from asynctasq.testing.clock import VirtualClock
+from asynctasq.testing.faults import FaultChoice
 from asynctasq.testing.loop import SimulationLoop
 from asynctasq.testing.search import Search
 from asynctasq.testing.tape import Tape
@@ -70,7 +73,7 @@ class FakeQueue(Recording):
         lease_s: float = 30.0,
         seed: int = 0,
         search: Search = "fifo",
-        faults: Faulting | None = None,
+        faults: FaultChoice | None = None,
         real_executors: bool = False,
         freeze_time: bool = False,
         strict: bool = False,
@@ -87,11 +90,11 @@ class FakeQueue(Recording):
             real_executors=real_executors,
             lease_s=lease_s,
         )
-        self._seed = seed
-        self._faults = faults
+        self._seed = seed or seed_of(faults)
+        self._injecting = None if faults is None else injecting(faults)
         self._freeze_time = freeze_time
         self._strict = strict
-        self._engine_or_none: Engine | None = None
+        self._opened: Engine | None = None
         self._exits = ExitStack()
 
     # -- opening and closing ---------------------------------------------------------------------
@@ -131,12 +134,12 @@ class FakeQueue(Recording):
                 await self._engine.stop_workers()
 
     def _open(self, loop: SimulationLoop | None) -> None:
-        if self._engine_or_none is not None:
+        if self._opened is not None:
             raise NestedFakeError("this FakeQueue was opened already; make a new one for each test")
         if isinstance(scoped_dispatcher.get(), FakeDispatcher):
             raise NestedFakeError("a FakeQueue is open in this context already; use that one, or close it first")
-        engine = Engine(self._options, tape=Tape(self._seed), loop=loop, faults=self._faults)
-        self._engine_or_none = engine
+        engine = Engine(self._options, tape=Tape(self._seed), loop=loop, faults=self._injecting)
+        self._opened = engine
         if self._freeze_time:
             from asynctasq.testing.freeze import frozen_to
 
@@ -149,6 +152,8 @@ class FakeQueue(Recording):
         self._exits.close()
 
     def _check_nothing_left(self, *, failed: bool) -> None:
+        if self._engine.plan is not None and not failed:
+            self._engine.plan.check_fired()
         left = self._engine.store.pending_ids()
         if self._strict and left and not failed:
             lines = "".join(f"\n  {record}" for record in self._records if record.task_id in left)
@@ -156,9 +161,9 @@ class FakeQueue(Recording):
 
     @property
     def _engine(self) -> Engine:
-        if self._engine_or_none is None:
+        if self._opened is None:
             raise RuntimeError("this FakeQueue is not open; use it in a `with` or `async with` statement")
-        return self._engine_or_none
+        return self._opened
 
     # -- what there is ---------------------------------------------------------------------------
 
@@ -181,6 +186,13 @@ class FakeQueue(Recording):
     def driver(self) -> Driver:
         """The driver that holds the messages: `depth`, `find`, `redrive` and the rest."""
         return self._engine.store
+
+    @property
+    def faults(self) -> FaultPlan:
+        """What goes wrong: `faults.fired` counts it by kind, `faults.stop()` ends it."""
+        if self._engine.plan is None:
+            raise RuntimeError("this FakeQueue has no faults; make it with FakeQueue(faults=...)")
+        return self._engine.plan
 
     def history(self, task_id: str) -> History:
         """Return the attempts of one task: start times, outcomes, exceptions, hooks."""
@@ -305,7 +317,7 @@ class FakeQueue(Recording):
         await Draining(engine, options).run(virtual_s_max=virtual_s_max)
         entries = engine.ledger[before:]
         if errors == "raise":
-            _raise_first(entries, engine.clock)
+            raise_first(entries, engine.clock)
         return summarise(entries, engine.clock.elapsed - started)
 
     async def _perform(self, task: BaseTask[Any], attempt: int) -> Performed:
@@ -380,14 +392,3 @@ def _step(delta: timedelta | None, *, seconds: float, minutes: float, hours: flo
     if step < timedelta():
         raise ValueError(f"virtual time never goes back: advance({step})")
     return step
-
-
-def _raise_first(entries: Sequence[Entry], clock: VirtualClock) -> None:
-    """Raise the first exception of a task, with a note on which attempt raised it when."""
-    opened = clock.now() - clock.monotonic()
-    for entry in entries:
-        if entry.kind is Kind.ENDED and entry.error is not None:
-            entry.error.add_note(
-                f"raised by task {entry.message_id}, attempt {entry.attempt}, at virtual second {entry.at - opened:g}"
-            )
-            raise entry.error

@@ -1,0 +1,248 @@
+"""Which fault strikes at a point: asked at every one of them, it answers from the tape and counts what fired."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+from asynctasq.tasks.definition import definition_of
+from asynctasq.testing._fault_points import STEP_POINTS
+from asynctasq.testing._recording import task_class_of
+from asynctasq.testing.faults import (
+    Delay,
+    ExpireLease,
+    FaultChoice,
+    Faults,
+    PointFault,
+    SkewClock,
+    Stop,
+    as_list,
+)
+from asynctasq.testing.tape import Tape
+
+__all__ = ["Facet", "FaultPlan", "Phase", "Strike", "Subject"]
+
+Phase: TypeAlias = Literal["before", "after"]
+
+Subject: TypeAlias = tuple[str, int]
+"""What a point is about: the name of a task, and the attempt."""
+
+Facet: TypeAlias = tuple[str, Sequence[Subject]]
+"""One name of a point, and what it is about under this name."""
+
+KINDS: Final[dict[str, tuple[str, ...]]] = {
+    "before": ("crash", "fail_before"),
+    "after": ("crash", "fail_after", "lost_reply"),
+    "before_start": ("crash", "lease_expiry"),
+    "mid_attempt": ("crash", "duplicate", "lease_expiry", "stop"),
+    "before_settle": ("crash", "lease_expiry", "stop"),
+    "in_failed_hook": ("crash",),
+}
+"""Which kinds can strike where; after them comes latency, at the calls."""
+
+STRIKES_IN: Final[dict[str, frozenset[str]]] = {
+    "before": frozenset({"crash", "delay", "fail_before"}),
+    "after": frozenset({"crash", "delay", "fail_after", "lost_reply"}),
+    "step": frozenset({"crash", "duplicate", "lease_expiry", "stop"}),
+}
+
+LATENCIES: Final = 8
+"""Latency is one of so many multiples of its unit: equal ones meet at one instant, which is where races are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Strike:
+    """One fault that happens now. `seconds` None: what the kind takes by itself."""
+
+    kind: str
+    seconds: float | None = None
+    immediate: bool = False
+    directed: "_Counted | None" = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Odds:
+    """At one point: with `total` something strikes, and then each kind with its share of what is left."""
+
+    label: str
+    total: float
+    kinds: tuple[tuple[str, str, float], ...]
+
+
+class FaultPlan:
+    """The faults of one run. `fired` counts them by kind; `stop` ends them."""
+
+    def __init__(self, choice: FaultChoice, tape: Tape) -> None:
+        chosen = as_list(choice)
+        by_chance = [fault for fault in chosen if isinstance(fault, Faults)]
+        if len(by_chance) > 1:
+            raise ValueError("give one Faults(...); it holds the rates of all kinds")
+        self.fired: Counter[str] = Counter()
+        self.stopped = False
+        self.account_for = True
+        self._tape = tape
+        self._chances = by_chance[0] if by_chance else None
+        self._directed = [_Counted(fault) for fault in chosen if not isinstance(fault, Faults | SkewClock)]
+        self._skews = {fault.worker: fault for fault in chosen if isinstance(fault, SkewClock)}
+        self._skewed: set[str] = set()
+        self._odds: dict[tuple[str, str], _Odds | None] = {}
+        self.latency = None if self._chances is None else self._chances.delays
+        self.reply_timeout_s = 5.0 if self._chances is None else self._chances.reply_timeout_s
+
+    def stop(self) -> None:
+        """Let nothing go wrong from now on."""
+        self.stopped = True
+
+    def may(self, kind: str) -> bool:
+        """Say whether this kind of fault is part of the plan."""
+        by_hand = any(counted.fault.kind == kind for counted in self._directed)
+        return by_hand or (self._chances is not None and self._chances.rates().get(kind, 0.0) > 0.0)
+
+    # -- deciding --------------------------------------------------------------------------------
+
+    def at_call(self, worker: str, call: str, phase: Phase, facets: Callable[[], Iterable[Facet]]) -> Strike | None:
+        """Decide at a driver call. `facets` are the names this point goes by, and what each is about."""
+        if self.stopped:
+            return None
+        if self._directed and (struck := self._by_hand(worker, phase, facets())) is not None:
+            return struck
+        return self._by_chance(worker, f"{call}:{phase}", phase)
+
+    def at_step(self, worker: str, step: str, *, task: str, attempt: int) -> Strike | None:
+        """Decide at a step of an attempt."""
+        if self.stopped:
+            return None
+        if self._directed and (struck := self._by_hand(worker, "step", [(step, [(task, attempt)])])) is not None:
+            return struck
+        return self._by_chance(worker, step, step)
+
+    def _by_chance(self, worker: str, point: str, kinds: str) -> Strike | None:
+        if self._chances is None:
+            return None
+        try:
+            odds = self._odds[worker, point]
+        except KeyError:
+            odds = self._odds[worker, point] = self._odds_of(worker, point, kinds)
+        if odds is None or not self._tape.chance(odds.label, odds.total):
+            return None
+        for kind, label, share in odds.kinds:
+            if self._tape.chance(label, share):
+                return self._strike(kind)
+        raise AssertionError("the last kind takes all that is left")
+
+    def _strike(self, kind: str) -> Strike:
+        seconds = None
+        if kind in ("slow", "stuck"):
+            assert self.latency is not None, "only a plan with latency has these kinds"
+            unit = self.latency.typical_s if kind == "slow" else self.latency.longest_s
+            seconds = unit * (1 + self._tape.draw("latency", LATENCIES)) / LATENCIES
+        self.fired[kind] += 1
+        return Strike(kind=kind, seconds=seconds)
+
+    def _odds_of(self, worker: str, point: str, kinds: str) -> _Odds | None:
+        assert self._chances is not None, "without rates there is nothing to compute"
+        rates = self._chances.rates()
+        weights = [(kind, rates[kind]) for kind in KINDS[kinds]]
+        if self.latency is not None and point not in STEP_POINTS and kinds in ("before", "after"):
+            weights += [("stuck", self.latency.rarely), ("slow", self.latency.often)]
+        weights = [(kind, weight) for kind, weight in weights if weight > 0.0]
+        if not weights:
+            return None
+        left = [sum(weight for _, weight in weights[index:]) for index in range(len(weights))]
+        label = f"{worker} {point}"
+        shares = [
+            (kind, f"{label} {kind}", 1.0 if index == len(weights) - 1 else weight / left[index])
+            for index, (kind, weight) in enumerate(weights)
+        ]
+        return _Odds(label, min(1.0, left[0]), tuple(shares))
+
+    def _by_hand(self, worker: str, phase: str, facets: Iterable[Facet]) -> Strike | None:
+        subjects = dict(facets)
+        for counted in self._directed:
+            fault = counted.fault
+            if counted.fired or fault.kind not in STRIKES_IN[phase] or fault.at not in subjects:
+                continue
+            if fault.worker not in (None, worker) or not counted.fits(subjects[fault.at]):
+                continue
+            counted.occasions += 1
+            if counted.occasions == fault.nth:
+                counted.fired = True
+                self.fired[fault.kind] += 1
+                return counted.strike()
+        return None
+
+    def take_back(self, strike: Strike) -> None:
+        """Forget a fault that found no moment to strike; one by hand waits for its next occasion."""
+        self.fired[strike.kind] -= 1
+        if not self.fired[strike.kind]:
+            del self.fired[strike.kind]
+        if strike.directed is not None:
+            strike.directed.fired = False
+            strike.directed.occasions -= 1
+
+    # -- drawing ---------------------------------------------------------------------------------
+
+    def draw(self, label: str, choices: Sequence[float]) -> float:
+        """Return one of the choices; the first is the dull one."""
+        return choices[self._tape.draw(label, len(choices))]
+
+    def skew_s(self, worker: str) -> float:
+        """Return by how much this worker's wall clock is wrong."""
+        fault = self._skews.get(worker)
+        if fault is not None:
+            self._skewed.add(worker)
+            skew_s = fault.seconds
+        elif self._chances is not None and self._chances.clock_skew:
+            limit_us = round(self._chances.clock_skew * 1e6)
+            drawn = self._tape.draw(f"{worker} clock_skew", 2 * limit_us + 1)
+            skew_s = (drawn if drawn <= limit_us else limit_us - drawn) / 1e6  # 0 stays 0
+        else:
+            return 0.0
+        if skew_s:
+            self.fired["clock_skew"] += 1
+        return skew_s
+
+    # -- the account -----------------------------------------------------------------------------
+
+    def check_fired(self) -> None:
+        """Raise AssertionError if the plan has shown nothing: name what never happened. Not if `account_for` is off."""
+        if not self.account_for:
+            return
+        never = [
+            f"{counted.fault} (had {counted.occasions} occasions)" for counted in self._directed if not counted.fired
+        ]
+        never += [str(fault) for worker, fault in self._skews.items() if worker not in self._skewed]
+        if self._chances is not None and self._chances.must_fire and self._configured and not self.fired:
+            never.append(f"{self._chances}: choose another seed or higher rates, or say must_fire=False")
+        if never:
+            raise AssertionError("a fault that never fires tests nothing; these never did:\n  " + "\n  ".join(never))
+
+    @property
+    def _configured(self) -> bool:
+        chances = self._chances
+        return chances is not None and bool(any(chances.rates().values()) or chances.latency or chances.clock_skew)
+
+
+class _Counted:
+    """A fault by hand, and how often it could have struck."""
+
+    def __init__(self, fault: PointFault) -> None:
+        self.fault = fault
+        self.occasions = 0
+        self.fired = False
+        self._task = None if fault.task is None else definition_of(task_class_of(fault.task)).name
+
+    def fits(self, subjects: Sequence[Subject]) -> bool:
+        if self._task is None and self.fault.attempt is None:
+            return True
+        return any(self._task in (None, task) and self.fault.attempt in (None, attempt) for task, attempt in subjects)
+
+    def strike(self) -> Strike:
+        """Return the fault as what happens now."""
+        match self.fault:
+            case Delay() | ExpireLease():
+                return Strike(kind=self.fault.kind, seconds=self.fault.seconds, directed=self)
+            case Stop():
+                return Strike(kind=self.fault.kind, immediate=self.fault.immediate, directed=self)
+            case _:
+                return Strike(kind=self.fault.kind, directed=self)

@@ -1,0 +1,28 @@
+"""The named points of a worker and its driver at which a fault can strike."""
+
+from typing import Final
+
+__all__ = ["AFTER_POINTS", "BEFORE_POINTS", "CALLS", "CALL_POINTS", "CRASH_POINTS", "STEP_POINTS"]
+
+CALLS: Final = ("enqueue", "reserve", "extend", "settle", "turn", "wait")
+"""The calls of a worker. `turn` is also a `settle` if it settles anything, and a `reserve` if it may take anything."""
+
+CALL_POINTS: Final = frozenset(CALLS)
+BEFORE_POINTS: Final = frozenset(f"{call}:before" for call in CALLS)
+AFTER_POINTS: Final = frozenset(f"{call}:after" for call in CALLS)
+
+STEP_POINTS: Final = frozenset({"before_start", "mid_attempt", "before_settle"})
+"""In an attempt: before user code runs, while it awaits, when it has ended and nothing is settled yet."""
+
+CRASH_POINTS: Final = (
+    BEFORE_POINTS
+    | AFTER_POINTS
+    | STEP_POINTS
+    | {
+        "after_reserve",  # the store has given a lease, the worker has not begun with it
+        "after_settle",  # the settlement took effect, the worker has not heard so
+        "in_hand_back",  # about to give a message back unfinished
+        "in_failed_hook",  # about to call `failed`
+        "during_shutdown",  # any call of a worker that was asked to stop
+    }
+)

@@ -1,0 +1,96 @@
+"""What a simulated program promises: always, in the end, and at least sometimes over all runs."""
+
+import asyncio
+from collections.abc import Callable
+
+from asynctasq.kernel.ledger import Entry, Violation
+from asynctasq.testing._engine import Engine
+
+__all__ = ["Checks", "InvariantBroken", "PromiseBroken"]
+
+Predicate = Callable[[], bool]
+
+
+class PromiseBroken(AssertionError):
+    """Something that should hold always, or in time, did not. `name` is what it was called."""
+
+    def __init__(self, name: str, text: str) -> None:
+        super().__init__(text)
+        self.name = name
+
+
+class InvariantBroken(PromiseBroken):
+    """The ledger of a run shows what no queue may do."""
+
+    def __init__(self, violations: list[Violation]) -> None:
+        first = violations[0]
+        lines = "".join(f"\n  {v.invariant}: message {v.message_id[:8]}: {v.text}" for v in violations)
+        super().__init__(first.invariant, f"the run breaks {len(violations)} invariants of the queue:{lines}")
+
+
+class Checks:
+    """The promises of one run; `broken` is set as soon as one does not hold."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.declared: set[str] = set()
+        self.covered: set[str] = set()
+        self.broken: asyncio.Future[None] = engine.loop.create_future()
+        self._engine = engine
+        self._always: dict[str, Predicate] = {}
+        self._eventually: dict[str, Predicate] = {}
+        engine.listeners.append(self._look)
+
+    def always(self, name: str, predicate: Predicate) -> None:
+        """Check now and whenever anything happens."""
+        self._always[name] = predicate
+        self._look(None)
+
+    def eventually(self, name: str, predicate: Predicate, within_s: float) -> None:
+        """Check whenever anything happens, at the latest `within_s` from now, until it holds once."""
+        self._eventually[name] = predicate
+        self._engine.loop.call_later(within_s, self._due, name, within_s)
+        self._look(None)
+
+    def sometimes(self, name: str, condition: bool) -> None:
+        """Count a situation as seen."""
+        self.declared.add(name)
+        if condition:
+            self.covered.add(name)
+
+    def finish(self) -> None:
+        """Look a last time: the run is over.
+
+        Raises: PromiseBroken for what never came true.
+        """
+        self._look(None)
+        self._engine.listeners.remove(self._look)
+        if self.broken.done():
+            self.broken.result()
+        for name in self._eventually:
+            raise PromiseBroken(name, f"eventually {name!r}: the run ended and it had never been so")
+
+    def _look(self, _entry: Entry | None) -> None:
+        for name, predicate in self._always.items():
+            if not self._holds(name, predicate):
+                self._break(PromiseBroken(name, f"always {name!r}: no longer so at {self._engine.clock.elapsed}"))
+        for name, predicate in list(self._eventually.items()):
+            if self._holds(name, predicate):
+                del self._eventually[name]
+
+    def _holds(self, name: str, predicate: Predicate) -> bool:
+        try:
+            return predicate()
+        except Exception as error:  # noqa: BLE001 - user code; it fails the run, not the worker it is called in
+            error.add_note(f"raised by the predicate {name!r}")
+            self._break(error)
+            return True
+
+    def _due(self, name: str, within_s: float) -> None:
+        self._look(None)
+        if name in self._eventually:
+            self._break(PromiseBroken(name, f"eventually {name!r}: not so within {within_s:g} virtual seconds"))
+
+    def _break(self, error: Exception) -> None:
+        if not self.broken.done():
+            self.broken.set_exception(error)
+            self.broken.exception()  # seen: a run that fails otherwise need not report it as never retrieved

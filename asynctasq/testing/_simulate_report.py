@@ -1,0 +1,178 @@
+"""Tells of a failed simulation: shrinks it, keeps its tape, and says in words what is left of it."""
+
+import os
+import re
+import traceback
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from asynctasq.clock import SystemClock
+from asynctasq.testing._simulate_run import Program, RunOptions, RunResult, quiet, run_program
+from asynctasq.testing.shrink import Shrunk, shrink
+from asynctasq.testing.tape import Entry, Tape
+
+__all__ = ["TAPES", "SimulationFailed", "failure_of", "replay_failure"]
+
+TAPES: Final = Path(".asynctasq", "tapes")
+SHRINK_S: Final = 5.0
+SHRINK_RUNS: Final = 2_000
+DECISIONS_SHOWN: Final = 20
+ENTRIES_SHOWN: Final = 60
+
+
+class SimulationFailed(AssertionError):
+    """A simulated run failed; the text says with which seed, why, and how to see it again. `result` is that run."""
+
+    def __init__(self, text: str, result: RunResult) -> None:
+        super().__init__(text)
+        self.result = result
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which test this is: its name for files, its node id for pytest."""
+
+    name: str
+    node_id: str | None
+
+    @classmethod
+    def current(cls, name: str) -> "Place":
+        """Return the test that pytest runs now, or a name outside of pytest."""
+        running = os.environ.get("PYTEST_CURRENT_TEST")
+        if running is None:
+            return cls(name, None)
+        node_id = running.rpartition(" (")[0]
+        return cls(re.sub(r"[^\w.\-]+", "_", node_id.rpartition("::")[2]), node_id)
+
+    def replay_line(self, tape: Path) -> str:
+        """Return what to type to see the failure again."""
+        if self.node_id is None:
+            return f"call it with replay={str(tape)!r}"
+        return f"pytest '{self.node_id}' --simulation-replay {tape}"
+
+
+def failure_of(
+    program: Program, options: RunOptions, result: RunResult, *, seed: int, run: str, name: str
+) -> SimulationFailed:
+    """Shrink the failure, keep the tape of the smallest one, and return it in words."""
+    assert result.failure is not None, "only a failed run has a failure"
+    shrunk, smallest = _shrink(program, options, result, seed)
+    place = Place.current(name)
+    path = TAPES / f"{place.name}-{seed}.json"
+    tape = Tape.replay(smallest.entries, strict=False, seed=seed)
+    for label, n, _ in smallest.entries:
+        tape.draw(label, n)
+    tape.save(path, note=f"{place.node_id or place.name}: {_first_line(smallest.failure)}")
+    before = sum(1 for entry in result.entries if entry[2])
+    left = [entry for entry in smallest.entries if entry[2]]
+    how = "" if shrunk.complete else ", and there was no time to try more"
+    lines = [
+        f"simulate: seed {seed} fails ({run})",
+        _why(smallest.failure or result.failure),
+        f"{before} decisions, shrunk to {len(left)} in {shrunk.runs} runs{how}:",
+        *_in_words(left),
+        "what happened, in virtual seconds:",
+        *_shown(smallest.timeline),
+        f"to see it again: {place.replay_line(path)}",
+    ]
+    return SimulationFailed("\n".join(lines), smallest)
+
+
+def replay_failure(result: RunResult, path: str) -> SimulationFailed:
+    """Return in words how a replayed run failed."""
+    assert result.failure is not None, "only a failed run has a failure"
+    left = [entry for entry in result.entries if entry[2]]
+    lines = [
+        f"simulate: the replay of {path} fails",
+        _why(result.failure),
+        f"{len(left)} decisions:",
+        *_in_words(left),
+        "what happened, in virtual seconds:",
+        *_shown(result.timeline),
+    ]
+    return SimulationFailed("\n".join(lines), result)
+
+
+def _shrink(program: Program, options: RunOptions, result: RunResult, seed: int) -> tuple[Shrunk, RunResult]:
+    clock = SystemClock()
+    deadline = clock.monotonic() + SHRINK_S
+    wanted = _signature(result.failure)
+    smallest = result
+
+    def still_fails(entries: Sequence[Entry]) -> Sequence[Entry] | None:
+        nonlocal smallest
+        if clock.monotonic() > deadline:
+            return None
+        tried = run_program(program, options, Tape.replay(entries, strict=False, seed=seed))
+        if _signature(tried.failure) != wanted:
+            return None
+        if _cost(tried.entries) < _cost(smallest.entries):
+            smallest = tried
+        return tried.entries
+
+    with quiet():
+        shrunk = shrink(result.entries, still_fails, runs_max=SHRINK_RUNS)
+        again = run_program(program, options, Tape.replay(shrunk.entries, strict=False, seed=seed))
+    if _signature(again.failure) == wanted:
+        smallest = again
+    complete = shrunk.complete and clock.monotonic() <= deadline
+    return Shrunk(entries=shrunk.entries, runs=shrunk.runs, complete=complete), smallest
+
+
+def _cost(entries: Sequence[Entry]) -> tuple[int, int]:
+    values = [value for _, _, value in entries if value]
+    return len(values), sum(values)
+
+
+def _signature(error: BaseException | None) -> tuple[str, ...]:
+    """Return what makes two failures the same: the kind, what it is about, and where it was raised."""
+    if error is None:
+        return ()
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+    return type(error).__qualname__, str(getattr(error, "name", "")), where
+
+
+def _first_line(error: BaseException | None) -> str:
+    return "" if error is None else f"{type(error).__name__}: {error}".partition("\n")[0]
+
+
+def _why(error: BaseException) -> str:
+    return "".join(traceback.format_exception_only(error)).rstrip()
+
+
+def _in_words(decisions: Sequence[Entry]) -> list[str]:
+    """Name the decisions that differ from the dull ones; equal ones are counted."""
+    counted = Counter(_word(entry) for entry in decisions)
+    lines = [f"  {word}" + (f" ({count} times)" if count > 1 else "") for word, count in counted.items()]
+    if len(lines) > DECISIONS_SHOWN:
+        lines[DECISIONS_SHOWN:] = [f"  ... and {len(lines) - DECISIONS_SHOWN} other kinds"]
+    return lines
+
+
+def _word(entry: Entry) -> str:
+    label, n, value = entry
+    kind, _, rest = label.partition(" ")
+    match kind:
+        case "schedule":
+            return f"another ready task runs first (number {value + 1} of {n})"
+        case "search" | "pct.rank" | "pct.change" | "pct.rate":
+            return f"the search: {kind} is {value} of {n}"
+        case "swarm":
+            return f"faults of kind {rest} may happen"
+        case _ if re.fullmatch(r"w\d+", kind) and n == 2:
+            point, _, fault = rest.partition(" ")
+            return f"{kind}: {fault or 'a fault'} at {point}"
+        case _:
+            return f"{label}: {value} of {n}"
+
+
+def _shown(timeline: str) -> list[str]:
+    lines = timeline.splitlines()
+    if len(lines) > ENTRIES_SHOWN:
+        half = ENTRIES_SHOWN // 2
+        lines[half:-half] = [f"... {len(lines) - 2 * half} entries ..."]
+    return [f"  {line}" for line in lines]

@@ -1,0 +1,155 @@
+"""One simulated run: a program, a tape, a queue with its workers, and what came of it."""
+
+import asyncio
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Callable, Coroutine, Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, TypeAlias
+
+from asynctasq.kernel.ledger import check
+from asynctasq.testing._engine import Engine
+from asynctasq.testing._simulate_checks import Checks, InvariantBroken
+from asynctasq.testing.fake_queue import FakeQueue
+from asynctasq.testing.faults import DirectedFault, FaultChoice, Faults, as_list
+from asynctasq.testing.loop import Limits, SimulationLoop
+from asynctasq.testing.search import Search
+from asynctasq.testing.tape import Entry, Tape
+
+__all__ = ["Program", "RunOptions", "RunParts", "RunResult", "quiet", "run_program"]
+
+SWARM: Final = (0.0, 1.0, 1.0, 3.0)
+"""By what the rate of each kind of fault is multiplied in one run: plans that leave some kinds out find more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """What every run of a simulation has in common."""
+
+    workers: int = 3
+    concurrency: int = 10
+    queues: str | None = None
+    lease_s: float = 30.0
+    faults: FaultChoice = ()
+    search: Search = "mix"
+    invariants: bool = True
+    freeze_time: bool = False
+    limits: Limits | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunParts:
+    """What a program works with."""
+
+    queue: FakeQueue
+    engine: Engine
+    checks: Checks
+    tape: Tape
+
+
+Program: TypeAlias = Callable[[RunParts], Coroutine[Any, Any, object]]
+
+
+@dataclass(slots=True, kw_only=True)
+class RunResult:
+    """How one run ended. `failure` None: well."""
+
+    entries: Sequence[Entry]
+    failure: BaseException | None = None
+    timeline: str = ""
+    fired: Counter[str] = field(default_factory=Counter[str])
+    declared: set[str] = field(default_factory=set[str])
+    covered: set[str] = field(default_factory=set[str])
+    lifecycles: int = 0
+    trace: str = ""
+
+    def digest(self) -> str:
+        """Return a hash of all that happened: equal for equal runs, in every process and on every Python."""
+        text = f"{self.trace}\n{self.timeline}\n{self.entries}"
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def run_program(program: Program, options: RunOptions, tape: Tape, *, trace: bool = False) -> RunResult:
+    """Run the program once; whatever it raises is in the result."""
+    result = RunResult(entries=tape.entries)
+    loop = SimulationLoop(tape, search=options.search, trace=trace, limits=options.limits)
+    try:
+        loop.run(_run(program, options, result))
+        tape.finish()
+    except Exception as error:  # noqa: BLE001 - the failure of user code is what is looked for
+        result.failure = error
+    if trace:
+        result.trace = loop.trace_digest()
+    return result
+
+
+async def _run(program: Program, options: RunOptions, result: RunResult) -> None:
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, SimulationLoop), "a run has its own loop"
+    queue = FakeQueue(
+        workers=options.workers,
+        concurrency=options.concurrency,
+        queues=options.queues,
+        lease_s=options.lease_s,
+        faults=_for_this_run(options.faults, loop.tape),
+        freeze_time=options.freeze_time,
+    )
+    async with queue:
+        engine = queue._engine  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - a run is made of one
+        queue.faults.account_for = False  # over all runs, not in each
+        try:
+            await _with_workers(program, RunParts(queue, engine, Checks(engine), loop.tape), result)
+        finally:
+            await engine.stop_workers()
+            result.timeline = queue.timeline()
+            result.fired = queue.faults.fired
+            result.lifecycles = len(queue.dispatched())
+    if options.invariants and (violations := check(queue.ledger, alive=engine.store.pending_ids())):
+        raise InvariantBroken(violations)
+
+
+async def _with_workers(program: Program, parts: RunParts, result: RunResult) -> None:
+    engine, checks = parts.engine, parts.checks
+    result.declared, result.covered = checks.declared, checks.covered
+    engine.start_workers()
+    engine.gate.set(open_=True)
+    running = engine.loop.create_task(program(parts), name="program")
+    await asyncio.wait([running, checks.broken], return_when=asyncio.FIRST_COMPLETED)
+    if not running.done():
+        running.cancel()
+        await asyncio.wait([running])
+    if checks.broken.done():
+        checks.broken.result()
+    await running
+    checks.finish()
+    if engine.failure is not None:
+        raise engine.failure
+
+
+def _for_this_run(choice: FaultChoice, tape: Tape) -> list[DirectedFault | Faults]:
+    """Let each run have its own mixture: without some of the kinds, with more of others."""
+    return [_mixed(fault, tape) if isinstance(fault, Faults) else fault for fault in as_list(choice)]
+
+
+def _mixed(faults: Faults, tape: Tape) -> Faults:
+    factors = {kind: SWARM[tape.draw(f"swarm {kind}", len(SWARM))] for kind, rate in faults.rates().items() if rate}
+    latency = faults.delays
+    if latency is not None:
+        factor = SWARM[tape.draw("swarm latency", len(SWARM))]
+        latency = replace(latency, often=min(1.0, latency.often * factor), rarely=min(1.0, latency.rarely * factor))
+        latency = latency if factor else None
+    return replace(faults.scaled(**factors), latency=latency)
+
+
+@contextmanager
+def quiet() -> Generator[None]:
+    """Keep asynctasq's warnings of thousands of simulated mishaps out of the log."""
+    logger = logging.getLogger("asynctasq")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
