@@ -52,8 +52,8 @@ class Report:
         return sorted(names, key=lambda name: name != "memory")
 
     def subjects(self) -> list[str]:
-        """Return the subjects in the order they were met."""
-        return list(dict.fromkeys(entry.subject for entry in self.entries))
+        """Return the subjects, sorted."""
+        return sorted({entry.subject for entry in self.entries})
 
     def counts(self, driver: str, subject: str | None = None) -> Counter[str]:
         """Count the statuses of a driver, of one subject or of all."""
@@ -69,7 +69,7 @@ class Report:
             name: {
                 "counts": {status: self.counts(name)[status] for status in STATUSES},
                 "claims": self.claims.get(name, {}),
-                "tests": [asdict(entry) for entry in self.entries if entry.driver == name],
+                "tests": [asdict(entry) for entry in sorted(self.entries, key=_key) if entry.driver == name],
             }
             for name in self.drivers()
         }

@@ -1,14 +1,16 @@
 """The same random program on the memory driver and the driver under test; a difference is shown as a small program."""
 
 import itertools
+import random
 from typing import Any
 
+from asynctasq.kernel.messages import Bury, Complete, DeadReason, Lease, Release, Settlement
 from asynctasq.testing.conformance.harness import NotPossible
 from asynctasq.testing.conformance.programs import DELAYS_S, REST, Step, run_program
-from asynctasq.testing.conformance.trial import Trial
+from asynctasq.testing.conformance.trial import LONG_S, Q, Trial
 from asynctasq.testing.conformance.verdict import conforms
 
-PROGRAMS = 60
+PROGRAMS = 100
 STEPS = 40
 
 PINNED: tuple[tuple[Step, ...], ...] = (
@@ -126,6 +128,47 @@ def test_random_programs_do_the_same_as_the_memory_driver(trial: Trial) -> None:
         trial.run(run_program(trial, f"p{next(numbers)}", steps))
 
     check()
+
+
+@conforms("whatever the order: every message is where its own history puts it, with its own counts")
+async def test_every_message_is_where_its_own_history_puts_it(trial: Trial) -> None:
+    rng = random.Random(17)
+    counts: dict[str, tuple[int, int]] = {}
+    held: dict[str, Lease] = {}
+    dead: set[str] = set()
+    for number in range(trial.sized(150)):
+        names = [f"m{number}-{part}" for part in range(rng.randint(1, 3))]
+        await trial.put(*names)
+        counts |= dict.fromkeys(names, (0, 0))
+        for lease in await trial.driver.reserve([Q], limit=rng.randint(1, 4), lease_s=LONG_S):
+            name = lease.message_id
+            assert name in counts.keys() - held.keys() - dead, f"{name} was given out though it is held, dead or done"
+            assert (lease.attempt - 1, lease.crashes) == counts[name]
+            held[name] = lease
+        for name in rng.sample(sorted(held), rng.randint(0, len(held))):
+            end = _some_end(rng)
+            await trial.settle((held.pop(name), end))
+            if isinstance(end, Complete):
+                del counts[name]
+            else:
+                counts[name] = counts[name][0] + end.counted, counts[name][1] + end.crashed
+            if isinstance(end, Bury):
+                dead.add(name)
+
+    waiting = counts.keys() - held.keys() - dead
+    await trial.assert_depth(ready=len(waiting), reserved=len(held), dead=len(dead))
+    leases = await trial.take(len(waiting)) if waiting else []
+    assert {lease.message_id: (lease.attempt - 1, lease.crashes) for lease in leases} == {
+        name: counts[name] for name in waiting
+    }
+
+
+def _some_end(rng: random.Random) -> Settlement:
+    ends: list[Settlement] = [
+        *(Complete(), Release(counted=True), Release(counted=False), Release(counted=False, crashed=True)),
+        Bury(reason=DeadReason.FAILED, counted=True),
+    ]
+    return rng.choice(ends)
 
 
 def _flat(parts: tuple[Any, ...]) -> Step:
