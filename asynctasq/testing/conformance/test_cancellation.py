@@ -1,11 +1,11 @@
 """Every call, cancelled at each of its awaits: no message lost or half stored, no connection lost or desynchronised."""
 
 import asyncio
-import time
 from collections.abc import Coroutine
 from typing import Any
 
 from asynctasq.kernel.messages import Bury, Complete, DeadReason, Lease, Release
+from asynctasq.testing.conformance.harness import NotPossible
 from asynctasq.testing.conformance.interrupting import cancel_everywhere
 from asynctasq.testing.conformance.trial import LONG_S, Q, Trial, ids, message, repeated
 from asynctasq.testing.conformance.verdict import conforms
@@ -162,6 +162,10 @@ async def test_a_cancelled_extend_keeps_the_lease(trial: Trial) -> None:
 
 @conforms("redrive cancelled: a dead letter is dead or ready, nothing else", needs="redrive")
 async def test_a_cancelled_redrive_loses_no_dead_letter(trial: Trial) -> None:
+    if not trial.exact:
+        raise NotPossible(
+            "what a cancelled redrive took comes back after a minute or so; too long to wait at each await"
+        )
     names = ["a", "b", "c"]
     await trial.put(*names)
 
@@ -172,12 +176,7 @@ async def test_a_cancelled_redrive_loses_no_dead_letter(trial: Trial) -> None:
         return trial.driver.redrive(Q, limit=3)
 
     async def check() -> None:
-        # Where a redrive takes dead letters under a lease of its own, a cancelled one has them until that runs out.
-        deadline = time.perf_counter() + (0 if trial.exact else 60)
-        moved = await trial.driver.redrive(Q, limit=3)
-        while not moved and time.perf_counter() < deadline and (await trial.driver.depth(Q)).dead:
-            await asyncio.sleep(0.5)
-            moved = await trial.driver.redrive(Q, limit=3)
+        await trial.driver.redrive(Q, limit=3)
         await trial.assert_depth(ready=3)
 
     await cancel_everywhere(call, check, at_least=trial.sized(30))
