@@ -1,14 +1,15 @@
 """The connection to SQS of one event loop, and what its replies say about the time; nothing here knows messages."""
 
 import asyncio
+import io
 import logging
 import math
 from collections import Counter
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, TypeVar, cast
 
 from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession
@@ -21,6 +22,7 @@ from asynctasq.errors import AsyncTasqError, DriverError, DriverUnavailable
 __all__ = ["Connection", "Endpoint", "Failure", "Reply", "ServerClock"]
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 CONNECT_TIMEOUT_S = 5
 COMMAND_TIMEOUT_S = 10
@@ -30,6 +32,7 @@ ATTEMPTS = 4
 BATCH_ROUNDS = 4
 BATCH_PAUSE_S = 0.05
 CLOSE_S = 1.0
+STREAM_FROM_BYTES = 1 << 20
 
 
 class ServerClock:
@@ -128,7 +131,7 @@ class Connection:
         self.clock = clock
         self.creating = asyncio.Lock()
         self._calls = calls
-        self._chores: dict[asyncio.Task[None], None] = {}
+        self._chores: dict[asyncio.Task[Any], None] = {}
         self._keeper: AsyncGenerator[None, None] | None = None
         self._commands: SqsClient
         self._polls: SqsClient
@@ -145,6 +148,7 @@ class Connection:
                 session = AioSession(profile=self.endpoint.profile)
                 self._commands = await stack.enter_async_context(self._client(session, COMMAND_TIMEOUT_S))
                 self._polls = await stack.enter_async_context(self._client(session, POLL_TIMEOUT_S))
+                cast("Any", self._commands).meta.events.register("request-created.sqs", _stream_large)
             yield
 
     def _client(self, session: Any, read_timeout: float) -> Any:
@@ -177,12 +181,28 @@ class Connection:
         """Run something nobody waits for; it belongs to this connection, and its failure is only logged."""
         task = asyncio.ensure_future(chore)
         self._chores[task] = None
-        task.add_done_callback(lambda done: self._chore_ended(done, title))
+        task.add_done_callback(lambda done: self._chores.pop(done, None))
+        task.add_done_callback(lambda done: _log_failure(done, title))
 
-    def _chore_ended(self, task: "asyncio.Task[None]", title: str) -> None:
-        self._chores.pop(task, None)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            logger.warning("%s failed: %s; the messages come back when their visibility timeout ends", title, error)
+    async def finish(self, work: Coroutine[Any, Any, T], title: str, after: Callable[[], None] | None = None) -> T:
+        """Await work that goes on to its end when its caller is cancelled: half of it would leave two copies.
+
+        `after` is called when it has ended, however it did.
+        Raises: DriverUnavailable if `close` ended it.
+        """
+        task = asyncio.ensure_future(work)
+        self._chores[task] = None
+        task.add_done_callback(lambda done: self._chores.pop(done, None))
+        if after is not None:
+            task.add_done_callback(lambda _: after())
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            current = asyncio.current_task()
+            if task.cancelled() and current is not None and not current.cancelling():
+                raise DriverUnavailable(f"{self.endpoint.shown}: the driver was closed during {title}") from None
+            task.add_done_callback(lambda done: _log_failure(done, title))
+            raise
 
     async def call(self, operation: str, **parameters: Any) -> Reply:
         """Do one API call; botocore repeats it when SQS is busy or unreachable.
@@ -244,6 +264,17 @@ class Connection:
         for entry in entries:
             failures |= await self.batch(operation, url, [entry])
         return failures
+
+
+def _stream_large(request: Any, **_: Any) -> None:
+    """Let the HTTP library read a large request piece by piece; it warns of those it gets in one."""
+    if isinstance(request.data, bytes) and len(request.data) > STREAM_FROM_BYTES:
+        request.data = io.BytesIO(request.data)
+
+
+def _log_failure(task: "asyncio.Task[Any]", title: str) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.warning("%s failed: %s; the messages come back when their visibility timeout ends", title, error)
 
 
 def _all_failed(pending: Iterable[str], error: DriverError | QueueGone) -> dict[str, Failure]:

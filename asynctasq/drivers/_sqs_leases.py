@@ -7,7 +7,7 @@ Two copies of one message, which at-least-once allows, are one lease here, as lo
 import threading
 from dataclasses import dataclass
 
-from asynctasq.drivers._sqs_wire import Received
+from asynctasq.drivers._sqs_wire import Received, receipt_of
 from asynctasq.kernel.messages import Lease
 
 __all__ = ["Held", "LeaseBook"]
@@ -23,6 +23,7 @@ class Held:
 
     key: tuple[str, str]
     token: str
+    copy: int
     receipts: dict[str, str]
     taken_at: float
     ends_at: float
@@ -55,7 +56,7 @@ class LeaseBook:
         key = (lease.queue, lease.message_id)
         with self._lock:
             held = self._held.get(self._latest.get(key, ""))
-            if held is not None and now < held.ends_at and not held.settling:
+            if held is not None and now < held.ends_at and not held.settling and received.envelope.copy <= held.copy:
                 held.receipts[received.sqs_id] = received.receipt
                 return None
             if held is not None and not held.settling:
@@ -64,6 +65,7 @@ class LeaseBook:
                 Held(
                     key=key,
                     token=lease.token,
+                    copy=received.envelope.copy,
                     receipts={received.sqs_id: received.receipt},
                     taken_at=received.taken_at,
                     ends_at=received.ends_at,
@@ -89,7 +91,8 @@ class LeaseBook:
             held = Held(
                 key=key,
                 token=lease.token,
-                receipts={"": lease.token},
+                copy=0,  # unknown; no later copy may join it
+                receipts={"": receipt_of(lease.token)},
                 taken_at=lease.expires_at,
                 ends_at=lease.expires_at,
             )

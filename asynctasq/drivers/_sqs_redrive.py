@@ -43,13 +43,18 @@ async def redrive(
     connection: Connection, directory: QueueDirectory, hops: Hops, writer: Writer, *, queue: str, limit: int
 ) -> int:
     """Send dead letters anew, then delete them, until the limit or until SQS returns no more; return how many."""
+
+    async def move(count: int) -> int:
+        dead = await _receive_dead(connection, directory, queue, count)
+        moves = [(copy, writer.build(copy.next_copy().redriven(), queue, key=copy.receipt)) for copy in dead]
+        return await hops.replace(moves, dead=True)
+
     moved = 0
     while moved < limit:
-        dead = await _receive_dead(connection, directory, queue, min(BATCH_ENTRIES_MAX, limit - moved))
-        if not dead:
+        step = await connection.finish(move(min(BATCH_ENTRIES_MAX, limit - moved)), "redriving")
+        moved += step
+        if not step:
             break
-        moves = [(copy, writer.build(copy.next_copy().redriven(), queue, key=copy.receipt)) for copy in dead]
-        moved += await hops.replace(moves, dead=True)
     return moved
 
 

@@ -3,13 +3,14 @@
 What fails between the two calls leaves a second copy of the message, which at-least-once allows; a loss it never is.
 """
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from asynctasq.drivers._sqs_batches import Batches, Copy
-from asynctasq.drivers._sqs_client import Failure, ServerClock
+from asynctasq.drivers._sqs_client import Connection, Failure
 from asynctasq.drivers._sqs_leases import Held, LeaseBook
 from asynctasq.drivers._sqs_receiver import LEASE_S_MAX, whole_lease_s
 from asynctasq.drivers._sqs_wire import Envelope, Outgoing, Writer
@@ -51,17 +52,34 @@ def first_copy(writer: Writer, message: Message) -> Outgoing:
 class Settler:
     """The outgoing side of one event loop."""
 
-    def __init__(self, batches: Batches, writer: Writer, book: LeaseBook, clock: ServerClock) -> None:
+    def __init__(self, connection: Connection, batches: Batches, writer: Writer, book: LeaseBook) -> None:
+        self._connection = connection
         self._batches = batches
         self._writer = writer
         self._book = book
-        self._clock = clock
+        self._clock = connection.clock
+        self._running: dict[str, asyncio.Future[None]] = {}
 
     async def settle(self, settlements: Settlements) -> AbstractSet[str]:
         """Do what `Driver.settle` promises, as far as SQS can.
 
+        Of several calls for one lease each waits for the one before, also for one whose caller was cancelled.
         Raises: DriverUnavailable or what was wrong, if some are not done; repeating all is safe.
         """
+        tokens = [lease.token for lease, _ in settlements]
+        while before := [self._running[token] for token in tokens if token in self._running]:
+            await asyncio.wait(before)
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._running.update(dict.fromkeys(tokens, ended))
+
+        def after() -> None:
+            for token in tokens:
+                self._running.pop(token, None)
+            ended.set_result(None)
+
+        return await self._connection.finish(self._settle(settlements), "settling", after)
+
+    async def _settle(self, settlements: Settlements) -> AbstractSet[str]:
         ends, lost = self._find(settlements)
         await self._verify_late(ends)
         await self._replace(ends)

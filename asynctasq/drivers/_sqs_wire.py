@@ -34,6 +34,7 @@ __all__ = [
     "Received",
     "Writer",
     "check_message",
+    "receipt_of",
 ]
 
 MESSAGE_BYTES_MAX = 1_048_576
@@ -49,6 +50,7 @@ BODY = "body"
 BODY_TYPE = "Binary"
 SYSTEM_ATTRIBUTES = ["ApproximateReceiveCount", "SentTimestamp"]
 SHARED_GROUP = "all"
+COPY_END = ":"
 TRIMMED = "[trimmed] "
 
 
@@ -62,6 +64,7 @@ class Envelope:
 
     `due_in_us` counts from the instant SQS stored the copy; a copy that has it is a *hop*: it is hidden or
     sent again until the rest fits SQS's own delay, is never leased, and its receive count means nothing.
+    `copy` numbers the copies of one message, so that a later one is never taken for the same once more.
     `reason` marks a dead letter. `enqueued_us` is None in the first copy: there SQS's own timestamp says it.
     """
 
@@ -69,6 +72,7 @@ class Envelope:
     body: bytes
     attempts: int = 0
     crashes: int = 0
+    copy: int = 0
     enqueued_us: int | None = None
     due_in_us: int = 0
     reason: str | None = None
@@ -82,6 +86,7 @@ class Envelope:
             body=lease.body,
             attempts=lease.attempt - 1 + end.counted,
             crashes=lease.crashes + end.crashed,
+            copy=_copy_of(lease.token) + 1,
             enqueued_us=round(lease.enqueued_at * MICROSECONDS),
             reason=end.reason.value if isinstance(end, Bury) else None,
             error=end.error if isinstance(end, Bury) else None,
@@ -105,6 +110,7 @@ class Envelope:
             "id": self.id,
             "attempts": self.attempts,
             "crashes": self.crashes,
+            "copy": self.copy,
             "enqueued_us": self.enqueued_us,
             "due_in_us": self.due_in_us,
             "dead": self.reason,
@@ -252,7 +258,7 @@ class Received:
             message_id=self.envelope.id,
             queue=self.queue,
             body=self.envelope.body,
-            token=self.receipt,
+            token=f"{self.envelope.copy}{COPY_END}{self.receipt}",
             attempt=self.envelope.attempts + 1,
             crashes=self.envelope.crashes + self.receives - 1,
             enqueued_at=self.enqueued_us / MICROSECONDS,
@@ -268,6 +274,7 @@ class Received:
         return replace(
             self.envelope,
             crashes=self.envelope.crashes + crashed,
+            copy=self.envelope.copy + 1,
             enqueued_us=self.enqueued_us,
             due_in_us=0,
         )
@@ -290,12 +297,24 @@ def _read_envelope(reply: dict[str, Any]) -> Envelope:
             body=body,
             attempts=int(header.get("attempts", 0)),
             crashes=int(header.get("crashes", 0)),
+            copy=int(header.get("copy", 0)),
             enqueued_us=int(header["enqueued_us"]) if "enqueued_us" in header else None,
             due_in_us=int(header.get("due_in_us", 0)),
             reason=header.get("dead"),
         )
     except (ValueError, TypeError):
         return foreign
+
+
+def receipt_of(token: str) -> str:
+    """Return the receipt handle in a lease's token."""
+    copy, separator, receipt = token.partition(COPY_END)
+    return receipt if separator else copy
+
+
+def _copy_of(token: str) -> int:
+    copy = token.partition(COPY_END)[0]
+    return int(copy) if copy.isdecimal() else 0
 
 
 def check_message(message: Message, *, body_bytes_max: int) -> None:

@@ -164,7 +164,7 @@ class SQSDriver(Driver):
             batches=batches,
             hops=hops,
             receiver=Receiver(connection, self._directory, batches, hops, self._book),
-            settler=Settler(batches, self._writer, self._book, self._clock),
+            settler=Settler(connection, batches, self._writer, self._book),
         )
 
     async def _close_desk(self, desk: _Desk) -> None:
@@ -195,7 +195,8 @@ class SQSDriver(Driver):
         desk = await self._desks.get()
         for queue in dict.fromkeys(message.queue for message in unique):
             await self._directory.address(desk.connection, queue)
-        failures = await desk.batches.send([first_copy(self._writer, message) for message in unique])
+        outgoing = [first_copy(self._writer, message) for message in unique]
+        failures = await desk.connection.finish(desk.batches.send(outgoing), "enqueueing")
         if any(failures):
             raise _partly_stored(unique, failures)
         return [message.id for message in unique]

@@ -109,6 +109,50 @@ async def test_a_stale_lease_is_refused_by_who_granted_the_later_one(driver: SQS
     assert await driver.settle([(latest, Complete())]) == {"m"}
 
 
+async def test_a_message_settled_through_another_driver_is_leased_again(driver: SQSDriver, server: Server) -> None:
+    other = SQSDriver(region=REGION, endpoint_url=server.url, queue_name_prefix=driver._directory.names.prefix)
+    await driver.enqueue([message("m")])
+    lease = await take_one(driver)
+
+    assert await other.extend([lease], lease_s=60) == set()
+    assert await other.settle([(lease, Release(counted=True))]) == set()
+
+    assert (await take_one(driver)).attempt == 2
+    await other.close()
+
+
+async def test_settlements_of_one_lease_at_once_count_once(driver: SQSDriver) -> None:
+    await driver.enqueue([message("m")])
+    lease = await take_one(driver)
+
+    lost = await asyncio.gather(*(driver.settle([(lease, Release(counted=True))]) for _ in range(5)))
+
+    assert sorted(map(len, lost)) == [0, 1, 1, 1, 1]
+    assert (await driver.depth("q")).ready == 1
+    assert (await take_one(driver)).attempt == 2
+
+
+async def test_a_cancelled_settlement_goes_on_and_its_repetition_waits_for_it(
+    driver: SQSDriver, proxy: FaultProxy
+) -> None:
+    await driver.enqueue([message("m")])
+    lease = await take_one(driver)
+    proxy.plan = first("SendMessageBatch", Fault("hold"))
+    cancelled = asyncio.create_task(driver.settle([(lease, Release(counted=True))]))
+    before = proxy.requests["SendMessageBatch"]
+    await until(lambda: proxy.requests["SendMessageBatch"] > before)
+    cancelled.cancel()
+    await asyncio.wait([cancelled])
+    repeated = asyncio.create_task(driver.settle([(lease, Release(counted=True))]))
+    await asyncio.sleep(0)
+    proxy.held.set()
+
+    assert await repeated == {"m"}
+
+    assert (await take_one(driver)).attempt == 2
+    assert (await driver.depth("q")).ready == 0
+
+
 async def test_a_late_retry_asks_sqs_whether_the_lease_is_still_ours(driver: SQSDriver, proxy: FaultProxy) -> None:
     await driver.enqueue([message("m")])
     lease = await take_one(driver, lease_s=1)

@@ -173,11 +173,6 @@ async def test_a_queue_deleted_under_us_is_made_again(driver: SQSDriver, raw: An
 # -- sizes and batches ---------------------------------------------------------------------------
 
 
-# aiohttp warns that a body above 1 MiB is written in one go, which takes a millisecond.
-LARGE = pytest.mark.filterwarnings("ignore:Sending a large body:ResourceWarning")
-
-
-@LARGE
 async def test_the_largest_body_passes_and_one_byte_more_does_not(driver: SQSDriver) -> None:
     limit = driver.capabilities.body_bytes_max
     assert limit is not None
@@ -194,7 +189,6 @@ async def test_the_largest_body_passes_and_one_byte_more_does_not(driver: SQSDri
     assert (await take_one(driver)).body == lease.body
 
 
-@LARGE
 async def test_a_batch_is_as_large_as_sqs_allows(driver: SQSDriver, proxy: FaultProxy) -> None:
     await driver.enqueue([message(f"a{number}") for number in range(25)])
     await driver.enqueue([message(f"b{number}", body=bytes(400_000)) for number in range(4)])

@@ -120,7 +120,7 @@ def test_a_message_comes_back_as_it_was_sent(
 
     lease = received(writer().build(envelope, "q").entry("0"), receives=receives).lease()
 
-    assert (lease.message_id, lease.body, lease.token) == (message_id, body, "receipt-1")
+    assert (lease.message_id, lease.body, lease.token) == (message_id, body, "0:receipt-1")
     assert (lease.attempt, lease.crashes) == (attempts + 1, crashes + receives - 1)
     assert (lease.enqueued_at, lease.expires_at) == (1_600_000_000.123456, 1_700_000_031.0)
 
@@ -205,7 +205,7 @@ def test_the_copy_of_a_retry_counts_it() -> None:
 
     copy = Envelope.released(lease, Release(counted=True, crashed=True))
 
-    assert (copy.attempts, copy.crashes) == (2, 5)
+    assert (copy.attempts, copy.crashes, copy.copy) == (2, 5, 1)
     assert copy.enqueued_us == 1_700_000_000 * MICROSECONDS
 
 
@@ -322,10 +322,10 @@ def test_without_a_date_our_own_clock_must_do(date: str) -> None:
 # -- book ----------------------------------------------------------------------------------------
 
 
-def copy_of(message_id: str, *, sqs_id: str, receipt: str, taken_at: float = 0.0) -> Received:
-    entry = writer().build(Envelope(id=message_id, body=b"b"), "q").entry("0")
-    copy = received(entry, MessageId=sqs_id, ReceiptHandle=receipt)
-    return replace(copy, taken_at=taken_at, ends_at=taken_at + 30)
+def copy_of(message_id: str, *, sqs_id: str, receipt: str, taken_at: float = 0.0, copy: int = 0) -> Received:
+    entry = writer().build(Envelope(id=message_id, body=b"b", copy=copy), "q").entry("0")
+    got = received(entry, MessageId=sqs_id, ReceiptHandle=receipt)
+    return replace(got, taken_at=taken_at, ends_at=taken_at + 30)
 
 
 def grant(book: LeaseBook, copy: Received, now: float) -> Lease:
@@ -344,6 +344,17 @@ def test_two_copies_of_a_message_are_one_lease() -> None:
     held = book.find(lease, 4)
     assert held is not None
     assert held.receipts == {"1": "c", "2": "b"}, "of each copy the latest receipt counts"
+
+
+def test_a_later_copy_is_a_lease_of_its_own_and_an_earlier_one_is_not() -> None:
+    book = LeaseBook()
+    lease = grant(book, copy_of("m", sqs_id="2", receipt="b", copy=2), 1)
+
+    assert book.grant(copy_of("m", sqs_id="1", receipt="a", copy=1, taken_at=2), 2) is None
+    later = grant(book, copy_of("m", sqs_id="3", receipt="c", copy=3, taken_at=3), 3)
+
+    assert book.find(lease, 4) is None, "somebody settled it elsewhere: its place was taken"
+    assert book.find(later, 4) is not None
 
 
 def test_what_takes_the_place_of_a_message_is_no_copy_of_it() -> None:
