@@ -111,6 +111,9 @@ class Worker:
             try:
                 await self._pump()
                 await self._drain()
+            except BaseException:
+                self._abandon()
+                raise
             finally:
                 await self._close()
 
@@ -264,8 +267,8 @@ class Worker:
         while self._held and not self._stop.immediate and self._clock.monotonic() < deadline:
             if self._finished:
                 await self._turn(0)
-            else:
-                await self._hear_news_until(deadline)
+            elif not await self._hear_news_until(deadline):
+                break
         await self._interrupt()
         while self._finished and not (self._stop.immediate and self._outage.ongoing):
             await self._turn(0)
@@ -273,13 +276,21 @@ class Worker:
     def _take_back(self, leases: Sequence[Lease]) -> None:
         self._finished += [(lease, Release(counted=False)) for lease in leases]
 
-    async def _hear_news_until(self, deadline: float) -> None:
+    async def _hear_news_until(self, deadline: float) -> bool:
+        """Return whether there was any; the timer decides, since the clock may show an instant less than `deadline`."""
         try:
             async with asyncio.timeout(max(0.0, deadline - self._clock.monotonic())):
                 await self._news.wait()
         except TimeoutError:
-            return
+            return False
         self._news.clear()
+        return True
+
+    def _abandon(self) -> None:
+        """Cancel what runs, as this worker's doing: that the worker ends is no failure of a task."""
+        for held in list(self._held.values()):
+            held.fate = held.fate or Fate.INTERRUPTED
+            self._cancel(held)
 
     async def _interrupt(self) -> None:
         """Cancel what still runs; children are dead before their messages become visible to others."""
