@@ -157,7 +157,9 @@ class FaultPlan:
         return _Odds(label, min(1.0, left[0]), tuple(shares))
 
     def _by_hand(self, worker: str, phase: str, facets: Iterable[Facet]) -> Strike | None:
+        """Let every fault count the occasions that fit it; the first whose time has come strikes, others wait."""
         subjects = dict(facets)
+        strike = None
         for counted in self._directed:
             fault = counted.fault
             if counted.fired or fault.kind not in STRIKES_IN[phase] or fault.at not in subjects:
@@ -165,11 +167,11 @@ class FaultPlan:
             if fault.worker not in (None, worker) or not counted.fits(subjects[fault.at]):
                 continue
             counted.occasions += 1
-            if counted.occasions == fault.nth:
+            if counted.occasions >= fault.nth and strike is None:
                 counted.fired = True
                 self.fired[fault.kind] += 1
-                return counted.strike()
-        return None
+                strike = counted.strike()
+        return strike
 
     def take_back(self, strike: Strike) -> None:
         """Forget a fault that found no moment to strike; one by hand waits for its next occasion."""

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeAlias
 
-from asynctasq.kernel.ledger import check
+from asynctasq.kernel.ledger import Entry as LedgerEntry
+from asynctasq.kernel.ledger import check, timeline
 from asynctasq.testing._engine import Engine
 from asynctasq.testing._simulate_checks import Checks, InvariantBroken
 from asynctasq.testing.fake_queue import FakeQueue
@@ -58,12 +59,18 @@ class RunResult:
 
     entries: Sequence[Entry]
     failure: BaseException | None = None
-    timeline: str = ""
+    ledger: Sequence[LedgerEntry] = ()
+    opened_at: float = 0.0
     fired: Counter[str] = field(default_factory=Counter[str])
     declared: set[str] = field(default_factory=set[str])
     covered: set[str] = field(default_factory=set[str])
     lifecycles: int = 0
     trace: str = ""
+
+    @property
+    def timeline(self) -> str:
+        """All that happened as text, in virtual seconds."""
+        return timeline(self.ledger, start=self.opened_at)
 
     def digest(self) -> str:
         """Return a hash of all that happened: equal for equal runs, in every process and on every Python."""
@@ -97,13 +104,14 @@ async def _run(program: Program, options: RunOptions, result: RunResult) -> None
         freeze_time=options.freeze_time,
     )
     async with queue:
+        result.opened_at = queue.clock.now()
         engine = queue._engine  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - a run is made of one
         queue.faults.account_for = False  # over all runs, not in each
         try:
             await _with_workers(program, RunParts(queue, engine, Checks(engine), loop.tape), result)
         finally:
             await engine.stop_workers()
-            result.timeline = queue.timeline()
+            result.ledger = engine.ledger
             result.fired = queue.faults.fired
             result.lifecycles = len(queue.dispatched())
     if options.invariants and (violations := check(queue.ledger, alive=engine.store.pending_ids())):

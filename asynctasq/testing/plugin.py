@@ -1,12 +1,15 @@
 """The pytest plugin; inert unless one of its fixtures or options is used."""
 
-from collections.abc import Iterator
+import inspect
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 if TYPE_CHECKING:
+    from asynctasq.testing.clock import VirtualClock
     from asynctasq.testing.conformance.harness import DriverHarness
+    from asynctasq.testing.fake_queue import FakeQueue
     from asynctasq.testing.servers import Servers
 
 pytest.register_assert_rewrite("asynctasq.testing.conformance")
@@ -23,6 +26,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "path of a callable that returns a DriverHarness; may be repeated",
     )
     group.addoption("--conformance-report", metavar="PATH", help="write the conformance report there, as JSON")
+    simulations = parser.getgroup("asynctasq-simulation", "asynctasq: simulations")
+    simulations.addoption("--simulation-seed", type=int, metavar="N", help="run simulations with this seed only")
+    simulations.addoption("--simulation-runs", type=int, metavar="N", help="run simulations with so many seeds")
+    simulations.addoption("--simulation-replay", metavar="FILE", help="run the one simulation that this tape recorded")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -30,6 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "simulation: a test that runs in virtual time on the simulated event loop")
     if config.getoption("--driver") or config.getoption("--conformance-report"):
         _watch(config)
+    _tell_simulations(config)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -41,6 +49,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         module = cast("Any", metafunc).module  # pytest leaves it unannotated
         drivers = chosen_drivers(metafunc.config, module)
         metafunc.parametrize("conformance_harness", drivers, indirect=True, scope="function")
+
+
+def _tell_simulations(config: pytest.Config) -> None:
+    seed, runs, replay = (config.getoption(f"--simulation-{name}") for name in ("seed", "runs", "replay"))
+    if (seed, runs, replay) != (None, None, None):
+        from asynctasq.testing._simulate_settings import Settings, set_settings
+
+        set_settings(Settings(seed=seed, runs=runs, replay=replay))
 
 
 def _watch(config: pytest.Config) -> None:
@@ -66,3 +82,33 @@ def conformance_harness(request: pytest.FixtureRequest, conformance_servers: "Se
     from asynctasq.testing.conformance.selection import make_harness
 
     return make_harness(request.param, conformance_servers)
+
+
+@pytest.fixture
+def fake_queue() -> "Iterator[FakeQueue]":
+    """A FakeQueue that is open during the test: everything it dispatches lands there."""
+    from asynctasq.testing.fake_queue import FakeQueue
+
+    with FakeQueue() as queue:
+        yield queue
+
+
+@pytest.fixture
+def virtual_clock(request: pytest.FixtureRequest) -> "VirtualClock":
+    """The clock of the test's `fake_queue` if it has one, else a clock of its own; it moves only when told to."""
+    if "fake_queue" in request.fixturenames:
+        queue: FakeQueue = request.getfixturevalue("fake_queue")
+        return queue.clock
+    from asynctasq.testing.clock import VirtualClock
+
+    return VirtualClock()
+
+
+@pytest.fixture
+def sim(request: pytest.FixtureRequest) -> "Callable[..., None]":
+    """For a test without decorator: `sim(program, runs=100, ...)` runs `async def program(sim)` as `@simulate` does."""
+    if inspect.iscoroutinefunction(getattr(request, "function", None)):
+        pytest.fail("an async test gets its `sim` from the decorator: put @simulate(...) above it", pytrace=False)
+    from asynctasq.testing.simulation import simulate_now
+
+    return simulate_now

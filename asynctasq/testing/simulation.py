@@ -28,6 +28,7 @@ __all__ = [
     "SimulationFailed",
     "explore",
     "simulate",
+    "simulate_now",
 ]
 
 DEFAULT_FAULTS: Final = Faults(
@@ -239,6 +240,11 @@ def simulate(  # noqa: PLR0913 - one keyword per choice of a test
         return test
 
     return decorate if function is None else decorate(function)
+
+
+def simulate_now(program: Simulated, **choices: Any) -> None:
+    """Run `async def program(sim)` as a test decorated with `@simulate(**choices)` would be, here and now."""
+    simulate(**choices)(program)()
 
 
 def _run_as_told(explorer: Explorer, args: tuple[Any, ...], kwargs: dict[str, Any], runs: int) -> None:

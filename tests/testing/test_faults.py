@@ -1,0 +1,173 @@
+"""Plans of faults: what can be asked for, what is refused, how chance is turned into strikes."""
+
+import pytest
+
+from asynctasq.tasks import AsyncTask, task
+from asynctasq.testing._fault_plan import FaultPlan
+from asynctasq.testing._fault_points import CRASH_POINTS
+from asynctasq.testing.faults import Crash, Delay, FailBefore, Faults, Latency, LoseReply, SkewClock, as_list
+from asynctasq.testing.tape import Tape
+
+
+class Mail(AsyncTask[None]):
+    async def execute(self) -> None:
+        return None
+
+
+@task
+async def note() -> None:
+    return None
+
+
+def test_a_point_that_does_not_exist_is_refused_with_those_that_do() -> None:
+    with pytest.raises(ValueError, match=r"Crash\(at='before_lunch'\).*before_settle"):
+        Crash(at="before_lunch")
+
+
+@pytest.mark.parametrize("at", sorted(CRASH_POINTS))
+def test_a_worker_can_crash_at_every_point(at: str) -> None:
+    assert str(Crash(at=at)) == f"Crash(at={at!r})"
+
+
+def test_a_fault_names_its_conditions() -> None:
+    fault = LoseReply(at="settle", task=Mail, attempt=2, worker="w1", nth=3)
+
+    assert str(fault) == "LoseReply(at='settle', task='Mail', attempt=2, worker='w1', nth=3)"
+    assert "task='note'" in str(Crash(at="before_start", task=note))
+
+
+def test_occasions_count_from_one() -> None:
+    with pytest.raises(ValueError, match="counts from 1"):
+        Crash(at="before_start", nth=0)
+
+
+def test_a_task_instance_is_no_task() -> None:
+    with pytest.raises(TypeError):
+        Crash(at="before_start", task=Mail())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.1])
+def test_a_rate_is_a_probability(rate: float) -> None:
+    with pytest.raises(ValueError, match="probability"):
+        Faults(crash=rate)
+    with pytest.raises(ValueError, match="probability"):
+        Latency(often=rate)
+
+
+def test_seed_0_is_refused() -> None:
+    with pytest.raises(ValueError, match="seed 0"):
+        Faults(seed=0)
+
+
+def test_a_number_for_latency_is_its_typical_length() -> None:
+    assert Faults(latency=0.2).delays == Latency(typical_s=0.2)
+    assert Faults(latency=Latency(often=1.0)).delays == Latency(often=1.0)
+    assert Faults().delays is None
+
+
+def test_scaling_multiplies_rates_up_to_certainty() -> None:
+    scaled = Faults(crash=0.5, stop=0.1).scaled(crash=3.0, stop=0.0)
+
+    assert scaled.rates() | {"crash": 1.0, "stop": 0.0} == scaled.rates()
+
+
+def test_what_is_no_fault_is_refused() -> None:
+    with pytest.raises(TypeError, match="faults= takes"):
+        as_list(["crash"])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match="one Faults"):
+        FaultPlan([Faults(), Faults()], Tape(1))
+
+
+def test_one_fault_needs_no_list() -> None:
+    assert as_list(Crash(at="before_start")) == [Crash(at="before_start")]
+
+
+def strikes(faults: Faults, seed: int = 5, calls: int = 4_000) -> FaultPlan:
+    plan = FaultPlan(faults, Tape(seed))
+    for _ in range(calls):
+        plan.at_call("w1", "turn", "after", list)
+    return plan
+
+
+def test_kinds_fire_about_as_often_as_their_rates_say() -> None:
+    fired = strikes(Faults(crash=0.05, lost_reply=0.1, fail_after=0.02, latency=Latency(often=0.2, rarely=0.0))).fired
+
+    for kind, rate in {"crash": 0.05, "lost_reply": 0.1, "fail_after": 0.02, "slow": 0.2}.items():
+        assert 0.6 * rate < fired[kind] / 4_000 < 1.4 * rate
+
+
+def test_rates_beyond_certainty_share_what_there_is() -> None:
+    fired = strikes(Faults(crash=1.0, lost_reply=1.0)).fired
+
+    assert sum(fired.values()) == 4_000
+    assert 0.4 < fired["crash"] / 4_000 < 0.6
+
+
+def test_what_can_not_strike_there_does_not() -> None:
+    assert strikes(Faults(fail_before=1.0, duplicate=1.0)).fired == {}
+
+
+def test_a_tape_of_zeros_has_no_faults() -> None:
+    assert strikes(Faults(crash=0.5, latency=1.0, clock_skew=30), seed=0).fired == {}
+
+
+def test_a_stopped_plan_strikes_no_more() -> None:
+    plan = FaultPlan([Crash(at="turn:after"), Faults(crash=1.0)], Tape(1))
+    plan.stop()
+
+    assert plan.at_call("w1", "turn", "after", lambda: [("turn:after", [])]) is None
+    assert plan.at_step("w1", "before_start", task="", attempt=1) is None
+
+
+def test_a_clock_is_wrong_by_at_most_what_was_asked() -> None:
+    skews = [FaultPlan(Faults(clock_skew=30), Tape(seed)).skew_s("w1") for seed in range(1, 200)]
+
+    assert max(skews) <= 30
+    assert min(skews) >= -30
+    assert max(skews) > 20
+    assert min(skews) < -20
+
+
+def test_a_clock_set_by_hand_is_that_workers() -> None:
+    plan = FaultPlan([SkewClock(worker="w2", seconds=7)], Tape(1))
+
+    assert (plan.skew_s("w1"), plan.skew_s("w2")) == (0.0, 7)
+
+
+def test_a_clock_set_for_nobody_is_told() -> None:
+    with pytest.raises(AssertionError, match="w9"):
+        FaultPlan([SkewClock(worker="w9", seconds=7)], Tape(1)).check_fired()
+
+
+def test_a_fault_strikes_the_worker_task_and_attempt_it_names() -> None:
+    fault = Crash(at="before_start", task=Mail, attempt=2, worker="w2")
+    plan = FaultPlan(fault, Tape(1))
+    name = Mail._task_name
+
+    misses = [("w1", name, 2), ("w2", "other", 2), ("w2", name, 1)]
+    assert [plan.at_step(worker, "before_start", task=t, attempt=a) for worker, t, a in misses] == [None] * 3
+    assert plan.at_step("w2", "mid_attempt", task=name, attempt=2) is None
+    assert plan.at_step("w2", "before_start", task=name, attempt=2) is not None
+    assert plan.at_step("w2", "before_start", task=name, attempt=2) is None
+    plan.check_fired()
+
+
+def test_what_is_taken_back_waits_for_its_next_occasion() -> None:
+    plan = FaultPlan(Crash(at="mid_attempt"), Tape(1))
+    strike = plan.at_step("w1", "mid_attempt", task="", attempt=1)
+    assert strike is not None
+
+    plan.take_back(strike)
+
+    assert plan.fired == {}
+    assert plan.at_step("w1", "mid_attempt", task="", attempt=1) is not None
+
+
+def test_a_plan_says_what_it_may_do() -> None:
+    plan = FaultPlan([Delay(at="turn:before", seconds=1), FailBefore(at="turn"), Faults(crash=0.1)], Tape(1))
+
+    assert [kind for kind in ("crash", "delay", "fail_before", "stop") if plan.may(kind)] == [
+        "crash",
+        "delay",
+        "fail_before",
+    ]
