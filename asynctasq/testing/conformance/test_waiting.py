@@ -14,6 +14,11 @@ PROMPT_S = 4.0
 """Well before `WAIT_S` ends: a reserve that sleeps through a wake-up fails, a slow machine does not."""
 
 
+def _prompt_s(trial: Trial) -> float:
+    """Return how soon a wake-up must have come; a driver that is not woken by others looks every few seconds."""
+    return PROMPT_S * (1 if trial.capabilities.wakes_waiting.level == "yes" else 2)
+
+
 async def _settled_down() -> None:
     """Let a task that was just started get to where it waits. Nothing depends on it having got there."""
     for _ in range(6):
@@ -31,7 +36,7 @@ async def _wakes(trial: Trial, wake: Callable[[], Awaitable[object]], *, driver:
     leases = await task
     took_s = time.perf_counter() - started
     assert leases, "reserve waited to its end in spite of a visible message"
-    assert took_s < PROMPT_S, f"reserve woke {took_s:.1f} s after the message was there"
+    assert took_s < _prompt_s(trial), f"reserve woke {took_s:.1f} s after the message was there"
     return leases
 
 
@@ -206,7 +211,7 @@ async def test_wait_visible_is_woken_from_elsewhere(trial: Trial) -> None:
 
     assert await waiting is True
 
-    assert time.perf_counter() - started < PROMPT_S
+    assert time.perf_counter() - started < _prompt_s(trial)
 
 
 @conforms("wait_visible: False after `wait_s` seconds", needs="wakes_waiting")
