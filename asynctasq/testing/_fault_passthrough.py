@@ -14,6 +14,7 @@ from asynctasq.drivers.base import (
     Settlements,
     Transactional,
 )
+from asynctasq.errors import UnsupportedFeature
 from asynctasq.kernel.messages import Message, State, StoredMessage
 
 __all__ = ["PassThrough"]
@@ -24,43 +25,64 @@ class PassThrough(Inspectable, KeepsResults, Transactional, Migratable):
 
     inner: Driver
 
+    def _checked(self, name: str, *, kept: bool) -> Driver:
+        if not kept:
+            raise UnsupportedFeature(f"{self.inner} is not {name}")
+        return self.inner
+
+    @property
+    def _inspects(self) -> Inspectable:
+        return cast("Inspectable", self._checked("Inspectable", kept=bool(self.inner.capabilities.inspects)))
+
+    @property
+    def _keeps_results(self) -> KeepsResults:
+        return cast("KeepsResults", self._checked("KeepsResults", kept=bool(self.inner.capabilities.keeps_results)))
+
+    @property
+    def _transactional(self) -> Transactional:
+        return cast("Transactional", self._checked("Transactional", kept=bool(self.inner.capabilities.transactional)))
+
+    @property
+    def _migrates(self) -> Migratable:
+        return cast("Migratable", self._checked("Migratable", kept=isinstance(self.inner, Migratable)))
+
     async def queues(self) -> list[str]:
-        return await cast("Inspectable", self.inner).queues()
+        return await self._inspects.queues()
 
     async def find(self, message_id: str) -> StoredMessage | None:
-        return await cast("Inspectable", self.inner).find(message_id)
+        return await self._inspects.find(message_id)
 
     async def list_messages(
         self, queue: str, *, state: State | None = None, limit: int = 100, cursor: str | None = None
     ) -> Page:
-        return await cast("Inspectable", self.inner).list_messages(queue, state=state, limit=limit, cursor=cursor)
+        return await self._inspects.list_messages(queue, state=state, limit=limit, cursor=cursor)
 
     async def cancel(self, message_ids: Sequence[str]) -> AbstractSet[str]:
-        return await cast("Inspectable", self.inner).cancel(message_ids)
+        return await self._inspects.cancel(message_ids)
 
     async def discard(self, message_ids: Sequence[str]) -> AbstractSet[str]:
-        return await cast("Inspectable", self.inner).discard(message_ids)
+        return await self._inspects.discard(message_ids)
 
     async def purge(self, queue: str) -> int:
-        return await cast("Inspectable", self.inner).purge(queue)
+        return await self._inspects.purge(queue)
 
     async def fetch_result(self, message_id: str) -> bytes | None:
-        return await cast("KeepsResults", self.inner).fetch_result(message_id)
+        return await self._keeps_results.fetch_result(message_id)
 
     async def enqueue_in(self, connection: Any, messages: Sequence[Message]) -> list[str]:
-        return await cast("Transactional", self.inner).enqueue_in(connection, messages)
+        return await self._transactional.enqueue_in(connection, messages)
 
     def enqueue_in_sync(self, connection: Any, messages: Sequence[Message]) -> list[str]:
-        return cast("Transactional", self.inner).enqueue_in_sync(connection, messages)
+        return self._transactional.enqueue_in_sync(connection, messages)
 
     async def settle_in(self, connection: Any, settlements: Settlements) -> AbstractSet[str]:
-        return await cast("Transactional", self.inner).settle_in(connection, settlements)
+        return await self._transactional.settle_in(connection, settlements)
 
     async def schema_version(self) -> int:
-        return await cast("Migratable", self.inner).schema_version()
+        return await self._migrates.schema_version()
 
     def migrations(self) -> Sequence[Migration]:
-        return cast("Migratable", self.inner).migrations()
+        return self._migrates.migrations()
 
     async def migrate(self) -> list[int]:
-        return await cast("Migratable", self.inner).migrate()
+        return await self._migrates.migrate()

@@ -72,7 +72,9 @@ class FaultyDriver(PassThrough, Driver, Notifies):
 
     @classmethod
     def from_url(cls, url: str, **options: Any) -> Self:
-        raise NotImplementedError(f"wrap a driver: FaultyDriver(driver, Faults(...)); not {url!r} with {options}")
+        raise ConfigError(
+            f"a FaultyDriver wraps a driver, FaultyDriver(driver, Faults(...)); {url!r} {options} is none"
+        )
 
     def __str__(self) -> str:
         return str(self.inner)
