@@ -7,8 +7,11 @@ from functools import partial
 from typing import Final
 
 from asynctasq.clock import Clock
+from asynctasq.codec.envelope import decode_envelope
 from asynctasq.core.worker import describe
 from asynctasq.drivers.base import Driver, Settlements
+from asynctasq.errors import CodecError
+from asynctasq.kernel.envelope import MAX_CRASHES_DEFAULT
 from asynctasq.kernel.ledger import Entry, Kind
 from asynctasq.kernel.messages import Lease, Release
 from asynctasq.testing._engine import Engine
@@ -49,6 +52,7 @@ class Injector:
         self._skews: dict[str, float] = {}
         self._alarms: dict[tuple[str, str], _Alarm] = {}
         self._task_names: dict[str, str] = {}
+        self._last_lives: dict[str, set[str]] = {}
         fence_tasks(engine.loop)
 
     # -- for the engine --------------------------------------------------------------------------
@@ -112,11 +116,25 @@ class Injector:
         engine = self._engine
         now = engine.clock.now()
         for lease, end in settlements:
+            self._spare(worker, lease, last=False)
             if lease.message_id not in lost:
                 due_at = now + end.delay_s if isinstance(end, Release) else 0.0
                 engine.record(_entry(Kind.SETTLED, now, worker, lease, due_at=due_at, detail=describe(end)))
         for lease in leases:
+            if lease.crashes and not self.plan.gives_up:
+                self._spare(worker, lease, last=lease.crashes + 1 >= _max_crashes(lease))
             engine.record(_entry(Kind.RESERVED, now, worker, lease, due_at=now + lease_s))
+
+    def _spare(self, worker: str, lease: Lease, *, last: bool) -> None:
+        """Let chance leave a worker alone while it holds what would be given up if it crashed now."""
+        if last:
+            self._last_lives.setdefault(worker, set()).add(lease.message_id)
+            self.plan.spared.add(worker)
+        elif (held := self._last_lives.get(worker)) is not None:
+            held.discard(lease.message_id)
+            if not held:
+                del self._last_lives[worker]
+                self.plan.spared.discard(worker)
 
     def extended(self, worker: str, leases: Sequence[Lease], lost: AbstractSet[str], lease_s: float) -> None:
         now = self._engine.clock.now()
@@ -156,6 +174,9 @@ class Injector:
     def _strike(self, strike: Strike, entry: Entry, point: str) -> None:
         engine, worker = self._engine, entry.worker
         if engine.links[worker].is_cut:
+            return
+        if worker in self.plan.spared and strike.directed is None:
+            self.plan.take_back(strike)
             return
         match strike.kind:
             case "crash":
@@ -208,6 +229,13 @@ class _Alarm:
     def _fire(self) -> None:
         self._gone_off = True
         self._go_off()
+
+
+def _max_crashes(lease: Lease) -> int:
+    try:
+        return decode_envelope(lease.body).max_crashes
+    except CodecError:
+        return MAX_CRASHES_DEFAULT
 
 
 def _entry(kind: Kind, at: float, worker: str, lease: Lease, *, due_at: float, detail: str = "") -> Entry:

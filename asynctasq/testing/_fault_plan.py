@@ -70,7 +70,7 @@ class _Odds:
 
 
 class FaultPlan:
-    """The faults of one run. `fired` counts them by kind; `stop` ends them."""
+    """The faults of one run. `fired` counts them by kind; `stop` ends them. Chance strikes no worker in `spared`."""
 
     def __init__(self, choice: FaultChoice, tape: Tape) -> None:
         chosen = as_list(choice)
@@ -80,6 +80,8 @@ class FaultPlan:
         self.fired: Counter[str] = Counter()
         self.stopped = False
         self.account_for = True
+        self.spared: set[str] = set()
+        self.gives_up = by_chance[0].give_up if by_chance else True
         self._tape = tape
         self._chances = by_chance[0] if by_chance else None
         self._directed = [_Counted(fault) for fault in chosen if not isinstance(fault, Faults | SkewClock)]
@@ -117,7 +119,7 @@ class FaultPlan:
         return self._by_chance(worker, step, step)
 
     def _by_chance(self, worker: str, point: str, kinds: str) -> Strike | None:
-        if self._chances is None:
+        if self._chances is None or worker in self.spared:
             return None
         try:
             odds = self._odds[worker, point]

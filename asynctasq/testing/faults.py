@@ -54,6 +54,8 @@ class Faults:
     stop: the worker is asked to drain, as by SIGTERM, and is replaced.
     latency: how long calls take; a number is the typical length in seconds.
     clock_skew: each worker's wall clock is wrong by up to so many seconds, either way.
+    give_up: let chance take a message to its `max_crashes`, so that it becomes a dead letter; else it spares a worker
+    that holds a message for the last time.
     must_fire: a plan of which nothing ever happened fails, since it has shown nothing.
     """
 
@@ -68,6 +70,7 @@ class Faults:
     latency: Latency | float | None = None
     clock_skew: float = 0.0
     reply_timeout_s: float = 5.0
+    give_up: bool = False
     must_fire: bool = True
 
     def __post_init__(self) -> None:

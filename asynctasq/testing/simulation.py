@@ -45,13 +45,14 @@ DEFAULT_FAULTS: Final = Faults(
 """Something of everything; each run mixes its own."""
 
 UNTIL_S: Final = 3600.0
+TROUBLE_S: Final = 600.0
 
 Simulated: TypeAlias = Callable[..., Coroutine[Any, Any, object]]
 T = TypeVar("T")
 
 
 class Simulation:
-    """One run, as its test sees it: workers run from the beginning, faults strike until `settle`.
+    """One run, as its test sees it: workers run from the beginning, and things go wrong until `settle` is through.
 
     queue: the FakeQueue all dispatches go to. clock: its virtual clock. faults: what goes wrong, with its counters.
     rng: chance that replays with the run.
@@ -82,17 +83,21 @@ class Simulation:
         """Say that this situation is worth testing; the test fails if no run ever reaches it with `condition` true."""
         self._checks.sometimes(name, condition)
 
-    async def settle(self, *, within: float = YEAR_S) -> None:
-        """Let nothing go wrong any more, and run until nothing is left but dead letters.
+    async def settle(self, *, trouble: float = TROUBLE_S, within: float = YEAR_S) -> None:
+        """Run until nothing is left but dead letters; after `trouble` virtual seconds nothing goes wrong any more.
 
-        Raises: NotIdle if work is left after so many virtual seconds.
+        Raises: NotIdle if work is left `within` so many virtual seconds after that.
         """
         engine = self._engine
-        engine.calm_down()
         engine.start_workers()
         engine.gate.set(open_=True)
-        if not await engine.until(lambda: not engine.busy and not engine.store.pending, virtual_s_max=within):
+        await engine.until(self._is_quiet, virtual_s_max=trouble)
+        engine.calm_down()
+        if not await engine.until(self._is_quiet, virtual_s_max=within):
             raise NotIdle(left_text(engine, within))
+
+    def _is_quiet(self) -> bool:
+        return not self._engine.busy and not self._engine.store.pending
 
 
 class Explorer:

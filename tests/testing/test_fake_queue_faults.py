@@ -336,3 +336,16 @@ def test_other_seeds_are_other_stories() -> None:
 def test_without_faults_there_is_no_account() -> None:
     with FakeQueue() as queue, pytest.raises(RuntimeError, match="faults="):
         _ = queue.faults
+
+
+def buried_by_crashes(faults: Callable[[int], Faults]) -> int:
+    queues = [run(faults(seed), workers=3) for seed in range(1, 40)]
+    return sum(queue.history(queue.dispatched()[0].task_id).settlement == "bury: crashed" for queue in queues)
+
+
+def test_chance_takes_no_message_to_its_end_unless_told_to() -> None:
+    def faults(seed: int, *, give_up: bool = False) -> Faults:
+        return Faults(seed=seed, crash=0.3, lost_reply=0.2, lease_expiry=0.2, give_up=give_up, must_fire=False)
+
+    assert buried_by_crashes(faults) == 0
+    assert buried_by_crashes(lambda seed: faults(seed, give_up=True)) > 0
