@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+import asynctasq
 from asynctasq.drivers.sqs_driver import SQSDriver
 from asynctasq.drivers.urls import create_driver
 from asynctasq.errors import BodyTooLarge, ConfigError, DispatchError, DriverMisconfigured, UnknownQueue
 from asynctasq.kernel.messages import Bury, Complete, DeadReason, Depth, ErrorRecord
+from asynctasq.tasks import AsyncTask
 from asynctasq.testing.servers import Server
 
 from .sqs_fixtures import *  # noqa: F403 - fixtures, found by their names
@@ -335,6 +337,45 @@ async def test_a_full_load_costs_less_than_a_third_of_a_call_per_task(driver: SQ
     consumed = sum(driver.api_calls.values())
     assert consumed <= 25, "ten receives and ten deletes, and what an empty queue and the first turn cost"
     assert (consumed + 10) / 100 <= 0.35, "with the ten calls of the sends"
+
+
+# -- the guide -----------------------------------------------------------------------------------
+
+DONE: list[str] = []
+
+
+class AWSTask(AsyncTask[None]):
+    queue = "aws-tasks"
+    _driver_override = "sqs"
+
+    async def execute(self) -> None:
+        DONE.append(f"{type(self).__name__} {self._current_attempt}")
+
+
+class FailingTask(AWSTask):
+    max_attempts = 2
+    retry_delay = 1
+
+    async def execute(self) -> None:
+        await super().execute()
+        raise ValueError("no")
+
+
+async def test_the_guide_s_tasks_run_retry_and_die_on_sqs(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_SQS", server.url)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", REGION)
+    asynctasq.init({"driver": "memory"})
+    driver = SQSDriver()
+
+    await AWSTask().dispatch()
+    await FailingTask().dispatch()
+    async with asyncio.timeout(30):
+        await asynctasq.Worker(driver, ["aws-tasks"], max_tasks=3).start()
+
+    assert sorted(DONE) == ["AWSTask 0", "FailingTask 0", "FailingTask 1"]
+    assert await driver.depth("aws-tasks") == Depth(ready=0, scheduled=0, reserved=0, dead=1)
+    await driver.close()
+    await asynctasq.close()
 
 
 # -- loops ---------------------------------------------------------------------------------------
