@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 from asynctasq.tasks.definition import definition_of
-from asynctasq.testing._fault_points import STEP_POINTS
 from asynctasq.testing._recording import task_class_of
 from asynctasq.testing.faults import (
     Delay,
@@ -64,9 +63,25 @@ class Strike:
 class _Odds:
     """At one point: with `total` something strikes, and then each kind with its share of what is left."""
 
-    label: str
     total: float
-    kinds: tuple[tuple[str, str, float], ...]
+    kinds: tuple[tuple[str, float], ...]
+
+
+def _odds_of(faults: Faults) -> dict[str, _Odds]:
+    """Return the odds wherever anything can strike."""
+    rates, latency = faults.rates(), faults.delays
+    found: dict[str, _Odds] = {}
+    for point, kinds in KINDS.items():
+        weights = [(kind, rates[kind]) for kind in kinds]
+        if latency is not None and point in ("before", "after"):
+            weights += [("stuck", latency.rarely), ("slow", latency.often)]
+        weights = [(kind, weight) for kind, weight in weights if weight > 0.0]
+        left = [sum(weight for _, weight in weights[index:]) for index in range(len(weights))]
+        shares = [weight / rest for (_, weight), rest in zip(weights, left, strict=True)]
+        if weights:
+            kinds_of_point = tuple((kind, share) for (kind, _), share in zip(weights, [*shares[:-1], 1.0], strict=True))
+            found[point] = _Odds(min(1.0, left[0]), kinds_of_point)
+    return found
 
 
 class FaultPlan:
@@ -87,7 +102,8 @@ class FaultPlan:
         self._directed = [_Counted(fault) for fault in chosen if not isinstance(fault, Faults | SkewClock)]
         self._skews = {fault.worker: fault for fault in chosen if isinstance(fault, SkewClock)}
         self._skewed: set[str] = set()
-        self._odds: dict[tuple[str, str], _Odds | None] = {}
+        self._odds = {} if self._chances is None else _odds_of(self._chances)
+        self._labels: dict[tuple[str, str], str] = {}
         self.latency = None if self._chances is None else self._chances.delays
         self.reply_timeout_s = 5.0 if self._chances is None else self._chances.reply_timeout_s
 
@@ -119,16 +135,14 @@ class FaultPlan:
         return self._by_chance(worker, step, step)
 
     def _by_chance(self, worker: str, point: str, kinds: str) -> Strike | None:
-        if self._chances is None or worker in self.spared:
+        odds = self._odds.get(kinds)
+        if odds is None or worker in self.spared:
             return None
-        try:
-            odds = self._odds[worker, point]
-        except KeyError:
-            odds = self._odds[worker, point] = self._odds_of(worker, point, kinds)
-        if odds is None or not self._tape.chance(odds.label, odds.total):
+        label = self._labels.get((worker, point)) or self._labels.setdefault((worker, point), f"{worker} {point}")
+        if not self._tape.chance(label, odds.total):
             return None
-        for kind, label, share in odds.kinds:
-            if self._tape.chance(label, share):
+        for kind, share in odds.kinds:
+            if self._tape.chance(f"{label} {kind}", share):
                 return self._strike(kind)
         raise AssertionError("the last kind takes all that is left")
 
@@ -140,23 +154,6 @@ class FaultPlan:
             seconds = unit * (1 + self._tape.draw("latency", LATENCIES)) / LATENCIES
         self.fired[kind] += 1
         return Strike(kind=kind, seconds=seconds)
-
-    def _odds_of(self, worker: str, point: str, kinds: str) -> _Odds | None:
-        assert self._chances is not None, "without rates there is nothing to compute"
-        rates = self._chances.rates()
-        weights = [(kind, rates[kind]) for kind in KINDS[kinds]]
-        if self.latency is not None and point not in STEP_POINTS and kinds in ("before", "after"):
-            weights += [("stuck", self.latency.rarely), ("slow", self.latency.often)]
-        weights = [(kind, weight) for kind, weight in weights if weight > 0.0]
-        if not weights:
-            return None
-        left = [sum(weight for _, weight in weights[index:]) for index in range(len(weights))]
-        label = f"{worker} {point}"
-        shares = [
-            (kind, f"{label} {kind}", 1.0 if index == len(weights) - 1 else weight / left[index])
-            for index, (kind, weight) in enumerate(weights)
-        ]
-        return _Odds(label, min(1.0, left[0]), tuple(shares))
 
     def _by_hand(self, worker: str, phase: str, facets: Iterable[Facet]) -> Strike | None:
         """Let every fault count the occasions that fit it; the first whose time has come strikes, others wait."""
