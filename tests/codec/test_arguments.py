@@ -125,6 +125,11 @@ AnyColor = TypeVar("AnyColor", bound=Color)
 ColorOrSize = TypeVar("ColorOrSize", Color, Size)
 
 
+def stable_id(value: object) -> str | None:
+    """Return a test id that is the same in every process: the text of a set is not."""
+    return None if "{" in str(value) or "frozenset" in str(value) else str(value)
+
+
 def there_and_back(value: object, annotation: object) -> object:
     data = pack_arguments("app.mail:SendEmail", {"value": value}, {"value": annotation})
     return unpack_arguments(data, {"value": annotation})["value"]
@@ -173,7 +178,7 @@ def there_and_back(value: object, annotation: object) -> object:
         ([{"item": Item("a")}], list[Options]),
         ({"plain": [1, 2]}, dict[str, Any]),
     ],
-    ids=str,
+    ids=stable_id,
 )
 def test_a_value_comes_back_as_annotated(value, annotation):
     back = there_and_back(value, annotation)
@@ -364,7 +369,7 @@ def test_a_field_added_since_gets_its_default():
         (record("HttpUrl", "no url"), HttpUrl, "no HttpUrl can be made"),
         (record("Popen", ["id"]), Color | Size, "names other classes"),
     ],
-    ids=str,
+    ids=stable_id,
 )
 def test_a_record_that_does_not_fit_is_undecodable(plain, annotation, says):
     with pytest.raises(UndecodableBody, match=says):
