@@ -8,7 +8,6 @@ ones, started for the run. One worker process, uvloop.
 """
 
 import argparse
-import asyncio
 import statistics
 import tempfile
 import time
