@@ -1,6 +1,6 @@
 """Where dispatches go while a FakeQueue is open: into its store, through the real codec, whatever their driver."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -39,10 +39,10 @@ class Filter:
 class FakeDispatcher(Dispatcher):
     """Records dispatches and stores their messages; lets through what is not faked."""
 
-    def __init__(self, engine: Engine, chosen: Filter, records: list[Dispatched]) -> None:
+    def __init__(self, engine: Engine, chosen: Filter, add: Callable[[Dispatched], None]) -> None:
         self._engine = engine
         self._chosen = chosen
-        self._records = records
+        self._add = add
         self._factory = MessageFactory(clock=engine.clock, new_id=engine.new_id)
         self._announced: dict[str, tuple[type[BaseTask[Any]], Message]] = {}
         engine.store.on_stored = self._record
@@ -98,7 +98,7 @@ class FakeDispatcher(Dispatcher):
             cls, message = self._announced.pop(message_id)
             envelope, definition = decode_envelope(message.body), definition_of(cls)
             arguments = unpack_arguments(envelope.arguments, definition.signature.annotations)
-            self._records.append(
+            self._add(
                 Dispatched(
                     task_id=message.id,
                     task=cls,

@@ -1,6 +1,7 @@
 """What was dispatched, and assertions over it whose failures show what was dispatched instead."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -10,7 +11,7 @@ from asynctasq.tasks.base import BaseTask
 from asynctasq.tasks.definition import definition_of
 from asynctasq.tasks.functions import TaskFunction
 
-__all__ = ["Dispatched", "Recording", "TaskReference", "task_class_of"]
+__all__ = ["Captured", "Dispatched", "Recording", "TaskReference", "task_class_of"]
 
 TaskReference = type[BaseTask[Any]] | TaskFunction[..., Any]
 """A task as tests name it: the class, or the decorated function."""
@@ -83,6 +84,23 @@ class Recording:
 
     def __init__(self) -> None:
         self._records: list[Dispatched] = []
+        self._listeners: list[Callable[[Dispatched], None]] = []
+
+    def _add(self, record: Dispatched) -> None:
+        self._records.append(record)
+        for listener in self._listeners:
+            listener(record)
+
+    @contextmanager
+    def captures(self) -> "Generator[Captured]":
+        """Collect what the block dispatches, and only that; what was collected so far can be asked for in the block."""
+        captured = Captured(self)
+        collect = captured._add  # noqa: SLF001 - of its own kind
+        self._listeners.append(collect)
+        try:
+            yield captured
+        finally:
+            self._listeners.remove(collect)
 
     def _pending_ids(self) -> frozenset[str]:
         """Return the ids that are still to be run; a mere recording runs nothing."""
@@ -167,7 +185,8 @@ class Recording:
         """
         left = iter(self._records)
         for position, item in enumerate(expected):
-            task, arguments = item if isinstance(item, tuple) else (item, {})
+            nothing: Mapping[str, object] = {}
+            task, arguments = item if isinstance(item, tuple) else (item, nothing)
             expectation = Expectation(task=task_class_of(task), arguments=arguments)
             if not any(not expectation.differences(record) for record in left):
                 text = f"expected {expectation} as number {position + 1} of {len(expected)}"
@@ -188,6 +207,20 @@ class Recording:
         if total > SHOWN_MAX:
             lines.append(f"  ... {total} in all")
         return "\n".join(lines) + self._circumstances()
+
+
+class Captured(Recording):
+    """What one block dispatched; waiting and virtual time are those of the FakeQueue it was dispatched to."""
+
+    def __init__(self, origin: Recording) -> None:
+        super().__init__()
+        self._origin = origin
+
+    def _pending_ids(self) -> frozenset[str]:
+        return self._origin._pending_ids()  # noqa: SLF001 - of its own kind
+
+    def _circumstances(self) -> str:
+        return self._origin._circumstances()  # noqa: SLF001 - of its own kind
 
 
 def task_class_of(task: TaskReference) -> type[BaseTask[Any]]:

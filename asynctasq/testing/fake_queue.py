@@ -1,8 +1,8 @@
 """FakeQueue: while it is open, every dispatch of its context is recorded, and runs when the test says so."""
 
 import asyncio
-from collections.abc import Generator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Literal, NoReturn, Self
@@ -144,7 +144,7 @@ class FakeQueue(Recording):
             from asynctasq.testing.freeze import frozen_to
 
             self._exits.enter_context(frozen_to(engine.clock))
-        scoped_dispatcher.set(FakeDispatcher(engine, self._filter, self._records))
+        scoped_dispatcher.set(FakeDispatcher(engine, self._filter, self._add))
 
     def _leave(self) -> None:
         # Not reset with a token: a fixture may be torn down in another context than it was set up in.
@@ -204,15 +204,6 @@ class FakeQueue(Recording):
     def timeline(self) -> str:
         """Return everything that happened as text, one line an event, in virtual seconds since the opening."""
         return timeline(self.ledger, start=self.clock.now() - self.clock.monotonic())
-
-    @contextmanager
-    def captures(self) -> Generator[Recording]:
-        """Collect what the block dispatches, and only that."""
-        captured, before = Recording(), len(self._records)
-        try:
-            yield captured
-        finally:
-            captured._records += self._records[before:]  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - of its own kind
 
     def _pending_ids(self) -> frozenset[str]:
         return frozenset(self._engine.store.pending_ids())
