@@ -13,7 +13,7 @@ from asynctasq.errors import BadSignature, UndecodableBody, UnknownTask
 from asynctasq.kernel.envelope import Envelope
 from asynctasq.kernel.messages import DeadReason
 from asynctasq.tasks.base import BaseTask
-from asynctasq.tasks.definition import TaskDefinition, definition_of, rebuild, set_metadata
+from asynctasq.tasks.definition import TaskDefinition, definition_of, set_metadata
 from asynctasq.tasks.registry import Application
 
 __all__ = ["BadArguments", "Builder", "Invocation", "reason_of"]
@@ -71,10 +71,10 @@ class Builder:
         arguments = unpack_arguments(invocation.envelope.arguments, signature.annotations, self._limits)
         arguments = await resolve_references(arguments)
         try:
-            signature.unbind(arguments)
+            args, kwargs = signature.unbind(arguments)
         except TypeError as error:
             raise BadArguments(f"{invocation.envelope.task} can't take the stored arguments: {error}") from error
-        task = rebuild(invocation.cls, arguments)
+        task = invocation.cls(*args, **kwargs)
         set_metadata(
             task,
             task_id=invocation.message_id,

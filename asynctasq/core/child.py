@@ -111,7 +111,7 @@ class ChildSettings:
 
     def builder(self) -> Builder:
         """Import the application's modules and return a builder for its tasks."""
-        application = Application(self.modules, None if self.root is None else Path(self.root))
+        application = Application(self.modules, None if self.root is None else Path(self.root), path=self.path)
         application.load()
         keys = None if self.keys is None else SigningKeys(self.keys)
         return Builder(application, keys=keys, limits=Limits(body_bytes_max=self.body_bytes_max))

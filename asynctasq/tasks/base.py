@@ -10,7 +10,7 @@ from asynctasq.drivers.base import Driver
 from asynctasq.errors import DispatchError, TaskDefinitionError
 from asynctasq.kernel.messages import check_queue_name
 from asynctasq.kernel.retry import Exponential, Fixed
-from asynctasq.tasks.definition import check_execute, check_parameters
+from asynctasq.tasks.definition import TaskDefinition, check_execute, check_parameters
 from asynctasq.tasks.dispatching import current_dispatcher
 from asynctasq.tasks.mode import Mode
 from asynctasq.tasks.options import (
@@ -52,6 +52,8 @@ class BaseTask(Generic[T_co]):
     _mode: ClassVar[Mode] = Mode.LOOP
     _task_name: ClassVar[str] = ""
     _options_of_class: ClassVar[Options]
+    _definition: ClassVar[TaskDefinition | None] = None
+    _runnable: ClassVar[bool] = False
 
     _task_id: str | None = None
     _current_attempt: int = 0
@@ -69,6 +71,7 @@ class BaseTask(Generic[T_co]):
         if cls.__module__ == __name__:  # the four kinds themselves
             return
         cls._has_constructor = cls._has_constructor or "__init__" in cls.__dict__
+        cls._runnable = _has_execute(cls)
         check_execute(cls)
         if cls._arguments_become_attributes:
             check_parameters(cls, RESERVED)
@@ -79,7 +82,7 @@ class BaseTask(Generic[T_co]):
         register(cls._task_name, cls)
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        if not _has_execute(cls):
+        if not cls._runnable:
             kind = "async def" if cls._mode.is_async else "def"
             raise TaskDefinitionError(f"{cls.__qualname__} has no execute(); add `{kind} execute(self)`")
         self = super().__new__(cls)

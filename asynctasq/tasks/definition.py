@@ -28,7 +28,6 @@ __all__ = [
     "check_parameters",
     "definition_of",
     "options_of",
-    "rebuild",
     "set_metadata",
     "task_id_of",
 ]
@@ -47,8 +46,11 @@ class TaskDefinition:
 
 
 def definition_of(cls: "type[BaseTask[Any]]") -> TaskDefinition:
-    """Return the definition of a task class."""
-    return TaskDefinition(
+    """Return the definition of a task class, made once."""
+    known: TaskDefinition | None = cls.__dict__.get("_definition")
+    if known is not None and known.driver is cls._driver_override:
+        return known
+    made = TaskDefinition(
         name=cls._task_name,
         mode=cls._mode,
         signature=cls._signature(),
@@ -56,6 +58,8 @@ def definition_of(cls: "type[BaseTask[Any]]") -> TaskDefinition:
         driver=cls._driver_override,
         returns=cls._return_annotation(),
     )
+    cls._definition = made
+    return made
 
 
 def options_of(task: "BaseTask[Any]") -> Options:
@@ -66,16 +70,8 @@ def options_of(task: "BaseTask[Any]") -> Options:
 def arguments_of(task: "BaseTask[Any]") -> Mapping[str, object]:
     """Return the constructor's arguments by name, as they were given."""
     args, kwargs = task._arguments_given
-    return type(task)._signature().bind(args, kwargs) if args else kwargs
-
-
-def rebuild(cls: "type[BaseTask[Any]]", arguments: Mapping[str, object]) -> "BaseTask[Any]":
-    """Build a task by calling its constructor with `arguments`.
-
-    Raises: TypeError if they no longer fit; and whatever the constructor raises.
-    """
-    args, kwargs = cls._signature().unbind(arguments)
-    return cls(*args, **kwargs)
+    signature = type(task)._signature()
+    return signature.bind(args, kwargs) if args or not signature.plain else kwargs
 
 
 def task_id_of(task: "BaseTask[Any]") -> str | None:

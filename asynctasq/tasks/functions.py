@@ -114,11 +114,14 @@ _SETTINGS = (
 def _task_class(function: Callable[..., Any], settings: Mapping[str, object], *, process: bool) -> type[BaseTask[Any]]:
     if not inspect.isfunction(function):
         raise TaskDefinitionError(f"@task decorates functions; for {function!r} derive from AsyncTask or SyncTask")
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise TaskDefinitionError(f"@task function {function.__qualname__} yields; a task must return")
     is_async = inspect.iscoroutinefunction(function)
     signature = signature_of(function, bound=False)
 
     def initialise(self: BaseTask[Any], *args: Any, **kwargs: Any) -> None:
-        signature.inspected.bind(*args, **kwargs)
+        if args or not signature.fits(kwargs):
+            signature.inspected.bind(*args, **kwargs)
         self._options = type(self)._options_of_class
 
     def execute(self: BaseTask[Any]) -> Any:

@@ -1,6 +1,7 @@
 """Which task a name means. Names are `module:qualname`; nothing is imported but modules of the application."""
 
 import importlib
+import re
 import sys
 from difflib import get_close_matches
 from pathlib import Path
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 __all__ = ["Application", "project_root", "register", "registered", "task_name"]
 
 _MARKERS = ("pyproject.toml", "setup.cfg", "setup.py", ".git")
+_PART = re.compile(r"[\w-]+")
+"""One part of a module's name; a script may be called `send-emails.py`."""
+_INSTALLED = ("site-packages", "dist-packages")
 _tasks: "dict[str, type[BaseTask[Any]]]" = {}
 
 
@@ -56,9 +60,9 @@ def _main_module_name() -> str:
 
 
 class Application:
-    """The modules that may hold tasks: the named ones, and what lies under `root` as source files.
+    """The modules that may hold tasks: the named ones, and what lies under `root` or `path` as source files.
 
-    `path` are entries that a child process needs on `sys.path` to import them.
+    `path` are folders that a child process needs on `sys.path` to import them.
     """
 
     def __init__(self, modules: tuple[str, ...] = (), root: Path | None = None, *, path: tuple[str, ...] = ()) -> None:
@@ -92,14 +96,15 @@ class Application:
 
     def _is_ours(self, module: str) -> bool:
         parts = module.split(".")
-        if not all(part.isidentifier() for part in parts):
+        if not all(_PART.fullmatch(part) and part not in _INSTALLED for part in parts):
             return False
         if any(module == known or module.startswith(f"{known}.") for known in self.modules):
             return True
-        if self.root is None:
-            return False
-        base = self.root.joinpath(*parts)
-        return base.with_suffix(".py").is_file() or (base / "__init__.py").is_file()
+        folders = [Path(folder) for folder in self.path]
+        if self.root is not None:
+            folders.append(self.root)
+        bases = [folder.joinpath(*parts) for folder in folders]
+        return any(base.with_suffix(".py").is_file() or (base / "__init__.py").is_file() for base in bases)
 
     def _explain(self, name: str) -> str:
         nearest = get_close_matches(name, list(_tasks), 1)

@@ -2,7 +2,7 @@
 
 import inspect
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, cast
@@ -17,16 +17,21 @@ VAR_POSITIONAL = "*"
 class Signature:
     """What a constructor or function takes, `self` left out.
 
-    `plain` means that every argument can be given by name.
+    `plain` means that every argument can be given by name, `open` that names it does not know are taken, too.
     """
 
     names: tuple[str, ...]
+    required: frozenset[str]
+    known: frozenset[str]
+    open: bool
     plain: bool
     inspected: inspect.Signature
     annotations: Mapping[str, object]
 
-    def bind(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> dict[str, object]:
+    def bind(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Mapping[str, object]:
         """Return the arguments by name; raise TypeError if they do not fit."""
+        if self.plain and not args and self.fits(kwargs):
+            return kwargs
         bound = self.inspected.bind(*args, **kwargs)
         arguments: dict[str, object] = {}
         for name, value in bound.arguments.items():
@@ -34,15 +39,29 @@ class Signature:
             if kind is inspect.Parameter.VAR_POSITIONAL:
                 arguments[VAR_POSITIONAL] = list(value)
             elif kind is inspect.Parameter.VAR_KEYWORD:
+                self._check_extra(value)
                 arguments.update(value)
             else:
                 arguments[name] = value
         return arguments
 
+    def _check_extra(self, names: Mapping[str, object]) -> None:
+        """Refuse keywords that would travel under the name of another argument."""
+        if self.plain:
+            return
+        clashes = [name for name in names if name in self.names or name == VAR_POSITIONAL]
+        if clashes:
+            raise TypeError(f"keyword {clashes[0]!r} can't be told apart from a positional argument; rename it")
+
+    def fits(self, names: Collection[str]) -> bool:
+        """Say whether arguments of these names can be given; quicker than trying to bind them."""
+        return self.required.issubset(names) and (self.open or self.known.issuperset(names))
+
     def unbind(self, arguments: Mapping[str, object]) -> tuple[tuple[object, ...], dict[str, object]]:
         """Return what to call with, from arguments by name; raise TypeError if they no longer fit."""
         if self.plain:
-            self.inspected.bind(**arguments)
+            if not self.fits(arguments):
+                self.inspected.bind(**arguments)
             return (), dict(arguments)
         left = dict(arguments)
         positional: list[object] = []
@@ -71,6 +90,9 @@ def signature_of(function: Callable[..., Any], *, bound: bool) -> Signature:
     ]
     return Signature(
         names=tuple(named),
+        required=frozenset(p.name for p in parameters if p.name in named and p.default is p.empty),
+        known=frozenset(named),
+        open=inspect.Parameter.VAR_KEYWORD in kinds,
         plain=not kinds & {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL},
         inspected=inspected.replace(parameters=parameters),
         annotations=_annotations(function),
