@@ -142,7 +142,8 @@ class AttemptRunner:
             outcome = await self._in_lane(run)
         except BaseException as error:  # noqa: BLE001 - user code may raise anything
             outcome = self._raised(run, error)
-        self._note(run.held, Kind.ENDED, _describe(outcome), run.held.exception)
+        if self._record is not None:
+            self._note(run.held, Kind.ENDED, _describe(outcome), run.held.exception)
         return outcome
 
     async def _in_lane(self, run: _Run) -> Outcome:
