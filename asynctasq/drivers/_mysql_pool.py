@@ -21,7 +21,7 @@ __all__ = ["Conflict", "Link", "NoSuchTable", "Pool", "connect", "is_conflict", 
 
 PACKET_BYTES = 1024 * 1024
 """Statements are packed up to this size; a single larger one goes alone."""
-LOCK_WAIT_S = 10
+LOCK_WAIT_S = 5
 
 CONFLICTS = frozenset({1020, 1205, 1213})
 """Record changed, lock wait timeout, deadlock: after a rollback the whole transaction may run again."""
