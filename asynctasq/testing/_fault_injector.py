@@ -64,7 +64,7 @@ class Injector:
         skew_s = self._skews[worker] = self.plan.skew_s(worker)
         if not skew_s:
             return self._engine.clock
-        self.struck(worker, f"clock is wrong by {skew_s:+g} s")
+        self._tell(worker, f"clock is wrong by {skew_s:+g} s")
         return self._engine.clock.skewed(skew_s)
 
     def restart_delay_s(self) -> float:
@@ -106,6 +106,9 @@ class Injector:
 
     def struck(self, worker: str, text: str) -> None:
         self._engine.record(Entry(at=self._engine.clock.now(), kind=Kind.FAULT, worker=worker, detail=text))
+
+    def _tell(self, worker: str, text: str) -> None:
+        self._engine.record(Entry(at=self._engine.clock.now(), kind=Kind.NOTE, worker=worker, detail=text))
 
     def is_stopping(self, worker: str) -> bool:
         return worker in self._engine.stopping
@@ -190,7 +193,7 @@ class Injector:
                 engine.links[worker].fence.pause()
                 engine.loop.call_later(seconds, engine.links[worker].fence.resume)
             case "stop":
-                self.struck(worker, "is asked to stop" + (" at once" if strike.immediate else ""))
+                self._tell(worker, "is asked to stop" + (" at once" if strike.immediate else ""))
                 engine.ask_to_stop(worker, immediate=strike.immediate)
             case _:
                 raise AssertionError(f"{strike.kind} can't strike in an attempt")

@@ -24,6 +24,9 @@ __all__ = ["Program", "RunOptions", "RunParts", "RunResult", "quiet", "run_progr
 SWARM: Final = (0.0, 1.0, 1.0, 3.0)
 """By what the rate of each kind of fault is multiplied in one run: plans that leave some kinds out find more."""
 
+RUN_LIMITS: Final = Limits(steps_max=300_000)
+"""One of hundreds of runs: a program that needs more steps most likely never ends."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
@@ -37,7 +40,7 @@ class RunOptions:
     search: Search = "mix"
     invariants: bool = True
     freeze_time: bool = False
-    limits: Limits | None = None
+    limits: Limits = RUN_LIMITS
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +117,7 @@ async def _run(program: Program, options: RunOptions, result: RunResult) -> None
             result.ledger = engine.ledger
             result.fired = queue.faults.fired
             result.lifecycles = len(queue.dispatched())
-    if options.invariants and (violations := check(queue.ledger, alive=engine.store.pending_ids())):
+    if options.invariants and (violations := check(queue.ledger, alive=engine.store.pending_ids(), exact=True)):
         raise InvariantBroken(violations)
 
 

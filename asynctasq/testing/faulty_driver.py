@@ -18,6 +18,10 @@ from asynctasq.testing.tape import Tape
 __all__ = ["FaultyDriver"]
 
 
+TOLD_S = 1.0
+"""A call that takes so long is told as a fault."""
+
+
 class Host(Protocol):
     """The simulation around a faulty driver: it can kill the worker, and keeps the ledger."""
 
@@ -198,7 +202,7 @@ class FaultyDriver(PassThrough, Driver, Notifies):
                 raise DriverUnavailable(f"simulated fault: the call took effect and its reply was lost at {point}")
             case _:
                 assert strike.seconds is not None, "a delay has a length"
-                if strike.kind != "slow":
+                if strike.kind != "slow" or strike.seconds >= TOLD_S:
                     self._note(f"{point} takes {strike.seconds:g} s")
                 await asyncio.sleep(strike.seconds)
 

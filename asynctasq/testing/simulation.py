@@ -11,7 +11,7 @@ from asynctasq.testing._draining import NotIdle, left_text
 from asynctasq.testing._fault_plan import FaultPlan
 from asynctasq.testing._simulate_checks import InvariantBroken, PromiseBroken
 from asynctasq.testing._simulate_report import SimulationFailed, failure_of, replay_failure
-from asynctasq.testing._simulate_run import Program, RunOptions, RunParts, RunResult, quiet, run_program
+from asynctasq.testing._simulate_run import RUN_LIMITS, Program, RunOptions, RunParts, RunResult, quiet, run_program
 from asynctasq.testing._simulate_settings import current
 from asynctasq.testing.clock import VirtualClock
 from asynctasq.testing.fake_queue import YEAR_S, FakeQueue
@@ -193,7 +193,7 @@ def simulate(
     search: Search = ...,
     invariants: bool = ...,
     freeze_time: bool = ...,
-    limits: Limits | None = ...,
+    limits: Limits = ...,
 ) -> Callable[[Simulated], Callable[..., None]]: ...
 def simulate(  # noqa: PLR0913 - one keyword per choice of a test
     function: Simulated | None = None,
@@ -208,14 +208,15 @@ def simulate(  # noqa: PLR0913 - one keyword per choice of a test
     search: Search = "mix",
     invariants: bool = True,
     freeze_time: bool = False,
-    limits: Limits | None = None,
+    limits: Limits = RUN_LIMITS,
 ) -> Any:
     """Make a test of an `async def test_x(sim)`: run it under `runs` seeds, with workers, schedules and faults.
 
     faults: by chance or by hand, see `asynctasq.testing.faults`; `()` for none. search: "fifo", "random", "pct", "mix".
-    invariants: check after each run that the queue kept its promises. Other fixtures of the test work as usual; what
-    they give is shared by all runs. A failure is shrunk and says how to see it again; `--simulation-seed N`,
-    `--simulation-runs N` and `--simulation-replay FILE` of pytest choose the runs.
+    invariants: check after each run that the queue kept its promises. limits: when a run is given up.
+    Other fixtures of the test work as usual; what they give is shared by all runs. A failure is shrunk and says
+    how to see it again; `--simulation-seed N`, `--simulation-runs N` and `--simulation-replay FILE` of pytest
+    choose the runs.
     """
     options = RunOptions(
         workers=workers,
