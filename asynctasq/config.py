@@ -1,8 +1,9 @@
 """Settings: `init({...})`, then environment `ASYNCTASQ_*`, then `.env`, then `[tool.asynctasq]` in pyproject.toml."""
 
+import json
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -10,6 +11,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from asynctasq.drivers.urls import redact
 from asynctasq.errors import ConfigError
 from asynctasq.tasks.registry import project_root
 
@@ -59,7 +61,7 @@ class Settings(BaseSettings):
     )
     broker_timeout_s: PositiveSeconds = Field(60.0, description="Seconds without the backend before a worker gives up.")
     body_bytes_max: PositiveCount = Field(10 * 1024 * 1024, description="Largest encoded message, in bytes.")
-    signing_keys: Mapping[str, SecretStr] | None = Field(
+    signing_keys: Annotated[Mapping[str, SecretStr] | None, NoDecode] = Field(
         None, description="Key id -> secret; bodies are signed with the first and accepted with any."
     )
 
@@ -67,6 +69,21 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("signing_keys", mode="before")
+    @classmethod
+    def _read_keys(cls, value: object) -> object:
+        """Read the JSON object that the environment and .env hold."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return json.loads(value)
+        except ValueError:
+            raise ValueError('must be a JSON object such as {"2026": "the secret"}') from None
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        for name, value in super().__repr_args__():
+            yield name, redact(value) if isinstance(value, str) else value
 
     @classmethod
     def settings_customise_sources(
@@ -125,8 +142,10 @@ def _from_pyproject(root: Path) -> dict[str, Any]:
         return {}
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {}).get("asynctasq", {})
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    if not isinstance(table, dict):
+        raise ConfigError(f"asynctasq under [tool] in {path} must be a table: [tool.asynctasq]")
     settings = cast("dict[str, Any]", table)
     _check_names(f"[tool.asynctasq] in {path}", settings)
     return settings

@@ -130,7 +130,7 @@ class Queue(Dispatcher):
         cls = task.task_class if isinstance(task, TaskFunction) else task
         definition = definition_of(cls)
         driver = self._driver(definition)
-        if not isinstance(driver, KeepsResults):
+        if not driver.capabilities.keeps_results or not isinstance(driver, KeepsResults):
             raise UnsupportedFeature(f"{driver} keeps no results")
         data = await driver.fetch_result(task_id)
         return None if data is None else unpack_result(data, definition.returns, self.factory.limits)
