@@ -96,9 +96,13 @@ class Lifeline:
         return struck or self.crashed or bool(self.of(Kind.LOST, Kind.FAULT))
 
     def struck(self, worker: str, *, since: float, until: float) -> bool:
-        """Say whether a fault or a crash struck this worker, or this message, in that time."""
+        """Say whether a fault or a crash struck this worker, or this message, in that time.
+
+        One call that failed without effect is no excuse: trying it again must be enough.
+        """
         told = [*self.faults, *self.crashes, *self.of(Kind.FAULT)]
-        return any(since <= e.at <= until and (e.worker == worker or e.message_id) for e in told)
+        struck = [e for e in told if since <= e.at <= until and (e.worker == worker or e.message_id)]
+        return len(struck) > 1 or any(not e.detail.startswith("fail_before") for e in struck)
 
     @property
     def final(self) -> Entry | None:

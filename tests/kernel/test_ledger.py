@@ -228,6 +228,12 @@ def test_a_disturbance_of_the_holder_or_the_message_excuses_its_lease(disturbanc
     assert check([*TAKEN_OVER_FOR_NOTHING, disturbance], exact=True) == []
 
 
+def test_two_failed_calls_in_a_row_may_cost_a_lease() -> None:
+    failed = Entry(1, Kind.FAULT, worker=W, detail="fail_before at extend:before")
+
+    assert check([*TAKEN_OVER_FOR_NOTHING, failed, failed], exact=True) == []
+
+
 @pytest.mark.parametrize(
     "elsewhere",
     [
@@ -235,6 +241,7 @@ def test_a_disturbance_of_the_holder_or_the_message_excuses_its_lease(disturbanc
         Entry(31, Kind.FAULT, worker=W, detail="lost_reply at turn:after"),
         Entry(-200, Kind.CRASHED, worker=W),
         Entry(1, Kind.NOTE, worker=W, detail="clock is wrong by 5 s"),
+        Entry(1, Kind.FAULT, worker=W, detail="fail_before at settle:before"),
     ],
 )
 def test_what_happened_elsewhere_or_at_another_time_excuses_nothing(elsewhere: Entry) -> None:
