@@ -18,6 +18,10 @@ LOOK_BACK_S = 120.0
 """So long before a lease a fault of its worker may have begun that still tells on it."""
 
 
+NO_EXCUSE_ALONE = ("fail_before", "is asked to stop at once")
+"""How the faults begin that a worker must get over, unless they come together."""
+
+
 class Kind(enum.Enum):
     """What an entry says."""
 
@@ -98,11 +102,11 @@ class Lifeline:
     def struck(self, worker: str, *, since: float, until: float) -> bool:
         """Say whether a fault or a crash struck this worker, or this message, in that time.
 
-        One call that failed without effect is no excuse: trying it again must be enough.
+        One call that failed without effect is no excuse: trying it again must be enough, unless there was no time to.
         """
         told = [*self.faults, *self.crashes, *self.of(Kind.FAULT)]
         struck = [e for e in told if since <= e.at <= until and (e.worker == worker or e.message_id)]
-        return len(struck) > 1 or any(not e.detail.startswith("fail_before") for e in struck)
+        return len(struck) > 1 or any(not e.detail.startswith(NO_EXCUSE_ALONE) for e in struck)
 
     @property
     def final(self) -> Entry | None:

@@ -193,7 +193,10 @@ class Injector:
                 engine.links[worker].fence.pause()
                 engine.loop.call_later(seconds, engine.links[worker].fence.resume)
             case "stop":
-                self._tell(worker, "is asked to stop" + (" at once" if strike.immediate else ""))
+                if strike.immediate or worker in engine.stopping:
+                    self.struck(worker, "is asked to stop at once")
+                else:
+                    self._tell(worker, "is asked to stop")
                 engine.ask_to_stop(worker, immediate=strike.immediate)
             case _:
                 raise AssertionError(f"{strike.kind} can't strike in an attempt")

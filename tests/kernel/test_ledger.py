@@ -242,6 +242,7 @@ def test_two_failed_calls_in_a_row_may_cost_a_lease() -> None:
         Entry(-200, Kind.CRASHED, worker=W),
         Entry(1, Kind.NOTE, worker=W, detail="clock is wrong by 5 s"),
         Entry(1, Kind.FAULT, worker=W, detail="fail_before at settle:before"),
+        Entry(1, Kind.FAULT, worker=W, detail="is asked to stop at once"),
     ],
 )
 def test_what_happened_elsewhere_or_at_another_time_excuses_nothing(elsewhere: Entry) -> None:
