@@ -87,7 +87,7 @@ def class_options(source: object) -> Options:
 
     timeout = read("timeout")
     return Options(
-        queue=check_queue_name(str(read("queue")) if isinstance(read("queue"), str) else repr(read("queue"))),
+        queue=check_queue_name(cast("str", read("queue"))),
         max_attempts=whole_number(read("max_attempts"), "max_attempts", least=0),
         retry=retry_policy(read("retry_delay"), read("retry_strategy"), read("retry_delay_max")),
         timeout_s=None if timeout is None else seconds(timeout, "timeout", above_zero=True),
