@@ -87,8 +87,10 @@ class Application:
         if self._is_ours(module):
             try:
                 importlib.import_module(module)
-            except ImportError as error:
-                raise UnknownTask(f"task {name!r}: its module can't be imported: {error}") from error
+            except (Exception, SystemExit) as error:  # a module's code is the user's and may raise anything
+                raise UnknownTask(
+                    f"task {name!r}: its module can't be imported: {type(error).__name__}: {error}"
+                ) from error
             found = _tasks.get(name)
             if found is not None:
                 return found

@@ -68,7 +68,7 @@ class UsesClient(AsyncTask[None]):
 def test_what_a_constructor_makes_for_itself_need_not_travel() -> None:
     run(UsesClient("http://x"))
 
-    assert SEEN == [(Client, "http://x")]
+    assert [(Client, "http://x")] == SEEN
 
 
 def test_an_attribute_set_later_does_not_travel() -> None:
@@ -77,7 +77,7 @@ def test_an_attribute_set_later_does_not_travel() -> None:
 
     run(built)
 
-    assert SEEN == [(Client, "http://x")]
+    assert [(Client, "http://x")] == SEEN
 
 
 class Every(SyncTask[None]):
@@ -104,7 +104,7 @@ def test_every_kind_of_parameter_travels(args: tuple[int, ...], kwargs: dict[str
 
     run(built)
 
-    assert SEEN == [built.got]
+    assert [built.got] == SEEN
 
 
 @task
@@ -123,7 +123,7 @@ async def every(first: int, /, second: int, *rest: int, third: int = 3, **named:
 def test_every_kind_of_parameter_of_a_function_travels(args: Any, kwargs: Any, seen: Any) -> None:
     run(every(*args, **kwargs))
 
-    assert SEEN == [seen]
+    assert [seen] == SEEN
 
 
 @pytest.mark.parametrize("name", ["first", "*"])
@@ -140,7 +140,7 @@ class Inherits(UsesClient):
 def test_an_inherited_constructor_works() -> None:
     run(Inherits("http://y"))
 
-    assert SEEN == [(Client, "http://y")]
+    assert [(Client, "http://y")] == SEEN
 
 
 class Plain(AsyncTask[None]):
@@ -158,9 +158,8 @@ def test_without_a_constructor_keywords_become_attributes() -> None:
 
 
 def test_a_value_that_cannot_travel_is_named_with_its_path_and_stores_nothing() -> None:
-    with FakeQueue() as queue:
-        with pytest.raises(UnserializableValue, match=r"Plain\.to\[2\].*lock"):
-            Plain(to=["a", "b", threading.Lock()]).dispatch_sync()
+    with FakeQueue() as queue, pytest.raises(UnserializableValue, match=r"Plain\.to\[2\].*lock"):
+        Plain(to=["a", "b", threading.Lock()]).dispatch_sync()
     queue.assert_nothing_dispatched()
 
 
@@ -184,7 +183,7 @@ class Hides(AsyncTask[None]):
 
 
 def test_an_attribute_that_hides_the_api_is_refused_at_dispatch() -> None:
-    with FakeQueue() as queue, pytest.raises(DispatchError, match="sets self.timeout, which hides"):
+    with FakeQueue() as queue, pytest.raises(DispatchError, match=r"sets self.timeout, which hides"):
         Hides().dispatch_sync()
     queue.assert_nothing_dispatched()
 
