@@ -1,163 +1,169 @@
-"""A name in a message is never a reason to import what is not the application's."""
+"""Which task a name means: found again by a worker in another process, and never anything but the application's."""
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from asynctasq.errors import UnknownTask
-from asynctasq.tasks import AsyncTask
-from asynctasq.tasks.registry import Application, project_root, register, registered
+from asynctasq.tasks import SyncTask
+from asynctasq.tasks.registry import Application, project_root
 
-MODULE = "from asynctasq import AsyncTask\n\nclass Found(AsyncTask[None]):\n    async def execute(self): ...\n"
+TASK = """
+from pathlib import Path
+from asynctasq import SyncTask, init
 
+class Touch(SyncTask[None]):
+    def __init__(self, path: str, **kwargs: object) -> None:
+        super().__init__(**kwargs)
+        self.path = path
 
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project folder on the import path; what is imported from it is forgotten afterwards."""
-    monkeypatch.syspath_prepend(str(tmp_path))
-    before = set(sys.modules)
-    yield tmp_path
-    for name in set(sys.modules) - before:
-        del sys.modules[name]
-
-
-class Known(AsyncTask[None]):
-    async def execute(self) -> None: ...
-
-
-def test_a_task_whose_module_is_imported_is_found_by_name() -> None:
-    assert Application().resolve(f"{__name__}:Known") is Known
-
-
-def test_a_module_in_the_project_root_is_imported_when_needed(project: Path) -> None:
-    (project / "reg_found.py").write_text(MODULE)
-
-    assert Application((), project).resolve("reg_found:Found").__name__ == "Found"
+    def execute(self) -> None:
+        Path(self.path).write_text(self._task_name)
+"""
+DISPATCH = """
+if __name__ == "__main__":
+    import sys
+    init(driver="sqlite")
+    Touch(sys.argv[1]).dispatch_sync()
+"""
 
 
-def test_a_package_in_the_project_root_is_imported_when_needed(project: Path) -> None:
-    (project / "reg_pkg").mkdir()
-    (project / "reg_pkg" / "__init__.py").write_text("")
-    (project / "reg_pkg" / "jobs.py").write_text(MODULE)
-
-    assert Application((), project).resolve("reg_pkg.jobs:Found").__module__ == "reg_pkg.jobs"
+class Known(SyncTask[None]):
+    def execute(self) -> None: ...
 
 
-def test_a_module_below_a_named_one_is_imported_when_needed(
-    project: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    (project / "reg_named").mkdir()
-    (project / "reg_named" / "__init__.py").write_text("")
-    (project / "reg_named" / "jobs.py").write_text(MODULE)
-
-    assert Application(("reg_named",)).resolve("reg_named.jobs:Found").__module__ == "reg_named.jobs"
+def write(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "subprocess:Popen",
-        "os:system",
-        "builtins:eval",
-        "antigravity:x",
-        "this:x",
-        "reg_outside:Found",
-        "../reg_outside:Found",
-        "/etc/passwd:x",
-        "reg_pkg/evil:Found",
-        ".reg_outside:Found",
-        "..reg_outside:Found",
-        "reg outside:Found",
-        ":",
-        "",
-        ":Found",
-        "a:b:c",
-        "\x00:x",
-        "reg_trap:Trap",
-        "site-packages.reg_inside:Found",
-    ],
-)
-def test_what_is_not_the_applications_is_never_imported(
-    name: str, project: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    outside = tmp_path_factory.mktemp("outside")
-    for folder, module in ((outside, "reg_outside"), (outside, "reg_trap"), (project, "site-packages/reg_inside")):
-        (folder / f"{module}.py").parent.mkdir(exist_ok=True)
-        (folder / f"{module}.py").write_text(MODULE)
-    sys.path.insert(1, str(outside))
-    before = set(sys.modules)
-    try:
-        with pytest.raises(UnknownTask):
-            Application((), project).resolve(name)
-    finally:
-        sys.path.remove(str(outside))
-
-    assert set(sys.modules) - before == set()
+def python(folder: Path, *arguments: str) -> str:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("ASYNCTASQ_")}
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        check=False,
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=25,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
-def test_an_attribute_of_an_application_module_is_not_a_task(project: Path) -> None:
-    (project / "reg_attrs.py").write_text(f"import subprocess\nfrom subprocess import Popen\n{MODULE}")
+def name_that_ran(folder: Path, *program: str) -> str:
+    """Dispatch by running `program` in `folder`, run a worker there, and return the name the task ran under."""
+    ran = folder / "ran.txt"
+    python(folder, *program, str(ran))
+    output = python(folder, "-m", "asynctasq", "worker", "--burst", "--driver", "sqlite")
+    assert ran.exists(), output
+    return ran.read_text()
 
-    for name in ("reg_attrs:Popen", "reg_attrs:subprocess.Popen", "reg_attrs:AsyncTask", "reg_attrs:__name__"):
-        with pytest.raises(UnknownTask):
-            Application((), project).resolve(name)
+
+def test_a_task_of_a_script_runs_in_a_worker_of_its_folder(tmp_path: Path) -> None:
+    write(tmp_path / "job.py", TASK + DISPATCH)
+
+    assert name_that_ran(tmp_path, "job.py") == "job:Touch"
 
 
-def test_a_name_nobody_knows_is_told_with_the_nearest_and_what_was_looked_at(project: Path) -> None:
-    name = f"{__name__}:Knwon"
+def test_a_script_with_a_hyphen_in_its_name_is_found(tmp_path: Path) -> None:
+    write(tmp_path / "send-mails.py", TASK + DISPATCH)
 
-    with pytest.raises(UnknownTask, match=f"did you mean '{__name__}:Known'.*--app: shop; project root: ") as caught:
-        Application(("shop",), project).resolve(name)
-    assert str(project) in str(caught.value)
+    assert name_that_ran(tmp_path, "send-mails.py") == "send-mails:Touch"
+
+
+def test_a_script_in_a_folder_of_the_project_is_named_from_its_root(tmp_path: Path) -> None:
+    write(tmp_path / "pyproject.toml", "")
+    write(tmp_path / "jobs" / "nightly.py", TASK + DISPATCH)
+
+    assert name_that_ran(tmp_path, "jobs/nightly.py") == "jobs.nightly:Touch"
+
+
+def test_a_script_run_inside_a_folder_of_the_project_is_found(tmp_path: Path) -> None:
+    write(tmp_path / "pyproject.toml", "")
+    write(tmp_path / "jobs" / "nightly.py", TASK + DISPATCH)
+
+    assert name_that_ran(tmp_path / "jobs", "nightly.py") == "jobs.nightly:Touch"
+
+
+def test_a_module_beside_a_script_in_a_folder_of_the_project_is_found(tmp_path: Path) -> None:
+    write(tmp_path / "pyproject.toml", "")
+    write(tmp_path / "jobs" / "my_tasks.py", TASK)
+    write(tmp_path / "jobs" / "nightly.py", "from asynctasq import init\nfrom my_tasks import Touch\n" + DISPATCH)
+
+    assert name_that_ran(tmp_path / "jobs", "nightly.py") == "my_tasks:Touch"
+
+
+def test_a_module_run_with_m_keeps_its_name(tmp_path: Path) -> None:
+    write(tmp_path / "shop" / "__init__.py", "")
+    write(tmp_path / "shop" / "jobs.py", TASK + DISPATCH)
+
+    assert name_that_ran(tmp_path, "-m", "shop.jobs") == "shop.jobs:Touch"
 
 
 @pytest.mark.parametrize(
-    ("source", "words"),
+    ("name", "module"),
     [
-        ("import a_library_nobody_has", "a_library_nobody_has"),
-        ("def broken(:", "invalid syntax"),
-        ("raise RuntimeError('no database')", "no database"),
-        ("raise SystemExit(3)", "SystemExit"),
+        ("xmlrpc.server:SimpleXMLRPCServer", "xmlrpc.server"),
+        ("antigravity:fly", "antigravity"),
+        ("moto.server:main", "moto.server"),
+        ("../elsewhere:Evil", "elsewhere"),
+        ("..elsewhere:Evil", "elsewhere"),
+        ("/elsewhere:Evil", "elsewhere"),
+        ("venv.site-packages.evil:Evil", "venv.site-packages.evil"),
+        ("", ""),
+        (":", ""),
     ],
 )
-def test_a_module_that_cannot_be_imported_makes_an_unknown_task_not_a_dead_worker(
-    source: str, words: str, project: Path
+def test_a_name_outside_of_the_application_is_never_imported(tmp_path: Path, name: str, module: str) -> None:
+    write(tmp_path / "elsewhere.py", "raise SystemExit('imported')")
+    write(tmp_path / "app" / "venv" / "site-packages" / "evil.py", "raise SystemExit('imported')")
+    before = set(sys.modules)
+
+    with pytest.raises(UnknownTask):
+        Application(root=tmp_path / "app", path=(str(tmp_path / "app"),)).resolve(name)
+
+    assert module not in set(sys.modules) - before
+
+
+@pytest.mark.parametrize("name", ["subprocess:Popen", "os:system", "builtins:eval", f"{__name__}:write"])
+def test_what_is_imported_but_no_task_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UnknownTask, match="no task"):
+        Application(root=tmp_path).resolve(name)
+
+
+def test_an_unknown_name_is_told_the_nearest_task_and_where_was_looked(tmp_path: Path) -> None:
+    with pytest.raises(UnknownTask) as unknown:
+        Application(("json",), tmp_path).resolve(f"{__name__}:Knwon")
+
+    text = str(unknown.value)
+    assert f"did you mean '{__name__}:Known'?" in text
+    assert f"modules given with --app: json; project root: {tmp_path}" in text
+
+
+def test_a_module_of_the_application_that_can_not_be_imported_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (project / "reg_broken.py").write_text(source)
+    write(tmp_path / "broken_by_import.py", "import no_such_module_at_all")
+    monkeypatch.syspath_prepend(tmp_path)
 
-    with pytest.raises(UnknownTask, match=words):
-        Application((), project).resolve("reg_broken:Found")
-
-
-def test_a_later_definition_of_a_name_replaces_the_earlier() -> None:
-    class Again(AsyncTask[None]):
-        async def execute(self) -> None: ...
-
-    register("reg_again:Again", Known)
-    register("reg_again:Again", Again)
-
-    assert registered("reg_again:Again") is Again
+    with pytest.raises(UnknownTask, match=r"its module can't be imported: .*No module named 'no_such_module_at_all'"):
+        Application(root=tmp_path).resolve("broken_by_import:Task")
 
 
-@pytest.mark.parametrize("marker", ["pyproject.toml", "setup.py", "setup.cfg"])
-def test_the_project_root_is_the_nearest_folder_with_a_project_file(marker: str, tmp_path: Path) -> None:
-    (tmp_path / marker).touch()
-    below = tmp_path / "a" / "b"
+@pytest.mark.parametrize("marker", ["pyproject.toml", "setup.cfg", "setup.py"])
+def test_the_project_root_is_the_nearest_folder_with_a_project_file(tmp_path: Path, marker: str) -> None:
+    write(tmp_path / "project" / marker, "")
+    below = tmp_path / "project" / "a" / "b"
     below.mkdir(parents=True)
 
-    assert project_root(below) == tmp_path.resolve()
+    assert project_root(below) == tmp_path / "project"
 
 
 def test_without_a_project_file_the_root_is_where_one_stands(tmp_path: Path) -> None:
-    assert project_root(tmp_path) == tmp_path.resolve()
-
-
-def test_the_default_start_is_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "pyproject.toml").touch()
-    (tmp_path / "src").mkdir()
-    monkeypatch.chdir(tmp_path / "src")
-
-    assert project_root() == tmp_path.resolve()
-    assert Path(os.getcwd()) == tmp_path.resolve() / "src"
+    assert project_root(tmp_path) == tmp_path

@@ -1,0 +1,76 @@
+"""What type checkers must accept; both check this file in strict mode, nothing runs it."""
+
+from datetime import timedelta
+from typing import Any, assert_type
+
+from asynctasq import AsyncProcessTask, AsyncTask, SyncProcessTask, SyncTask, dispatch_many, task
+from asynctasq.drivers.memory_driver import MemoryDriver
+from asynctasq.tasks import BaseTask, TaskFunction
+
+
+class Email(AsyncTask[bool]):
+    queue = "emails"
+    max_attempts = 5
+    retry_delay = timedelta(seconds=30)
+    retry_strategy = "exponential"
+    timeout = 10
+    keep_result = True
+
+    def __init__(self, to: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.to = to
+
+    async def execute(self) -> bool:
+        return bool(self.to)
+
+    async def failed(self, exception: Exception) -> None: ...
+
+    async def should_retry(self, exception: Exception) -> bool:
+        return isinstance(exception, OSError)
+
+
+class Blocking(SyncTask[int]):
+    retry_delay = [1, 5.0, timedelta(minutes=1)]
+    _driver_override = MemoryDriver()
+
+    def execute(self) -> int:
+        return self.attempt
+
+    def failed(self, exception: Exception) -> None: ...
+
+    def should_retry(self, exception: Exception) -> bool:
+        return False
+
+
+class Report(SyncProcessTask[str]):
+    _driver_override = "redis"
+
+    def execute(self) -> str:
+        return ""
+
+
+class Crawl(AsyncProcessTask[None]):
+    async def execute(self) -> None: ...
+
+
+@task
+async def add(a: int, b: int = 2) -> int:
+    return a + b
+
+
+@task(queue="reports", max_attempts=0, retry_delay=[1, 2], retry_strategy="fixed", process=True, timeout=None)
+def render(name: str) -> str:
+    return name
+
+
+async def use() -> None:
+    assert_type(Email(to="a").on_queue("b").delay(5).retry_after(timedelta(seconds=1)).with_options(timeout=1), Email)
+    assert_type(await Email("a").dispatch(), str)
+    assert_type(Blocking().dispatch_sync(), str)
+    assert_type(await Email("a").execute(), bool)
+    assert_type(add(1, b=2), BaseTask[int])
+    assert_type(render("a"), BaseTask[str])
+    assert_type(await add.dispatch(1), str)
+    assert_type(await dispatch_many([Email("a"), Report(), Crawl(), add(1), render("a")]), list[str])
+    function: TaskFunction[[str], str] = render
+    del function
