@@ -43,9 +43,10 @@ from asynctasq.kernel.ledger import Entry, Kind
 from asynctasq.kernel.messages import Bury, DeadReason, ErrorRecord, Lease, Release, Settlement
 from asynctasq.kernel.retry import RandomSource
 from asynctasq.tasks.base import AsyncTask, BaseTask, SyncTask
+from asynctasq.tasks.completing import Completion, running_completion
 from asynctasq.tasks.mode import Mode
 
-__all__ = ["AttemptRunner", "Fate", "Held"]
+__all__ = ["AttemptRunner", "Completions", "Fate", "Held"]
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +60,14 @@ class World(Protocol):
     rng: RandomSource
     name: str
     record: Callable[[Entry], None] | None
+
+
+class Completions(Protocol):
+    """What lets tasks settle their attempts themselves."""
+
+    def completion(self, held: "Held", task: BaseTask[Any], keep_result_s: float | None) -> Completion:
+        """Return what lets `task` settle this attempt."""
+        ...
 
 
 class Fate:
@@ -80,6 +89,8 @@ class Held:
     begun: bool = False
     value: object = None
     exception: BaseException | None = None
+    settled_in: bool | None = None
+    """Whether the task settled its attempt in its own transaction; False when the lease was lost by then."""
 
 
 @dataclass(slots=True)
@@ -94,12 +105,21 @@ class _Run:
 class AttemptRunner:
     """Runs attempts one at a time or many at once; holds no state of any of them.
 
-    `hook_timeout_s` bounds `failed` and `should_retry`.
+    `hook_timeout_s` bounds `failed` and `should_retry`; without `completions` no task can settle itself.
     """
 
-    def __init__(self, builder: Builder, lanes: Lanes, *, world: World, hook_timeout_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        builder: Builder,
+        lanes: Lanes,
+        *,
+        world: World,
+        hook_timeout_s: float = 30.0,
+        completions: Completions | None = None,
+    ) -> None:
         self._builder = builder
         self._lanes = lanes
+        self._completions = completions
         self._clock = world.clock
         self._rng = world.rng
         self._record = world.record
@@ -152,6 +172,8 @@ class AttemptRunner:
             return await self._in_process(run)
         task = run.task = await self._builder.build(run.invocation)
         running_task.set(task)
+        if self._completions is not None:
+            running_completion.set(self._completions.completion(run.held, task, envelope.keep_result_s))
         if mode is Mode.LOOP:
             value = await self._lanes.run_async(cast("AsyncTask[object]", task), envelope.timeout_s)
         else:
@@ -179,6 +201,8 @@ class AttemptRunner:
 
     def _returned(self, run: _Run, value: object) -> Outcome:
         run.held.value = value
+        if run.held.settled_in:  # what was to be kept is in the task's own transaction
+            return Succeeded()
         ttl_s = run.invocation.envelope.keep_result_s
         if ttl_s is None:
             return Succeeded()

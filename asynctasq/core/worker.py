@@ -12,6 +12,7 @@ from asynctasq.codec.signing import SigningKeys
 from asynctasq.core.attempt import AttemptRunner, Fate, Held
 from asynctasq.core.broker import Outage
 from asynctasq.core.building import Builder
+from asynctasq.core.completion import Completer
 from asynctasq.core.queues import parse_queues
 from asynctasq.core.shutdown import StopRequest
 from asynctasq.core.surroundings import RealSurroundings, Surroundings, WorkerSettings
@@ -63,7 +64,11 @@ class Worker:
         self._lanes = self._world.lanes(self.settings, builder, threads=self.concurrency)
         self._keeper = self._world.keeper(queue_driver, self.settings)
         self._runner = AttemptRunner(
-            builder, self._lanes, world=self._world, hook_timeout_s=self.settings.hook_timeout_s
+            builder,
+            self._lanes,
+            world=self._world,
+            hook_timeout_s=self.settings.hook_timeout_s,
+            completions=Completer(queue_driver, self._keeper, builder),
         )
         self._held: dict[str, Held] = {}
         self._finished: list[tuple[Lease, Settlement]] = []
@@ -231,7 +236,12 @@ class Worker:
         self._keeper.drop(held)
         if self._held.get(held.lease.message_id) is held:
             del self._held[held.lease.message_id]
-        if held.fate != Fate.LOST:
+        if held.settled_in is False:
+            logger.warning("message %s was no longer ours when complete_in was to settle it", held.lease.message_id)
+            self._note(held, Kind.LOST)
+        elif held.settled_in and isinstance(settlement, Complete):
+            self._note_settled([(held.lease, settlement)], frozenset(), self._clock.now())
+        elif held.fate != Fate.LOST:
             self._finished.append((held.lease, settlement or Release(counted=False)))
         self._news.set()
 

@@ -1,6 +1,6 @@
 """Store and settle on MySQL and MariaDB connections that the caller owns; commits nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from asynctasq.drivers import _foreign
@@ -36,16 +36,15 @@ class InCallersTransaction:
         self, connection: Any, messages: Sequence[Message], *, offset_us: int, store: str | None
     ) -> list[str]:
         """Do `Transactional.enqueue_in_sync`."""
-        callers = _foreign.adapt_sync(connection, dialect=DIALECT)
-
-        def run(statements: list[str]) -> list[Result]:
-            return [_result(callers.fetch(statement, ())) for statement in statements]
-
-        return drive_sync(self._store(messages, offset_us, store), run)
+        return drive_sync(self._store(messages, offset_us, store), _runner_sync(connection))
 
     async def settle(self, connection: Any, settlements: Settlements, *, offset_us: int, store: str | None) -> set[str]:
         """Do `Transactional.settle_in`."""
         return await drive(self._settle(settlements, offset_us, store), _runner(connection))
+
+    def settle_sync(self, connection: Any, settlements: Settlements, *, offset_us: int, store: str | None) -> set[str]:
+        """Do `Transactional.settle_in_sync`."""
+        return drive_sync(self._settle(settlements, offset_us, store), _runner_sync(connection))
 
     def _store(self, messages: Sequence[Message], offset_us: int, store: str | None) -> Steps[list[str]]:
         now, claim = yield from self._checked(offset_us, store)
@@ -72,6 +71,15 @@ def _runner(connection: Any) -> Any:
 
     async def run(statements: list[str]) -> list[Result]:
         return [_result(await callers.fetch(statement, ())) for statement in statements]
+
+    return run
+
+
+def _runner_sync(connection: Any) -> Callable[[list[str]], list[Result]]:
+    callers = _foreign.adapt_sync(connection, dialect=DIALECT)
+
+    def run(statements: list[str]) -> list[Result]:
+        return [_result(callers.fetch(statement, ())) for statement in statements]
 
     return run
 

@@ -52,10 +52,22 @@ class InCallersTransaction:
         batches, lost = independent_batches(settlements)
         for batch in batches:
             rows = await callers.fetch(self._sql.settle_full, [self._offset_us(), *full_columns(batch)])
-            won, _, found = rows[0]
-            self._check_store(found, store)
-            lost |= lost_ids(batch, won)
+            lost |= self._lost(batch, rows, store)
         return lost
+
+    def settle_sync(self, connection: Any, settlements: Settlements, store: str | None) -> set[str]:
+        """Do `Transactional.settle_in_sync`."""
+        callers = _foreign.adapt_sync(connection, dialect=DIALECT)
+        batches, lost = independent_batches(settlements)
+        for batch in batches:
+            rows = callers.fetch(self._sql.settle_full, [self._offset_us(), *full_columns(batch)])
+            lost |= self._lost(batch, rows, store)
+        return lost
+
+    def _lost(self, batch: Settlements, rows: Sequence[Any], store: str | None) -> set[str]:
+        won, _, found = rows[0]
+        self._check_store(found, store)
+        return lost_ids(batch, won)
 
     def _enqueue_values(self, part: Sequence[Message], store: str | None) -> list[Any]:
         return [self._offset_us(), *enqueue_columns(part), store]

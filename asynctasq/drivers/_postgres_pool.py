@@ -134,6 +134,15 @@ class Address:
                 raise
         return connection
 
+    async def apart(self, where: str, operation: Operation[T]) -> T:
+        """Run on a connection of its own: the pool opens only on a schema that is up to date."""
+        with errors_mapped(where):
+            connection = await self.connect()
+            try:
+                return await operation(connection)
+            finally:
+                await close_bounded(connection)
+
 
 class Pool:
     """Up to `max_connections` connections of one loop, the one used last first."""

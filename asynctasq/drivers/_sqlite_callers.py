@@ -1,10 +1,14 @@
-"""Connections that belong to the caller: sqlite3's and aiosqlite's; ends no transaction and opens nothing."""
+"""Connections that belong to the caller, of whichever library; ends no transaction and opens nothing."""
 
 import os
 import sqlite3
 import sys
-from typing import Any, TypeVar
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar, cast
 
+from asynctasq.drivers import _foreign
+from asynctasq.drivers._foreign import Callers, CallersSync
 from asynctasq.drivers._sqlite_schema import SQLiteFile, Step, Steps, ensure_schema, run_on
 from asynctasq.errors import DriverError, UnsupportedFeature
 
@@ -12,12 +16,13 @@ __all__ = ["in_transaction", "run_in", "run_in_async"]
 
 T = TypeVar("T")
 
+BEGIN = "BEGIN IMMEDIATE"
+
 
 def in_transaction(steps: Steps[T], file: SQLiteFile, *, begun: bool) -> Steps[T]:
     """Return the operation for a connection of the caller: refuses another file, begins if need be, makes our tables.
 
     `begun` says whether the connection is inside a transaction. If not, one is begun which the caller's commit ends.
-    Made for `run(steps, execute)` too, for connections of other libraries.
 
     Raises: UnsupportedFeature if the connection's main database is another file.
     """
@@ -30,7 +35,7 @@ def in_transaction(steps: Steps[T], file: SQLiteFile, *, begun: bool) -> Steps[T
         )
     if not begun:
         # A deferred BEGIN fails at once when it must turn from reading to writing while another writes.
-        yield Step("BEGIN IMMEDIATE")
+        yield Step(BEGIN)
     yield from ensure_schema(str(file))
     return (yield from steps)
 
@@ -47,7 +52,7 @@ def _is_same_file(path: str, ours: str) -> bool:
 def run_in(connection: Any, steps: Steps[T], file: SQLiteFile) -> T:
     """Run an operation on a `sqlite3.Connection`. Raises the errors of sqlite3 unmapped."""
     if not isinstance(connection, sqlite3.Connection):
-        raise _unusable(connection)
+        return _run_foreign_sync(_foreign.adapt_sync(connection, dialect="sqlite"), steps, file)
     if getattr(connection, "autocommit", None) is True and not connection.in_transaction:
         raise UnsupportedFeature(
             "this connection was opened with autocommit=True, so its commit() would not end a transaction that we "
@@ -64,10 +69,12 @@ def run_in(connection: Any, steps: Steps[T], file: SQLiteFile) -> T:
 
 
 async def run_in_async(connection: Any, steps: Steps[T], file: SQLiteFile) -> T:
-    """Run an operation on an `aiosqlite.Connection` or a `sqlite3.Connection`. Raises sqlite3's errors unmapped."""
+    """Run an operation on the caller's connection. Raises sqlite3's errors unmapped, other libraries' mapped."""
     aiosqlite: Any = sys.modules.get("aiosqlite")  # whoever has such a connection has imported the library
     if aiosqlite is None or not isinstance(connection, aiosqlite.Connection):
-        return run_in(connection, steps, file)
+        if isinstance(connection, sqlite3.Connection):
+            return run_in(connection, steps, file)
+        return await _run_foreign(_foreign.adapt(connection, dialect="sqlite"), steps, file)
     try:
         begun = connection.in_transaction
     except ValueError as error:
@@ -96,8 +103,45 @@ async def _execute(cursor: Any, step: Step) -> list[tuple[Any, ...]]:
     return list(await cursor.fetchall())
 
 
-def _unusable(connection: object) -> UnsupportedFeature:
-    kind = f"{type(connection).__module__}.{type(connection).__qualname__}"
-    return UnsupportedFeature(
-        f"the SQLite driver can't work inside a {kind}; pass a sqlite3.Connection or an aiosqlite.Connection"
-    )
+async def _run_foreign(callers: Callers, steps: Steps[T], file: SQLiteFile) -> T:
+    whole = in_transaction(steps, file, begun=False)
+    try:
+        step = next(whole)
+        while True:
+            rows: list[tuple[Any, ...]] = []
+            for params in _each(step):
+                with _begun_before(step):
+                    rows = list(await callers.fetch(step.sql, params))
+            step = whole.send(rows)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+
+
+def _run_foreign_sync(callers: CallersSync, steps: Steps[T], file: SQLiteFile) -> T:
+    whole = in_transaction(steps, file, begun=False)
+    try:
+        step = next(whole)
+        while True:
+            rows: list[tuple[Any, ...]] = []
+            for params in _each(step):
+                with _begun_before(step):
+                    rows = list(callers.fetch(step.sql, params))
+            step = whole.send(rows)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+
+
+def _each(step: Step) -> list[Sequence[Any]]:
+    return list(cast("Iterable[Sequence[Any]]", step.params)) if step.many else [cast("Sequence[Any]", step.params)]
+
+
+@contextmanager
+def _begun_before(step: Step) -> Generator[None]:
+    """Let a BEGIN inside a transaction pass: only SQLite knows whether the library has begun one yet."""
+    try:
+        yield
+    except DriverError as error:
+        if step.sql != BEGIN or "within a transaction" not in str(error):
+            raise

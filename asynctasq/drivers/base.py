@@ -215,6 +215,10 @@ class Transactional(Protocol):
         """
         ...
 
+    def settle_in_sync(self, connection: Any, settlements: Settlements) -> AbstractSet[str]:
+        """Do `settle_in` for a connection that is used from synchronous code."""
+        ...
+
 
 @runtime_checkable
 class Migratable(Protocol):

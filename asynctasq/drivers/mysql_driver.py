@@ -307,6 +307,12 @@ class MySQLDriver(Driver):
         self._expect(woken)
         return lost
 
+    def settle_in_sync(self, connection: Any, settlements: Settlements) -> AbstractSet[str]:
+        woken, store = self._check_settlements(settlements), self._backend.store
+        lost = self._callers.settle_sync(connection, settlements, offset_us=self._offset_us, store=store)
+        self._expect(woken)
+        return lost
+
     def _expect(self, queues: AbstractSet[str]) -> None:
         """Have waiting calls look often again: the caller will commit, and nobody will tell us when."""
         self._stored_unseen += 1

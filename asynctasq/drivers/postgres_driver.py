@@ -17,7 +17,6 @@ from asynctasq.drivers._postgres_pool import (
     Operation,
     Pool,
     Undo,
-    close_bounded,
     errors_mapped,
     is_conflict,
 )
@@ -156,7 +155,7 @@ class PostgresDriver(Driver):
         await self._loops.close()
 
     async def _open_backend(self) -> Backend:
-        await self._apart(self._check_schema)
+        await self._address.apart(self._where, self._check_schema)
         connect = self._address.connect
         return Backend(
             pool=Pool(connect, max_connections=self._max_connections, command_timeout_s=self._command_timeout_s),
@@ -345,6 +344,10 @@ class PostgresDriver(Driver):
         await self.open()
         return await self._in_callers.settle(connection, settlements, self._store)
 
+    def settle_in_sync(self, connection: Any, settlements: Settlements) -> AbstractSet[str]:
+        check_follow_ups(settlements, body_bytes_max=self._body_bytes_max)
+        return self._in_callers.settle_sync(connection, settlements, self._store)
+
     # -- looking ---------------------------------------------------------------------------------
 
     async def depth(self, queue: str) -> Depth:
@@ -381,20 +384,14 @@ class PostgresDriver(Driver):
     # -- schema ----------------------------------------------------------------------------------
 
     async def schema_version(self) -> int:
-        with errors_mapped(self._where):
-            return await self._apart(lambda connection: _postgres_schema.schema_version(connection, self._names))
+        return await self._address.apart(
+            self._where, lambda connection: _postgres_schema.schema_version(connection, self._names)
+        )
 
     def migrations(self) -> Sequence[Migration]:
         return _postgres_schema.migrations(self._names)
 
     async def migrate(self) -> list[int]:
-        with errors_mapped(self._where):
-            return await self._apart(lambda connection: _postgres_schema.migrate(connection, self._names))
-
-    async def _apart(self, operation: Operation[T]) -> T:
-        """Run on a connection of its own: the pool opens only on a schema that is up to date."""
-        connection = await self._address.connect()
-        try:
-            return await operation(connection)
-        finally:
-            await close_bounded(connection)
+        return await self._address.apart(
+            self._where, lambda connection: _postgres_schema.migrate(connection, self._names)
+        )

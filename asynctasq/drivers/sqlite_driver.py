@@ -319,6 +319,11 @@ class SQLiteDriver(Driver):
         with mapped_errors(str(self)):
             return await run_in_async(connection, statements.settle(settlements, self._now_us()), self._file)
 
+    def settle_in_sync(self, connection: Any, settlements: Settlements) -> AbstractSet[str]:
+        self._check_settlements(settlements)
+        with mapped_errors(str(self)):
+            return run_in(connection, statements.settle(settlements, self._now_us()), self._file)
+
 
 def _absolute(path: str | os.PathLike[str]) -> str:
     text = os.fspath(path)

@@ -1,6 +1,7 @@
 """The four classes that users derive from: what a task is, says of itself, and can be asked to do."""
 
 from collections.abc import Awaitable, Generator, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, ClassVar, Generic, Self, TypeVar, final
@@ -10,6 +11,7 @@ from asynctasq.drivers.base import Driver
 from asynctasq.errors import DispatchError, TaskDefinitionError
 from asynctasq.kernel.messages import check_queue_name
 from asynctasq.kernel.retry import Exponential, Fixed
+from asynctasq.tasks.completing import completing, completing_sync
 from asynctasq.tasks.definition import TaskDefinition, check_execute, check_parameters
 from asynctasq.tasks.dispatching import current_dispatcher
 from asynctasq.tasks.mode import Mode
@@ -173,6 +175,26 @@ class BaseTask(Generic[T_co]):
         """
         [task_id] = current_dispatcher().dispatch_sync([self], connection=connection)
         return task_id
+
+    # -- completing inside a transaction ----------------------------------------------------------
+
+    @final
+    def complete_in(self, connection: Any, *, result: object = None) -> AbstractAsyncContextManager[None]:
+        """Settle the running attempt at the end of the block, as part of the transaction open on `connection`.
+
+        Commit makes the block's writes and the completion durable together, rollback neither. The lease is not
+        renewed from the end of the block on, so commit soon. With `keep_result`, `result` is what is kept.
+
+        Raises: LeaseLost if another worker may have the message; UnsupportedFeature if the driver can't, or the
+        connection is to another database; AsyncTasqError outside of the attempt, in a child process, or when the
+        attempt was completed before.
+        """
+        return completing(self, connection, result)
+
+    @final
+    def complete_in_sync(self, connection: Any, *, result: object = None) -> AbstractContextManager[None]:
+        """Do `complete_in` for a connection that is used from synchronous code."""
+        return completing_sync(self, connection, result)
 
     # -- what a running task knows ----------------------------------------------------------------
 

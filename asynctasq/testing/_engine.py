@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from collections.abc import Set as AbstractSet
 from contextvars import Context, copy_context
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +13,7 @@ from asynctasq.clock import Clock
 from asynctasq.core.queues import parse_queues
 from asynctasq.core.surroundings import SimulatedSurroundings, WorkerSettings
 from asynctasq.core.worker import Worker
-from asynctasq.drivers.base import Driver
+from asynctasq.drivers.base import Driver, Settlements
 from asynctasq.errors import DriverError
 from asynctasq.kernel.ledger import Entry, Kind
 from asynctasq.tasks.registry import Application
@@ -57,6 +58,10 @@ class Faulting(Protocol):
 
     def note(self, worker: str, entry: Entry) -> None:
         """Take what a worker reports into the ledger; may kill the worker, by raising too."""
+        ...
+
+    def settled(self, worker: str, settlements: Settlements, lost: AbstractSet[str]) -> None:
+        """Take into the ledger what was settled past the worker's driver."""
         ...
 
     def restart_delay_s(self) -> float:
@@ -181,6 +186,8 @@ class Engine:
         name, faults = f"w{self._workers_made}", self._faults
         inner = self.store if faults is None else faults.driver(name)
         link = WorkerLink(self.store, inner, self.gate, all_queues=self.options.queues is None)
+        if faults is not None:
+            link.on_settled = partial(faults.settled, name)
         surroundings = SimulatedSurroundings(
             clock=self.clock if faults is None else faults.clock(name),
             rng=self.tape.random("jitter"),

@@ -113,6 +113,9 @@ class Injector:
     def is_stopping(self, worker: str) -> bool:
         return worker in self._engine.stopping
 
+    def settled(self, worker: str, settlements: Settlements, lost: AbstractSet[str]) -> None:
+        self.took_effect(worker, settlements, lost, (), 0.0)
+
     def took_effect(
         self, worker: str, settlements: Settlements, lost: AbstractSet[str], leases: Sequence[Lease], lease_s: float
     ) -> None:

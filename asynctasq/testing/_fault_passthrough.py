@@ -78,6 +78,9 @@ class PassThrough(Inspectable, KeepsResults, Transactional, Migratable):
     async def settle_in(self, connection: Any, settlements: Settlements) -> AbstractSet[str]:
         return await self._transactional.settle_in(connection, settlements)
 
+    def settle_in_sync(self, connection: Any, settlements: Settlements) -> AbstractSet[str]:
+        return self._transactional.settle_in_sync(connection, settlements)
+
     async def schema_version(self) -> int:
         return await self._migrates.schema_version()
 

@@ -1,12 +1,14 @@
 """One worker's line to the store of a simulation: it can be shut while nothing is asked to run, and cut for good."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from contextvars import ContextVar
+from dataclasses import replace
 from typing import Any, Self, cast
 
-from asynctasq.drivers.base import Capabilities, Driver, Notifies, Settlements
+from asynctasq.drivers.base import YES, Capabilities, Driver, Notifies, Settlements, Transactional
+from asynctasq.errors import DriverUnavailable
 from asynctasq.kernel.messages import Depth, Lease, Message
 from asynctasq.testing._fault_fencing import Fence
 from asynctasq.testing._store import FakeStore
@@ -50,15 +52,18 @@ class Gate:
         await self._opened.wait()
 
 
-class WorkerLink(Driver, Notifies):
+class WorkerLink(Driver, Notifies, Transactional):
     """The driver as one worker sees it. `inner` is the store, or what injects faults before it.
 
     With `queues` None the worker serves every queue there is, in order of their first message.
     """
 
     def __init__(self, store: FakeStore, inner: Driver, gate: Gate, *, all_queues: bool) -> None:
-        self.capabilities: Capabilities = inner.capabilities
+        self.capabilities: Capabilities = replace(inner.capabilities, transactional=YES)
         self.clock_offset = 0.0
+    It takes part in no transaction: what is stored or settled "in" a connection is so at once, so that tasks
+    which do it can be run without a database.
+
         self._store = store
         self._inner = inner
         self._gate = gate
@@ -71,6 +76,8 @@ class WorkerLink(Driver, Notifies):
         raise NotImplementedError(f"a worker's link is made by a simulation, not from {url!r} and {options}")
 
     def __str__(self) -> str:
+        self.on_settled: Callable[[Settlements, AbstractSet[str]], None] = _tell_nobody
+        """Hears what `settle_in_sync` did, which passes by what injects faults."""
         return "simulated queue"
 
     def cut(self) -> None:
@@ -116,6 +123,22 @@ class WorkerLink(Driver, Notifies):
         if self._cut is not None:
             await self._pass()
         granted, taken = self._gate.grant(limit), 0
+    async def enqueue_in(self, connection: Any, messages: Sequence[Message]) -> list[str]:  # noqa: ARG002
+        return await self.enqueue(messages)
+
+    def enqueue_in_sync(self, connection: Any, messages: Sequence[Message]) -> list[str]:  # noqa: ARG002
+        return self._store.enqueue_now(messages)
+
+    async def settle_in(self, connection: Any, settlements: Settlements) -> AbstractSet[str]:  # noqa: ARG002
+        return await self.settle(settlements)
+
+    def settle_in_sync(self, connection: Any, settlements: Settlements) -> AbstractSet[str]:  # noqa: ARG002
+        if self._cut is not None:
+            raise DriverUnavailable("this simulated worker has crashed; nothing of it reaches the queue")
+        lost = self._store.settle_now(settlements)
+        self.on_settled(settlements, lost)
+        return lost
+
         try:
             lost, leases = await self._inner.turn(settlements, self._queues(queues), limit=granted, lease_s=lease_s)
             taken = len(leases)
@@ -140,3 +163,7 @@ class WorkerLink(Driver, Notifies):
 
 link_of_this_worker: ContextVar[WorkerLink | None] = ContextVar("asynctasq_worker_link", default=None)
 """The line of the simulated worker that the current code runs in; None outside of workers."""
+def _tell_nobody(settlements: Settlements, lost: AbstractSet[str]) -> None:
+    del settlements, lost
+
+

@@ -1,11 +1,15 @@
 """One task run as the worker would, without a queue: the real attempt, codec and hooks."""
 
 from dataclasses import dataclass
+from typing import Any
 
-from asynctasq.core.attempt import AttemptRunner, Held
+from asynctasq.core.attempt import AttemptRunner, Completions, Held
 from asynctasq.core.building import Builder
 from asynctasq.core.surroundings import SimulatedSurroundings, WorkerSettings
+from asynctasq.errors import AsyncTasqError
 from asynctasq.kernel.messages import Bury, Complete, Lease, Message, Settlement
+from asynctasq.tasks.base import BaseTask
+from asynctasq.tasks.completing import Completion
 from asynctasq.tasks.registry import Application
 from asynctasq.testing._engine import Engine
 
@@ -36,6 +40,36 @@ class Performed:
         return None if isinstance(self.settlement, Complete | Bury) else self.settlement.delay_s
 
 
+class _Completion(Completion):
+    """Lets complete_in end well and changes nothing: there is no message to settle."""
+
+    def __init__(self, held: Held, task: BaseTask[Any]) -> None:
+        self.task = task
+        self._held = held
+        self._open = False
+
+    def begin(self) -> None:
+        if self._open or self._held.settled_in:
+            raise AsyncTasqError(f"{self._held.name} used complete_in twice in one attempt")
+        self._open = True
+
+    def end(self) -> None:
+        self._open = False
+
+    async def settle_in(self, connection: Any, result: object) -> None:
+        self.settle_in_sync(connection, result)
+
+    def settle_in_sync(self, connection: Any, result: object) -> None:
+        del connection, result
+        self._held.settled_in = True
+
+
+class _Completions(Completions):
+    def completion(self, held: Held, task: BaseTask[Any], keep_result_s: float | None) -> Completion:
+        del keep_result_s
+        return _Completion(held, task)
+
+
 async def perform(engine: Engine, message: Message, *, attempt: int) -> Performed:
     """Run `message` as its attempt number `attempt`; nothing is stored or recorded."""
     world = SimulatedSurroundings(
@@ -58,7 +92,7 @@ async def perform(engine: Engine, message: Message, *, attempt: int) -> Performe
     )
     held = Held(lease, deadline=float("inf"))
     try:
-        settlement = await AttemptRunner(builder, lanes, world=world).run(held)
+        settlement = await AttemptRunner(builder, lanes, world=world, completions=_Completions()).run(held)
     finally:
         await lanes.stop_processes()
         lanes.close()

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 
 from asynctasq.clock import Clock
+from asynctasq.drivers.base import Settlements
 from asynctasq.drivers.memory_driver import MemoryDriver, MemoryRow
 from asynctasq.kernel.messages import Lease, Message
 
@@ -83,6 +84,13 @@ class FakeStore(MemoryDriver):
         if self.on_stored is not None:
             self.on_stored(new)
         return new
+
+    def settle_now(self, settlements: Settlements) -> AbstractSet[str]:
+        """Do `settle` from code that can't await."""
+        for _, settlement in settlements:
+            self._check(settlement.follow_ups)
+        with self._lock:
+            return self._settle_now(settlements)
 
     def deliver_twice(self, message_id: str) -> bool:
         """Let a second worker reserve a message whose lease stands; False if nobody holds it. Counts no crash."""
