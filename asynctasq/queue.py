@@ -114,8 +114,8 @@ class Queue(Dispatcher):
         return ids
 
     def dispatch_sync(self, tasks: Sequence[BaseTask[Any]], *, connection: Any = None) -> list[str]:
-        _refuse_running_loop()
         if connection is None:
+            _refuse_running_loop()
             return background.run(lambda: self.dispatch(tasks))
         ids, batches = self._prepare(tasks)
         for driver, messages in batches:
@@ -172,7 +172,8 @@ def _check_reachable(task: BaseTask[Any], driver: Driver) -> None:
 def _transactional(driver: Driver) -> Transactional:
     if not driver.capabilities.transactional or not isinstance(driver, Transactional):
         raise UnsupportedFeature(
-            f"{driver} can't store messages in a transaction of yours; dispatch after the commit instead"
+            f"{driver} can't store messages in a transaction of yours; dispatch after the commit, with on_commit of "
+            "asynctasq.integrations.django or asynctasq.integrations.sqlalchemy"
         )
     return driver
 

@@ -4,6 +4,7 @@ A statement is written in its dialect's own style: `$1` for PostgreSQL, `%s` for
 translated to what the library at hand expects. Nothing here commits, rolls back or closes.
 """
 
+import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn, Protocol
@@ -16,7 +17,7 @@ __all__ = ["Callers", "CallersSync", "adapt", "adapt_sync"]
 NO_TABLE = frozenset({"42P01", "3F000"})
 KNOWN = (
     "an asyncpg or psycopg connection, an asyncmy connection, a sqlite3 or aiosqlite connection, "
-    "a SQLAlchemy session or connection, or Django's connection"
+    "a SQLAlchemy session or connection, or Django's connection or its alias"
 )
 
 
@@ -48,6 +49,7 @@ def adapt(connection: Any, *, dialect: str) -> Callers:
 
     Raises: UnsupportedFeature for a kind that is not known, of another database, or without a transaction.
     """
+    connection = _by_alias(connection)
     kind = _kind(connection)
     if (make := ASYNC_KINDS.get(kind)) is not None:
         callers = make(connection)
@@ -61,6 +63,7 @@ def adapt(connection: Any, *, dialect: str) -> Callers:
 
 def adapt_sync(connection: Any, *, dialect: str) -> CallersSync:
     """Do `adapt` for synchronous code, where an asynchronous connection can't be used."""
+    connection = _by_alias(connection)
     kind = _kind(connection)
     make = SYNC_KINDS.get(kind)
     if make is None:
@@ -73,6 +76,19 @@ def adapt_sync(connection: Any, *, dialect: str) -> CallersSync:
     callers = make(connection)
     _check_dialect(callers.dialect, dialect)
     return callers
+
+
+def _by_alias(connection: Any) -> Any:
+    """Return Django's connection if `connection` is the alias of one, else `connection` itself."""
+    if not isinstance(connection, str):
+        return connection
+    # Whoever names a database of Django's has imported and configured it.
+    conf: Any = sys.modules.get("django.conf")
+    database: Any = sys.modules.get("django.db")
+    if conf is None or database is None or not conf.settings.configured:
+        return connection
+    known = database.connections  # Django's handler, which is no mapping
+    return known[connection] if connection in known else connection  # noqa: SIM401
 
 
 def _type_name(connection: Any) -> str:
