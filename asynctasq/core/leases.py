@@ -25,7 +25,7 @@ __all__ = ["LeaseKeeper", "LoopLeaseKeeper", "ThreadLeaseKeeper"]
 logger = logging.getLogger(__name__)
 
 BLOCKED_S = 2.0
-"""A loop that has not answered for so long is reported, once per blockage."""
+"""A loop that has not answered for so long, or for a lease, is reported, once per blockage."""
 
 
 class LeaseKeeper(Protocol):
@@ -95,6 +95,7 @@ class ThreadLeaseKeeper:
         self._clock = clock
         self._renewals = _Renewals(lease_s, clock)
         self._period_s = min(1.0, lease_s / 6)
+        self._blocked_s = min(BLOCKED_S, lease_s)
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -108,6 +109,7 @@ class ThreadLeaseKeeper:
         self._loop = asyncio.get_running_loop()
         self._loop_thread_id = threading.get_ident()
         self._answered()
+        self._stopping.clear()  # a worker may be started again
         self._thread = threading.Thread(target=self._run, name="asynctasq-leases", daemon=True)
         self._thread.start()
 
@@ -160,7 +162,7 @@ class ThreadLeaseKeeper:
     def _watch_loop(self) -> None:
         """Ask the worker's loop for a sign of life; name the task that keeps it from answering."""
         silent_s = self._clock.monotonic() - self._answered_at
-        if silent_s > BLOCKED_S + self._period_s and not self._reported:
+        if silent_s > self._blocked_s + self._period_s and not self._reported:
             self._reported = True
             logger.warning(
                 "the event loop has not run for %.1f s: %s blocks it; its leases are renewed all the same. "

@@ -4,6 +4,7 @@ Why it is our own: docs/decisions/process-pool.md.
 """
 
 import asyncio
+import math
 import os
 import select
 import signal
@@ -11,6 +12,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -22,6 +24,8 @@ from asynctasq.errors import TaskTimeoutError, WorkerCrashedError
 __all__ = ["ChildCrashed", "ProcessPool"]
 
 START_S_MAX = 60.0
+DEATH_CHECK_S = 0.5
+"""How often a silent child is looked at: a fork that it left behind holds its socket open after its death."""
 
 
 class ChildCrashed(WorkerCrashedError):
@@ -72,9 +76,26 @@ class _Child:
         return answer
 
     def _readable_within(self, timeout_s: float | None) -> bool:
+        """Return whether an answer, or the end of the connection, can be read in time.
+
+        Raises: ChildCrashed if the process is dead though its connection is open.
+        """
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
-        return bool(poll.poll(None if timeout_s is None else max(1, round(timeout_s * 1000))))
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while True:
+            left_s = DEATH_CHECK_S if deadline is None else max(0.0, deadline - time.monotonic())
+            dead = self._died()  # before the poll: the last answer of a dead child still counts
+            if poll.poll(0 if dead else math.ceil(min(left_s, DEATH_CHECK_S) * 1000)):
+                return True
+            if dead:
+                raise self._crashed()
+            if deadline is not None and time.monotonic() >= deadline:
+                return False
+
+    def _died(self) -> bool:
+        """Look without reaping: while the dead process is there, its group can be killed by its number."""
+        return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
     def _crashed(self) -> ChildCrashed:
         self.end()

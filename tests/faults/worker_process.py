@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -178,7 +178,7 @@ class Place:
 
 
 @contextmanager
-def place_in(folder: Path) -> Iterator[Place]:
+def place_in(folder: Path) -> Generator[Place]:
     """Make one; whatever it still runs at the end is killed."""
     (folder / "faulted_app.py").write_text(APPLICATION)
     (folder / "pyproject.toml").write_text("")
