@@ -94,6 +94,7 @@ class Worker:
         Raises: DriverError if the backend can't be used, or stayed away for `broker_timeout_s`.
         """
         self._news = asyncio.Event()
+        self._look, self._taken = True, 0
         self._stop.on_change(self._news.set)
         self._outage = Outage(
             str(self.driver),
