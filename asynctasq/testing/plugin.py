@@ -51,6 +51,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("conformance_harness", drivers, indirect=True, scope="function")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With `--driver`, leave out modules that run the suite on a driver of their own (`CONFORMANCE_PINNED`)."""
+    if not config.getoption("--driver"):
+        return
+    pinned = [item for item in items if getattr(getattr(item, "module", None), "CONFORMANCE_PINNED", False)]
+    if pinned:
+        config.hook.pytest_deselected(items=pinned)
+        items[:] = [item for item in items if item not in set(pinned)]
+
+
 def _tell_simulations(config: pytest.Config) -> None:
     seed, runs, replay = (config.getoption(f"--simulation-{name}") for name in ("seed", "runs", "replay"))
     if (seed, runs, replay) != (None, None, None):

@@ -24,6 +24,7 @@ from asynctasq.testing.loop import SimulationLoop
 from asynctasq.testing.servers import Servers
 
 CONFORMANCE_DRIVERS = ("tests.testing.faulty_harness:make_harness",)
+CONFORMANCE_PINNED = True
 
 
 class Work(AsyncTask[None]):

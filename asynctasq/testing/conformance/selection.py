@@ -22,9 +22,12 @@ class NotRun(Exception):
 def chosen_drivers(config: pytest.Config, module: object) -> list[str]:
     """Return what `--driver` names, else the module's `CONFORMANCE_DRIVERS`, else the memory driver.
 
+    A module that says `CONFORMANCE_PINNED` keeps its own whatever is asked for.
+
     Raises: UsageError for a name that is neither built in nor an import path.
     """
-    given: list[str] = config.getoption("--driver") or list(getattr(module, "CONFORMANCE_DRIVERS", ("memory",)))
+    asked = [] if getattr(module, "CONFORMANCE_PINNED", False) else config.getoption("--driver")
+    given: list[str] = asked or list(getattr(module, "CONFORMANCE_DRIVERS", ("memory",)))
     names: list[str] = []
     for name in given:
         if name != "all" and name not in BUILT_IN and ":" not in name:
