@@ -1,0 +1,347 @@
+"""`dispatch(connection=...)` from end to end: every library on every database, seen by a worker that waits."""
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiosqlite
+import asyncmy
+import asyncpg
+import psycopg
+import pytest
+import sqlalchemy
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import Session
+
+from asynctasq.drivers.base import Driver
+from asynctasq.drivers.mysql_driver import MySQLDriver
+from asynctasq.drivers.postgres_driver import PostgresDriver
+from asynctasq.drivers.sqlite_driver import SQLiteDriver
+from asynctasq.errors import UnserializableValue
+from asynctasq.kernel.messages import Lease
+from asynctasq.queue import Queue
+from asynctasq.tasks import AsyncTask, dispatch_many, dispatch_many_sync
+from asynctasq.tasks.dispatching import scoped_dispatcher
+from asynctasq.testing.conformance.harnesses.mysql import MySQLHarness
+from asynctasq.testing.conformance.harnesses.postgres import PostgresHarness
+from asynctasq.testing.servers import Servers
+
+WAIT_S = 30.0
+
+
+class Rollback(Exception):
+    pass
+
+
+class Note(AsyncTask[None]):
+    def __init__(self, text: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.text = text
+
+    async def execute(self) -> None:
+        pass
+
+
+@dataclass
+class Place:
+    """A database with our tables and one of the application's: `make` gives drivers on it."""
+
+    url: str
+    make: Callable[[], Driver]
+
+
+# -- databases -------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def postgres_place(servers: Servers, folder: Path) -> AsyncIterator[Place]:
+    harness = PostgresHarness(servers.postgres())
+    await harness.prepare()
+    # Polling would come too late: only the notice of the commit can wake in time.
+    yield Place(harness.url, lambda: PostgresDriver(harness.url, poll_s_max=10 * WAIT_S))
+    await harness.clean_up()
+
+
+@asynccontextmanager
+async def mysql_place(servers: Servers, folder: Path) -> AsyncIterator[Place]:
+    harness = MySQLHarness(servers.mysql())
+    await harness.prepare()
+    yield Place(harness.url, lambda: MySQLDriver(harness.url))
+    await harness.clean_up()
+
+
+@asynccontextmanager
+async def sqlite_place(servers: Servers, folder: Path) -> AsyncIterator[Place]:
+    yield Place(f"sqlite:///{folder}/app.db", lambda: SQLiteDriver(folder / "app.db"))
+
+
+PLACES = {"postgres": postgres_place, "mysql": mysql_place, "sqlite": sqlite_place}
+
+
+# -- libraries: each yields what the application holds inside a transaction ------------------------
+
+
+@asynccontextmanager
+async def by_asyncpg(place: Place) -> AsyncIterator[Any]:
+    connection = await asyncpg.connect(place.url)
+    try:
+        async with connection.transaction():
+            yield connection
+    finally:
+        await connection.close()
+
+
+@asynccontextmanager
+async def by_psycopg(place: Place) -> AsyncIterator[Any]:
+    async with await psycopg.AsyncConnection.connect(place.url) as connection:
+        yield connection
+
+
+@asynccontextmanager
+async def by_asyncmy(place: Place) -> AsyncIterator[Any]:
+    parts = urlsplit(place.url)
+    address = {"host": parts.hostname, "port": parts.port, "user": "root", "database": parts.path[1:]}
+    connection: Any = await asyncmy.connect(**address)
+    try:
+        await connection.begin()
+        yield connection
+        await connection.commit()
+    finally:
+        await connection.ensure_closed()
+
+
+@asynccontextmanager
+async def by_aiosqlite(place: Place) -> AsyncIterator[Any]:
+    async with aiosqlite.connect(urlsplit(place.url).path[1:]) as connection:
+        yield connection
+        await connection.commit()
+
+
+def by_alchemy(library: str, kind: str) -> Callable[[Place], AbstractAsyncContextManager[Any]]:
+    @asynccontextmanager
+    async def by(place: Place) -> AsyncIterator[Any]:
+        engine = create_async_engine(place.url.replace("://", f"+{library}://", 1))
+        try:
+            if kind == "connection":
+                async with engine.begin() as connection:
+                    yield connection
+            else:
+                async with AsyncSession(engine) as session, session.begin():
+                    yield session
+        finally:
+            await engine.dispose()
+
+    return by
+
+
+ASYNC: dict[tuple[str, str], Callable[[Place], AbstractAsyncContextManager[Any]]] = {
+    ("postgres", "asyncpg"): by_asyncpg,
+    ("postgres", "psycopg"): by_psycopg,
+    ("postgres", "sqlalchemy-asyncpg-session"): by_alchemy("asyncpg", "session"),
+    ("postgres", "sqlalchemy-psycopg-connection"): by_alchemy("psycopg", "connection"),
+    ("mysql", "asyncmy"): by_asyncmy,
+    ("mysql", "sqlalchemy-asyncmy-session"): by_alchemy("asyncmy", "session"),
+    ("mysql", "sqlalchemy-asyncmy-connection"): by_alchemy("asyncmy", "connection"),
+    ("sqlite", "aiosqlite"): by_aiosqlite,
+    ("sqlite", "sqlalchemy-aiosqlite-session"): by_alchemy("aiosqlite", "session"),
+    ("sqlite", "sqlalchemy-aiosqlite-connection"): by_alchemy("aiosqlite", "connection"),
+}
+
+
+@contextmanager
+def by_psycopg_sync(place: Place) -> Iterator[Any]:
+    with psycopg.connect(place.url) as connection:
+        yield connection
+
+
+@contextmanager
+def by_sqlite3(place: Place) -> Iterator[Any]:
+    connection = sqlite3.connect(urlsplit(place.url).path[1:])
+    try:
+        with connection:
+            yield connection
+    finally:
+        connection.close()
+
+
+def by_alchemy_sync(library: str, kind: str) -> Callable[[Place], AbstractContextManager[Any]]:
+    @contextmanager
+    def by(place: Place) -> Iterator[Any]:
+        engine = sqlalchemy.create_engine(place.url.replace("://", f"+{library}://", 1))
+        try:
+            if kind == "connection":
+                with engine.begin() as connection:
+                    yield connection
+            else:
+                with Session(engine) as session, session.begin():
+                    yield session
+        finally:
+            engine.dispose()
+
+    return by
+
+
+SYNC: dict[tuple[str, str], Callable[[Place], AbstractContextManager[Any]]] = {
+    ("postgres", "psycopg"): by_psycopg_sync,
+    ("postgres", "sqlalchemy-session"): by_alchemy_sync("psycopg", "session"),
+    ("postgres", "sqlalchemy-connection"): by_alchemy_sync("psycopg", "connection"),
+    ("sqlite", "sqlite3"): by_sqlite3,
+    ("sqlite", "sqlalchemy-session"): by_alchemy_sync("pysqlite", "session"),
+    ("sqlite", "sqlalchemy-connection"): by_alchemy_sync("pysqlite", "connection"),
+}
+
+
+# -- what every test needs -------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def place(request: pytest.FixtureRequest, conformance_servers: Servers, tmp_path: Path) -> AsyncIterator[Place]:
+    async with PLACES[request.param](conformance_servers, tmp_path) as place:
+        yield place
+
+
+@pytest.fixture
+async def driver(place: Place) -> AsyncIterator[Driver]:
+    driver = place.make()
+    await driver.open()
+    # Not reset with a token: the fixture is torn down in another context.
+    scoped_dispatcher.set(Queue(driver))
+    yield driver
+    scoped_dispatcher.set(None)
+    await driver.close()
+
+
+@asynccontextmanager
+async def waiting(place: Place, count: int = 1) -> AsyncIterator["asyncio.Task[list[Lease]]"]:
+    """A worker's view: waits for messages while the block runs, on connections of its own."""
+    other = place.make()
+    await other.open()
+
+    async def wait() -> list[Lease]:
+        found: list[Lease] = []
+        while len(found) < count:
+            found += await other.reserve(["default"], limit=count, lease_s=60, wait_s=WAIT_S)
+        return found
+
+    task = asyncio.create_task(wait())
+    try:
+        async with asyncio.timeout(WAIT_S / 2):
+            yield task
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+        await other.close()
+
+
+def each(libraries: dict[tuple[str, str], Any]) -> Any:
+    keys = list(libraries)
+    return pytest.mark.parametrize(("place", "library"), keys, indirect=["place"], ids=["-".join(key) for key in keys])
+
+
+def of(request: pytest.FixtureRequest, libraries: dict[tuple[str, str], Any]) -> Any:
+    return libraries[request.node.callspec.params["place"], request.node.callspec.params["library"]]
+
+
+# -- asynchronous code -----------------------------------------------------------------------------
+
+
+@each(ASYNC)
+async def test_the_commit_wakes_a_worker_and_the_id_is_known_before(
+    request: pytest.FixtureRequest, place: Place, driver: Driver, library: str
+) -> None:
+    transaction = of(request, ASYNC)
+    async with waiting(place, 3) as leases:
+        async with transaction(place) as connection:
+            ids = [await Note("a").dispatch(connection=connection)]
+            ids += await dispatch_many([Note("b"), Note("c")], connection=connection)
+            inside = (await driver.depth("default")).ready if "sqlite" not in str(driver) else 0
+        found = await leases
+
+    assert inside == 0
+    assert [lease.message_id for lease in found] == ids
+
+
+@each(ASYNC)
+async def test_a_rollback_leaves_no_trace(
+    request: pytest.FixtureRequest, place: Place, driver: Driver, library: str
+) -> None:
+    transaction = of(request, ASYNC)
+    task = Note("a").with_options(task_id="b1a1c1d1-0000-4000-8000-000000000001")
+
+    with pytest.raises(Rollback):
+        async with transaction(place) as connection:
+            await task.dispatch(connection=connection)
+            raise Rollback
+
+    assert (await driver.depth("default")).ready == 0
+    await task.dispatch()
+    assert (await driver.depth("default")).ready == 1
+
+
+@each(ASYNC)
+async def test_what_can_not_be_encoded_leaves_the_transaction_usable(
+    request: pytest.FixtureRequest, place: Place, driver: Driver, library: str
+) -> None:
+    async with of(request, ASYNC)(place) as connection:
+        with pytest.raises(UnserializableValue):
+            await dispatch_many([Note("a"), Note(object())], connection=connection)
+        await Note("b").dispatch(connection=connection)
+
+    assert (await driver.depth("default")).ready == 1
+
+
+# -- synchronous code ------------------------------------------------------------------------------
+
+
+@each(SYNC)
+async def test_a_sync_commit_wakes_a_worker(
+    request: pytest.FixtureRequest, place: Place, driver: Driver, library: str
+) -> None:
+    transaction = of(request, SYNC)
+
+    def dispatch() -> list[str]:
+        with transaction(place) as connection:
+            return [
+                Note("a").dispatch_sync(connection=connection),
+                *dispatch_many_sync([Note("b"), Note("c")], connection=connection),
+            ]
+
+    async with waiting(place, 3) as leases:
+        ids = await asyncio.to_thread(dispatch)
+        found = await leases
+
+    assert [lease.message_id for lease in found] == ids
+
+
+@each(SYNC)
+async def test_a_sync_rollback_leaves_no_trace(
+    request: pytest.FixtureRequest, place: Place, driver: Driver, library: str
+) -> None:
+    transaction = of(request, SYNC)
+
+    def dispatch() -> None:
+        with pytest.raises(Rollback), transaction(place) as connection:
+            Note("a").dispatch_sync(connection=connection)
+            raise Rollback
+
+    await asyncio.to_thread(dispatch)
+
+    assert (await driver.depth("default")).ready == 0
+
+
+@pytest.mark.parametrize("place", PLACES, indirect=True)
+async def test_run_sync_of_an_async_session_dispatches_with_it(
+    request: pytest.FixtureRequest, place: Place, driver: Driver
+) -> None:
+    library = {"postgres": "asyncpg", "mysql": "asyncmy", "sqlite": "aiosqlite"}[request.node.callspec.params["place"]]
+
+    async with by_alchemy(library, "session")(place) as session:
+        task_id = await session.run_sync(lambda sync: Note("a").dispatch_sync(connection=sync))
+
+    [lease] = await driver.reserve(["default"], limit=5, lease_s=60)
+    assert lease.message_id == task_id
