@@ -253,6 +253,26 @@ async def test_settle_in_commits_and_rolls_back_with_the_caller(
 
 
 @pytest.mark.parametrize("library", SYNC)
+async def test_settle_in_sync_commits_and_rolls_back_with_the_caller(
+    store: PostgresHarness, driver: PostgresDriver, library: str
+) -> None:
+    await driver.enqueue([message()])
+    [lease] = await driver.reserve(["q"], limit=1, lease_s=60)
+
+    def settle() -> tuple[object, object]:
+        with pytest.raises(Rollback), SYNC[library](store) as connection:
+            driver.settle_in_sync(connection, [(lease, Complete())])
+            raise Rollback
+        with SYNC[library](store) as connection:
+            won = driver.settle_in_sync(connection, [(lease, Complete())])
+        with SYNC[library](store) as connection:
+            return won, driver.settle_in_sync(connection, [(lease, Complete())])
+
+    assert await in_thread(settle) == (set(), {"m"})
+    assert await driver.find("m") is None
+
+
+@pytest.mark.parametrize("library", SYNC)
 async def test_sync_commit_and_rollback(store: PostgresHarness, driver: PostgresDriver, library: str) -> None:
     def dispatch() -> list[str]:
         with pytest.raises(Rollback), SYNC[library](store) as connection:
