@@ -26,8 +26,9 @@ def chosen_drivers(config: pytest.Config, module: object) -> list[str]:
 
     Raises: UsageError for a name that is neither built in nor an import path.
     """
-    asked = [] if getattr(module, "CONFORMANCE_PINNED", False) else config.getoption("--driver")
-    given: list[str] = asked or list(getattr(module, "CONFORMANCE_DRIVERS", ("memory",)))
+    pinned = getattr(module, "CONFORMANCE_PINNED", False)
+    asked: list[str] = [] if pinned else config.getoption("--driver")
+    given = asked or list(getattr(module, "CONFORMANCE_DRIVERS", ("memory",)))
     names: list[str] = []
     for name in given:
         if name != "all" and name not in BUILT_IN and ":" not in name:
