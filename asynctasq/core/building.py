@@ -56,11 +56,20 @@ class Builder:
         Raises: UndecodableBody, BadSignature, UnsupportedVersion, UnknownTask.
         """
         envelope = decode_envelope(body, keys=self._keys, limits=self._limits)
-        cls = self._application.resolve(envelope.task)
+        cls = self._resolve(envelope.task)
         definition = self._definitions.get(cls)
         if definition is None:
             definition = self._definitions[cls] = definition_of(cls)
         return Invocation(message_id=message_id, attempt=attempt, envelope=envelope, cls=cls, definition=definition)
+
+    def _resolve(self, name: str) -> type[BaseTask[Any]]:
+        """Find the task; a module that breaks while it is imported, even by leaving, must not break the worker."""
+        try:
+            return self._application.resolve(name)
+        except UnknownTask:
+            raise
+        except (Exception, SystemExit) as error:
+            raise UnknownTask(f"task {name!r}: its module can't be imported: {error!r}") from error
 
     async def build(self, invocation: Invocation) -> BaseTask[Any]:
         """Build the task: decode its arguments, fetch the models they refer to, call its constructor.
