@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import sys
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,12 +66,12 @@ def _load(application: Application) -> None:
     for module in application.modules:
         try:
             importlib.import_module(module)
-        except ModuleNotFoundError as error:
-            if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-                raise
-            raise ConfigError(
-                f"--app {module}: there is no module {error.name!r} in {', '.join(application.path)} or installed"
-            ) from error
+        except (Exception, SystemExit) as error:
+            if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
+                text = f"there is no module {error.name!r} in {', '.join(application.path)} or installed"
+            else:
+                text = f"it can't be imported\n{traceback.format_exc()}"
+            raise ConfigError(f"--app {module}: {text}") from error
 
 
 def _worker(
