@@ -24,6 +24,9 @@ __all__ = ["LeaseKeeper", "LoopLeaseKeeper", "ThreadLeaseKeeper"]
 
 logger = logging.getLogger(__name__)
 
+INEXACT_S = 1e-6
+"""By so much less than a third a lease is due: a timer for just then must find it so, whatever floats make of it."""
+
 BLOCKED_S = 2.0
 """A loop that has not answered for so long, or for a lease, is reported, once per blockage."""
 
@@ -63,6 +66,7 @@ class _Renewals:
         current = self._held.get(held.lease.message_id)
         if current is not None and current[0].token == held.lease.token:
             self._held.pop(held.lease.message_id, None)
+            held.deadline = current[1] + self.lease_s  # until then it stands without renewal
 
     def __len__(self) -> int:
         return len(self._held)
@@ -70,7 +74,13 @@ class _Renewals:
     def due(self) -> list[Lease]:
         """Return the leases of which a third has passed."""
         now = self._clock.monotonic()
-        return [lease for lease, granted in self._held.copy().values() if now - granted >= self.lease_s / 3]
+        third_s = self.lease_s / 3 - INEXACT_S
+        return [lease for lease, granted in self._held.copy().values() if now - granted >= third_s]
+
+    def next_due_in_s(self) -> float:
+        """Return in how many seconds the next lease is due for renewal; 0 if one is overdue."""
+        oldest = min(granted for _, granted in self._held.copy().values())
+        return max(0.0, oldest + self.lease_s / 3 - self._clock.monotonic())
 
     def renewed(self, leases: Sequence[Lease], lost: AbstractSet[str], asked_at: float) -> AbstractSet[str]:
         """Take in the answer; return which messages are lost, but not those reserved anew in the meantime."""
@@ -184,7 +194,7 @@ class ThreadLeaseKeeper:
 
 
 class LoopLeaseKeeper:
-    """Renews from the worker's own loop; sets no timer while nothing is held."""
+    """Renews from the worker's own loop, each lease when it is due; sets no timer while nothing is held."""
 
     def __init__(
         self, driver: Driver, *, lease_s: float, clock: Clock, record: Callable[[Entry], None] | None, worker: str
@@ -194,6 +204,7 @@ class LoopLeaseKeeper:
         self._renewals = _Renewals(lease_s, clock)
         self._record = record
         self._worker = worker
+        self._retry_s = min(1.0, lease_s / 6)
         self._timer: asyncio.TimerHandle | None = None
         self._renewing: asyncio.Task[None] | None = None
         self._on_lost: Callable[[AbstractSet[str]], None] = lambda lost: None  # noqa: ARG005
@@ -204,7 +215,7 @@ class LoopLeaseKeeper:
     def hold(self, held: Held) -> None:
         self._renewals.add(held)
         if self._timer is None:
-            self._arm()
+            self._arm(self._renewals.lease_s / 3)
 
     def drop(self, held: Held) -> None:
         self._renewals.discard(held)
@@ -217,30 +228,38 @@ class LoopLeaseKeeper:
             self._renewing.cancel()
             await asyncio.wait([self._renewing])
 
-    def _arm(self) -> None:
-        self._timer = asyncio.get_running_loop().call_later(self._renewals.lease_s / 3, self._fire)
+    def _arm(self, after_s: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_later(after_s, self._fire)
 
     def _fire(self) -> None:
         self._timer = None
-        if len(self._renewals):
-            self._arm()
-            if self._renewing is None or self._renewing.done():
-                self._renewing = asyncio.get_running_loop().create_task(self._renew(), name=f"{self._worker} leases")
+        if self._renewing is not None and not self._renewing.done():
+            return  # it sets the next timer when it ends
+        if leases := self._renewals.due():
+            self._renewing = asyncio.get_running_loop().create_task(self._renew(leases), name=f"{self._worker} leases")
+        elif len(self._renewals):
+            self._arm(self._renewals.next_due_in_s())
 
-    async def _renew(self) -> None:
-        leases = self._renewals.due()
-        if not leases:
-            return
+    async def _renew(self, leases: Sequence[Lease]) -> None:
+        renewed = await self._extend(leases)
+        if len(self._renewals):
+            self._arm(self._renewals.next_due_in_s() if renewed else self._retry_s)
+
+    async def _extend(self, leases: Sequence[Lease]) -> bool:
         asked_at, asked_now = self._clock.monotonic(), self._clock.now()
         try:
-            lost = await self._driver.extend(leases, lease_s=self._renewals.lease_s)
-        except DriverError as error:
+            async with asyncio.timeout(self._renewals.lease_s / 3):
+                lost = await self._driver.extend(leases, lease_s=self._renewals.lease_s)
+        except (DriverError, TimeoutError) as error:
             logger.warning("renewing %d leases failed: %s", len(leases), error)
-            return
+            return False
         self._note([lease for lease in leases if lease.message_id not in lost], asked_now)
         gone = self._renewals.renewed(leases, lost, asked_at)
         if gone:
             self._on_lost(gone)
+        return True
 
     def _note(self, leases: Sequence[Lease], asked_now: float) -> None:
         if self._record is None:

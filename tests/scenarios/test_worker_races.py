@@ -20,10 +20,12 @@ from asynctasq.kernel.messages import Depth, Lease
 from asynctasq.queue import MessageFactory
 from asynctasq.tasks import AsyncTask
 from asynctasq.tasks.registry import Application
-from asynctasq.testing import Duplicate, FakeQueue, VirtualClock
+from asynctasq.testing import Delay, Duplicate, FailBefore, FakeQueue, VirtualClock
 from asynctasq.testing.loop import SimulationLoop
 
 RAN: Counter[str] = Counter()
+UNEVEN_S = 50.00625
+"""From here on a third of a lease is, as a difference of floats, at times less than a third."""
 INEXACT_US = 24_871_210
 """Thirty seconds later, as a sum of floats, is later than the clock will ever show."""
 
@@ -174,3 +176,22 @@ def test_a_worker_that_is_cancelled_fails_none_of_its_tasks() -> None:
 
     assert RAN == {"begun": 1}
     assert (depth.dead, depth.reserved) == (0, 1)
+
+
+@pytest.mark.parametrize("nth", range(1, 5))
+def test_one_failed_renewal_and_a_slow_one_cost_no_lease(nth: int) -> None:
+    slow = Delay(at="extend:before", seconds=0.01, nth=nth + 1)
+    with FakeQueue(workers=2, faults=[FailBefore(at="extend", nth=nth), slow]) as queue:
+        Long().delay(UNEVEN_S).dispatch_sync()
+        queue.run_until_idle_sync()
+
+    assert RAN == {"begun": 1}
+    assert check(queue.ledger, exact=True) == []
+
+
+def test_a_renewal_that_hangs_is_given_up_and_tried_again_in_time() -> None:
+    with FakeQueue(workers=2, faults=[Delay(at="extend:before", seconds=60)]) as queue:
+        Long().dispatch_sync()
+        queue.run_until_idle_sync()
+
+    assert RAN == {"begun": 1}
