@@ -249,6 +249,6 @@ async def test_keeping_a_result_is_refused_where_the_driver_keeps_none() -> None
 
 
 async def test_a_connection_is_refused_where_the_driver_has_no_transactions(driver: Counting) -> None:
-    with pytest.raises(UnsupportedFeature, match="transaction of yours; dispatch after the commit instead"):
+    with pytest.raises(UnsupportedFeature, match="transaction of yours; dispatch after the commit, with on_commit"):
         await Note(text="a").dispatch(connection=object())
     assert driver.batches == []
