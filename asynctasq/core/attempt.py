@@ -1,6 +1,7 @@
 """Runs ONE attempt: from a lease to the settlement that ends it. Talks to no driver."""
 
 import asyncio
+import enum
 import inspect
 import logging
 from collections.abc import Awaitable, Callable
@@ -11,6 +12,7 @@ from asynctasq.clock import Clock
 from asynctasq.core.building import BadArguments, Builder, Invocation, reason_of
 from asynctasq.core.child import ReplyKind, Request
 from asynctasq.core.exceptions import record_of
+from asynctasq.core.held import Fate, Held
 from asynctasq.core.lanes import Lanes
 from asynctasq.core.processes import ChildCrashed
 from asynctasq.core.running import running_task
@@ -40,13 +42,13 @@ from asynctasq.kernel.decide import (
     screen,
 )
 from asynctasq.kernel.ledger import Entry, Kind
-from asynctasq.kernel.messages import Bury, DeadReason, ErrorRecord, Lease, Release, Settlement
+from asynctasq.kernel.messages import Bury, Complete, DeadReason, ErrorRecord, Release, Settlement
 from asynctasq.kernel.retry import RandomSource
 from asynctasq.tasks.base import AsyncTask, BaseTask, SyncTask
 from asynctasq.tasks.completing import Completion, running_completion
 from asynctasq.tasks.mode import Mode
 
-__all__ = ["AttemptRunner", "Completions", "Fate", "Held"]
+__all__ = ["AttemptCompletion", "AttemptRunner", "Completions", "Fate", "Held", "Sequel"]
 
 logger = logging.getLogger(__name__)
 
@@ -62,35 +64,28 @@ class World(Protocol):
     record: Callable[[Entry], None] | None
 
 
-class Completions(Protocol):
-    """What lets tasks settle their attempts themselves."""
+class Sequel(enum.Enum):
+    """What became of the transaction an attempt had settled itself in, when it raised afterwards."""
 
-    def completion(self, held: "Held", task: BaseTask[Any], keep_result_s: float | None) -> Completion:
-        """Return what lets `task` settle this attempt."""
+    ROLLED_BACK = "rolled back"
+    COMMITTED = "committed"
+    UNKNOWN = "unknown"
+
+
+class AttemptCompletion(Completion, Protocol):
+    """The completion of one attempt, as its worker sees it."""
+
+    async def sequel(self) -> Sequel:
+        """Find out whether the transaction was committed; if it was rolled back the lease is renewed again."""
         ...
 
 
-class Fate:
-    """Why an attempt was cancelled by its worker."""
+class Completions(Protocol):
+    """What lets tasks settle their attempts themselves."""
 
-    INTERRUPTED = "interrupted"
-    LOST = "lost"
-
-
-@dataclass(slots=True, eq=False)
-class Held:
-    """A lease that the worker holds, and what became of it so far. `deadline` is on the worker's monotonic clock."""
-
-    lease: Lease
-    deadline: float
-    fate: str | None = None
-    name: str = "?"
-    task: "asyncio.Task[None] | None" = None
-    begun: bool = False
-    value: object = None
-    exception: BaseException | None = None
-    settled_in: bool | None = None
-    """Whether the task settled its attempt in its own transaction; False when the lease was lost by then."""
+    def completion(self, held: Held, task: BaseTask[Any], keep_result_s: float | None) -> AttemptCompletion:
+        """Return what lets `task` settle this attempt."""
+        ...
 
 
 @dataclass(slots=True)
@@ -100,6 +95,7 @@ class _Run:
     held: Held
     invocation: Invocation
     task: BaseTask[Any] | None = None
+    completion: AttemptCompletion | None = None
 
 
 class AttemptRunner:
@@ -151,7 +147,10 @@ class AttemptRunner:
             case Verdict.GIVE_UP:
                 return await self._give_up(run)
             case Verdict.RUN:
-                return await self._settle(run, await self._execute(run))
+                outcome = await self._execute(run)
+                if held.settled_in and not isinstance(outcome, Succeeded | Interrupted):
+                    return await self._after_completion(run, outcome)
+                return await self._settle(run, outcome)
 
     # -- executing ---------------------------------------------------------------------------------
 
@@ -173,12 +172,16 @@ class AttemptRunner:
         task = run.task = await self._builder.build(run.invocation)
         running_task.set(task)
         if self._completions is not None:
-            running_completion.set(self._completions.completion(run.held, task, envelope.keep_result_s))
-        if mode is Mode.LOOP:
-            value = await self._lanes.run_async(cast("AsyncTask[object]", task), envelope.timeout_s)
-        else:
-            execute = cast("SyncTask[object]", task).execute
-            value = await self._lanes.run_blocking(execute, envelope.timeout_s, what=run.held.name)
+            run.completion = self._completions.completion(run.held, task, envelope.keep_result_s)
+        token = running_completion.set(run.completion)
+        try:
+            if mode is Mode.LOOP:
+                value = await self._lanes.run_async(cast("AsyncTask[object]", task), envelope.timeout_s)
+            else:
+                execute = cast("SyncTask[object]", task).execute
+                value = await self._lanes.run_blocking(execute, envelope.timeout_s, what=run.held.name)
+        finally:
+            running_completion.reset(token)  # its hooks must not complete what they are told has failed
         return self._returned(run, value)
 
     async def _in_process(self, run: _Run) -> Outcome:
@@ -236,6 +239,29 @@ class AttemptRunner:
 
     # -- settling ----------------------------------------------------------------------------------
 
+    async def _after_completion(self, run: _Run, outcome: Outcome) -> Settlement | None:
+        """Settle an attempt that raised after it had settled itself: by its error only if that came to nothing."""
+        assert run.completion is not None, "it has settled something"
+        held = run.held
+        held.settled_in = None
+        match await run.completion.sequel():
+            case Sequel.ROLLED_BACK:
+                return await self._settle(run, outcome)
+            case Sequel.COMMITTED:
+                logger.error(
+                    "%s (message %s) raised %r after its own transaction had completed it; it stays complete",
+                    held.name,
+                    held.lease.message_id,
+                    held.exception,
+                    exc_info=held.exception,
+                )
+                held.settled_in = True
+                return Complete()
+            case Sequel.UNKNOWN:
+                held.fate = held.fate or Fate.LOST
+                self._note(held, Kind.LOST, "")
+                return None
+
     async def _settle(self, run: _Run, outcome: Outcome) -> Settlement:
         envelope, lease = run.invocation.envelope, run.held.lease
         rules = Rules(max_attempts=envelope.max_attempts, retry=envelope.retry, max_crashes=envelope.max_crashes)
@@ -286,8 +312,10 @@ class AttemptRunner:
     async def _failed(self, run: _Run, exception: BaseException) -> None:
         """Call the task's `failed`; its errors are told and change nothing."""
         task = await self._instance(run)
-        if task is None or run.held.fate is not None:
+        if task is None:
             return
+        if run.held.fate is not None:  # its cancellation is on the way; whoever takes it over calls the hook
+            raise asyncio.CancelledError
         self._note(run.held, Kind.HOOK, "failed")
         try:
             async with asyncio.timeout(self._hook_timeout_s):

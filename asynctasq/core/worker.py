@@ -68,7 +68,9 @@ class Worker:
             self._lanes,
             world=self._world,
             hook_timeout_s=self.settings.hook_timeout_s,
-            completions=Completer(queue_driver, self._keeper, builder),
+            completions=Completer(
+                queue_driver, self._keeper, builder, clock=self._clock, lease_s=self.settings.lease_s
+            ),
         )
         self._held: dict[str, Held] = {}
         self._finished: list[tuple[Lease, Settlement]] = []
