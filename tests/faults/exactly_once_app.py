@@ -1,12 +1,15 @@
 """A task whose effects are rows of the queue's own database, and a worker process that dies where it is told to.
 
 `EFFECTS_URL` says where the rows go. `FAILPOINT` names the point, or `delay:SECONDS` after the begin of an attempt, at
-which the process kills itself in its second attempt.
+which the process kills itself in its second attempt. A call is "sent" when it has begun and nobody waits for it yet,
+and "unread" when the other side has had time to do it and its answer was not looked at.
 """
 
+import asyncio
 import os
 import signal
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +32,18 @@ def die() -> None:
 def point(name: str) -> None:
     if name == FAILPOINT and len(RUNS) == 2:
         die()
+
+
+async def calling(name: str, call: Awaitable[Any]) -> Any:
+    """Await a call, or die in the midst of it."""
+    if len(RUNS) == 2 and FAILPOINT in {f"{name} sent", f"{name} unread"}:
+        under_way = asyncio.ensure_future(call)
+        await asyncio.sleep(0)
+        if FAILPOINT.endswith("unread"):
+            time.sleep(0.05)  # the loop stands still, the other side does not
+        assert not under_way.done() or FAILPOINT.endswith("unread")
+        die()
+    return await call
 
 
 def begun(number: int) -> None:
@@ -83,18 +98,30 @@ class Effect(AsyncTask[None]):
         point("start")
         database = await open_database(os.environ["EFFECTS_URL"])
         point("before begin")
-        await database.begin()
+        await calling("begin", database.begin())
         point("after begin")
-        await database.run(f"INSERT INTO effect VALUES ({self.number})")
+        await calling("write", database.run(f"INSERT INTO effect VALUES ({self.number})"))
         point("after a write")
-        async with self.complete_in(database.connection):
-            point("in the block")
-            await database.run("UPDATE counter SET n = n + 1")
-            point("end of the block")
+        await self.settle(database)
         point("settled")
-        await database.run("UPDATE counter SET late = late + 1")
+        await calling("late write", database.run("UPDATE counter SET late = late + 1"))
         point("before commit")
-        await database.commit()
+        await calling("commit", database.commit())
         point("after commit")
         await database.close()
         point("before return")
+
+    async def settle(self, database: Database) -> None:
+        block = self.complete_in(database.connection)  # by hand what `async with` does, to strike in its end
+        await block.__aenter__()
+        point("in the block")
+        await calling("write in the block", database.run("UPDATE counter SET n = n + 1"))
+        point("end of the block")
+        await calling("settle", block.__aexit__(None, None, None))
+
+
+class MayRepeat(Effect):
+    """The same without `complete_in`: the worker settles it, after the commit."""
+
+    async def settle(self, database: Database) -> None:
+        pass

@@ -1,6 +1,7 @@
 """complete_in under kill -9: whatever the instant, the count of effects is the count of tasks."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -20,23 +21,33 @@ from asynctasq.testing.conformance.harnesses.mysql import MySQLHarness
 from asynctasq.testing.conformance.harnesses.postgres import PostgresHarness
 from asynctasq.testing.servers import Servers
 from tests.drivers.postgres_support import until
-from tests.faults.exactly_once_app import Effect, open_database
+from tests.faults.exactly_once_app import Effect, MayRepeat, open_database
 
 ROOT = Path(__file__).parents[2]
 POINTS = (
     "start",
     "before begin",
+    "begin sent",
+    "begin unread",
     "after begin",
+    "write sent",
     "after a write",
     "in the block",
+    "write in the block sent",
     "end of the block",
+    "settle sent",
+    "settle unread",
     "settled",
+    "late write sent",
+    "late write unread",
     "before commit",
+    "commit sent",
+    "commit unread",
     "after commit",
     "before return",
-    # An attempt takes some milliseconds: these strike inside of the calls, the commit among them.
-    *(f"delay:{milliseconds / 1000}" for milliseconds in (0.5, 1, 2, 3, 4, 6, 8, 11, 15, 25)),
 )
+# An attempt takes some milliseconds: these strike anywhere in it, differently in every run.
+DELAYS = tuple(f"delay:{random.uniform(0, 0.025):.5f}" for _ in range(10))
 TASKS_PER_POINT = 3
 
 
@@ -111,7 +122,7 @@ async def test_the_count_of_effects_is_the_count_of_tasks_wherever_workers_are_k
     driver = create_driver(url)
     killed = 0
 
-    for index, failpoint in enumerate(POINTS):
+    for index, failpoint in enumerate(POINTS + DELAYS):
         numbers = range(index * TASKS_PER_POINT, (index + 1) * TASKS_PER_POINT)
         await Queue(driver).dispatch([Effect(number=number) for number in numbers])
         with worker(url, failpoint) as process:
@@ -120,9 +131,24 @@ async def test_the_count_of_effects_is_the_count_of_tasks_wherever_workers_are_k
     with worker(url):
         await until(lambda: is_empty(driver), within_s=60)
 
-    tasks = len(POINTS) * TASKS_PER_POINT
+    tasks = (len(POINTS) + len(DELAYS)) * TASKS_PER_POINT
     found = Counter(number for (number,) in await rows(url, "SELECT number FROM effect"))
-    assert killed == 20
-    assert found == dict.fromkeys(range(tasks), 1)
+    assert killed == len(POINTS) + len(DELAYS)
+    assert found == dict.fromkeys(range(tasks), 1), DELAYS
     assert await rows(url, "SELECT n, late FROM counter") == [(tasks, tasks)]
+    await driver.close()
+
+
+@pytest.mark.parametrize("failpoint", ["commit unread", "after commit", "before return"])
+async def test_without_it_the_same_kill_repeats_the_effect(url: str, failpoint: str) -> None:
+    driver = create_driver(url)
+    await Queue(driver).dispatch([MayRepeat(number=number) for number in range(3)])
+
+    with worker(url, failpoint) as process:
+        assert process.wait(timeout=30) == -signal.SIGKILL
+    with worker(url):
+        await until(lambda: is_empty(driver), within_s=60)
+
+    found = Counter(number for (number,) in await rows(url, "SELECT number FROM effect"))
+    assert sorted(found.values()) == [1, 1, 2]
     await driver.close()
