@@ -12,7 +12,7 @@ from asynctasq.errors import DispatchError, TaskDefinitionError
 from asynctasq.kernel.messages import check_queue_name
 from asynctasq.kernel.retry import Exponential, Fixed
 from asynctasq.tasks.completing import completing, completing_sync
-from asynctasq.tasks.definition import TaskDefinition, check_execute, check_parameters
+from asynctasq.tasks.definition import TaskDefinition, check_execute, check_overrides, check_parameters
 from asynctasq.tasks.dispatching import current_dispatcher
 from asynctasq.tasks.mode import Mode
 from asynctasq.tasks.options import (
@@ -74,6 +74,7 @@ class BaseTask(Generic[T_co]):
             return
         cls._has_constructor = cls._has_constructor or "__init__" in cls.__dict__
         cls._runnable = _has_execute(cls)
+        check_overrides(cls, BaseTask)
         check_execute(cls)
         if cls._arguments_become_attributes:
             check_parameters(cls, RESERVED)

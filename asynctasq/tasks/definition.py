@@ -25,6 +25,7 @@ __all__ = [
     "TaskDefinition",
     "arguments_of",
     "check_execute",
+    "check_overrides",
     "check_parameters",
     "definition_of",
     "options_of",
@@ -108,6 +109,20 @@ def check_execute(cls: "type[BaseTask[Any]]") -> None:
     if is_async and not cls._mode.is_async:
         raise TaskDefinitionError(
             f"{cls.__qualname__}.execute must be `def`; for async code derive from AsyncTask or AsyncProcessTask"
+        )
+
+
+def check_overrides(cls: "type[BaseTask[Any]]", base: "type[BaseTask[Any]]") -> None:
+    """Raise TaskDefinitionError if the class replaces a method that is not for overriding, or names no driver."""
+    for name in cls.__dict__:
+        if getattr(base.__dict__.get(name), "__final__", False):
+            raise TaskDefinitionError(
+                f"{cls.__qualname__}.{name} would replace a method that every task needs; rename it"
+            )
+    override = cls._driver_override
+    if override is not None and not isinstance(override, str) and not callable(getattr(override, "enqueue", None)):
+        raise TaskDefinitionError(
+            f"{cls.__qualname__}: _driver_override must be the name of a driver, a driver, or None, not {override!r}"
         )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal, cast
 
+from asynctasq.errors import DELAY_S_MAX
 from asynctasq.kernel.messages import check_queue_name
 from asynctasq.kernel.retry import Delays, Exponential, Fixed, RetryPolicy
 
@@ -33,7 +34,7 @@ class Options:
 def seconds(value: object, what: str, *, above_zero: bool) -> float:
     """Return a duration in seconds.
 
-    Raises: ValueError if it is not a finite number or timedelta, or negative, or zero where `above_zero`.
+    Raises: ValueError if it is not a number or timedelta, or negative, or zero where `above_zero`, or over a century.
     """
     number = value.total_seconds() if isinstance(value, timedelta) else value
     if isinstance(number, bool) or not isinstance(number, int | float):
@@ -41,6 +42,8 @@ def seconds(value: object, what: str, *, above_zero: bool) -> float:
     wanted = "more than 0" if above_zero else "0 or more"
     if not math.isfinite(number) or number < 0 or (above_zero and number == 0):
         raise ValueError(f"{what} must be {wanted} seconds, not {value!r}")
+    if number > DELAY_S_MAX:
+        raise ValueError(f"{what} must be a hundred years at most, not {value!r}")
     return float(number)
 
 

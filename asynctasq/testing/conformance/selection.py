@@ -27,7 +27,7 @@ def chosen_drivers(config: pytest.Config, module: object) -> list[str]:
     Raises: UsageError for a name that is neither built in nor an import path.
     """
     pinned = getattr(module, "CONFORMANCE_PINNED", False)
-    asked: list[str] = [] if pinned else config.getoption("--driver")
+    asked: list[str] = [] if pinned else config.getoption("--driver") or []
     given = asked or list(getattr(module, "CONFORMANCE_DRIVERS", ("memory",)))
     names: list[str] = []
     for name in given:
