@@ -1,0 +1,145 @@
+"""Runs the workloads under seeds until something is found, and shrinks what was found."""
+
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+from asynctasq.clock import SystemClock
+from asynctasq.testing import Crash, Duplicate, Faults, Simulation, Stop
+from asynctasq.testing._simulate_run import RunOptions, RunParts, RunResult, quiet, run_program
+from asynctasq.testing.faults import FaultChoice
+from asynctasq.testing.loop import Limits
+from asynctasq.testing.shrink import shrink
+from asynctasq.testing.tape import Entry, Tape
+from tests.mutants.contract import contract
+from tests.mutants.programs import deployed, given_up, life, mixed, outage, redriven, taken_over
+from tests.mutants.tasks import Long
+
+Workload: TypeAlias = Callable[[Simulation], Coroutine[Any, Any, None]]
+
+TROUBLE: Final = Faults(
+    crash=0.02,
+    lost_reply=0.02,
+    fail_before=0.02,
+    fail_after=0.02,
+    duplicate=0.02,
+    lease_expiry=0.02,
+    stop=0.02,
+    latency=0.05,
+    clock_skew=20,
+)
+LIMITS: Final = Limits(steps_max=60_000, virtual_s_max=20_000_000)
+SHRINK_S: Final = 1.0
+SHRINK_RUNS: Final = 150
+CALM_EVERY: Final = 4
+"""One run in so many has no faults, so that all its times are expected to the microsecond."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One workload, run once in `every` seeds. Without `faults`, only schedules differ."""
+
+    workload: Workload
+    faults: FaultChoice = TROUBLE
+    invariants: bool = True
+    every: int = 1
+
+    @property
+    def name(self) -> str:
+        """What it is called in the table."""
+        return self.workload.__name__
+
+    def options(self, seed: int) -> RunOptions:
+        """Return how it is run under this seed."""
+        calm = self.faults is TROUBLE and seed % CALM_EVERY == 0
+        return RunOptions(workers=3, faults=() if calm else self.faults, invariants=self.invariants, limits=LIMITS)
+
+    def run(self, tape: Tape, seed: int) -> RunResult:
+        """Run it once."""
+
+        async def program(parts: RunParts) -> None:
+            await self.workload(Simulation(parts))
+
+        return run_program(program, self.options(seed), tape)
+
+
+CASES: Final = (
+    Case(workload=mixed),
+    Case(workload=redriven, invariants=False, every=2),
+    Case(workload=life, faults=(), every=8),
+    Case(workload=contract, faults=(), every=1_000_000),
+    Case(workload=given_up, faults=[Crash(at="mid_attempt", task=Long) for _ in range(5)], every=32),
+    Case(workload=taken_over, faults=Duplicate(task=Long), every=32),
+    Case(workload=deployed, faults=Stop(at="mid_attempt", task=Long), every=32),
+    Case(workload=outage, faults=Faults(fail_before=0.05), every=8),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What was found: by which check of which workload, under which seed; how few decisions are left of it."""
+
+    case: str
+    seed: int
+    found_by: str
+    text: str
+    decisions: int
+    seconds: float
+    timeline: str
+
+
+def first_finding(*, seeds: Sequence[int], seconds: float) -> Finding | None:
+    """Run every workload under these seeds until one fails or the time is up."""
+    clock = SystemClock()
+    started = clock.monotonic()
+    with quiet():
+        for seed in seeds:
+            for case in CASES:
+                if seed % case.every:
+                    continue
+                result = case.run(Tape(seed), seed)
+                if result.failure is not None:
+                    decisions = _shrunk(case, seed, result)
+                    took = clock.monotonic() - started
+                    return _finding(case, seed, result, decisions, took)
+            if clock.monotonic() - started > seconds:
+                return None
+    return None
+
+
+def _finding(case: Case, seed: int, result: RunResult, decisions: int, took: float) -> Finding:
+    error = result.failure
+    assert error is not None
+    return Finding(
+        case=case.name,
+        seed=seed,
+        found_by=signature(error),
+        text=str(error),
+        decisions=decisions,
+        seconds=took,
+        timeline=result.timeline,
+    )
+
+
+def signature(error: BaseException) -> str:
+    """Name what an error says is wrong: the promise, or the kind of exception."""
+    name = getattr(error, "name", None)
+    return str(name) if isinstance(error, AssertionError) and name else type(error).__name__
+
+
+def _shrunk(case: Case, seed: int, result: RunResult) -> int:
+    """Return how many decisions the smallest run has that fails the same way."""
+    if not any(value for _, _, value in result.entries):
+        return 0
+    clock = SystemClock()
+    deadline = clock.monotonic() + SHRINK_S
+    assert result.failure is not None
+    wanted = signature(result.failure)
+
+    def still_fails(entries: Sequence[Entry]) -> Sequence[Entry] | None:
+        if clock.monotonic() > deadline:
+            return None
+        tried = case.run(Tape.replay(entries, strict=False, seed=seed), seed)
+        return tried.entries if tried.failure is not None and signature(tried.failure) == wanted else None
+
+    return len(shrink(result.entries, still_fails, runs_max=SHRINK_RUNS).decisions)

@@ -1,0 +1,126 @@
+"""What a workload must come to, worked out from what its tasks say; exact to the microsecond where no fault fired."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from asynctasq.codec.arguments import unpack_result
+from asynctasq.tasks.base import BaseTask
+from asynctasq.testing import Simulation
+from asynctasq.testing._simulate_checks import PromiseBroken
+from asynctasq.testing._store import FakeStore
+from tests.mutants.tasks import LOG, Run
+
+MICROSECOND = 1e-6
+HAIR = 0.1 * MICROSECOND
+"""What the sum of some floats may be off by."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wait:
+    """Seconds from the end of one run to the start of the next: exactly `least`, or anything up to `most`."""
+
+    least: float
+    most: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expected:
+    """One dispatch and what comes of it.
+
+    `attempts` are the numbers of its runs in order, `waits` lie between them, `takes` is how long each lasts.
+    `ends` is "done" or why it is a dead letter. `fragile`: a fault may cost it an attempt, as a worker that stands
+    still makes a task run out of time.
+    """
+
+    key: str
+    task: BaseTask[Any] | None = None
+    task_id: str | None = None
+    delay: float = 0.0
+    takes: float = 1.0
+    attempts: tuple[int, ...] = (1,)
+    waits: tuple[Wait, ...] = ()
+    ends: str = "done"
+    hooks: int = 0
+    asked: int = 0
+    counted: int = 0
+    error: str = ""
+    result: str | None = None
+    fragile: bool = False
+
+
+def want(condition: bool, name: str, text: str) -> None:
+    """Fail the run unless `condition`; `name` is what was promised."""
+    if not condition:
+        raise PromiseBroken(name, f"{name}: {text}")
+
+
+async def judge(sim: Simulation, expected: Sequence[Expected], base: float, *, exact: bool) -> None:
+    """Compare what the log and the queue show with what is expected of dispatches at `base`."""
+    store = sim.queue._engine.store
+    for one in expected:
+        runs = [run for run in LOG.of(one.key) if run.began >= base - HAIR]
+        if not exact and one.fragile:
+            continue
+        _judge_runs(one, runs, exact=exact)
+        _judge_times(one, runs, base, exact=exact)
+        _judge_hooks(one, exact=exact)
+        await _judge_end(one, store)
+    want(store.pending == 0, "nothing left", f"{store.pending} messages are left")
+
+
+def _judge_runs(one: Expected, runs: Sequence[Run], *, exact: bool) -> None:
+    numbers = [run.attempt for run in runs]
+    if exact:
+        want(numbers == list(one.attempts), "attempts", f"{one.key}: {numbers}, not {list(one.attempts)}")
+    else:
+        want(set(numbers) == set(one.attempts), "attempts", f"{one.key}: {numbers}, not {set(one.attempts)}")
+
+
+def _judge_times(one: Expected, runs: Sequence[Run], base: float, *, exact: bool) -> None:
+    if exact:
+        earliest = latest = base + one.delay
+        for run, wait in zip(runs, (*one.waits, Wait(least=0)), strict=True):
+            fits = earliest - HAIR <= run.began <= latest + MICROSECOND + HAIR
+            want(fits, "times", f"{one.key} attempt {run.attempt} at {run.began}, not {earliest} to {latest}")
+            ended = run.began + one.takes
+            earliest, latest = ended + wait.least, ended + (wait.least if wait.most is None else wait.most)
+        return
+    want(runs[0].began >= base + one.delay - HAIR, "times", f"{one.key} began at {runs[0].began}, which is early")
+    if len(set(one.attempts)) < len(one.attempts):
+        return
+    for number, wait in zip(one.attempts[1:], one.waits, strict=True):
+        ends = [run.ended for run in runs if run.attempt == number - 1 and run.ended is not None]
+        starts = [run.began for run in runs if run.attempt == number]
+        early = ends and min(starts) < min(ends) + wait.least - HAIR
+        want(not early, "times", f"{one.key} attempt {number} came at {min(starts)}, less than {wait} after {ends}")
+
+
+def _judge_hooks(one: Expected, *, exact: bool) -> None:
+    hooks = sum(key == one.key for key, _ in LOG.hooks)
+    asked = LOG.asked.count(one.key)
+    if exact:
+        want(hooks == one.hooks, "hooks", f"failed() of {one.key} ran {hooks} times, not {one.hooks}")
+        want(asked == one.asked, "hooks", f"should_retry() of {one.key} was asked {asked} times, not {one.asked}")
+    else:
+        want(bool(hooks) == bool(one.hooks), "hooks", f"failed() of {one.key} ran {hooks} times, not {one.hooks}")
+        want(bool(asked) == bool(one.asked), "hooks", f"should_retry() of {one.key} was asked {asked} times")
+
+
+async def _judge_end(one: Expected, store: FakeStore) -> None:
+    assert one.task_id is not None
+    message = await store.find(one.task_id)
+    if one.ends == "done":
+        want(message is None, "ends", f"{one.key} should be done, it is {message}")
+        data = await store.fetch_result(one.task_id)
+        result = None if data is None else unpack_result(data, str)
+        want(result == one.result, "results", f"{one.key} returned {result!r}, not {one.result!r}")
+        return
+    reason = None if message is None or message.reason is None else message.reason.value
+    want(reason == one.ends, "ends", f"{one.key} should be dead: {one.ends}, it is {reason}")
+    assert message is not None
+    kind = "" if message.error is None else message.error.type
+    text = "" if message.error is None else message.error.message
+    want(kind.endswith(one.error), "dead letters", f"{one.key} died of {kind!r}, not of {one.error}")
+    want(one.key in text or one.error == "TaskTimeoutError", "dead letters", f"{one.key} died saying {text!r}")
+    want(message.attempts == one.counted, "dead letters", f"{one.key}: {message.attempts} counted, not {one.counted}")

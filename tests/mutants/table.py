@@ -1,0 +1,16 @@
+"""All planted defects, and why those that survive do."""
+
+from typing import Final
+
+from tests.mutants.planted_kernel import KERNEL
+from tests.mutants.planted_memory import MEMORY
+from tests.mutants.planted_recorded import RECORDED
+from tests.mutants.planted_worker import WORKER
+from tests.mutants.planting import Mutant
+
+__all__ = ["MUTANTS", "SURVIVORS"]
+
+MUTANTS: Final[dict[str, Mutant]] = {mutant.name: mutant for mutant in (*KERNEL, *MEMORY, *WORKER, *RECORDED)}
+
+SURVIVORS: Final[dict[str, str]] = {}
+"""Mutants that can't be found, and why."""

@@ -1,0 +1,282 @@
+"""The tasks of the hunt, and the log they keep: what ran, when, in virtual time. Nothing here asks the queue."""
+
+import asyncio
+from dataclasses import dataclass, field
+from uuid import NAMESPACE_URL, uuid5
+
+from asynctasq.core.processes import ChildCrashed
+from asynctasq.errors import Reject, Retry, Snooze
+from asynctasq.tasks import AsyncTask, SyncTask
+from asynctasq.tasks.base import AsyncProcessTask
+
+
+@dataclass(slots=True)
+class Run:
+    """One execution: when its code began, and when it ended by itself."""
+
+    key: str
+    attempt: int
+    began: float
+    ended: float | None = None
+
+
+@dataclass(slots=True)
+class Log:
+    """What the code of the tasks has seen of itself in one simulated run."""
+
+    runs: list[Run] = field(default_factory=list[Run])
+    hooks: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
+    asked: list[str] = field(default_factory=list[str])
+
+    def clear(self) -> None:
+        """Forget everything: another simulated run begins."""
+        self.runs.clear()
+        self.hooks.clear()
+        self.asked.clear()
+
+    def of(self, key: str) -> list[Run]:
+        """Return the executions of one dispatch."""
+        return [run for run in self.runs if run.key == key]
+
+    def begin(self, key: str, attempt: int) -> Run:
+        """Note that an execution begins now."""
+        run = Run(key, attempt, now())
+        self.runs.append(run)
+        return run
+
+
+LOG = Log()
+
+
+def now() -> float:
+    """Return virtual seconds since the simulation began."""
+    return asyncio.get_running_loop().time()
+
+
+def child_id(run: str) -> str:
+    """Return the id that a parent gives to its child in this run of it."""
+    return str(uuid5(NAMESPACE_URL, run))
+
+
+class Watched(AsyncTask[str]):
+    """Notes its runs and hooks."""
+
+    key: str
+    queue = "work"
+
+    async def run(self, seconds: float = 1.0) -> None:
+        """Take some time."""
+        run = LOG.begin(self.key, self.attempt)
+        await asyncio.sleep(seconds)
+        run.ended = now()
+
+    async def should_retry(self, exception: Exception) -> bool:
+        LOG.asked.append(self.key)
+        return True
+
+    async def failed(self, exception: Exception) -> None:
+        LOG.hooks.append((self.key, type(exception).__name__))
+
+
+class Plain(Watched):
+    keep_result = 3600
+
+    async def execute(self) -> str:
+        await self.run()
+        return f"{self.key} done"
+
+
+class Flaky(Watched):
+    """Fails until its attempt is `good`."""
+
+    good: int
+    max_attempts = 4
+    retry_delay = [5, 20, 60]
+
+    async def execute(self) -> str:
+        await self.run()
+        if self.attempt < self.good:
+            raise ValueError(f"{self.key} is not good yet")
+        return self.key
+
+
+class AtOnce(Watched):
+    """Is retried without any delay."""
+
+    max_attempts = 2
+    retry_delay = 0
+
+    async def execute(self) -> str:
+        await self.run()
+        if self.attempt == 1:
+            raise ValueError(f"{self.key} works the second time")
+        return self.key
+
+
+class Hopeless(Watched):
+    max_attempts = 3
+    retry_delay = 7
+
+    async def execute(self) -> str:
+        await self.run()
+        raise ValueError(f"{self.key} never works")
+
+
+class Growing(Watched):
+    """Waits anything up to 4, 8, 10, 10 seconds."""
+
+    max_attempts = 5
+    retry_delay = 4
+    retry_delay_max = 10
+    retry_strategy = "exponential"
+
+    async def execute(self) -> str:
+        await self.run()
+        raise ValueError(f"{self.key} never works")
+
+
+class Rejects(Watched):
+    async def execute(self) -> str:
+        await self.run()
+        raise Reject(f"{self.key} is refused")
+
+
+class Snoozes(Watched):
+    max_attempts = 1
+
+    async def execute(self) -> str:
+        await self.run()
+        if len(LOG.of(self.key)) == 1:
+            raise Snooze(30)
+        return self.key
+
+
+class AsksAgain(Watched):
+    max_attempts = 2
+    retry_delay = 50
+
+    async def execute(self) -> str:
+        await self.run()
+        if self.attempt == 1:
+            raise Retry("sooner than the policy says", after_s=3)
+        return self.key
+
+
+class AsksAgainAtOnce(Watched):
+    max_attempts = 2
+    retry_delay = 50
+
+    async def execute(self) -> str:
+        await self.run()
+        if self.attempt == 1:
+            raise Retry("at once", after_s=0)
+        return self.key
+
+
+class AsksTooOften(Watched):
+    """Wants another attempt after its last one."""
+
+    max_attempts = 2
+    retry_delay = 2
+
+    async def execute(self) -> str:
+        await self.run()
+        raise Retry(f"{self.key} wants more", after_s=None)
+
+
+class Once(Watched):
+    max_attempts = 0
+
+    async def execute(self) -> str:
+        await self.run()
+        raise ValueError(f"{self.key} never works")
+
+
+class Choosy(Watched):
+    async def execute(self) -> str:
+        await self.run()
+        raise KeyError(self.key)
+
+    async def should_retry(self, exception: Exception) -> bool:
+        LOG.asked.append(self.key)
+        return not isinstance(exception, KeyError)
+
+
+class TooLong(Watched):
+    max_attempts = 2
+    retry_delay = 4
+    timeout = 2
+
+    async def execute(self) -> str:
+        await self.run(seconds=20)
+        return self.key
+
+
+class Long(Watched):
+    """Lives through three renewals of its lease."""
+
+    max_attempts = 1
+
+    async def execute(self) -> str:
+        await self.run(seconds=70)
+        return self.key
+
+
+class Parent(Watched):
+    async def execute(self) -> str:
+        run = len(LOG.of(self.key)) + 1
+        await self.run()
+        child = Child(key=f"{self.key} child").delay(5)
+        await child.with_options(task_id=child_id(f"{self.key} {run}")).dispatch()
+        return self.key
+
+
+class Child(Watched):
+    async def execute(self) -> str:
+        await self.run()
+        return self.key
+
+
+class BadHook(Watched):
+    max_attempts = 1
+
+    async def execute(self) -> str:
+        await self.run()
+        raise ValueError(f"{self.key} never works")
+
+    async def failed(self, exception: Exception) -> None:
+        LOG.hooks.append((self.key, type(exception).__name__))
+        raise RuntimeError("the hook fails too")
+
+
+class ChildDies(Watched):
+    """Its child process dies twice, then it works; `good` runs are needed."""
+
+    good: int
+    max_attempts = 1
+
+    async def execute(self) -> str:
+        await self.run()
+        if len(LOG.of(self.key)) < self.good:
+            raise ChildCrashed(f"{self.key} took its process down")
+        return self.key
+
+
+class Blocking(SyncTask[str]):
+    key: str
+    queue = "work"
+    keep_result = 3600
+
+    def execute(self) -> str:
+        LOG.begin(self.key, self.attempt).ended = now()
+        return f"{self.key} done"
+
+
+class Offloaded(AsyncProcessTask[str]):
+    key: str
+    queue = "work"
+    keep_result = 3600
+
+    async def execute(self) -> str:
+        LOG.begin(self.key, self.attempt).ended = now()
+        return f"{self.key} done"
