@@ -1,6 +1,7 @@
 """Every exception of asynctasq; imports nothing of ours, so that any floor may raise them."""
 
 __all__ = [
+    "DELAY_S_MAX",
     "AsyncTasqError",
     "BadSignature",
     "BodyTooLarge",
@@ -123,27 +124,36 @@ class WorkerCrashedError(AsyncTasqError):
     """A message was given up because the workers that ran it died, `max_crashes` times."""
 
 
+DELAY_S_MAX = 100 * 366 * 86_400.0
+"""The longest duration there is: a hundred years. More is taken for a mistake, and no store could hold it."""
+
+
 class TaskSignal(Exception):
     """Base of what a task raises to steer its own message."""
 
 
 class Retry(TaskSignal):
-    """Raise to end the attempt as failed and try again, after `after_s` seconds if given.
+    """Raise to end the attempt as failed and try again, after `after_s` seconds if given; less than 0 means at once.
 
     Counts as an attempt; when none remains the message is a dead letter.
+
+    Raises: ValueError where it is made, if `after_s` is no such number.
     """
 
     def __init__(self, reason: str = "retry requested", *, after_s: float | None = None) -> None:
         super().__init__(reason)
-        self.after_s = after_s
+        self.after_s = None if after_s is None else _checked_delay_s(after_s, "Retry(after_s=...)")
 
 
 class Snooze(TaskSignal):
-    """Raise to run again after `delay_s` seconds; not counted as an attempt."""
+    """Raise to run again after `delay_s` seconds, less than 0 means at once; not counted as an attempt.
+
+    Raises: ValueError where it is made, if `delay_s` is no such number.
+    """
 
     def __init__(self, delay_s: float, reason: str = "snoozed") -> None:
         super().__init__(reason)
-        self.delay_s = delay_s
+        self.delay_s = _checked_delay_s(delay_s, "Snooze(delay_s)")
 
 
 class Reject(TaskSignal):
@@ -151,3 +161,10 @@ class Reject(TaskSignal):
 
     def __init__(self, reason: str = "rejected") -> None:
         super().__init__(reason)
+
+
+def _checked_delay_s(value: object, what: str) -> float:
+    """Return a delay in seconds; the comparison is false for NaN as well."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value <= DELAY_S_MAX:
+        raise ValueError(f"{what} must be a number of seconds, a hundred years at most, not {value!r}")
+    return max(0.0, float(value))

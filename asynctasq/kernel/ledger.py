@@ -14,6 +14,9 @@ from typing import NamedTuple
 __all__ = ["EXACT_INVARIANTS", "INVARIANTS", "Entry", "Kind", "Violation", "check", "lifelines", "timeline"]
 
 
+RESOLUTION_S = 0.5e-6
+"""Instants are whole microseconds kept as floats; the sum of two may be off by one of theirs, never by this much."""
+
 LOOK_BACK_S = 120.0
 """So long before a lease a fault of its worker may have begun that still tells on it."""
 
@@ -147,7 +150,7 @@ def check(
         Violation(invariant=name, message_id=line.message_id, text=text)
         for line in lifelines(entries).values()
         for name, invariant in invariants.items()
-        for text in invariant(line, alive, tolerance_s)
+        for text in invariant(line, alive, tolerance_s + RESOLUTION_S)
     ]
 
 

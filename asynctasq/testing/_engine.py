@@ -16,7 +16,7 @@ from asynctasq.core.worker import Worker
 from asynctasq.drivers.base import Driver, Settlements
 from asynctasq.errors import DriverError
 from asynctasq.kernel.ledger import Entry, Kind
-from asynctasq.tasks.registry import Application
+from asynctasq.testing._application import application_under_test
 from asynctasq.testing._fault_fencing import fence_of_this_worker
 from asynctasq.testing._fault_plan import FaultPlan
 from asynctasq.testing._link import Gate, WorkerLink, link_of_this_worker
@@ -196,7 +196,7 @@ class Engine:
             real_executors=self.options.real_executors,
         )
         settings = WorkerSettings(
-            application=Application(),
+            application=application_under_test(real_executors=self.options.real_executors),
             lease_s=self.options.lease_s,
             shutdown_timeout_s=self.options.shutdown_timeout_s,
             handle_signals=False,

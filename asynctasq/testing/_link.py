@@ -27,10 +27,7 @@ class Gate:
     def set(self, *, open_: bool) -> None:
         """Open or shut it."""
         self.open = open_
-        if open_:
-            self._opened.set()
-        else:
-            self._opened.clear()
+        self._let_pass()
 
     def grant(self, wanted: int) -> int:
         """Return how many of `wanted` messages may be taken, and count them."""
@@ -40,20 +37,32 @@ class Gate:
             return wanted
         granted = min(wanted, self.quota)
         self.quota -= granted
+        self._let_pass()
         return granted
 
     def give_back(self, count: int) -> None:
         """Uncount what was granted but not taken."""
         if self.quota is not None:
             self.quota += count
+            self._let_pass()
+
+    def _let_pass(self) -> None:
+        # A worker that may take nothing must not wait for what is visible already: it would find it again and again.
+        if self.open and self.quota != 0:
+            self._opened.set()
+        else:
+            self._opened.clear()
 
     async def passed(self) -> None:
-        """Wait until it is open."""
+        """Wait until it is open and something may be taken."""
         await self._opened.wait()
 
 
 class WorkerLink(Driver, Notifies, Transactional):
     """The driver as one worker sees it. `inner` is the store, or what injects faults before it.
+
+    It takes part in no transaction: what is stored or settled "in" a connection is so at once, so that tasks
+    which do it can be run without a database.
 
     With `queues` None the worker serves every queue there is, in order of their first message.
     """
@@ -61,23 +70,20 @@ class WorkerLink(Driver, Notifies, Transactional):
     def __init__(self, store: FakeStore, inner: Driver, gate: Gate, *, all_queues: bool) -> None:
         self.capabilities: Capabilities = replace(inner.capabilities, transactional=YES)
         self.clock_offset = 0.0
-    It takes part in no transaction: what is stored or settled "in" a connection is so at once, so that tasks
-    which do it can be run without a database.
-
         self._store = store
         self._inner = inner
         self._gate = gate
         self._all_queues = all_queues
         self._cut: asyncio.Future[None] | None = None
         self.fence = Fence()
+        self.on_settled: Callable[[Settlements, AbstractSet[str]], None] = _tell_nobody
+        """Hears what `settle_in_sync` did, which passes by what injects faults."""
 
     @classmethod
     def from_url(cls, url: str, **options: Any) -> Self:
         raise NotImplementedError(f"a worker's link is made by a simulation, not from {url!r} and {options}")
 
     def __str__(self) -> str:
-        self.on_settled: Callable[[Settlements, AbstractSet[str]], None] = _tell_nobody
-        """Hears what `settle_in_sync` did, which passes by what injects faults."""
         return "simulated queue"
 
     def cut(self) -> None:
@@ -117,12 +123,6 @@ class WorkerLink(Driver, Notifies, Transactional):
         await self._pass()
         return await self._inner.settle(settlements)
 
-    async def turn(
-        self, settlements: Settlements, queues: Sequence[str], *, limit: int, lease_s: float
-    ) -> tuple[AbstractSet[str], list[Lease]]:
-        if self._cut is not None:
-            await self._pass()
-        granted, taken = self._gate.grant(limit), 0
     async def enqueue_in(self, connection: Any, messages: Sequence[Message]) -> list[str]:  # noqa: ARG002
         return await self.enqueue(messages)
 
@@ -139,6 +139,12 @@ class WorkerLink(Driver, Notifies, Transactional):
         self.on_settled(settlements, lost)
         return lost
 
+    async def turn(
+        self, settlements: Settlements, queues: Sequence[str], *, limit: int, lease_s: float
+    ) -> tuple[AbstractSet[str], list[Lease]]:
+        if self._cut is not None:
+            await self._pass()
+        granted, taken = self._gate.grant(limit), 0
         try:
             lost, leases = await self._inner.turn(settlements, self._queues(queues), limit=granted, lease_s=lease_s)
             taken = len(leases)
@@ -161,9 +167,9 @@ class WorkerLink(Driver, Notifies, Transactional):
         return self._store.queue_names() if self._all_queues else queues
 
 
-link_of_this_worker: ContextVar[WorkerLink | None] = ContextVar("asynctasq_worker_link", default=None)
-"""The line of the simulated worker that the current code runs in; None outside of workers."""
 def _tell_nobody(settlements: Settlements, lost: AbstractSet[str]) -> None:
     del settlements, lost
 
 
+link_of_this_worker: ContextVar[WorkerLink | None] = ContextVar("asynctasq_worker_link", default=None)
+"""The line of the simulated worker that the current code runs in; None outside of workers."""

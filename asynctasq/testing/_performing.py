@@ -3,14 +3,13 @@
 from dataclasses import dataclass
 from typing import Any
 
-from asynctasq.core.attempt import AttemptRunner, Completions, Held
+from asynctasq.core.attempt import AttemptCompletion, AttemptRunner, Completions, Held, Sequel
 from asynctasq.core.building import Builder
 from asynctasq.core.surroundings import SimulatedSurroundings, WorkerSettings
 from asynctasq.errors import AsyncTasqError
 from asynctasq.kernel.messages import Bury, Complete, Lease, Message, Settlement
 from asynctasq.tasks.base import BaseTask
-from asynctasq.tasks.completing import Completion
-from asynctasq.tasks.registry import Application
+from asynctasq.testing._application import application_under_test
 from asynctasq.testing._engine import Engine
 
 __all__ = ["Performed", "perform"]
@@ -40,7 +39,7 @@ class Performed:
         return None if isinstance(self.settlement, Complete | Bury) else self.settlement.delay_s
 
 
-class _Completion(Completion):
+class _Completion(AttemptCompletion):
     """Lets complete_in end well and changes nothing: there is no message to settle."""
 
     def __init__(self, held: Held, task: BaseTask[Any]) -> None:
@@ -63,9 +62,12 @@ class _Completion(Completion):
         del connection, result
         self._held.settled_in = True
 
+    async def sequel(self) -> Sequel:
+        return Sequel.COMMITTED
+
 
 class _Completions(Completions):
-    def completion(self, held: Held, task: BaseTask[Any], keep_result_s: float | None) -> Completion:
+    def completion(self, held: Held, task: BaseTask[Any], keep_result_s: float | None) -> AttemptCompletion:
         del keep_result_s
         return _Completion(held, task)
 
@@ -78,8 +80,9 @@ async def perform(engine: Engine, message: Message, *, attempt: int) -> Performe
         name="perform",
         real_executors=engine.options.real_executors,
     )
-    builder = Builder(Application())
-    lanes = world.lanes(WorkerSettings(application=Application()), builder, threads=1)
+    application = application_under_test(real_executors=engine.options.real_executors)
+    builder = Builder(application)
+    lanes = world.lanes(WorkerSettings(application=application), builder, threads=1)
     lease = Lease(
         message_id=message.id,
         queue=message.queue,
