@@ -51,7 +51,8 @@ def delay_before_next(policy: RetryPolicy, *, attempt: int, rng: RandomSource) -
         case Fixed():
             return policy.delay_s
         case Exponential():
-            return _exponential(policy, attempt) * (rng.random() if policy.jitter else 1.0)
+            # 1 - random(), so that a source of zeros, as a simulation's first seed is, gives the plain delay.
+            return _exponential(policy, attempt) * (1.0 - rng.random() if policy.jitter else 1.0)
         case Delays():
             return _from_list(policy.delays_s, attempt)
         case _:  # pragma: no cover - closed union

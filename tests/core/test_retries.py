@@ -128,15 +128,25 @@ class Exponential(Fails):
     max_attempts = 5
 
 
-def test_exponential_delays_are_jittered_below_a_growing_and_capped_bound() -> None:
-    for _ in range(5):
-        queue = run(Exponential())
+def waits_of(seed: int) -> list[float]:
+    with FakeQueue(seed=seed) as queue:
+        Exponential().dispatch_sync()
+        queue.run_until_idle_sync()
         [sent] = queue.dispatched()
         starts = [0.0, *queue.history(sent.task_id).retried_at_s]
-        waits = [round(later - earlier, 6) for earlier, later in pairwise(starts)]
-        assert len(waits) == 4
+    return [round(later - earlier, 6) for earlier, later in pairwise(starts)]
+
+
+def test_without_a_seed_exponential_delays_are_the_plain_ones() -> None:
+    assert waits_of(seed=0) == [8, 16, 20, 20]
+
+
+def test_exponential_delays_are_jittered_below_a_growing_and_capped_bound() -> None:
+    for seed in range(1, 6):
+        waits = waits_of(seed)
+
         assert all(0 <= wait <= bound for wait, bound in zip(waits, [8, 16, 20, 20], strict=True))
-    assert len(set(waits)) == 4
+        assert len(set(waits)) == 4
 
 
 def test_a_delayed_task_starts_when_it_is_due() -> None:

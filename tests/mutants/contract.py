@@ -108,6 +108,8 @@ async def _counters(sim: Simulation, driver: MemoryDriver) -> None:
     await driver.enqueue([_message("a")])
     [lease] = await _take(driver)
     await driver.settle([(lease, Release(counted=False, crashed=True, error=ERROR))])
+    again = await driver.settle([(lease, Complete())])
+    want(again == {"a"}, "counters", "a lease that was given back settled")
     [lease] = await _take(driver)
     want((lease.attempt, lease.crashes) == (1, 1), "counters", f"after a crash: {lease}")
     await driver.settle([(lease, Release(counted=True, delay_s=3))])

@@ -40,9 +40,9 @@ def report(found: dict[str, Finding | None], wall_s: float) -> str:
     recorded = [name for name in found if MUTANTS[name].recorded]
     lines += [
         "",
-        f"found {len(findings)} of {len(found)} ({len(findings) / len(found):.1%}); "
-        f"shrunk to at most {FEW} decisions: {few} ({few / max(1, len(findings)):.1%}); {wall_s:.1f} s",
-        f"{len(recorded)} of them are recorded by other queues: "
+        f"found {len(findings)} of {len(found)} ({len(findings) / len(found):.1%}); {wall_s:.1f} s",
+        f"shrunk to at most {FEW} decisions: {few} ({few / max(1, len(findings)):.1%})",
+        f"{len(recorded)} of them are recorded elsewhere: "
         + ", ".join(f"{name} ({MUTANTS[name].recorded})" for name in recorded),
     ]
     lines += [f"survivor: {name}: {SURVIVORS.get(name, 'NOT EXPLAINED')}" for name, one in found.items() if one is None]

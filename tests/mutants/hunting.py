@@ -5,15 +5,25 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from asynctasq.clock import SystemClock
-from asynctasq.testing import Crash, Duplicate, Faults, Simulation, Stop
+from asynctasq.testing import Crash, Delay, Duplicate, FailBefore, Faults, Simulation, Stop
 from asynctasq.testing._simulate_run import RunOptions, RunParts, RunResult, quiet, run_program
 from asynctasq.testing.faults import FaultChoice
 from asynctasq.testing.loop import Limits
 from asynctasq.testing.shrink import shrink
 from asynctasq.testing.tape import Entry, Tape
 from tests.mutants.contract import contract
-from tests.mutants.programs import deployed, given_up, life, mixed, outage, redriven, taken_over
-from tests.mutants.tasks import Long
+from tests.mutants.programs import (
+    deployed,
+    deployed_meanwhile,
+    given_up,
+    life,
+    mixed,
+    once,
+    outage,
+    redriven,
+    taken_over,
+)
+from tests.mutants.tasks import Choosy, Long, Plain
 
 Workload: TypeAlias = Callable[[Simulation], Coroutine[Any, Any, None]]
 
@@ -28,7 +38,7 @@ TROUBLE: Final = Faults(
     latency=0.05,
     clock_skew=20,
 )
-LIMITS: Final = Limits(steps_max=60_000, virtual_s_max=20_000_000)
+LIMITS: Final = Limits(steps_max=25_000, virtual_s_max=20_000_000)
 SHRINK_S: Final = 1.0
 SHRINK_RUNS: Final = 150
 CALM_EVERY: Final = 4
@@ -43,6 +53,7 @@ class Case:
     faults: FaultChoice = TROUBLE
     invariants: bool = True
     every: int = 1
+    concurrency: int = 10
 
     @property
     def name(self) -> str:
@@ -52,7 +63,13 @@ class Case:
     def options(self, seed: int) -> RunOptions:
         """Return how it is run under this seed."""
         calm = self.faults is TROUBLE and seed % CALM_EVERY == 0
-        return RunOptions(workers=3, faults=() if calm else self.faults, invariants=self.invariants, limits=LIMITS)
+        return RunOptions(
+            workers=3,
+            concurrency=self.concurrency,
+            faults=() if calm else self.faults,
+            invariants=self.invariants,
+            limits=LIMITS,
+        )
 
     def run(self, tape: Tape, seed: int) -> RunResult:
         """Run it once."""
@@ -69,8 +86,11 @@ CASES: Final = (
     Case(workload=life, faults=(), every=8),
     Case(workload=contract, faults=(), every=1_000_000),
     Case(workload=given_up, faults=[Crash(at="mid_attempt", task=Long) for _ in range(5)], every=32),
-    Case(workload=taken_over, faults=Duplicate(task=Long), every=32),
+    Case(workload=taken_over, faults=Duplicate(task=Long), every=32, concurrency=1),
     Case(workload=deployed, faults=Stop(at="mid_attempt", task=Long), every=32),
+    Case(workload=deployed_meanwhile, faults=Stop(at="before_settle", task=Choosy, immediate=True), every=8),
+    Case(workload=once, faults=Delay(at="reserve:after", task=Plain, seconds=40), every=32),
+    Case(workload=once, faults=FailBefore(at="settle"), every=32),
     Case(workload=outage, faults=Faults(fail_before=0.05), every=8),
 )
 

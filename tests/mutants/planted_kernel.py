@@ -16,7 +16,7 @@ from asynctasq.kernel.decide import (
     Verdict,
 )
 from asynctasq.kernel.messages import Bury, Complete, DeadReason, Release
-from asynctasq.kernel.retry import Delays, Exponential, Fixed
+from asynctasq.kernel.retry import Delays, Exponential, Fixed, delay_before_next
 from tests.mutants.planting import Change, Mutant, attribute
 
 __all__ = ["KERNEL"]
@@ -218,7 +218,7 @@ KERNEL: tuple[Mutant, ...] = (
         changes=_when(Interrupted, lambda outcome, right, given: replace(right, counted=True)),
     ),
     Mutant(
-        name="interrupted attempt buried",
+        name="interruption decided to be final",
         breaks="each deploy loses what ran",
         changes=_when(Interrupted, lambda outcome, right, given: Bury(reason=DeadReason.FAILED)),
     ),
@@ -285,6 +285,4 @@ def _by_policy(right: Any, given: Any) -> Any:
     if not isinstance(right, Release):
         return right
     rules = given["rules"]
-    return replace(
-        right, delay_s=decide_module.delay_before_next(rules.retry, attempt=given["attempt"], rng=given["rng"])
-    )
+    return replace(right, delay_s=delay_before_next(rules.retry, attempt=given["attempt"], rng=given["rng"]))

@@ -1,11 +1,12 @@
 """Defects in the driver: leases, tokens, due times, order, counters, results."""
 
+import heapq
 from dataclasses import replace
 from typing import Any
 
 from asynctasq.drivers import memory_driver as module
 from asynctasq.drivers.memory_driver import MemoryDriver
-from asynctasq.kernel.messages import Bury, Complete, Release
+from asynctasq.kernel.messages import MICROSECONDS, Bury, Complete, Release
 from tests.mutants.planting import Change, Mutant, attribute
 
 __all__ = ["MEMORY"]
@@ -122,8 +123,7 @@ def _extending_nothing(original: Any) -> Any:
 
 def _without_placing(original: Any) -> Any:
     async def extend(self: Any, leases: Any, *, lease_s: float) -> Any:
-        lost = await original(self, leases, lease_s=lease_s / 1000)
-        return lost
+        return await original(self, leases, lease_s=lease_s / 1000)
 
     return extend
 
@@ -133,7 +133,7 @@ def _deaf(self: Any, queues: Any) -> None:
 
 
 def _by_id(self: Any, row: Any) -> None:
-    module.heapq.heappush(self._due.setdefault(row.message.queue, []), (row.visible_us, -row.arrival, row.message.id))
+    heapq.heappush(self._due.setdefault(row.message.queue, []), (row.visible_us, -row.arrival, row.message.id))
 
 
 def _follow_ups_dropped(original: Any) -> Any:
@@ -155,7 +155,7 @@ def _reversed_queues(original: Any) -> Any:
 
 
 def _client_clock(original: Any) -> Any:
-    return lambda self: round(self._clock.now() * module.MICROSECONDS) if self.clock_offset else original(self)
+    return lambda self: round(self._clock.now() * MICROSECONDS) if self.clock_offset else original(self)
 
 
 def _lost_counts_nothing(self: Any, row: Any, until: int, original: Any) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 from asynctasq.core import attempt as attempt_module
 from asynctasq.core.attempt import AttemptRunner, Fate
 from asynctasq.core.broker import Outage
+from asynctasq.core.exceptions import record_of
 from asynctasq.core.lanes import InlineLanes
 from asynctasq.core.leases import LoopLeaseKeeper, _Renewals
 from asynctasq.core.queues import QueueOrder
@@ -14,7 +15,7 @@ from asynctasq.core.watch import NOTHING, Watch
 from asynctasq.core.worker import Worker
 from asynctasq.errors import DriverUnavailable, Reject
 from asynctasq.kernel.decide import Failed, Succeeded
-from asynctasq.kernel.messages import Complete, Release
+from asynctasq.kernel.messages import Bury, Complete, DeadReason, Release
 from asynctasq.tasks import base as base_module
 from asynctasq.tasks.base import BaseTask
 from tests.mutants.planting import Change, Mutant, attribute
@@ -88,17 +89,7 @@ async def _hook_at_each_retry(original: Any, self: Any, run: Any, outcome: Any) 
 
 
 async def _give_up_silently(original: Any, self: Any, run: Any) -> Any:
-    run.held.fate, fate = None, run.held.fate
-    hook, AttemptRunner._failed = AttemptRunner._failed, _no_hook  # type: ignore[method-assign] - a planted defect
-    try:
-        return await original(self, run)
-    finally:
-        AttemptRunner._failed = hook  # type: ignore[method-assign] - a planted defect
-        run.held.fate = fate
-
-
-async def _no_hook(self: Any, run: Any, exception: Any) -> None:
-    """Call nothing."""
+    return Bury(reason=DeadReason.CRASHED)
 
 
 async def _should_retry_not_awaited(original: Any, self: Any, run: Any) -> bool:
@@ -129,6 +120,11 @@ def _end_counted(original: Any, self: Any, held: Any, settlement: Any) -> None:
     original(self, held, settlement or Release(counted=True))
 
 
+def _end_buries(original: Any, self: Any, held: Any, settlement: Any) -> None:
+    wrong = held.fate == Fate.INTERRUPTED
+    original(self, held, Bury(reason=DeadReason.FAILED) if wrong else settlement)
+
+
 def _end_completes(original: Any, self: Any, held: Any, settlement: Any) -> None:
     original(self, held, settlement or Complete())
 
@@ -150,7 +146,7 @@ def _room_with(**wrong: Any) -> tuple[Change, ...]:
 
 
 def _ended_early(original: Any, self: Any, room: int) -> bool:
-    return self.settings.burst or original(self, room)
+    return bool(self.settings.burst or original(self, room))
 
 
 def _never_ended(original: Any, self: Any, room: int) -> bool:
@@ -174,7 +170,7 @@ def _retry_is_failure(original: Any, self: Any, run: Any, error: Any) -> Any:
 def _snooze_is_failure(original: Any, self: Any, run: Any, error: Any) -> Any:
     outcome = original(self, run, error)
     wrong = type(outcome).__name__ == "Snoozed"
-    return Failed(error=attempt_module.record_of(error)) if wrong else outcome
+    return Failed(error=record_of(error)) if wrong else outcome
 
 
 def _not_to_bury(original: Any, self: Any, held: Any, error: Any) -> Any:
@@ -200,10 +196,10 @@ def _zero_is_none(original: Any) -> Any:
 
 
 def _wrapped(original: Any) -> Any:
-    def record_of(error: BaseException) -> Any:
+    def wrapped(error: BaseException) -> Any:
         return original(RuntimeError(f"job failed: {error}"))
 
-    return record_of
+    return wrapped
 
 
 async def _waits_on(original: Any, self: Any, deadline: float) -> bool:
@@ -275,6 +271,11 @@ WORKER: tuple[Mutant, ...] = (
         name="worker counts an interrupted attempt",
         breaks="each deploy costs an attempt",
         changes=_plain(Worker, "_end", _end_counted),
+    ),
+    Mutant(
+        name="interrupted attempt buried",
+        breaks="each deploy loses what ran",
+        changes=_plain(Worker, "_end", _end_buries),
     ),
     Mutant(
         name="worker completes an interrupted attempt",

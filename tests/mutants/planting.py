@@ -1,6 +1,6 @@
 """How a defect is planted: one function, method or constant of the product is replaced for the time of a run."""
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -38,15 +38,9 @@ def planted(mutant: Mutant) -> Generator[None]:
     before: list[tuple[Change, Any]] = []
     try:
         for change in mutant.changes:
-            own = _own(change.owner)
-            before.append((change, own[change.name]))
+            before.append((change, vars(change.owner)[change.name]))
             setattr(change.owner, change.name, change.make(getattr(change.owner, change.name)))
         yield
     finally:
         for change, value in reversed(before):
             setattr(change.owner, change.name, value)
-
-
-def _own(owner: Any) -> Mapping[str, Any]:
-    """Return what the owner itself defines: restoring an inherited method would leave a copy behind."""
-    return vars(owner)

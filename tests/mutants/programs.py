@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 from asynctasq.core.surroundings import SimulatedSurroundings, WorkerSettings
@@ -156,7 +157,7 @@ async def given_up(sim: Simulation) -> None:
     await sim.settle()
     want(len(LOG.runs) == 3, "given up", f"ran {len(LOG.runs)} times, not 3")
     want(LOG.hooks == [("long", "WorkerCrashedError")], "given up", f"hooks: {LOG.hooks}")
-    stored = await sim.queue.driver.find(task_id)  # type: ignore[attr-defined] - the memory driver inspects
+    stored = await sim.queue._engine.store.find(task_id)
     want(stored is not None and stored.reason is DeadReason.CRASHED, "given up", f"it is {stored}")
 
 
@@ -177,6 +178,27 @@ async def deployed(sim: Simulation) -> None:
     numbers = [run.attempt for run in LOG.runs]
     want(numbers == [1, 1], "shutdown", f"attempts {numbers}, not the first one twice")
     want(LOG.hooks == [], "shutdown", f"hooks: {LOG.hooks}")
+
+
+async def deployed_meanwhile(sim: Simulation) -> None:
+    """Stop the worker at once while it decides on a failure: the dead letter has had its hook, and one attempt."""
+    LOG.clear()
+    task_id = await Choosy(key="choosy").dispatch()
+    await sim.settle()
+    stored = await sim.queue._engine.store.find(task_id)
+    told = None if stored is None else (stored.reason, stored.attempts)
+    want(told == (DeadReason.FAILED, 1), "shutdown", f"{stored}")
+    want(LOG.hooks == [("choosy", "KeyError")], "shutdown", f"hooks: {LOG.hooks}")
+
+
+async def once(sim: Simulation) -> None:
+    """Let one call go wrong that costs no attempt, or start none: each task runs once, to its end."""
+    LOG.clear()
+    for n in range(3):
+        await Plain(key=f"{n}").dispatch()
+    await sim.settle()
+    numbers = sorted((run.key, run.attempt) for run in LOG.runs)
+    want(numbers == [("0", 1), ("1", 1), ("2", 1)], "once", f"ran {numbers}")
 
 
 async def outage(sim: Simulation) -> None:
@@ -238,7 +260,7 @@ async def _order(sim: Simulation, driver: MemoryDriver) -> None:
     order = [run.key for run in LOG.runs]
     want(order == ["0", "2", "5", "1", "3", "4"], "order", f"ran in the order {order}")
     starts = [run.began for run in LOG.runs]
-    apart = all(later - earlier >= 1 for earlier, later in zip(starts, starts[1:], strict=False))
+    apart = all(later - earlier >= 1 for earlier, later in pairwise(starts))
     want(apart, "concurrency", f"more than one ran at once: {starts}")
 
 

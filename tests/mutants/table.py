@@ -12,5 +12,10 @@ __all__ = ["MUTANTS", "SURVIVORS"]
 
 MUTANTS: Final[dict[str, Mutant]] = {mutant.name: mutant for mutant in (*KERNEL, *MEMORY, *WORKER, *RECORDED)}
 
-SURVIVORS: Final[dict[str, str]] = {}
+SURVIVORS: Final[dict[str, str]] = {
+    "lost lease's outcome still settled": "the store compares tokens, so a settlement that should not have been sent "
+    "changes nothing; `token not compared` takes that away and is found",
+    "interruption decided to be final": "nothing is buried before its hook, and the hook of an interrupted attempt "
+    "ends it: the message is handed back whatever was decided",
+}
 """Mutants that can't be found, and why."""

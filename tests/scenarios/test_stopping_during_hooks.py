@@ -1,0 +1,51 @@
+"""A worker that is stopped at once while it decides on a failure; found by seed 41 of the hunt for planted defects."""
+
+from collections.abc import Iterator
+from typing import ClassVar
+
+import pytest
+
+from asynctasq.kernel.ledger import check
+from asynctasq.tasks import AsyncTask
+from asynctasq.testing import FakeQueue, Stop
+
+HOOKS: list[str] = []
+
+
+@pytest.fixture(autouse=True)
+def no_hooks() -> Iterator[None]:
+    HOOKS.clear()
+    yield
+
+
+class Refused(AsyncTask[None]):
+    max_attempts: ClassVar[int] = 3
+
+    async def execute(self) -> None:
+        raise ValueError("no")
+
+    async def should_retry(self, exception: Exception) -> bool:
+        return False
+
+    async def failed(self, exception: Exception) -> None:
+        HOOKS.append(str(exception))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_no_dead_letter_without_its_hook_when_the_worker_stops_meanwhile(seed: int) -> None:
+    stop = Stop(at="before_settle", task=Refused, immediate=True)
+    with FakeQueue(workers=2, seed=seed, search="random", faults=[stop]) as queue:
+        Refused().dispatch_sync()
+        queue.run_until_idle_sync()
+
+    assert check(queue.ledger) == []
+    assert HOOKS == ["no"]
+
+
+def test_a_delay_that_is_no_whole_number_of_microseconds_is_no_early_delivery() -> None:
+    with FakeQueue() as queue:
+        for n in range(200):
+            Refused().delay(7.6 + n * 0.0012347).dispatch_sync()
+        queue.run_until_idle_sync()
+
+    assert check(queue.ledger) == []
