@@ -1,6 +1,5 @@
 """A worker that is stopped at once while it decides on a failure; found by seed 41 of the hunt for planted defects."""
 
-from collections.abc import Iterator
 from typing import ClassVar
 
 import pytest
@@ -13,9 +12,8 @@ HOOKS: list[str] = []
 
 
 @pytest.fixture(autouse=True)
-def no_hooks() -> Iterator[None]:
+def no_hooks() -> None:
     HOOKS.clear()
-    yield
 
 
 class Refused(AsyncTask[None]):
