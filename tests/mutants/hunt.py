@@ -10,12 +10,14 @@ from tests.mutants.hunting import Finding, first_finding
 from tests.mutants.planting import planted
 from tests.mutants.table import MUTANTS, SURVIVORS
 
+SEEDS = 64
+"""Under so many a mutant must be found."""
 FEW = 5
 """To so many decisions a finding should shrink."""
 ROW = "{:<46} {:<40} {:>5} {:>9} {:>7}"
 
 
-def hunt(name: str, *, seconds: float = 5.0, seeds: int = 2_000) -> Finding | None:
+def hunt(name: str, *, seconds: float = 30.0, seeds: int = SEEDS) -> Finding | None:
     """Plant one defect and look for it."""
     with planted(MUTANTS[name]):
         return first_finding(seeds=range(seeds), seconds=seconds)
@@ -53,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Hunt, print, and return how many survivors have no explanation."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutants.hunt", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="only these mutants")
-    parser.add_argument("--seconds", type=float, default=60.0, help="for all mutants together")
+    parser.add_argument("--seconds", type=float, default=60.0, help="for all mutants together: half of it for any one")
     parser.add_argument("--workers", type=int, default=2, help="processes")
     parser.add_argument("--clean", type=int, metavar="SEEDS", help="look at the product as it is, under so many seeds")
     options = parser.parse_args(arguments)
@@ -63,8 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.clean:
             return _clean(pool, options.clean, clock, started)
         names = options.names or list(MUTANTS)
-        each_s = max(1.0, options.seconds * options.workers / len(names) * 4)
-        findings = pool.map(partial(hunt, seconds=each_s), names)
+        findings = pool.map(partial(hunt, seconds=options.seconds / 2), names)
         found = dict(zip(names, findings, strict=True))
     print(report(found, clock.monotonic() - started))
     return sum(one is None and name not in SURVIVORS for name, one in found.items())

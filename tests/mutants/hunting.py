@@ -88,7 +88,7 @@ CASES: Final = (
     Case(workload=given_up, faults=[Crash(at="mid_attempt", task=Long) for _ in range(5)], every=32),
     Case(workload=taken_over, faults=Duplicate(task=Long), every=32, concurrency=1),
     Case(workload=deployed, faults=Stop(at="mid_attempt", task=Long), every=32),
-    Case(workload=deployed_meanwhile, faults=Stop(at="before_settle", task=Choosy, immediate=True), every=8),
+    Case(workload=deployed_meanwhile, faults=Stop(at="before_settle", task=Choosy, immediate=True)),
     Case(workload=once, faults=Delay(at="reserve:after", task=Plain, seconds=40), every=32),
     Case(workload=once, faults=FailBefore(at="settle"), every=32),
     Case(workload=outage, faults=Faults(fail_before=0.05), every=8),
