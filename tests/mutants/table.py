@@ -14,7 +14,7 @@ MUTANTS: Final[dict[str, Mutant]] = {mutant.name: mutant for mutant in (*KERNEL,
 
 SURVIVORS: Final[dict[str, str]] = {
     "lost lease's outcome still settled": "the store compares tokens, so a settlement that should not have been sent "
-    "changes nothing; `token not compared` takes that away and is found",
+    "changes nothing; only one that meets the same worker's next lease does harm, under one seed in fifty",
     "interruption decided to be final": "nothing is buried before its hook, and the hook of an interrupted attempt "
     "ends it: the message is handed back whatever was decided",
 }
