@@ -255,7 +255,7 @@ async def test_close_ends_who_waits_and_hands_back_what_came(driver: SQSDriver, 
     await closing
 
     assert waiting.result() == []
-    assert asyncio.get_running_loop().time() - before < 5
+    assert asyncio.get_running_loop().time() - before < 10
     assert (await take_one(driver)).crashes == 0
 
 
@@ -267,7 +267,7 @@ async def test_an_idle_wait_costs_one_call_per_queue(driver: SQSDriver, proxy: F
 
     assert await driver.reserve(["a", "b"], limit=5, lease_s=30, wait_s=2) == []
 
-    assert 1.5 < loop.time() - started < 4
+    assert 1.5 < loop.time() - started < 10
     assert proxy.requests["ReceiveMessage"] - before == 2
 
 
