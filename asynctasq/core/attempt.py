@@ -302,7 +302,8 @@ class AttemptRunner:
         try:
             answer = task.should_retry(cast("Exception", run.held.exception))
             if inspect.isawaitable(answer):
-                answer = await asyncio.wait_for(answer, self._hook_timeout_s)
+                async with asyncio.timeout(self._hook_timeout_s):  # wait_for may swallow this worker's cancellation
+                    answer = await answer
         except BaseException as error:  # noqa: BLE001 - user code may raise anything
             self._hook_broke(run, "should_retry", error)
             return True

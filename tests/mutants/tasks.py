@@ -1,6 +1,7 @@
 """The tasks of the hunt, and the log they keep: what ran, when, in virtual time. Nothing here asks the queue."""
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass, field
 from uuid import NAMESPACE_URL, uuid5
 
@@ -199,6 +200,9 @@ class Choosy(Watched):
 
     async def should_retry(self, exception: Exception) -> bool:
         LOG.asked.append(self.key)
+        for _ in range(5):
+            with suppress(asyncio.CancelledError):  # as careless code does
+                await asyncio.sleep(0)
         return not isinstance(exception, KeyError)
 
 
