@@ -7,6 +7,7 @@ import random
 import signal
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -217,6 +218,14 @@ async def test_a_silent_server_is_given_up_in_time(store: MySQLHarness) -> None:
     await driver.close()
 
 
+async def until_stopped(pid: int) -> None:
+    """Wait for every thread of a process to have heard SIGSTOP."""
+    tasks = Path(f"/proc/{pid}/task")
+    async with asyncio.timeout(10):
+        while not all(" T " in (task / "stat").read_text() for task in tasks.iterdir()):
+            await asyncio.sleep(0.01)
+
+
 async def test_close_is_bounded_while_the_server_is_silent(store: MySQLHarness) -> None:
     driver = store.create()
     await driver.enqueue(messages("a"))
@@ -224,6 +233,7 @@ async def test_close_is_bounded_while_the_server_is_silent(store: MySQLHarness) 
     assert pid is not None
 
     os.kill(pid, signal.SIGSTOP)
+    await until_stopped(pid)
     try:
         asking = asyncio.ensure_future(driver.depth("q"))
         await asyncio.sleep(0)
