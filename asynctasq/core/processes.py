@@ -224,5 +224,6 @@ class ProcessPool:
             child.end()
 
     def close(self) -> None:
-        """Let the threads end; call after `stop`."""
+        """Let the threads end; call after `stop`. The pool can be used again, from another loop too."""
         self._threads.shutdown()
+        self._slots = None  # a semaphore belongs to the loop it first waited in

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future
+from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import ParamSpec, TypeVar
 
@@ -18,9 +19,8 @@ class ThreadPool(Executor):
     def __init__(self, size: int, *, name: str = "asynctasq-thread") -> None:
         self._size = size
         self._name = name
-        self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._jobs = _Jobs()
         self._lock = threading.Lock()
-        self._idle = 0
         self._counted = 0
         self._created = 0
 
@@ -37,33 +37,47 @@ class ThreadPool(Executor):
                 future.set_exception(error)
 
         with self._lock:
-            if self._idle > 0:
-                self._idle -= 1
-            elif self._counted < self._size:
-                self._start_thread()
-        self._jobs.put(job)
+            self._jobs.line.put(job)
+            self._jobs.waiting += 1
+            self._start_if_needed()
         return future
 
     def abandon_one(self) -> None:
         """Stop counting a thread that does not come back, so that another may take its place."""
         with self._lock:
             self._counted -= 1
+            self._start_if_needed()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002 - never waits
-        """Let idle threads end. Busy ones end with the process: they are daemons."""
+        """Let every thread end once its job has; being daemons they hold up no exit. Later jobs get new threads."""
         with self._lock:
-            ending, self._counted = max(0, self._counted), 0
-        for _ in range(ending):
-            self._jobs.put(None)
+            jobs, self._jobs, self._counted = self._jobs, _Jobs(), 0
+        jobs.line.put(None)
 
-    def _start_thread(self) -> None:
-        self._counted += 1
-        self._created += 1
-        threading.Thread(target=self._work, name=f"{self._name}-{self._created}", daemon=True).start()
+    def _start_if_needed(self) -> None:
+        if self._jobs.waiting > self._jobs.idle and self._counted < self._size:
+            self._counted += 1
+            self._created += 1
+            self._jobs.idle += 1
+            name = f"{self._name}-{self._created}"
+            threading.Thread(target=self._work, args=(self._jobs,), name=name, daemon=True).start()
 
-    def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
+    def _work(self, jobs: "_Jobs") -> None:
+        while (job := jobs.line.get()) is not None:
+            with self._lock:
+                jobs.waiting -= 1
+                jobs.idle -= 1
             job()
             del job
             with self._lock:
-                self._idle += 1
+                jobs.idle += 1
+        jobs.line.put(None)  # for the next thread that looks
+
+
+@dataclass(slots=True)
+class _Jobs:
+    """What the threads that were started since the last shutdown take from; None in the line ends them."""
+
+    line: SimpleQueue[Callable[[], None] | None] = field(default_factory=SimpleQueue[Callable[[], None] | None])
+    waiting: int = 0
+    idle: int = 0
