@@ -171,7 +171,7 @@ async def test_an_idle_child_killed_from_outside_costs_no_task(pool: ProcessPool
     assert isinstance(pid, int)
 
     os.kill(pid, 9)
-    await until(lambda: not exists(pid))
+    await until(lambda: os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None)
 
     assert await run(pool, Pid()) != pid
 
