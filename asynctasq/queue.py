@@ -106,11 +106,12 @@ class Queue(Dispatcher):
 
     async def dispatch(self, tasks: Sequence[BaseTask[Any]], *, connection: Any = None) -> list[str]:
         ids, batches = self._prepare(tasks)
-        for driver, messages in batches:
-            if connection is None:
+        if connection is None:
+            for driver, messages in batches:
                 await driver.enqueue(messages)
-            else:
-                await _transactional(driver).enqueue_in(connection, messages)
+        else:
+            for transactional, messages in _all_transactional(batches):
+                await transactional.enqueue_in(connection, messages)
         return ids
 
     def dispatch_sync(self, tasks: Sequence[BaseTask[Any]], *, connection: Any = None) -> list[str]:
@@ -118,8 +119,8 @@ class Queue(Dispatcher):
             _refuse_running_loop()
             return background.run(lambda: self.dispatch(tasks))
         ids, batches = self._prepare(tasks)
-        for driver, messages in batches:
-            _transactional(driver).enqueue_in_sync(connection, messages)
+        for transactional, messages in _all_transactional(batches):
+            transactional.enqueue_in_sync(connection, messages)
         return ids
 
     async def fetch_result(self, task_id: str, task: "type[BaseTask[Any]] | TaskFunction[..., Any]") -> object:
@@ -167,6 +168,11 @@ def _check_reachable(task: BaseTask[Any], driver: Driver) -> None:
         raise DispatchError(
             f"{name} is defined in an interactive session, where no worker can find it; put it in a file"
         )
+
+
+def _all_transactional(batches: Sequence[tuple[Driver, list[Message]]]) -> list[tuple[Transactional, list[Message]]]:
+    """Check all drivers before the first one stores anything."""
+    return [(_transactional(driver), messages) for driver, messages in batches]
 
 
 def _transactional(driver: Driver) -> Transactional:

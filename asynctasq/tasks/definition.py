@@ -113,14 +113,19 @@ def check_execute(cls: "type[BaseTask[Any]]") -> None:
 
 
 def check_overrides(cls: "type[BaseTask[Any]]", base: "type[BaseTask[Any]]") -> None:
-    """Raise TaskDefinitionError if the class replaces a method that is not for overriding, or names no driver."""
-    for name in cls.__dict__:
-        if getattr(base.__dict__.get(name), "__final__", False):
+    """Raise TaskDefinitionError if the class replaces what is not for overriding, or by what can't work."""
+    for name, value in cls.__dict__.items():
+        original = base.__dict__.get(name)
+        if isinstance(original, property) or getattr(original, "__final__", False):
             raise TaskDefinitionError(
                 f"{cls.__qualname__}.{name} would replace a method that every task needs; rename it"
             )
+        if name in ("failed", "should_retry") and not callable(getattr(cls, name)):
+            raise TaskDefinitionError(f"{cls.__qualname__}.{name} must be a method, not {value!r}")
     override = cls._driver_override
-    if override is not None and not isinstance(override, str) and not callable(getattr(override, "enqueue", None)):
+    if isinstance(override, type) or not (
+        override is None or isinstance(override, str) or callable(getattr(override, "enqueue", None))
+    ):
         raise TaskDefinitionError(
             f"{cls.__qualname__}: _driver_override must be the name of a driver, a driver, or None, not {override!r}"
         )

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from asynctasq.drivers.memory_driver import MemoryDriver
 from asynctasq.errors import DispatchError, TaskDefinitionError
 from asynctasq.kernel.retry import Delays, Exponential, Fixed
 from asynctasq.queue import MessageFactory
@@ -127,6 +128,17 @@ def test_a_function_may_name_its_parameters_as_it_likes() -> None:
         ("queue", "it's", "queue name"),
         ("queue", "a" * 500, "queue name"),
         ("queue", None, "queue name"),
+        ("queue", 5, "queue name"),
+        ("queue", "line\n", "queue name"),
+        ("max_attempts", None, "max_attempts must be a whole number"),
+        ("max_attempts", "3", "max_attempts must be a whole number"),
+        ("timeout", timedelta(), "timeout must be more than 0 seconds"),
+        ("retry_delay", None, "retry_delay must be a number of seconds"),
+        ("retry_delay", True, "retry_delay must be a number of seconds"),
+        ("keep_result", 0, "keep_result must be more than 0 seconds"),
+        ("keep_result", "yes", "keep_result must be a number of seconds"),
+        ("_driver_override", 5, "_driver_override must be the name of a driver, a driver, or None, not 5"),
+        ("_driver_override", MemoryDriver, "_driver_override must be the name of a driver, a driver, or None, not"),
     ],
 )
 def test_a_setting_that_could_not_work_is_refused(setting: str, value: object, words: str) -> None:
@@ -249,3 +261,27 @@ class Declared(SyncTask[None]):
 def test_an_argument_the_constructor_does_not_declare_is_refused() -> None:
     with pytest.raises(TypeError, match=r"Declared\(a\) got unexpected arguments: b"):
         Declared(1, b=2)
+
+
+@pytest.mark.parametrize("name", ["dispatch", "dispatch_sync", "delay", "on_queue", "retry_after", "with_options"])
+def test_a_method_that_would_replace_one_that_every_task_needs_is_refused(name: str) -> None:
+    with pytest.raises(TaskDefinitionError, match=rf"Made\.{name} would replace a method that every task needs"):
+        make({name: lambda self: None})
+
+
+def test_an_attribute_that_would_replace_the_number_of_the_attempt_is_refused() -> None:
+    with pytest.raises(TaskDefinitionError, match=r"Made\.attempt would replace"):
+        make({"attempt": 5})
+
+
+@pytest.mark.parametrize("name", ["failed", "should_retry"])
+def test_a_hook_that_cannot_be_called_is_refused(name: str) -> None:
+    with pytest.raises(TaskDefinitionError, match=rf"Made\.{name}"):
+        make({name: True})
+
+
+def test_what_nobody_set_has_the_documented_defaults() -> None:
+    options = definition_of(make({})).options
+
+    assert (options.queue, options.max_attempts, options.retry) == ("default", 3, Fixed(delay_s=60.0))
+    assert (options.timeout_s, options.max_crashes, options.keep_result_s) == (None, 3, None)
