@@ -1,0 +1,296 @@
+"""The worker command on a real SQLite file: signals, limits, queues, settings, and files that can't be used."""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asynctasq.cli.exit_codes import ExitCode
+from asynctasq.config import ENV_PREFIX
+
+SOON_S = 20.0
+TASKS = """
+import asyncio, os, signal, time
+from pathlib import Path
+from asynctasq import AsyncTask, SyncProcessTask, task
+
+HERE = Path(__file__).parent
+
+@task
+async def note(text: str) -> None:
+    with (HERE / "notes").open("a") as file:
+        file.write(text + "\\n")
+
+@task(queue="high")
+async def urgent() -> None:
+    await note.function("urgent")
+
+class Waits(AsyncTask[None]):
+    async def execute(self) -> None:
+        (HERE / "started").touch()
+        while not (HERE / "go").exists():
+            await asyncio.sleep(0.01)
+        await note.function("waited")
+
+class Speaks(SyncProcessTask[None]):
+    def execute(self) -> None:
+        print("spoken in a child")
+
+@task
+async def heavy(data: bytes) -> None: ...
+
+@task
+async def asks_to_stop() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+    await asyncio.sleep(0.05)
+    await note.function("stopped itself")
+"""
+
+
+@dataclass
+class Folder:
+    """A project with tasks and an empty queue, and the workers started in it."""
+
+    path: Path
+    workers: "list[subprocess.Popen[str]]" = field(default_factory=list["subprocess.Popen[str]"])
+
+    def environment(self, extra: dict[str, str]) -> dict[str, str]:
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
+        return {**clean, **extra}
+
+    def python(self, code: str, **extra: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [sys.executable, "-c", f"from shop import *\n{code}"],
+            cwd=self.path,
+            env=self.environment(extra),
+            capture_output=True,
+            text=True,
+            timeout=SOON_S,
+            check=False,
+        )
+
+    def dispatch(self, code: str) -> None:
+        done = self.python(code)
+        assert done.returncode == 0, done.stderr
+
+    def start(self, *options: str, **extra: str) -> "subprocess.Popen[str]":
+        process = subprocess.Popen(
+            [sys.executable, "-m", "asynctasq", "worker", *options],
+            cwd=self.path,
+            env=self.environment(extra),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.workers.append(process)
+        return process
+
+    def run(self, *options: str, **extra: str) -> tuple[int, str, str]:
+        process = self.start(*options, **extra)
+        out, err = process.communicate(timeout=SOON_S)
+        return process.returncode, out, err
+
+    @property
+    def notes(self) -> list[str]:
+        file = self.path / "notes"
+        return file.read_text().split("\n")[:-1] if file.exists() else []
+
+    def wait_for(self, name: str) -> None:
+        deadline, pause = time.monotonic() + SOON_S, threading.Event()
+        while not (self.path / name).exists():
+            assert time.monotonic() < deadline
+            pause.wait(0.01)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[Folder]:
+    (tmp_path / "pyproject.toml").write_text("")
+    (tmp_path / "shop.py").write_text(TASKS)
+    made = Folder(tmp_path)
+    yield made
+    for process in made.workers:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def events(out: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in out.splitlines()]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_lets_what_runs_end_and_leaves_the_rest(folder: Folder, number: signal.Signals) -> None:
+    folder.dispatch("Waits().dispatch_sync(); note('later').dispatch_sync()")
+    process = folder.start("--concurrency", "1", "--json")
+    folder.wait_for("started")
+
+    process.send_signal(number)
+    (folder.path / "go").touch()
+    out, _ = process.communicate(timeout=SOON_S)
+
+    assert process.returncode == ExitCode.DONE
+    assert folder.notes == ["waited"]
+    assert [event["settlement"] for event in events(out) if event["event"] == "attempt"] == ["complete"]
+    assert folder.run("--burst")[0] == ExitCode.DONE
+    assert folder.notes == ["waited", "later"]
+
+
+def test_what_does_not_end_in_time_is_handed_back_and_runs_again(folder: Folder) -> None:
+    folder.dispatch("Waits().dispatch_sync()")
+    process = folder.start("--shutdown-timeout", "0.1", "--json")
+    folder.wait_for("started")
+
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=SOON_S)
+
+    assert process.returncode == ExitCode.DONE, err
+    assert [event["settlement"] for event in events(out) if event["event"] == "attempt"] == ["hand back"]
+    (folder.path / "go").touch()
+    code, out, _ = folder.run("--burst", "--json")
+    assert code == ExitCode.DONE
+    assert [event["attempt"] for event in events(out) if event["event"] == "attempt"] == [1]
+
+
+def test_a_task_may_ask_its_own_worker_to_stop(folder: Folder) -> None:
+    folder.dispatch("asks_to_stop().dispatch_sync()")
+
+    assert folder.run()[0] == ExitCode.DONE
+    assert folder.notes == ["stopped itself"]
+
+
+def test_max_tasks_ends_the_worker_after_so_many(folder: Folder) -> None:
+    folder.dispatch("from asynctasq import dispatch_many_sync as many; many([note(str(n)) for n in range(5)])")
+
+    assert folder.run("--max-tasks", "2", "--concurrency", "10")[0] == ExitCode.DONE
+    assert len(folder.notes) == 2
+
+
+def test_queues_that_are_not_named_are_left_alone(folder: Folder) -> None:
+    folder.dispatch("note('normal').dispatch_sync(); urgent().dispatch_sync()")
+
+    folder.run("--burst", "--queues", "high")
+    assert folder.notes == ["urgent"]
+    folder.run("--burst")
+    assert folder.notes == ["urgent", "normal"]
+
+
+def test_queues_are_served_in_the_order_given(folder: Folder) -> None:
+    folder.dispatch("note('normal').dispatch_sync(); urgent().dispatch_sync()")
+
+    folder.run("--burst", "--queues", "high,default", "--concurrency", "1")
+
+    assert folder.notes == ["urgent", "normal"]
+
+
+def test_modules_may_be_named_and_separated_by_commas(folder: Folder) -> None:
+    (folder.path / "other.py").write_text("")
+    folder.dispatch("note('a').dispatch_sync()")
+
+    code, out, err = folder.run("--burst", "--app", "shop,other", "--app", "json")
+
+    assert code == ExitCode.DONE, err
+    assert "shop, other, json" in out
+    assert folder.notes == ["a"]
+
+
+def test_settings_come_from_the_environment_and_the_command_line_wins(folder: Folder) -> None:
+    code, out, _ = folder.run("--burst", "--json", "--queues", "a", ASYNCTASQ_QUEUES="b", ASYNCTASQ_CONCURRENCY="7")
+
+    assert code == ExitCode.DONE
+    assert (events(out)[0]["queues"], events(out)[0]["concurrency"]) == ("a", 7)
+
+
+def test_a_wrong_setting_in_the_environment_is_a_configuration_error(folder: Folder) -> None:
+    code, _, err = folder.run("--burst", ASYNCTASQ_CONCURENCY="7")
+
+    assert code == ExitCode.CONFIGURATION
+    assert "unknown setting 'concurency'; did you mean 'concurrency'?" in err
+
+
+def test_init_in_a_task_module_does_not_move_the_worker(folder: Folder) -> None:
+    folder.dispatch("note('a').dispatch_sync()")
+    (folder.path / "shop.py").write_text(f"import asynctasq\nasynctasq.init(driver='memory')\n{TASKS}")
+
+    assert folder.run("--burst", "--app", "shop")[0] == ExitCode.DONE
+    assert folder.notes == ["a"]
+
+
+def test_what_a_child_prints_appears_on_the_workers_output(folder: Folder) -> None:
+    folder.dispatch("Speaks().dispatch_sync()")
+
+    code, out, _ = folder.run("--burst", "--quiet", "--process-pool-size", "1")
+
+    assert code == ExitCode.DONE
+    assert "spoken in a child\n" in out
+
+
+def test_quiet_says_nothing_of_attempts(folder: Folder) -> None:
+    folder.dispatch("note('a').dispatch_sync()")
+
+    _, out, _ = folder.run("--burst", "--quiet")
+
+    assert folder.notes == ["a"]
+    assert "shop:note" not in out
+
+
+# -- files that can't be used --------------------------------------------------------------------
+
+
+def test_a_folder_in_the_place_of_the_file_ends_the_worker_in_words(folder: Folder) -> None:
+    code, _, err = folder.run("--burst", "--driver", f"sqlite:///{folder.path}")
+
+    assert code == ExitCode.BACKEND
+    assert str(folder.path) in err
+    assert "Traceback" not in err
+
+
+def test_a_file_of_a_newer_version_ends_the_worker_in_words(folder: Folder) -> None:
+    folder.dispatch("note('a').dispatch_sync()")
+    with closing(sqlite3.connect(folder.path / ".asynctasq" / "queue.db")) as other:
+        other.execute("PRAGMA user_version = 9999")
+
+    code, _, err = folder.run("--burst")
+
+    assert code == ExitCode.BACKEND
+    assert "newer asynctasq" in err
+    assert folder.python("note('b').dispatch_sync()").stderr.count("newer asynctasq") >= 1
+
+
+def test_a_file_that_is_no_database_ends_the_worker_in_words(folder: Folder) -> None:
+    path = folder.path / "letter.db"
+    path.write_text("Dear database, " * 100)
+
+    code, _, err = folder.run("--burst", "--driver", f"sqlite:///{path}")
+
+    assert code == ExitCode.BACKEND
+    assert str(path) in err
+    assert path.read_text().startswith("Dear database")
+
+
+def test_on_a_full_disk_a_dispatch_is_refused_and_the_worker_runs_what_is_there(folder: Folder) -> None:
+    url = f"sqlite:///{folder.path / 'small.db'}?max_page_count=60"
+    full = folder.python(
+        f"from asynctasq import init; init(driver={url!r})\nnote('first').dispatch_sync()\n"
+        "for _ in range(1000): heavy(b'x' * 3000).dispatch_sync()"
+    )
+
+    code, out, err = folder.run("--burst", "--json", "--driver", url)
+
+    assert full.returncode == 1
+    assert "no space left" in full.stderr.splitlines()[-1]
+    assert code == ExitCode.DONE, err
+    settled = {event["settlement"] for event in events(out) if event["event"] == "attempt"}
+    assert settled == {"complete"}
+    assert folder.notes == ["first"]
+    assert folder.python(f"from asynctasq import init; init(driver={url!r})\nnote('b').dispatch_sync()").returncode == 0
