@@ -7,7 +7,6 @@ import sys
 from collections import Counter
 from collections.abc import Awaitable, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from random import Random
 from typing import Any, ClassVar
@@ -20,7 +19,7 @@ from asynctasq.codec.envelope import decode_envelope, encode_envelope
 from asynctasq.core.surroundings import SimulatedSurroundings, WorkerSettings
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.memory_driver import MemoryDriver
-from asynctasq.errors import Reject, Retry, Snooze, TaskTimeoutError, UnserializableValue
+from asynctasq.errors import Reject, TaskTimeoutError, UnserializableValue
 from asynctasq.kernel.messages import DeadReason, Message, State, StoredMessage
 from asynctasq.queue import MessageFactory
 from asynctasq.tasks import AsyncProcessTask, AsyncTask, BaseTask, SyncProcessTask, SyncTask
@@ -64,43 +63,6 @@ class Fails(AsyncTask[None]):
 
 class FailsOnce(Fails):
     max_attempts = 1
-
-
-class FailsAtZero(Fails):
-    max_attempts = 0
-
-
-class FailsByList(Fails):
-    max_attempts = 4
-    retry_delay = (1, 10)
-
-
-class FailsExponentially(Fails):
-    max_attempts = 4
-    retry_delay = 2
-    retry_strategy = "exponential"
-    retry_delay_max = 5
-
-
-class Says(Fails):
-    """Its `should_retry` answers as told."""
-
-    def __init__(self, answer: str, **kwargs: object) -> None:
-        super().__init__(**kwargs)
-        self.answer = answer
-
-    def should_retry(self, exception: Exception) -> bool:
-        look("should_retry", self)
-        if self.answer == "raises":
-            raise RuntimeError("can't say")
-        return self.answer == "yes"
-
-
-class SaysAsync(Fails):
-    async def should_retry(self, exception: Exception) -> bool:
-        look("should_retry", self)
-        await asyncio.sleep(1)
-        return False
 
 
 class FailedAsync(FailsOnce):
@@ -200,32 +162,6 @@ class Slow(AsyncTask[None]):
             RAN["finally"] += 1
 
 
-class OwnTimeout(AsyncTask[None]):
-    max_attempts = 1
-    timeout = 2
-
-    async def execute(self) -> None:
-        raise TimeoutError("of my own")
-
-
-class Snoozes(AsyncTask[None]):
-    max_attempts = 1
-
-    async def execute(self) -> None:
-        RAN["execute"] += 1
-        if RAN["execute"] < 4:
-            raise Snooze(30)
-
-
-class AsksForRetry(AsyncTask[None]):
-    max_attempts = 2
-    retry_delay = 100
-
-    async def execute(self) -> None:
-        RAN["execute"] += 1
-        raise Retry(after_s=7)
-
-
 class Rejects(Fails):
     async def execute(self) -> None:
         look("execute", self)
@@ -256,31 +192,6 @@ def hooks() -> list[str]:
     return [hook for hook, *_ in SEEN]
 
 
-# -- how often, and when --------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("task", "attempts"), [(FailsAtZero, 1), (FailsOnce, 1), (Fails, 3)])
-def test_max_attempts_counts_the_first_run_and_zero_means_once(task: type[Fails], attempts: int) -> None:
-    run(task()).assert_failed(task, with_=ValueError, attempts=attempts)
-
-
-@pytest.mark.parametrize(
-    ("task", "at"), [(Fails(), [5, 10]), (FailsByList(), [1, 11, 21]), (Fails().retry_after(9), [9, 18])]
-)
-def test_retries_come_when_the_policy_says(task: Fails, at: Sequence[float]) -> None:
-    run(task).assert_retried_at(at)
-
-
-def test_exponential_retries_stay_within_their_growing_bounds() -> None:
-    queue = run(FailsExponentially())
-
-    [history] = [queue.history(queue.dispatched()[0].task_id)]
-    times = [0.0, *history.retried_at_s]
-    waits = [later - earlier for earlier, later in pairwise(times)]
-    assert len(waits) == 3
-    assert all(0 <= wait <= bound for wait, bound in zip(waits, (2, 4, 5), strict=True))
-
-
 # -- hooks ----------------------------------------------------------------------------------------
 
 
@@ -288,13 +199,6 @@ def test_should_retry_is_asked_only_while_attempts_remain() -> None:
     run(Fails())
 
     assert hooks() == ["execute", "should_retry", "execute", "should_retry", "execute", "failed"]
-
-
-@pytest.mark.parametrize(
-    ("task", "attempts"), [(Says("no"), 1), (Says("yes"), 3), (Says("raises"), 3), (SaysAsync(), 1)]
-)
-def test_should_retry_decides_and_means_yes_when_it_raises(task: Fails, attempts: int) -> None:
-    run(task).assert_failed(type(task), attempts=attempts)
 
 
 @pytest.mark.parametrize("task", [FailsOnce, FailedAsync, FailedRaises, FailedExits, FailedHangs])
@@ -352,28 +256,6 @@ def test_a_time_limit_cancels_an_async_task() -> None:
     queue.assert_failed(Slow, with_=TaskTimeoutError)
     assert RAN["finally"] == 1
     assert queue.clock.elapsed.total_seconds() == 2
-
-
-def test_a_timeout_error_of_the_tasks_own_passes_unchanged() -> None:
-    queue = run(OwnTimeout())
-
-    exception = queue.history(queue.dispatched()[0].task_id).exception
-    assert type(exception) is TimeoutError
-    assert str(exception) == "of my own"
-
-
-def test_a_snooze_is_not_counted() -> None:
-    queue = run(Snoozes())
-
-    queue.assert_completed(Snoozes)
-    queue.assert_retried_at([30, 60, 90])
-
-
-def test_a_retry_that_is_asked_for_is_counted_and_comes_when_told() -> None:
-    queue = run(AsksForRetry())
-
-    queue.assert_failed(AsksForRetry, with_=Retry, attempts=2)
-    queue.assert_retried_at([7])
 
 
 def test_a_reject_ends_it_at_once() -> None:
