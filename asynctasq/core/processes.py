@@ -50,9 +50,14 @@ class _Child:
     def wait_until_ready(self) -> None:
         """Send the settings and wait for the application to be imported.
 
-        Raises: ChildCrashed with the child's traceback if it can't.
+        Raises: ChildCrashed with the child's traceback if it can't, or takes longer than `START_S_MAX`.
         """
-        answer = self._exchange(self._settings.encode(), START_S_MAX)
+        try:
+            answer = self._exchange(self._settings.encode(), START_S_MAX)
+        except TaskTimeoutError as error:  # the task has not run, so its own limit is not what was exceeded
+            raise ChildCrashed(
+                f"a child process was not ready after {START_S_MAX:g} s; what does the application wait for at import?"
+            ) from error
         if answer != READY:
             self.end()
             raise ChildCrashed(f"a child process could not import the application:\n{answer.decode(errors='replace')}")

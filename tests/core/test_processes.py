@@ -204,6 +204,15 @@ async def test_an_application_that_can_not_be_imported_is_told_in_words() -> Non
     assert "No module named 'no_such_module_of_ours'" in str(caught.value)
 
 
+async def test_an_application_that_takes_too_long_to_import_is_no_timeout_of_the_task(
+    monkeypatch: pytest.MonkeyPatch, pool: ProcessPool
+) -> None:
+    monkeypatch.setattr("asynctasq.core.processes.START_S_MAX", 0.001)
+
+    with pytest.raises(ChildCrashed, match=r"was not ready after 0\.001 s"):
+        await pool.run(request(Pid()), timeout_s=None)
+
+
 async def test_cancelling_a_call_kills_its_child(pool: ProcessPool, tmp_path: Path) -> None:
     call = asyncio.create_task(pool.run(request(Endless(str(tmp_path / "pid"))), timeout_s=None))
     [pid] = await pids_in(tmp_path / "pid")
