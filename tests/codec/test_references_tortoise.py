@@ -1,14 +1,12 @@
-"""Tortoise models travel as class and key; runs where Tortoise is installed."""
+"""Tortoise models travel as class and key."""
 
 import pytest
+import tortoise
+from tortoise import fields, models
 
 from asynctasq.codec.arguments import pack_arguments, unpack_arguments
 from asynctasq.codec.references import MissingRow, resolve_references
 from asynctasq.errors import UnserializableValue
-
-tortoise = pytest.importorskip("tortoise")
-models = pytest.importorskip("tortoise.models")
-fields = pytest.importorskip("tortoise.fields")
 
 
 class User(models.Model):
