@@ -4,18 +4,16 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from asynctasq.codec.arguments import unpack_arguments
-from asynctasq.codec.envelope import decode_envelope
 from asynctasq.errors import DriverUnavailable
 from asynctasq.kernel.ledger import Entry, Kind
 from asynctasq.kernel.messages import Message, check_queue_name
 from asynctasq.queue import MessageFactory
 from asynctasq.tasks.base import BaseTask
-from asynctasq.tasks.definition import definition_of
+from asynctasq.tasks.definition import definition_of, options_of
 from asynctasq.tasks.dispatching import Dispatcher, current_dispatcher, scoped_dispatcher
 from asynctasq.testing._engine import Engine
 from asynctasq.testing._link import link_of_this_worker
-from asynctasq.testing._recording import Dispatched, with_defaults
+from asynctasq.testing._recording import Dispatched
 
 __all__ = ["FakeDispatcher", "Filter"]
 
@@ -44,7 +42,7 @@ class FakeDispatcher(Dispatcher):
         self._chosen = chosen
         self._add = add
         self._factory = MessageFactory(clock=engine.clock, new_id=engine.new_id)
-        self._announced: dict[str, tuple[type[BaseTask[Any]], Message]] = {}
+        self._announced: dict[str, tuple[type[BaseTask[Any]], Message, int]] = {}
         engine.store.on_stored = self._record
 
     async def dispatch(self, tasks: Sequence[BaseTask[Any]], *, connection: Any = None) -> list[str]:
@@ -88,29 +86,25 @@ class FakeDispatcher(Dispatcher):
         messages = [self._factory.message(task) for task in tasks]
         for task, message in zip(tasks, messages, strict=True):
             check_queue_name(message.queue)
-            self._announced[message.id] = (type(task), message)
+            self._announced[message.id] = (type(task), message, options_of(task).max_attempts)
         return messages
 
     def _record(self, stored: Sequence[str]) -> None:
         """Note what the store has just taken, at that instant: the reply may be lost."""
-        now = self._engine.clock.now()
+        now, at_s = self._engine.clock.now(), self._engine.clock.monotonic()
         for message_id in stored:
-            cls, message = self._announced.pop(message_id)
-            envelope, definition = decode_envelope(message.body), definition_of(cls)
-            arguments = unpack_arguments(envelope.arguments, definition.signature.annotations)
-            self._add(
-                Dispatched(
-                    task_id=message.id,
-                    task=cls,
-                    arguments=with_defaults(cls, arguments),
-                    queue=message.queue,
-                    delay_s=message.delay_s,
-                    at_s=self._engine.clock.monotonic(),
-                    message=message,
+            cls, message, max_attempts = self._announced.pop(message_id)
+            self._add(Dispatched(task=cls, message=message, at_s=at_s))
+            self._engine.record(
+                Entry(
+                    now,
+                    Kind.DISPATCHED,
+                    message_id,
+                    detail=definition_of(cls).name,
+                    due_at=now + message.delay_s,
+                    max_attempts=max_attempts,
                 )
             )
-            entry = Entry(now, Kind.DISPATCHED, message.id, detail=definition.name, due_at=now + message.delay_s)
-            self._engine.record(entry._replace(max_attempts=envelope.max_attempts))
 
 
 @contextmanager

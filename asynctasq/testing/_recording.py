@@ -4,8 +4,11 @@ from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cached_property
 from typing import Any
 
+from asynctasq.codec.arguments import unpack_arguments
+from asynctasq.codec.envelope import decode_envelope
 from asynctasq.kernel.messages import Message
 from asynctasq.tasks.base import BaseTask
 from asynctasq.tasks.definition import definition_of
@@ -19,20 +22,37 @@ TaskReference = type[BaseTask[Any]] | TaskFunction[..., Any]
 SHOWN_MAX = 8
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Dispatched:
-    """One recorded dispatch. `arguments` went through the codec, defaults are filled in.
+    """One recorded dispatch. `at_s` is in virtual seconds since the FakeQueue was opened."""
 
-    `at_s` is in virtual seconds since the FakeQueue was opened.
-    """
-
-    task_id: str
     task: type[BaseTask[Any]]
-    arguments: Mapping[str, object]
-    queue: str
-    delay_s: float
-    at_s: float
     message: Message
+    at_s: float
+
+    @property
+    def task_id(self) -> str:
+        """The id of its message."""
+        return self.message.id
+
+    @property
+    def queue(self) -> str:
+        """The queue it went to."""
+        return self.message.queue
+
+    @property
+    def delay_s(self) -> float:
+        """Seconds from the dispatch to the first attempt, at the earliest."""
+        return self.message.delay_s
+
+    @cached_property
+    def arguments(self) -> Mapping[str, object]:
+        """The constructor's arguments as they came through the codec, defaults filled in; decoded when first asked for.
+
+        Models are `ModelReference`s.
+        """
+        envelope, signature = decode_envelope(self.message.body), definition_of(self.task).signature
+        return _with_defaults(self.task, unpack_arguments(envelope.arguments, signature.annotations))
 
     def __str__(self) -> str:
         arguments = ", ".join(f"{name}={value!r}" for name, value in self.arguments.items())
@@ -235,7 +255,7 @@ def task_class_of(task: TaskReference) -> type[BaseTask[Any]]:
     raise TypeError(f"expected a task class or a @task function, not {task!r}")
 
 
-def with_defaults(task: type[BaseTask[Any]], arguments: Mapping[str, object]) -> dict[str, object]:
+def _with_defaults(task: type[BaseTask[Any]], arguments: Mapping[str, object]) -> dict[str, object]:
     """Return the arguments with the constructor's defaults filled in, in the constructor's order."""
     signature = definition_of(task).signature
     args, kwargs = signature.unbind(arguments)
