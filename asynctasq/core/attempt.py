@@ -359,18 +359,8 @@ class AttemptRunner:
     def _note(self, held: Held, kind: Kind, detail: str, error: BaseException | None = None) -> None:
         if self._record is not None:
             lease = held.lease
-            self._record(
-                Entry(
-                    at=self._clock.now(),
-                    kind=kind,
-                    message_id=lease.message_id,
-                    worker=self._worker,
-                    attempt=lease.attempt,
-                    token=lease.token,
-                    detail=detail,
-                    error=error,
-                )
-            )
+            now, worker = self._clock.now(), self._worker
+            self._record(Entry(now, kind, lease.message_id, worker, lease.attempt, lease.token, detail, error=error))
 
 
 def _gave_up(run: _Run, crashes: int) -> WorkerCrashedError:

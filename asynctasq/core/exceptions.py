@@ -5,16 +5,14 @@ No exception object crosses a process boundary: its class is found among what is
 
 import builtins
 import sys
-import traceback
 from typing import cast
 
 from asynctasq.codec.values import pack, unpack
+from asynctasq.core.tracebacks import traceback_text
 from asynctasq.errors import CodecError, DispatchError
 from asynctasq.kernel.messages import ErrorRecord
 
-__all__ = ["TRACEBACK_CHARS_MAX", "RemoteError", "RemoteTraceback", "pack_exception", "record_of", "unpack_exception"]
-
-TRACEBACK_CHARS_MAX = 16_000
+__all__ = ["RemoteError", "RemoteTraceback", "pack_exception", "record_of", "unpack_exception"]
 
 
 class RemoteTraceback(Exception):
@@ -27,7 +25,7 @@ class RemoteError(Exception):
 
 def record_of(error: BaseException) -> ErrorRecord:
     """Return the texts that are kept of an exception; the end of a long traceback wins. Holds no locals."""
-    return ErrorRecord(type=_name(type(error)), message=_text(error), traceback=_traceback(error))
+    return ErrorRecord(type=_name(type(error)), message=_text(error), traceback=traceback_text(error))
 
 
 def _name(cls: type[BaseException]) -> str:
@@ -39,14 +37,6 @@ def _text(error: BaseException) -> str:
         return str(error)
     except Exception as broken:  # noqa: BLE001 - __str__ is user code
         return f"<{type(error).__qualname__} whose text raised {type(broken).__qualname__}>"
-
-
-def _traceback(error: BaseException) -> str:
-    try:
-        text = "".join(traceback.format_exception(error))
-    except Exception as broken:  # noqa: BLE001 - formatting calls __str__ and __repr__ of user code
-        text = f"<traceback could not be formatted: {type(broken).__qualname__}>"
-    return text if len(text) <= TRACEBACK_CHARS_MAX else "[...]\n" + text[-TRACEBACK_CHARS_MAX:]
 
 
 def pack_exception(error: BaseException) -> bytes:

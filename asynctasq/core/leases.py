@@ -265,7 +265,7 @@ class LoopLeaseKeeper:
         if self._record is None:
             return
         for lease in leases:
-            entry = Entry(at=self._clock.now(), kind=Kind.EXTENDED, message_id=lease.message_id, worker=self._worker)
+            now, due_at = self._clock.now(), asked_now + self._renewals.lease_s
             self._record(
-                entry._replace(token=lease.token, attempt=lease.attempt, due_at=asked_now + self._renewals.lease_s)
+                Entry(now, Kind.EXTENDED, lease.message_id, self._worker, lease.attempt, lease.token, due_at=due_at)
             )

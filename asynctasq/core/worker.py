@@ -219,7 +219,7 @@ class Worker:
             if lease.message_id not in anew:
                 self._finished.append((lease, settlement))
             elif self._world.record is not None:
-                self._world.record(self._entry(lease, Kind.LOST)._replace(detail=describe(settlement)))
+                self._world.record(self._entry(lease, Kind.LOST, describe(settlement)))
 
     async def _attempt(self, held: Held) -> None:
         held.begun = True
@@ -332,21 +332,20 @@ class Worker:
                 logger.warning("message %s was no longer ours when its attempt ended", lease.message_id)
             if self._world.record is not None:
                 kind = Kind.LOST if lease.message_id in lost else Kind.SETTLED
-                entry = self._entry(lease, kind)._replace(detail=describe(settlement))
-                if isinstance(settlement, Release):
-                    entry = entry._replace(due_at=asked_now + settlement.delay_s)
-                self._world.record(entry)
+                due_at = asked_now + settlement.delay_s if isinstance(settlement, Release) else 0.0
+                self._world.record(self._entry(lease, kind, describe(settlement), due_at))
 
     def _note(self, held: Held, kind: Kind, *, due_at: float = 0.0) -> None:
         if self._world.record is not None:
-            self._world.record(self._entry(held.lease, kind)._replace(due_at=due_at))
+            self._world.record(self._entry(held.lease, kind, due_at=due_at))
 
     def _note_worker(self, kind: Kind) -> None:
         if self._world.record is not None:
             self._world.record(Entry(at=self._clock.now(), kind=kind, worker=self.name))
 
-    def _entry(self, lease: Lease, kind: Kind) -> Entry:
-        return Entry(self._clock.now(), kind, lease.message_id, self.name, lease.attempt, lease.token)
+    def _entry(self, lease: Lease, kind: Kind, detail: str = "", due_at: float = 0.0) -> Entry:
+        now = self._clock.now()
+        return Entry(now, kind, lease.message_id, self._world.name, lease.attempt, lease.token, detail, due_at)
 
 
 def _with_pool(settings: WorkerSettings | None, size: int | None, max_tasks_per_child: int | None) -> WorkerSettings:

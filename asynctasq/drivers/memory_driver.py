@@ -289,7 +289,8 @@ class MemoryDriver(Driver):
                 lost.add(lease.message_id)
             else:
                 self._end(row, settlement)
-                self._store(settlement.follow_ups)
+                if settlement.follow_ups:
+                    self._store(settlement.follow_ups)
         return lost
 
     def _held(self, lease: Lease) -> MemoryRow | None:

@@ -89,6 +89,11 @@ class DrainOptions:
     scheduled: bool | timedelta = False
     retries: Retries = "due"
 
+    @property
+    def hides(self) -> bool:
+        """Whether some of what appears meanwhile is to stay out of sight."""
+        return not self.recursion or self.retries == "never" or (self.retries == "all" and self.scheduled is False)
+
 
 class Draining:
     """Watches the ledger while workers run, and keeps out of their sight what this drain is not about."""
@@ -100,7 +105,8 @@ class Draining:
     async def run(self, *, virtual_s_max: float) -> None:
         """Drain; what was kept out of sight is visible again afterwards."""
         engine, options = self._engine, self._options
-        engine.listeners.append(self._look)
+        listeners = [self._look] if options.hides else []
+        engine.listeners += listeners
         jumps = options.scheduled is True or options.retries == "all"
         try:
             if options.scheduled is False and options.retries == "all":
@@ -120,7 +126,8 @@ class Draining:
         finally:
             engine.gate.set(open_=False)
             engine.gate.quota = None
-            engine.listeners.remove(self._look)
+            for listener in listeners:
+                engine.listeners.remove(listener)
             engine.store.show_all()
 
     def _all_done(self) -> bool:

@@ -7,7 +7,6 @@ from contextvars import Context, copy_context
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, Self, TypeVar
-from uuid import UUID
 
 from asynctasq.clock import Clock
 from asynctasq.core.queues import parse_queues
@@ -111,8 +110,10 @@ class Engine:
         self.plan = None if self._faults is None else self._faults.plan
 
     def new_id(self) -> str:
-        """Return the next message id, from the tape."""
-        return str(UUID(bytes=self.tape.bytes16("message id"), version=4))
+        """Return the next message id, a random UUID from the tape, put together without the cost of a UUID object."""
+        digits = self.tape.bytes16("message id").hex()
+        variant = "89ab"[int(digits[16], 16) & 3]
+        return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
 
     def record(self, entry: Entry) -> None:
         """Add an entry to the ledger and let whoever waits for a change look."""

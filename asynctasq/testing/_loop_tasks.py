@@ -5,6 +5,8 @@ from typing import Any
 
 __all__ = ["SimulatedTask", "order_of", "pending_tasks"]
 
+_initialise: Any = asyncio.Task.__init__  # looked up once; subscribing the class for its type costs more than the call
+
 
 class SimulatedTask(asyncio.Task[Any]):
     """A task whose hash is its number in its loop, so that a set of tasks has the same order in every process.
@@ -24,9 +26,7 @@ class SimulatedTask(asyncio.Task[Any]):
         task = cls.__new__(cls)
         task.order = order
         # asyncio's own default name counts through the whole process.
-        asyncio.Task[Any].__init__(
-            task, coro, loop=loop, name=f"Task-{order}" if name is None else str(name), **options
-        )
+        _initialise(task, coro, loop=loop, name=f"Task-{order}" if name is None else str(name), **options)
         return task
 
     def __hash__(self) -> int:
