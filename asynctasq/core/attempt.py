@@ -16,6 +16,7 @@ from asynctasq.core.held import Fate, Held
 from asynctasq.core.lanes import Lanes
 from asynctasq.core.processes import ChildCrashed
 from asynctasq.core.running import running_task
+from asynctasq.core.tracebacks import forget_our_frames
 from asynctasq.errors import (
     CodecError,
     DispatchError,
@@ -221,6 +222,7 @@ class AttemptRunner:
             return Interrupted()
         if isinstance(error, asyncio.CancelledError):
             _forget_cancellation()
+        forget_our_frames(error)
         run.held.exception = error
         reason = reason_of(error) if run.task is None else None
         match error:

@@ -8,15 +8,11 @@ import sys
 from typing import cast
 
 from asynctasq.codec.values import pack, unpack
-from asynctasq.core.tracebacks import traceback_text
+from asynctasq.core.tracebacks import RemoteTraceback, forget_our_frames, traceback_text
 from asynctasq.errors import CodecError, DispatchError
 from asynctasq.kernel.messages import ErrorRecord
 
-__all__ = ["RemoteError", "RemoteTraceback", "pack_exception", "record_of", "unpack_exception"]
-
-
-class RemoteTraceback(Exception):
-    """Carries the traceback of a child process as the cause of the exception raised from it."""
+__all__ = ["RemoteError", "pack_exception", "record_of", "unpack_exception"]
 
 
 class RemoteError(Exception):
@@ -41,6 +37,7 @@ def _text(error: BaseException) -> str:
 
 def pack_exception(error: BaseException) -> bytes:
     """Return an exception as bytes: class name, texts, and arguments and attributes where they are serializable."""
+    forget_our_frames(error)
     record = record_of(error)
     cls = type(error)
     return pack(

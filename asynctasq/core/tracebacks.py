@@ -1,10 +1,14 @@
 """An exception's traceback as the interpreter would print it, fast when the same lines fail again and again."""
 
+import os
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 from types import CodeType, TracebackType
 
-__all__ = ["TRACEBACK_CHARS_MAX", "traceback_text"]
+__all__ = ["TRACEBACK_CHARS_MAX", "RemoteTraceback", "forget_our_frames", "traceback_text"]
+
+OURS = f"{Path(__file__).parents[1]}{os.sep}"
 
 TRACEBACK_CHARS_MAX = 16_000
 
@@ -16,6 +20,23 @@ PLACES_MAX = 1024
 HEADER = "Traceback (most recent call last):\n"
 
 _places: dict[tuple[CodeType, str, int], str] = {}
+
+
+class RemoteTraceback(Exception):
+    """Carries the traceback of a child process as the cause of the exception raised from it."""
+
+
+def forget_our_frames(error: BaseException) -> None:
+    """Let a traceback begin in the user's code, which may be in a child process.
+
+    One that never gets there stays whole: then we are at fault.
+    """
+    if isinstance(error.__cause__, RemoteTraceback):
+        error.__traceback__ = None
+    for tb in _frames(error.__traceback__):
+        if not tb.tb_frame.f_code.co_filename.startswith(OURS):
+            error.__traceback__ = tb
+            return
 
 
 def traceback_text(error: BaseException) -> str:

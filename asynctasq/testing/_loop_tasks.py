@@ -5,7 +5,9 @@ from typing import Any
 
 __all__ = ["SimulatedTask", "order_of", "pending_tasks"]
 
-_initialise: Any = asyncio.Task.__init__  # looked up once; subscribing the class for its type costs more than the call
+_initialise: Any = asyncio.Task[
+    Any
+].__init__  # looked up once; subscribing the class for its type costs more than the call
 
 
 class SimulatedTask(asyncio.Task[Any]):

@@ -7,7 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
-from asynctasq.core.tracebacks import TRACEBACK_CHARS_MAX, traceback_text
+from asynctasq.codec.envelope import decode_envelope
+from asynctasq.core.tracebacks import TRACEBACK_CHARS_MAX, forget_our_frames, traceback_text
+from asynctasq.tasks import AsyncTask, SyncProcessTask
+from asynctasq.testing import FakeQueue
 
 
 class Unprintable(Exception):
@@ -148,3 +151,35 @@ def test_no_local_of_a_frame_lives_on() -> None:
     gc.collect()
 
     assert watched[0]() is None
+
+
+class Raises(AsyncTask[None]):
+    async def execute(self) -> None:
+        plain()
+
+
+class RaisesInAChild(SyncProcessTask[None]):
+    def execute(self) -> None:
+        plain()
+
+
+@pytest.mark.parametrize("task", [Raises, RaisesInAChild])
+async def test_what_is_kept_of_a_failed_attempt_begins_in_the_users_code(task) -> None:
+    async with FakeQueue() as queue:
+        task_id = await task().with_options(max_attempts=1).dispatch()
+        await queue.drain(errors="collect")
+        stored = await queue.driver.find(task_id)
+
+    frames = [line.strip() for line in stored.error.traceback.splitlines() if line.strip().startswith("File")]
+    assert ["test_tracebacks.py" in frame for frame in frames] == [True, True]
+
+
+def test_a_traceback_of_ours_alone_stays_whole() -> None:
+    error = caught(lambda: decode_envelope(b""))
+    error.__traceback__ = error.__traceback__.tb_next.tb_next  # without this file's frames
+
+    before = traceback_text(error)
+    forget_our_frames(error)
+
+    assert traceback_text(error) == before
+    assert "decode_envelope" in before
