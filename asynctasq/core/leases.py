@@ -57,43 +57,40 @@ class _Renewals:
     def __init__(self, lease_s: float, clock: Clock) -> None:
         self.lease_s = lease_s
         self._clock = clock
-        self._held: dict[str, tuple[Lease, float]] = {}
+        self._held: dict[str, Held] = {}
 
     def add(self, held: Held) -> None:
-        self._held[held.lease.message_id] = (held.lease, held.deadline - self.lease_s)
+        self._held[held.lease.message_id] = held
 
     def discard(self, held: Held) -> None:
-        current = self._held.get(held.lease.message_id)
-        if current is not None and current[0].token == held.lease.token:
+        if self._held.get(held.lease.message_id) is held:
             self._held.pop(held.lease.message_id, None)
-            held.deadline = current[1] + self.lease_s  # until then it stands without renewal
 
     def __len__(self) -> int:
         return len(self._held)
 
-    def due(self) -> list[Lease]:
-        """Return the leases of which a third has passed."""
-        now = self._clock.monotonic()
-        third_s = self.lease_s / 3 - INEXACT_S
-        return [lease for lease, granted in self._held.copy().values() if now - granted >= third_s]
+    def due(self) -> list[Held]:
+        """Return what holds a lease of which a third has passed."""
+        until = self._clock.monotonic() + self.lease_s * 2 / 3 + INEXACT_S
+        return [held for held in self._held.copy().values() if held.deadline <= until]
 
     def next_due_in_s(self) -> float:
         """Return in how many seconds the next lease is due for renewal; 0 if one is overdue."""
-        oldest = min(granted for _, granted in self._held.copy().values())
-        return max(0.0, oldest + self.lease_s / 3 - self._clock.monotonic())
+        first = min(held.deadline for held in self._held.copy().values())
+        return max(0.0, first - self.lease_s * 2 / 3 - self._clock.monotonic())
 
-    def renewed(self, leases: Sequence[Lease], lost: AbstractSet[str], asked_at: float) -> AbstractSet[str]:
+    def renewed(self, asked: Sequence[Held], lost: AbstractSet[str], asked_at: float) -> AbstractSet[str]:
         """Take in the answer; return which messages are lost, but not those reserved anew in the meantime."""
         gone: set[str] = set()
-        for lease in leases:
-            current = self._held.get(lease.message_id)
-            if current is None or current[0].token != lease.token:
+        for held in asked:
+            message_id = held.lease.message_id
+            if self._held.get(message_id) is not held:
                 continue
-            if lease.message_id in lost:
-                self._held.pop(lease.message_id, None)
-                gone.add(lease.message_id)
+            if message_id in lost:
+                self._held.pop(message_id, None)
+                gone.add(message_id)
             else:
-                self._held[lease.message_id] = (lease, asked_at)
+                held.deadline = asked_at + self.lease_s
         return gone
 
 
@@ -144,17 +141,17 @@ class ThreadLeaseKeeper:
             runner.run(self._driver.close())
 
     async def _renew(self) -> None:
-        leases = self._renewals.due()
-        if not leases:
+        due = self._renewals.due()
+        if not due:
             return
-        asked_at = self._clock.monotonic()
+        leases, asked_at = [held.lease for held in due], self._clock.monotonic()
         try:
             async with asyncio.timeout(self._renewals.lease_s / 3):
                 lost = await self._driver.extend(leases, lease_s=self._renewals.lease_s)
         except (DriverError, TimeoutError) as error:
             logger.warning("renewing %d leases failed, trying again in %g s: %s", len(leases), self._period_s, error)
             return
-        gone = self._renewals.renewed(leases, lost, asked_at)
+        gone = self._renewals.renewed(due, lost, asked_at)
         if gone:
             self._tell(lambda: self._on_lost(gone))
 
@@ -237,18 +234,18 @@ class LoopLeaseKeeper:
         self._timer = None
         if self._renewing is not None and not self._renewing.done():
             return  # it sets the next timer when it ends
-        if leases := self._renewals.due():
-            self._renewing = asyncio.get_running_loop().create_task(self._renew(leases), name=f"{self._worker} leases")
+        if due := self._renewals.due():
+            self._renewing = asyncio.get_running_loop().create_task(self._renew(due), name=f"{self._worker} leases")
         elif len(self._renewals):
             self._arm(self._renewals.next_due_in_s())
 
-    async def _renew(self, leases: Sequence[Lease]) -> None:
-        renewed = await self._extend(leases)
+    async def _renew(self, due: Sequence[Held]) -> None:
+        renewed = await self._extend(due)
         if len(self._renewals):
             self._arm(self._renewals.next_due_in_s() if renewed else self._retry_s)
 
-    async def _extend(self, leases: Sequence[Lease]) -> bool:
-        asked_at, asked_now = self._clock.monotonic(), self._clock.now()
+    async def _extend(self, due: Sequence[Held]) -> bool:
+        leases, asked_at, asked_now = [held.lease for held in due], self._clock.monotonic(), self._clock.now()
         try:
             async with asyncio.timeout(self._renewals.lease_s / 3):
                 lost = await self._driver.extend(leases, lease_s=self._renewals.lease_s)
@@ -256,7 +253,7 @@ class LoopLeaseKeeper:
             logger.warning("renewing %d leases failed: %s", len(leases), error)
             return False
         self._note([lease for lease in leases if lease.message_id not in lost], asked_now)
-        gone = self._renewals.renewed(leases, lost, asked_at)
+        gone = self._renewals.renewed(due, lost, asked_at)
         if gone:
             self._on_lost(gone)
         return True

@@ -27,6 +27,14 @@ GO = threading.Event()
 SOON_S = 10.0
 
 
+class Extends(MemoryDriver):
+    """Counts renewals."""
+
+    async def extend(self, leases: Sequence[Lease], *, lease_s: float) -> AbstractSet[str]:
+        RAN["extended"] += 1
+        return await super().extend(leases, lease_s=lease_s)
+
+
 @pytest.fixture(autouse=True)
 def nothing_ran() -> None:
     RAN.clear()
@@ -208,11 +216,6 @@ async def test_a_blocked_loop_costs_no_lease_and_is_named(caplog: pytest.LogCapt
 
 
 async def test_a_worker_started_again_looks_again_and_renews_its_leases_again() -> None:
-    class Extends(MemoryDriver):
-        async def extend(self, leases: Sequence[Lease], *, lease_s: float) -> AbstractSet[str]:
-            RAN["extended"] += 1
-            return await super().extend(leases, lease_s=lease_s)
-
     driver = Extends()
     worker = worker_on(driver, max_tasks=1, settings=settings_of(burst=True, lease_s=0.5))
     await dispatch(driver, Note("a"))
@@ -253,6 +256,21 @@ async def test_a_thread_that_never_ends_is_abandoned_and_said_so(caplog: pytest.
     assert "its thread is abandoned" in caplog.text
     assert (await driver.depth("default")).dead == 1
     GO.set()
+
+
+async def test_what_a_thread_may_still_run_is_handed_back_for_when_its_renewed_lease_would_end() -> None:
+    driver, record = Extends(), list[Entry]()
+    await dispatch(driver, Stuck())
+    worker = worker_on(driver, settings=settings_of(lease_s=0.9), record=record)
+    running = asyncio.create_task(worker.start())
+    await until("extended", 4)  # the lease as it was first granted is over
+
+    worker.stop(immediate=True)
+    await asyncio.wait_for(running, SOON_S)
+    GO.set()
+
+    [settled] = [entry for entry in record if entry.kind is Kind.SETTLED]
+    assert settled.due_at > settled.at
 
 
 async def test_a_lost_lease_cancels_the_attempt_and_drops_its_outcome() -> None:
