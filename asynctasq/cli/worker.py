@@ -12,12 +12,13 @@ from typing import Any
 
 from asynctasq.cli.output import AttemptLines, configure_logging
 from asynctasq.config import Settings, load_settings
+from asynctasq.core.orms import open_orms, set_up_django
 from asynctasq.core.setup import Setup, install, secret_bytes
 from asynctasq.core.surroundings import RealSurroundings, WorkerSettings
 from asynctasq.core.worker import Worker
 from asynctasq.errors import ConfigError
 from asynctasq.tasks.registry import Application, project_root
-from asynctasq.utils.loop import run
+from asynctasq.utils.loop import run_through
 
 __all__ = ["Output", "run_worker"]
 
@@ -42,11 +43,17 @@ def run_worker(given: Mapping[str, Any], *, output: Output, burst: bool, max_tas
     settings = load_settings(given, root=root)
     setup = Setup(settings)
     install(setup, pin=True)
+    set_up_django()
     application = Application(settings.app, root, path=path)
     _load(application)
     worker = _worker(settings, setup, application, output, burst=burst, max_tasks=max_tasks)
     _banner(worker, settings, output)
-    run(worker.start())
+    run_through(_serve(worker, root))
+
+
+async def _serve(worker: Worker, root: Path) -> None:
+    async with open_orms(root):
+        await worker.start()
 
 
 def _log_level(name: str) -> str:

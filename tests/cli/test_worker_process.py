@@ -50,6 +50,17 @@ class Speaks(SyncProcessTask[None]):
 @task
 async def heavy(data: bytes) -> None: ...
 
+async def leaves() -> None:
+    raise SystemExit("I leave")
+
+@task
+async def starts_one_that_leaves() -> None:
+    background.add(asyncio.create_task(leaves()))
+    await asyncio.sleep(0.05)
+    await note.function("stayed")
+
+background = set()
+
 @task
 async def asks_to_stop() -> None:
     os.kill(os.getpid(), signal.SIGINT)
@@ -167,6 +178,15 @@ def test_a_task_may_ask_its_own_worker_to_stop(folder: Folder) -> None:
 
     assert folder.run()[0] == ExitCode.DONE
     assert folder.notes == ["stopped itself"]
+
+
+def test_system_exit_in_an_asyncio_task_of_a_users_own_costs_neither_worker_nor_attempt(folder: Folder) -> None:
+    folder.dispatch("starts_one_that_leaves().dispatch_sync()")
+
+    code, _, err = folder.run("--burst")
+
+    assert (code, folder.notes) == (0, ["stayed"])
+    assert "SystemExit('I leave')" in err
 
 
 def test_max_tasks_ends_the_worker_after_so_many(folder: Folder) -> None:
