@@ -16,6 +16,7 @@ __all__ = [
     "InvalidTransition",
     "LeaseLost",
     "MissingExtra",
+    "ModelNotFoundError",
     "Reject",
     "Retry",
     "Snooze",
@@ -106,6 +107,19 @@ class BadSignature(CodecError):
 
 class UnsupportedVersion(CodecError):
     """A body in a wire format newer than this version reads."""
+
+
+class ModelNotFoundError(AsyncTasqError, LookupError):
+    """A row that a task was dispatched with is not there: deleted, or not committed yet.
+
+    `model` is the class by name, `key` the primary key. `final` says that the task is not to be tried again.
+    """
+
+    def __init__(self, text: str, *, model: str = "", key: tuple[object, ...] = (), final: bool = False) -> None:
+        super().__init__(text)
+        self.model = model
+        self.key = key
+        self.final = final
 
 
 class LeaseLost(AsyncTasqError):

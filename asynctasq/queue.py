@@ -54,6 +54,7 @@ class MessageFactory:
             timeout_s=options.timeout_s,
             keep_result_s=options.keep_result_s,
             max_crashes=options.max_crashes,
+            missing=options.missing,
         )
         task_id = options.task_id or self.new_id()
         set_metadata(task, task_id=task_id)

@@ -176,6 +176,18 @@ def _class_for(record: Record, shape: Shape, path: str) -> type:
 
 
 def _with_model(reference: ModelReference, shape: Shape) -> ModelReference:
-    name = reference.class_path.rpartition(":")[2]
-    models = [cls for cls in shape.classes if cls.__qualname__ == name and adapter_for(cls)]
-    return dataclasses.replace(reference, model=models[0]) if len(models) == 1 else reference
+    """Tell the reference its class, if one of the annotation has its name: fully, else without module or app."""
+    candidates: list[type] = []
+    for cls in shape.classes:
+        adapter = adapter_for(cls)
+        if adapter is not None and adapter.name == reference.orm:
+            name = adapter.name_of(cls)
+            if name == reference.model_name:
+                return dataclasses.replace(reference, model=cls)
+            if _bare_name(name) == _bare_name(reference.model_name):
+                candidates.append(cls)
+    return dataclasses.replace(reference, model=candidates[0]) if len(candidates) == 1 else reference
+
+
+def _bare_name(model_name: str) -> str:
+    return model_name.rpartition(":")[2].rpartition(".")[2]

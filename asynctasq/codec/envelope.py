@@ -14,7 +14,7 @@ from asynctasq.codec.limits import DEFAULT_LIMITS, Limits
 from asynctasq.codec.raw import packb, unpackb
 from asynctasq.codec.signing import SigningKeys, sign, strip, verify
 from asynctasq.errors import BadSignature, BodyTooLarge, UndecodableBody, UnserializableValue, UnsupportedVersion
-from asynctasq.kernel.envelope import MAX_CRASHES_DEFAULT, NO_HEADERS, Envelope
+from asynctasq.kernel.envelope import MAX_CRASHES_DEFAULT, MISSING, MISSING_DEFAULT, NO_HEADERS, Envelope, Missing
 from asynctasq.kernel.retry import Delays, Exponential, Fixed, RetryPolicy
 
 __all__ = ["WIRE_VERSION", "Envelope", "decode_envelope", "encode_envelope"]
@@ -107,7 +107,10 @@ def _to_fields(envelope: Envelope) -> list[object]:
         _retry_to_wire(envelope.retry),
         envelope.dispatched_at,
     ]
-    if envelope.headers:
+    if envelope.missing != MISSING_DEFAULT:
+        fields += (envelope.timeout_s, envelope.keep_result_s, envelope.max_crashes)
+        fields += (dict(envelope.headers), envelope.missing)
+    elif envelope.headers:
         fields += (envelope.timeout_s, envelope.keep_result_s, envelope.max_crashes, dict(envelope.headers))
     elif envelope.max_crashes != MAX_CRASHES_DEFAULT:
         fields += (envelope.timeout_s, envelope.keep_result_s, envelope.max_crashes)
@@ -121,7 +124,7 @@ def _to_fields(envelope: Envelope) -> list[object]:
 def _from_fields(fields: list[object]) -> Envelope:
     """Check every type and range, so that nothing later meets a value that `_to_fields` does not write."""
     count = len(fields)
-    if count < FIELDS_MIN or count > FIELDS_MIN + 4:
+    if count < FIELDS_MIN or count > FIELDS_MIN + 5:
         raise ValueError(f"{count} of them")
     task, arguments = fields[0], fields[1]
     if type(task) is not str or type(arguments) is not bytes:
@@ -137,6 +140,7 @@ def _from_fields(fields: list[object]) -> Envelope:
         keep_result_s=None if count < 7 or fields[6] is None else _number(fields[6]),
         max_crashes=MAX_CRASHES_DEFAULT if count < 8 else _count(fields[7]),
         headers=NO_HEADERS if count < 9 else _headers(fields[8]),
+        missing=MISSING_DEFAULT if count < 10 else _missing(fields[9]),
     )
 
 
@@ -193,6 +197,13 @@ def _count(value: object) -> int:
     if type(value) is not int or not 0 <= value <= INT_MAX:
         raise ValueError("a count must be a whole number from 0")
     return value
+
+
+def _missing(value: object) -> Missing:
+    for known in MISSING:
+        if value == known:
+            return known
+    raise ValueError("what to do about a missing model is not known")
 
 
 def _headers(value: object) -> Mapping[str, str]:

@@ -1,6 +1,6 @@
 """What stands in a decoded value where a class of the application is still to be put."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 __all__ = ["ModelReference", "Record"]
 
@@ -19,12 +19,14 @@ class Record:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelReference:
-    """A row to load: which ORM, `module:qualname` of the model, and its primary key.
+    """A row to load: which ORM, the model's name in that ORM's own registry, and the row's primary key.
 
-    `model` is the class, where the task's own annotation names it.
+    `database` is the alias of the database it came from, where the ORM says so. `model` is the class, where the
+    task's own annotation names it; it is no part of what the reference means.
     """
 
     orm: str
-    class_path: str
+    model_name: str
     key: tuple[object, ...]
-    model: type | None = None
+    database: str | None = None
+    model: type | None = field(default=None, compare=False)

@@ -1,37 +1,43 @@
-"""ORM models travel as class and primary key, and are loaded fresh; no module that a payload names is imported."""
+"""ORM models travel as a name and a primary key, and are loaded fresh; nothing that a payload names is imported."""
 
 import asyncio
 import functools
-import sys
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import PurePath
-from types import ModuleType
-from typing import Protocol, cast
+import logging
+import uuid
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import Any, Protocol, cast
 
 from asynctasq.codec._orm_django import DjangoAdapter
-from asynctasq.codec._orm_sqlalchemy import SQLAlchemyAdapter
+from asynctasq.codec._orm_sqlalchemy import SQLAlchemyAdapter, session_factories
 from asynctasq.codec._orm_tortoise import TortoiseAdapter
 from asynctasq.codec._structure import LEAVES
+from asynctasq.codec.extensions import ENCODERS, Unsupported
 from asynctasq.codec.placeholders import ModelReference
 from asynctasq.codec.records import kind_of, remake
-from asynctasq.errors import AsyncTasqError, UndecodableBody
+from asynctasq.errors import ModelNotFoundError, UndecodableBody
+from asynctasq.kernel.envelope import MISSING_DEFAULT, Missing
 
 __all__ = [
-    "MissingRow",
+    "LoadElsewhere",
     "ReferenceAdapter",
     "UnresolvedArguments",
     "adapter_for",
     "reference_to",
     "register_adapter",
+    "resolve_for_hooks",
     "resolve_references",
+    "session_factories",
+    "with_references",
 ]
 
+logger = logging.getLogger(__name__)
+
 Key = tuple[object, ...]
-Rows = dict[tuple[type, Key], object]
+Rows = Mapping[ModelReference, object]
+LoadElsewhere = Callable[[Callable[[], Coroutine[Any, Any, Mapping[Key, object]]]], Awaitable[Mapping[Key, object]]]
+"""Runs a load in an event loop that can do I/O, for callers whose own can't."""
 
-
-class MissingRow(AsyncTasqError, LookupError):
-    """A row that a task was dispatched with no longer exists."""
+KEY_TYPES = LEAVES.union(ENCODERS) - {type(None)}
 
 
 class UnresolvedArguments(dict[str, object]):
@@ -39,23 +45,46 @@ class UnresolvedArguments(dict[str, object]):
 
 
 class ReferenceAdapter(Protocol):
-    """How the models of one ORM are recognised and loaded. Must not import its ORM before it has met a model."""
+    """How the models of one ORM are recognised and loaded. Must not import its ORM before the application has."""
 
     @property
     def name(self) -> str:
-        """The name that travels."""
+        """The ORM's name, which travels."""
         ...
 
     def is_model(self, cls: type) -> bool:
         """Return whether `cls` is a mapped class of this ORM."""
         ...
 
-    def key_of(self, value: object) -> Key:
-        """Return the primary key; raise `extensions.Unsupported` for a row that is not saved."""
+    def name_of(self, cls: type) -> str:
+        """Return the model's name, which travels."""
         ...
 
-    async def load(self, model: type, keys: Sequence[Key]) -> Mapping[Key, object]:
-        """Return the rows that exist, by the key they were asked with."""
+    def find(self, model_name: str) -> Sequence[type]:
+        """Return the models of that name in the ORM's own registry.
+
+        Raises: ConfigError if the ORM is not set up here.
+        """
+        ...
+
+    def reference(self, value: object) -> tuple[Key, str | None]:
+        """Return primary key and database alias without any I/O.
+
+        Raises: `extensions.Unsupported` for a row that is not saved, ConfigError if no worker could load it.
+        """
+        ...
+
+    def needs_event_loop(self, model: type) -> bool:
+        """Return whether `load` awaits threads or sockets of its own, which a simulated loop can't serve."""
+        ...
+
+    async def load(
+        self, model: type, keys: Sequence[Key], database: str | None = None, *, foreign_loop: bool = False
+    ) -> Mapping[Key, object]:
+        """Return the rows that exist, by the key they were asked with; hold no connection afterwards.
+
+        `foreign_loop` says that this is not the loop of the application's own connections.
+        """
         ...
 
 
@@ -80,91 +109,168 @@ def _adapter_for(cls: type) -> ReferenceAdapter | None:
     return next((adapter for adapter in _adapters.values() if adapter.is_model(cls)), None)
 
 
+# --- dispatch --------------------------------------------------------------------------------------------------
+
+
 def reference_to(value: object) -> ModelReference | None:
     """Return the reference to a model's row, or None if `value` is no model.
 
-    Raises: Unsupported if the row is not saved.
+    Raises: Unsupported if the row is not saved or its key can't travel, ConfigError if no worker could load it.
     """
     cls = type(value)
     adapter = adapter_for(cls)
     if adapter is None:
         return None
-    module = _main_name() if cls.__module__ == "__main__" else cls.__module__
-    key = adapter.key_of(value)
-    return ModelReference(orm=adapter.name, class_path=f"{module}:{cls.__qualname__}", key=key)
+    key, database = adapter.reference(value)
+    return ModelReference(
+        orm=adapter.name,
+        model_name=adapter.name_of(cls),
+        key=tuple(_plain_key(part, cls) for part in key),
+        database=database,
+    )
 
 
-def _main_name() -> str:
-    """Return the name under which the script that runs can be imported."""
-    main = sys.modules["__main__"]
-    if main.__spec__ is not None:
-        return main.__spec__.name.removesuffix(".__main__")
-    return PurePath(getattr(main, "__file__", None) or "__main__").stem
+def _plain_key(part: object, cls: type) -> object:
+    if isinstance(part, uuid.UUID):  # asyncpg has a class of its own
+        return uuid.UUID(int=part.int)
+    if type(part) not in KEY_TYPES:
+        raise Unsupported(f"the primary key of {cls} holds {part!r}, a {type(part)}, which can't travel in a reference")
+    return part
+
+
+def with_references(value: object) -> object:
+    """Return `value` with references in place of the models in it, for comparing; unsaved ones stay."""
+    cls = type(value)
+    if cls is dict:
+        mapping = cast("dict[object, object]", value)
+        return {with_references(key): with_references(item) for key, item in mapping.items()}
+    if cls in {list, tuple, set, frozenset}:
+        return remake(cls, [with_references(item) for item in cast("list[object]", value)])
+    try:
+        return reference_to(value) or value
+    except Unsupported:
+        return value
 
 
 # --- worker ----------------------------------------------------------------------------------------------------
 
 
-async def resolve_references(arguments: dict[str, object]) -> dict[str, object]:
-    """Return the arguments with every row loaded: one load per class, all at the same time.
+async def resolve_references(
+    arguments: dict[str, object], *, missing: Missing = MISSING_DEFAULT, elsewhere: LoadElsewhere | None = None
+) -> dict[str, object]:
+    """Return the arguments with every row loaded: one load per class and database, all at the same time.
 
-    Raises: MissingRow naming class and key, UndecodableBody for a class that is not one of the application's models,
-    and whatever the ORM raises.
+    With `missing="none"` a row that is gone is None. `elsewhere` loads what the running loop can't.
+
+    Raises: ModelNotFoundError naming class and key, UndecodableBody for a class that is not one of the application's
+    models, ConfigError for an ORM that is not set up, and whatever the ORM raises.
     """
-    if not isinstance(arguments, UnresolvedArguments) and ModelReference not in set(map(type, arguments.values())):
+    if not _has_references(arguments):
         return arguments
-    wanted: dict[type, dict[Key, None]] = {}
-    for reference in _references_in(list(arguments.values())):
-        wanted.setdefault(_model_of(reference), {})[reference.key] = None
-    loads = [_load(model, list(keys)) for model, keys in wanted.items()]
-    rows: Rows = {}
+    models = {reference: _model_of(reference) for reference in _references_in(list(arguments.values()))}
+    rows: dict[ModelReference, object] = {}
+    loads = [_load(group, elsewhere) for group in _groups(models)]
     for loaded in await asyncio.gather(*loads, return_exceptions=True):
         if isinstance(loaded, BaseException):
             raise loaded
         rows |= loaded
+    for reference, model in models.items():
+        if reference not in rows:
+            if missing != "none":
+                raise _not_found(reference, model, final=missing == "fail")
+            rows[reference] = None
     return {name: _with_rows(value, rows) for name, value in arguments.items()}
 
 
-async def _load(model: type, keys: list[Key]) -> Rows:
+async def resolve_for_hooks(
+    arguments: dict[str, object], *, elsewhere: LoadElsewhere | None = None
+) -> dict[str, object]:
+    """Do `resolve_references` for an instance whose attempt has failed: None for every row that can't be loaded.
+
+    Raises: UndecodableBody.
+    """
+    try:
+        return await resolve_references(arguments, missing="none", elsewhere=elsewhere)
+    except UndecodableBody:
+        raise
+    except Exception:
+        logger.exception("the models of a task could not be loaded for its hooks, which get None for them")
+        rows = dict.fromkeys(_references_in(list(arguments.values())))
+        return {name: _with_rows(value, rows) for name, value in arguments.items()}
+
+
+def _has_references(arguments: dict[str, object]) -> bool:
+    return isinstance(arguments, UnresolvedArguments) or ModelReference in set(map(type, arguments.values()))
+
+
+_Group = tuple[type, str | None, list[ModelReference]]
+
+
+def _groups(models: Mapping[ModelReference, type]) -> list[_Group]:
+    """Return what is loaded together: the rows of one class in one database."""
+    groups: dict[tuple[type, str | None], list[ModelReference]] = {}
+    for reference, model in models.items():
+        groups.setdefault((model, reference.database), []).append(reference)
+    return [(model, database, references) for (model, database), references in groups.items()]
+
+
+async def _load(group: _Group, elsewhere: LoadElsewhere | None) -> dict[ModelReference, object]:
+    model, database, references = group
     adapter = adapter_for(model)
-    assert adapter is not None
-    found = await adapter.load(model, keys)
-    for key in keys:
-        if key not in found:
-            shown = key[0] if len(key) == 1 else key
-            raise MissingRow(
-                f"no row of {model.__module__}.{model.__qualname__} has the primary key {shown!r}: "
-                "it was deleted after the dispatch, or its transaction was not committed"
-            )
-    return {(model, key): found[key] for key in keys}
+    assert adapter is not None, "_model_of has seen that it is a model"
+    keys = [reference.key for reference in references]
+    if elsewhere is not None and adapter.needs_event_loop(model):
+        found = await elsewhere(lambda: _coroutine(adapter, model, keys, database))
+    else:
+        found = await adapter.load(model, keys, database)
+    return {reference: found[reference.key] for reference in references if reference.key in found}
+
+
+async def _coroutine(
+    adapter: ReferenceAdapter, model: type, keys: Sequence[Key], database: str | None
+) -> Mapping[Key, object]:
+    return await adapter.load(model, keys, database, foreign_loop=True)
+
+
+def _not_found(reference: ModelReference, model: type, *, final: bool) -> ModelNotFoundError:
+    key = reference.key
+    shown = key[0] if len(key) == 1 else key
+    place = "" if reference.database is None else f" in the database {reference.database!r}"
+    name = f"{model.__module__}.{model.__qualname__}"
+    return ModelNotFoundError(
+        f"no row of {name} has the primary key {shown!r}{place}: "
+        "it was deleted after the dispatch, or its transaction is not committed yet",
+        model=name,
+        key=key,
+        final=final,
+    )
 
 
 def _model_of(reference: ModelReference) -> type:
-    """Return the class: the annotation's, or an already imported one that is a model of that ORM."""
+    """Return the class: the annotation's if that has the name, else the one the ORM's own registry has under it."""
     adapter = _adapters.get(reference.orm)
     if adapter is None:
         raise UndecodableBody(f"a reference of the ORM {reference.orm!r}, for which there is no adapter here")
-    found = reference.model if reference.model is not None else _imported(reference.class_path)
-    if not isinstance(found, type) or not adapter.is_model(found):
+    annotated = reference.model
+    if annotated is not None:
+        if not adapter.is_model(annotated):
+            annotated = None
+        elif adapter.name_of(annotated) == reference.model_name:
+            return annotated
+    found = adapter.find(reference.model_name)
+    if len(found) == 1:
+        return found[0]
+    if annotated is not None:  # the same class in a module that has another name here
+        return annotated
+    if found:
         raise UndecodableBody(
-            f"the message refers to the model {reference.class_path!r}, which is not an imported "
-            f"{reference.orm} model; import it in the worker's app, or annotate the task's parameter with it"
+            f"the message refers to the {reference.orm} model {reference.model_name!r}, of which there are "
+            f"{len(found)} here; annotate the task's parameter with the one that is meant"
         )
-    return found
-
-
-def _imported(class_path: str) -> object:
-    """Return the object of that path if its module is imported already; looks only, and runs no code."""
-    module_name, _, qualname = class_path.partition(":")
-    found: object = sys.modules.get(module_name)
-    if found is None and module_name == _main_name():
-        found = sys.modules["__main__"]
-    for name in qualname.split("."):
-        # Not getattr: a module's own __getattr__ may import.
-        if not isinstance(found, ModuleType | type):
-            return None
-        found = vars(found).get(name)
-    return found
+    raise UndecodableBody(
+        f"the message refers to {reference.model_name!r}, which is not an imported {reference.orm} model; "
+        "import it in the worker's app, or annotate the task's parameter with it"
+    )
 
 
 def _references_in(layer: list[object]) -> Iterable[ModelReference]:
@@ -191,7 +297,7 @@ def _parts(value: object) -> Iterable[object]:
 
 def _with_rows(value: object, rows: Rows) -> object:
     if isinstance(value, ModelReference):
-        return rows[_model_of(value), value.key]
+        return rows[value]
     cls = type(value)
     if cls is dict:
         mapping = cast("dict[object, object]", value)

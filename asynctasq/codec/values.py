@@ -128,7 +128,7 @@ class Encoding:
             return ExtType(code, encode(value))
         reference = references.reference_to(value)
         if reference is not None:
-            return self._nested(MODEL, [reference.orm, reference.class_path, list(reference.key)])
+            return self._nested(MODEL, _model_fields(reference))
         plain = annotations.simplify(value)
         if not self._records_allowed:
             raise Unsupported(f"{cls} is only rebuilt from an annotation, and there is none here; pass plain values")
@@ -203,8 +203,16 @@ class Decoding:
         self.records = True
         return Record(name=name, value=value)
 
-    def _model(self, orm: object, class_path: object, key: object) -> ModelReference:
-        if type(orm) is not str or type(class_path) is not str or type(key) is not list or not key:
-            raise UndecodableBody("a model reference that is not (ORM, class, primary key)")
+    def _model(self, orm: object, model_name: object, key: object, database: object = None) -> ModelReference:
+        if type(orm) is not str or type(model_name) is not str or type(key) is not list or not key:
+            raise UndecodableBody("a model reference that is not (ORM, model, primary key)")
+        parts = tuple(cast("list[object]", key))
+        if not references.KEY_TYPES.issuperset(map(type, parts)) or not (database is None or type(database) is str):
+            raise UndecodableBody("a model reference whose primary key or database is not one")
         self.references = True
-        return ModelReference(orm=orm, class_path=class_path, key=tuple(cast("list[object]", key)))
+        return ModelReference(orm=orm, model_name=model_name, key=parts, database=database)
+
+
+def _model_fields(reference: ModelReference) -> list[object]:
+    fields: list[object] = [reference.orm, reference.model_name, list(reference.key)]
+    return fields if reference.database is None else [*fields, reference.database]

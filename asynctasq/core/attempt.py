@@ -14,12 +14,14 @@ from asynctasq.core.child import ReplyKind, Request
 from asynctasq.core.exceptions import record_of
 from asynctasq.core.held import Fate, Held
 from asynctasq.core.lanes import Lanes
+from asynctasq.core.orms import attempt_scope
 from asynctasq.core.processes import ChildCrashed
 from asynctasq.core.running import running_task
 from asynctasq.core.tracebacks import forget_our_frames
 from asynctasq.errors import (
     CodecError,
     DispatchError,
+    ModelNotFoundError,
     Reject,
     Retry,
     Snooze,
@@ -125,6 +127,13 @@ class AttemptRunner:
 
     async def run(self, held: Held) -> Settlement | None:
         """Run the attempt and return how to settle it; None if the lease ended before anything ran."""
+        scope = attempt_scope()
+        if scope is None:
+            return await self._run(held)
+        async with scope:
+            return await self._run(held)
+
+    async def _run(self, held: Held) -> Settlement | None:
         lease = held.lease
         try:
             invocation = self._builder.decode(lease.message_id, lease.attempt, lease.body)
@@ -234,6 +243,8 @@ class AttemptRunner:
                 return Rejected(error=record_of(error))
             case ChildCrashed():
                 return Crashed(error=record_of(error))
+            case ModelNotFoundError() if error.final and run.task is None:
+                return Failed(error=record_of(error), wants_retry=False)
             case _ if reason is not None:
                 return Unrunnable(reason=reason, error=record_of(error))
             case _:
@@ -350,7 +361,7 @@ class AttemptRunner:
         """Return the instance the attempt ran on, or build one; None if that is not possible."""
         if run.task is None:
             try:
-                run.task = await self._builder.build(run.invocation)
+                run.task = await self._builder.build_for_hooks(run.invocation)
             except (CodecError, BadArguments):
                 return None
             except Exception:

@@ -7,7 +7,7 @@ from typing import Any
 from asynctasq.codec.arguments import pack_result, unpack_arguments
 from asynctasq.codec.envelope import decode_envelope
 from asynctasq.codec.limits import DEFAULT_LIMITS, Limits
-from asynctasq.codec.references import resolve_references
+from asynctasq.codec.references import LoadElsewhere, resolve_for_hooks, resolve_references
 from asynctasq.codec.signing import SigningKeys
 from asynctasq.errors import BadSignature, UndecodableBody, UnknownTask
 from asynctasq.kernel.envelope import Envelope
@@ -43,11 +43,17 @@ class Builder:
     """Decodes messages and builds their tasks, with what the application allows."""
 
     def __init__(
-        self, application: Application, *, keys: SigningKeys | None = None, limits: Limits = DEFAULT_LIMITS
+        self,
+        application: Application,
+        *,
+        keys: SigningKeys | None = None,
+        limits: Limits = DEFAULT_LIMITS,
+        elsewhere: LoadElsewhere | None = None,
     ) -> None:
         self._application = application
         self._keys = keys
         self._limits = limits
+        self._elsewhere = elsewhere
         self._definitions: dict[type[BaseTask[Any]], TaskDefinition] = {}
 
     def decode(self, message_id: str, attempt: int, body: bytes) -> Invocation:
@@ -74,13 +80,27 @@ class Builder:
     async def build(self, invocation: Invocation) -> BaseTask[Any]:
         """Build the task: decode its arguments, fetch the models they refer to, call its constructor.
 
-        Raises: UndecodableBody, BadArguments, MissingRow, and whatever the constructor raises.
+        Raises: UndecodableBody, BadArguments, ModelNotFoundError, and whatever the constructor raises.
         """
-        signature = invocation.definition.signature
-        arguments = unpack_arguments(invocation.envelope.arguments, signature.annotations, self._limits)
-        arguments = await resolve_references(arguments)
+        arguments = self._arguments(invocation)
+        missing = invocation.envelope.missing
+        return self._make(invocation, await resolve_references(arguments, missing=missing, elsewhere=self._elsewhere))
+
+    async def build_for_hooks(self, invocation: Invocation) -> BaseTask[Any]:
+        """Build a task whose attempt has failed: models that can't be loaded are None.
+
+        Raises: UndecodableBody, BadArguments, and whatever the constructor raises.
+        """
+        arguments = self._arguments(invocation)
+        return self._make(invocation, await resolve_for_hooks(arguments, elsewhere=self._elsewhere))
+
+    def _arguments(self, invocation: Invocation) -> dict[str, object]:
+        annotations = invocation.definition.signature.annotations
+        return unpack_arguments(invocation.envelope.arguments, annotations, self._limits)
+
+    def _make(self, invocation: Invocation, arguments: dict[str, object]) -> BaseTask[Any]:
         try:
-            args, kwargs = signature.unbind(arguments)
+            args, kwargs = invocation.definition.signature.unbind(arguments)
         except TypeError as error:
             raise BadArguments(f"{invocation.envelope.task} can't take the stored arguments: {error}") from error
         task = invocation.cls(*args, **kwargs)

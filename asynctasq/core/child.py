@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 import traceback
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -21,6 +22,7 @@ from asynctasq.codec.raw import packb, unpackb
 from asynctasq.codec.signing import SigningKeys
 from asynctasq.core.building import Builder
 from asynctasq.core.exceptions import pack_exception, unpack_exception
+from asynctasq.core.orms import attempt_scope, open_orms, release_thread, set_up_django
 from asynctasq.core.running import running_task
 from asynctasq.errors import CodecError, DispatchError
 from asynctasq.tasks.base import AsyncTask, BaseTask, SyncTask
@@ -111,6 +113,7 @@ class ChildSettings:
 
     def builder(self) -> Builder:
         """Import the application's modules and return a builder for its tasks."""
+        set_up_django()
         application = Application(self.modules, None if self.root is None else Path(self.root), path=self.path)
         application.load()
         keys = None if self.keys is None else SigningKeys(self.keys)
@@ -181,22 +184,40 @@ class _Child:
     def __init__(self, settings: ChildSettings) -> None:
         self.builder = settings.builder()
         self.runner = asyncio.Runner(loop_factory=new_event_loop)
+        self._orms = open_orms(None if settings.root is None else Path(settings.root))
+        self.runner.run(self._orms.__aenter__())
+
+    def close(self) -> None:
+        """Let go of what the application keeps open in the loop."""
+        self.runner.run(self._orms.__aexit__(None, None, None))
+        self.runner.close()
 
     def serve(self, request: Request) -> Reply:
-        task = self.runner.run(build_task(request, self.builder))
+        task = self.runner.run(self._build(request))
         if isinstance(task, Reply):
             return task
         if not _is_async(task):
-            return execute_blocking(task, request, self.builder)
+            try:
+                return execute_blocking(task, request, self.builder)
+            finally:
+                release_thread()
         return self.runner.run(self._execute_and_tidy(task, request))
 
+    async def _build(self, request: Request) -> BaseTask[Any] | Reply:
+        async with attempt_scope() or nullcontext():
+            return await build_task(request, self.builder)
+
     async def _execute_and_tidy(self, task: BaseTask[Any], request: Request) -> Reply:
-        reply = await execute_async(task, request, self.builder)
+        async with attempt_scope() or nullcontext():
+            reply = await execute_async(task, request, self.builder)
+            await self._tidy()
+        return reply
+
+    async def _tidy(self) -> None:
         left = [other for other in asyncio.all_tasks() if other is not asyncio.current_task()]
         for other in left:
             other.cancel()
         await asyncio.gather(*left, return_exceptions=True)
-        return reply
 
 
 def main(connection: socket.socket, parent_pid: int) -> None:
@@ -219,6 +240,7 @@ def main(connection: socket.socket, parent_pid: int) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         send_frame(connection, reply)
+    child.close()
 
 
 def send_frame(connection: socket.socket, data: bytes) -> None:

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from asynctasq.core.building import Builder
 from asynctasq.core.child import ChildSettings, Reply, Request, serve
+from asynctasq.core.orms import release_thread
 from asynctasq.core.processes import ProcessPool
 from asynctasq.core.threads import ThreadPool
 from asynctasq.errors import TaskTimeoutError
@@ -89,6 +90,8 @@ class WorkerLanes:
                 return call(), None
             except BaseException as error:  # noqa: BLE001 - user code; a future can't hold every exception
                 return None, error
+            finally:
+                release_thread()
 
         future = loop.run_in_executor(self._threads, partial(copy_context().run, in_thread))
         try:

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from asynctasq.clock import Clock, SystemClock
 from asynctasq.codec.limits import DEFAULT_LIMITS
+from asynctasq.codec.references import LoadElsewhere
 from asynctasq.core.building import Builder
 from asynctasq.core.child import ChildSettings
 from asynctasq.core.lanes import InlineLanes, Lanes, WorkerLanes
@@ -51,13 +52,17 @@ class WorkerSettings:
 
 
 class Surroundings(Protocol):
-    """The seam between the worker and its world. `wait_s` bounds one wait for a wake-up."""
+    """The seam between the worker and its world. `wait_s` bounds one wait for a wake-up.
+
+    `elsewhere` loads models if the worker's own event loop can't do I/O.
+    """
 
     clock: Clock
     rng: RandomSource
     name: str
     wait_s: float
     record: Callable[[Entry], None] | None
+    elsewhere: LoadElsewhere | None
 
     def lanes(self, settings: WorkerSettings, builder: Builder, *, threads: int) -> Lanes:
         """Return where attempts run."""
@@ -100,6 +105,7 @@ class RealSurroundings:
     name: str = field(default_factory=_worker_name)
     wait_s: float = 20.0
     record: Callable[[Entry], None] | None = None
+    elsewhere: LoadElsewhere | None = None
 
     def lanes(self, settings: WorkerSettings, builder: Builder, *, threads: int) -> Lanes:  # noqa: ARG002
         return _worker_lanes(settings, threads)
@@ -118,6 +124,7 @@ class SimulatedSurroundings:
     wait_s: float = float("inf")
     record: Callable[[Entry], None] | None = None
     real_executors: bool = False
+    elsewhere: LoadElsewhere | None = None
 
     def lanes(self, settings: WorkerSettings, builder: Builder, *, threads: int) -> Lanes:
         return _worker_lanes(settings, threads) if self.real_executors else InlineLanes(builder)

@@ -60,7 +60,7 @@ class Worker:
         self._clock = self._world.clock
         keys = None if self.settings.signing_keys is None else SigningKeys(self.settings.signing_keys)
         limits = Limits(body_bytes_max=self.settings.body_bytes_max)
-        builder = Builder(self.settings.application, keys=keys, limits=limits)
+        builder = Builder(self.settings.application, keys=keys, limits=limits, elsewhere=self._world.elsewhere)
         self._lanes = self._world.lanes(self.settings, builder, threads=self.concurrency)
         self._keeper = self._world.keeper(queue_driver, self.settings)
         self._runner = AttemptRunner(

@@ -3,10 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Literal
 
 from asynctasq.kernel.retry import RetryPolicy
 
-__all__ = ["MAX_CRASHES_DEFAULT", "NO_HEADERS", "Envelope"]
+__all__ = ["MAX_CRASHES_DEFAULT", "MISSING", "MISSING_DEFAULT", "NO_HEADERS", "Envelope", "Missing"]
+
+Missing = Literal["retry", "fail", "none"]
+"""What becomes of an attempt whose model is not in the database."""
+MISSING: tuple[Missing, ...] = ("retry", "fail", "none")
+MISSING_DEFAULT: Missing = "retry"
 
 MAX_CRASHES_DEFAULT = 3
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
@@ -19,7 +25,7 @@ class Envelope:
     `task` is the name `module:qualname`, `arguments` the packed dict of name to value. A retry uses
     `max_attempts`, `retry` and `timeout_s` as they were when the task was dispatched, at `dispatched_at`
     (seconds since the epoch). The result is kept for `keep_result_s` seconds, or not at all if None.
-    `headers` are texts for tracing.
+    `headers` are texts for tracing. `missing` says what becomes of an attempt whose model is gone.
     """
 
     task: str
@@ -31,3 +37,4 @@ class Envelope:
     keep_result_s: float | None = None
     max_crashes: int = MAX_CRASHES_DEFAULT
     headers: Mapping[str, str] = field(default_factory=lambda: NO_HEADERS)
+    missing: Missing = MISSING_DEFAULT

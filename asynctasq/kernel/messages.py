@@ -79,6 +79,11 @@ class Message:
     body: bytes
     delay_s: float = 0.0
 
+    @property
+    def size(self) -> int:
+        """The bytes of the body, which is what a backend stores and sends."""
+        return len(self.body)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
@@ -165,6 +170,11 @@ class StoredMessage:
     visible_at: float
     reason: DeadReason | None = None
     error: ErrorRecord | None = None
+
+    @property
+    def size(self) -> int:
+        """The bytes of the body."""
+        return len(self.body)
 
 
 def microseconds(seconds: float) -> int:

@@ -17,10 +17,12 @@ from asynctasq.tasks.dispatching import current_dispatcher
 from asynctasq.tasks.mode import Mode
 from asynctasq.tasks.options import (
     Duration,
+    Missing,
     Options,
     RetryStrategy,
     class_options,
     keep_result_s,
+    missing_model,
     seconds,
     whole_number,
 )
@@ -49,6 +51,9 @@ class BaseTask(Generic[T_co]):
     """After how many crashes of its worker or child the message is given up."""
     keep_result: ClassVar[bool | Duration] = False
     """Keep what `execute` returns: True for a day, or for how long."""
+    missing: ClassVar[Missing] = "retry"
+    """When a model it was dispatched with is not in the database: "retry" as any failure, "fail" at once, or "none"
+    to run with None in its place."""
     _driver_override: ClassVar[str | Driver | None] = None
 
     _mode: ClassVar[Mode] = Mode.LOOP
@@ -135,6 +140,7 @@ class BaseTask(Generic[T_co]):
         timeout: Duration | None = None,
         max_crashes: int | None = None,
         keep_result: bool | Duration | None = None,
+        missing: Missing | None = None,
         task_id: str | UUID | None = None,
     ) -> Self:
         """Override what has no chain method of its own; None leaves a setting as it is.
@@ -150,6 +156,8 @@ class BaseTask(Generic[T_co]):
             changes["max_crashes"] = whole_number(max_crashes, "max_crashes", least=1)
         if keep_result is not None:
             changes["keep_result_s"] = keep_result_s(keep_result)
+        if missing is not None:
+            changes["missing"] = missing_model(missing)
         if task_id is not None:
             changes["task_id"] = str(task_id if isinstance(task_id, UUID) else UUID(task_id))
         return self._change(**changes)

@@ -11,7 +11,7 @@ from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 from asynctasq.drivers.base import Driver
 from asynctasq.errors import TaskDefinitionError
 from asynctasq.tasks.base import AsyncProcessTask, AsyncTask, BaseTask, SyncProcessTask, SyncTask
-from asynctasq.tasks.options import Duration, RetryStrategy
+from asynctasq.tasks.options import Duration, Missing, RetryStrategy
 from asynctasq.tasks.signatures import Signature, signature_of
 
 __all__ = ["TaskFunction", "task"]
@@ -77,6 +77,7 @@ def task(
     timeout: Duration | None = ...,
     max_crashes: int = ...,
     keep_result: bool | Duration = ...,
+    missing: Missing = ...,
     driver: str | Driver | None = ...,
     process: bool = ...,
 ) -> _Decorator: ...
@@ -103,6 +104,7 @@ _SETTINGS = (
     "keep_result",
     "max_attempts",
     "max_crashes",
+    "missing",
     "queue",
     "retry_delay",
     "retry_delay_max",

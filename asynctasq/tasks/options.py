@@ -7,10 +7,21 @@ from datetime import timedelta
 from typing import Literal, cast
 
 from asynctasq.errors import DELAY_S_MAX
+from asynctasq.kernel.envelope import MISSING, MISSING_DEFAULT, Missing
 from asynctasq.kernel.messages import check_queue_name
 from asynctasq.kernel.retry import Delays, Exponential, Fixed, RetryPolicy
 
-__all__ = ["RETRY_STRATEGIES", "Duration", "Options", "RetryStrategy", "retry_policy", "seconds", "whole_number"]
+__all__ = [
+    "RETRY_STRATEGIES",
+    "Duration",
+    "Missing",
+    "Options",
+    "RetryStrategy",
+    "missing_model",
+    "retry_policy",
+    "seconds",
+    "whole_number",
+]
 
 Duration = float | timedelta
 RetryStrategy = Literal["fixed", "exponential"]
@@ -27,6 +38,7 @@ class Options:
     timeout_s: float | None
     max_crashes: int
     keep_result_s: float | None
+    missing: Missing = MISSING_DEFAULT
     delay_s: float = 0.0
     task_id: str | None = None
 
@@ -79,6 +91,14 @@ def keep_result_s(value: object) -> float | None:
     return 86_400.0 if value is True else seconds(value, "keep_result", above_zero=True)
 
 
+def missing_model(value: object) -> Missing:
+    """Return what to do when a model is gone; raise ValueError if it is none of the three."""
+    for known in MISSING:
+        if value == known:
+            return known
+    raise ValueError(f"missing must be one of {', '.join(MISSING)}, not {value!r}")
+
+
 def class_options(source: object) -> Options:
     """Read and check the settings of a task class.
 
@@ -96,4 +116,5 @@ def class_options(source: object) -> Options:
         timeout_s=None if timeout is None else seconds(timeout, "timeout", above_zero=True),
         max_crashes=whole_number(read("max_crashes"), "max_crashes", least=1),
         keep_result_s=keep_result_s(read("keep_result")),
+        missing=missing_model(read("missing")),
     )

@@ -19,6 +19,7 @@ from asynctasq.testing._application import application_under_test
 from asynctasq.testing._fault_fencing import fence_of_this_worker
 from asynctasq.testing._fault_plan import FaultPlan
 from asynctasq.testing._link import Gate, WorkerLink, link_of_this_worker
+from asynctasq.testing._real_loop import load_in_real_loop
 from asynctasq.testing._store import FakeStore
 from asynctasq.testing.loop import SimulationLoop
 from asynctasq.testing.search import Search
@@ -195,6 +196,7 @@ class Engine:
             name=name,
             record=self.record if faults is None else partial(faults.note, name),
             real_executors=self.options.real_executors,
+            elsewhere=load_in_real_loop,
         )
         settings = WorkerSettings(
             application=application_under_test(real_executors=self.options.real_executors),

@@ -11,6 +11,7 @@ from asynctasq.kernel.messages import Bury, Complete, Lease, Message, Settlement
 from asynctasq.tasks.base import BaseTask
 from asynctasq.testing._application import application_under_test
 from asynctasq.testing._engine import Engine
+from asynctasq.testing._real_loop import load_in_real_loop
 
 __all__ = ["Performed", "perform"]
 
@@ -81,7 +82,7 @@ async def perform(engine: Engine, message: Message, *, attempt: int) -> Performe
         real_executors=engine.options.real_executors,
     )
     application = application_under_test(real_executors=engine.options.real_executors)
-    builder = Builder(application)
+    builder = Builder(application, elsewhere=load_in_real_loop)
     lanes = world.lanes(WorkerSettings(application=application), builder, threads=1)
     lease = Lease(
         message_id=message.id,

@@ -9,6 +9,7 @@ from typing import Any
 
 from asynctasq.codec.arguments import unpack_arguments
 from asynctasq.codec.envelope import decode_envelope
+from asynctasq.codec.references import with_references
 from asynctasq.kernel.messages import Message
 from asynctasq.tasks.base import BaseTask
 from asynctasq.tasks.definition import definition_of
@@ -45,6 +46,11 @@ class Dispatched:
         """Seconds from the dispatch to the first attempt, at the earliest."""
         return self.message.delay_s
 
+    @property
+    def size(self) -> int:
+        """The bytes that a backend would store and send."""
+        return self.message.size
+
     @cached_property
     def arguments(self) -> Mapping[str, object]:
         """The constructor's arguments as they came through the codec, defaults filled in; decoded when first asked for.
@@ -76,7 +82,7 @@ class Expectation:
         if self.task is not None and not issubclass(record.task, self.task):
             found.append("task")
         for name, wanted in self.arguments.items():
-            if name not in record.arguments or not wanted == record.arguments[name]:  # noqa: SIM201 - matchers define only ==
+            if name not in record.arguments or not _fits(wanted, record.arguments[name]):
                 found.append(name)
         if self.on_queue is not None and self.on_queue != record.queue:
             found.append("queue")
@@ -97,6 +103,11 @@ class Expectation:
         if self.where is not None:
             parts.append(f"where {getattr(self.where, '__name__', 'the predicate')} holds")
         return " ".join(parts)
+
+
+def _fits(wanted: object, found: object) -> bool:
+    """Say whether an argument is what was wanted; a model fits the reference to it."""
+    return bool(wanted == found) or bool(with_references(wanted) == found)
 
 
 class Recording:

@@ -17,8 +17,8 @@ django.setup()
 from django.db import connection, models  # noqa: E402 - Django wants its settings first
 
 from asynctasq.codec.arguments import pack_arguments, unpack_arguments  # noqa: E402
-from asynctasq.codec.references import MissingRow, resolve_references  # noqa: E402
-from asynctasq.errors import UnserializableValue  # noqa: E402
+from asynctasq.codec.references import resolve_references  # noqa: E402
+from asynctasq.errors import ModelNotFoundError, UnserializableValue  # noqa: E402
 
 
 class Shown(models.Manager):
@@ -84,7 +84,7 @@ async def main() -> None:
     await Product.objects.filter(pk=salt.pk).adelete()
     try:
         await resolve_references(unpack_arguments(data, {}))
-    except MissingRow as error:
+    except ModelNotFoundError as error:
         print("missing", error)
 
 

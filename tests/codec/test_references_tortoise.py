@@ -5,8 +5,8 @@ import tortoise
 from tortoise import fields, models
 
 from asynctasq.codec.arguments import pack_arguments, unpack_arguments
-from asynctasq.codec.references import MissingRow, resolve_references
-from asynctasq.errors import UnserializableValue
+from asynctasq.codec.references import resolve_references
+from asynctasq.errors import ModelNotFoundError, UnserializableValue
 
 
 class User(models.Model):
@@ -36,7 +36,7 @@ async def test_a_missing_row_is_named(users):
     data = pack_arguments("app:Task", {"user": users[2]}, {})
     await users[2].delete()
 
-    with pytest.raises(MissingRow, match="User has the primary key 3"):
+    with pytest.raises(ModelNotFoundError, match="User has the primary key 3"):
         await resolve_references(unpack_arguments(data, {}))
 
 
