@@ -15,7 +15,7 @@ from typing import Final, cast
 
 from asynctasq.errors import UndecodableBody
 
-__all__ = ["DECODERS", "ENCODERS", "Unsupported", "real_time_type"]
+__all__ = ["DECODERS", "ENCODERS", "Unsupported", "standard_type"]
 
 BIG_INT: Final = 4
 COMPLEX: Final = 5
@@ -56,11 +56,13 @@ class _Real:
     date = cast("type[dt.date]", _real("date"))
 
 
-def real_time_type(cls: type) -> type | None:
-    """Return `datetime` or `date` for freezegun's fake of it, else None."""
-    if cls.__module__ != "freezegun.api":
-        return None
-    return {"FakeDatetime": _Real.datetime, "FakeDate": _Real.date}.get(cls.__name__)
+def standard_type(cls: type) -> type | None:
+    """Return the class that another library's own one stands in for and equals, else None."""
+    return {
+        ("freezegun.api", "FakeDatetime"): _Real.datetime,
+        ("freezegun.api", "FakeDate"): _Real.date,
+        ("asyncpg.pgproto.pgproto", "UUID"): uuid.UUID,
+    }.get((cls.__module__, cls.__name__))
 
 
 # --- numbers ---------------------------------------------------------------------------------------------------

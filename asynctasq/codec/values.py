@@ -11,7 +11,7 @@ from typing import Final, cast
 from asynctasq.codec import annotations, references
 from asynctasq.codec._offenders import find_offender
 from asynctasq.codec._structure import check_structure, is_suspect
-from asynctasq.codec.extensions import DECODERS, ENCODERS, Unsupported, real_time_type
+from asynctasq.codec.extensions import DECODERS, ENCODERS, Unsupported, standard_type
 from asynctasq.codec.limits import DEFAULT_LIMITS, Limits
 from asynctasq.codec.placeholders import ModelReference, Record
 from asynctasq.codec.raw import ExtType, packb, unpackb
@@ -122,9 +122,9 @@ class Encoding:
         code_of_sequence = SEQUENCE_CODES.get(cls)
         if code_of_sequence is not None:
             return self._nested(code_of_sequence, list(cast("tuple[object, ...]", value)))
-        real = real_time_type(cls)
-        if real is not None:
-            code, encode = ENCODERS[real]
+        standard = standard_type(cls)
+        if standard is not None:
+            code, encode = ENCODERS[standard]
             return ExtType(code, encode(value))
         reference = references.reference_to(value)
         if reference is not None:
