@@ -23,7 +23,7 @@ from asynctasq.codec.signing import SigningKeys
 from asynctasq.core.building import Builder
 from asynctasq.core.exceptions import pack_exception, unpack_exception
 from asynctasq.core.orms import attempt_scope, open_orms, release_thread, set_up_django
-from asynctasq.core.running import running_task
+from asynctasq.core.running import running_task, without_loop
 from asynctasq.errors import CodecError, DispatchError
 from asynctasq.tasks.base import AsyncTask, BaseTask, SyncTask
 from asynctasq.tasks.definition import definition_of
@@ -127,7 +127,8 @@ async def serve(request: Request, builder: Builder) -> Reply:
         return task
     if _is_async(task):
         return await execute_async(task, request, builder)
-    return execute_blocking(task, request, builder)
+    with without_loop():
+        return execute_blocking(task, request, builder)
 
 
 async def build_task(request: Request, builder: Builder) -> BaseTask[Any] | Reply:

@@ -11,6 +11,7 @@ from asynctasq.core.building import Builder
 from asynctasq.core.child import ChildSettings, Reply, Request, serve
 from asynctasq.core.orms import release_thread
 from asynctasq.core.processes import ProcessPool
+from asynctasq.core.running import without_loop
 from asynctasq.core.threads import ThreadPool
 from asynctasq.errors import TaskTimeoutError
 from asynctasq.tasks.base import AsyncTask
@@ -140,7 +141,8 @@ class InlineLanes:
         return await run_async(task, timeout_s)
 
     async def run_blocking(self, call: Callable[[], object], timeout_s: float | None, *, what: str) -> object:  # noqa: ARG002
-        return call()
+        with without_loop():
+            return call()
 
     async def run_in_process(self, request: Request, timeout_s: float | None) -> Reply:
         try:
