@@ -37,7 +37,9 @@ def lines(request, conformance_servers, tmp_path_factory) -> dict[str, list[str]
     ("claim", "seen"),
     [
         pytest.param("fresh", ["True 2.25"], id="a row arrives with what is in the database now"),
-        pytest.param("many", ["['tea', 'hidden', 'salt', 'novel']"], id="rows that the default manager hides are found"),
+        pytest.param(
+            "many", ["['tea', 'hidden', 'salt', 'novel']"], id="rows that the default manager hides are found"
+        ),
         pytest.param("composite", ["[('a', 2), ('a', 3)]"], id="composite keys travel"),
         pytest.param("uuid", ["True"], id="a UUID key travels"),
         pytest.param("nested", ["True True"], id="models are found inside of containers, one row once"),
