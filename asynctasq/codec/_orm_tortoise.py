@@ -1,9 +1,11 @@
 """References to Tortoise models; imports nothing of Tortoise but what the application has imported already."""
 
 import asyncio
+import copy
 import enum
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, cast
 
 from asynctasq.codec.extensions import Unsupported
@@ -68,30 +70,37 @@ class TortoiseAdapter:
         foreign_loop: bool = False,
     ) -> Mapping[Key, object]:
         """Return the rows that exist, by key. With `foreign_loop`, leave the application's connections as they are."""
-        query = cast("Any", model).filter(pk__in=[key[0] for key in keys])
+        wanted = [key[0] for key in keys]
         if not foreign_loop:
-            return _by_key(await query)
-        connection, is_ours = await _connection_for_this_loop(model)
-        try:
-            return _by_key(await query.using_db(connection))
-        finally:
-            if is_ours:
-                await connection.close()
+            return _by_key(await cast("Any", model).filter(pk__in=wanted))
+        async with _connection_for_this_loop(model):
+            return _by_key(await cast("Any", model).filter(pk__in=wanted))
 
 
 def _by_key(rows: Sequence[Any]) -> dict[Key, object]:
     return {(row.pk,): row for row in rows}
 
 
-async def _connection_for_this_loop(model: type) -> tuple[Any, bool]:
-    """Return a connection that works here, and whether it was made for this.
+@asynccontextmanager
+async def _connection_for_this_loop(model: type) -> AsyncGenerator[None]:
+    """Let queries of this context use a connection that works here.
 
-    SQLite's belong to no loop, and one in memory is the database itself. Asked outside of any loop, Tortoise does
-    not replace a connection because it was made in another one.
+    Tortoise would replace one that was made in another loop, and lose a database in memory with it. Asked outside of
+    any loop it does not. SQLite's work in every loop; of others a new one is made.
     """
     connection: Any = await asyncio.to_thread(lambda: cast("Any", model)._meta.db)  # noqa: SLF001
-    if connection.capabilities.dialect == "sqlite":
-        return connection, False
     from tortoise import connections
 
-    return connections._create_connection(connection.connection_name), True  # noqa: SLF001
+    shared = connection.capabilities.dialect == "sqlite"
+    if shared:
+        here = copy.copy(connection)
+        here._bound_loop = None  # noqa: SLF001
+    else:
+        here = connections._create_connection(connection.connection_name)  # noqa: SLF001
+    token = connections.set(connection.connection_name, here)
+    try:
+        yield
+    finally:
+        connections.reset(token)
+        if not shared:
+            await here.close()
