@@ -36,6 +36,9 @@ from asynctasq.kernel.messages import (
 
 __all__ = ["MemoryDriver", "MemoryRow"]
 
+HAIR_S = 0.5 / MICROSECONDS
+"""By less than that a sum of floats may miss an instant; in virtual time, waiting for the rest would never end."""
+
 
 @dataclass(slots=True)
 class MemoryRow:
@@ -167,7 +170,7 @@ class MemoryDriver(Driver):
         while True:
             leases = self._reserve_now(queues, limit, lease_s)
             remaining = deadline - asyncio.get_running_loop().time()
-            if leases or remaining <= 0 or not await self._wait(queues, remaining):
+            if leases or remaining <= HAIR_S or not await self._wait(queues, remaining):
                 return leases
 
     def _reserve_now(self, queues: Sequence[str], limit: int, lease_s: float) -> list[Lease]:
@@ -184,15 +187,15 @@ class MemoryDriver(Driver):
         """Return the row that is first in line if it is visible; drop entries that no longer stand."""
         heap = self._due.get(queue, [])
         while heap:
-            visible_us, _, message_id = heap[0]
+            visible_us, arrival, message_id = heap[0]
             row = self._rows.get(message_id)
-            if row is not None and self._stands(row, visible_us):
+            if row is not None and row.arrival == arrival and self._stands(row, visible_us):
                 return row if visible_us <= now else None
             heapq.heappop(heap)
         return None
 
     def _stands(self, row: MemoryRow, visible_us: int) -> bool:
-        """Say whether a place in the line is still the row's own."""
+        """Say whether a place in the line, of this life of the id, is still the row's own."""
         return row.reason is None and row.visible_us == visible_us
 
     def _lease(self, row: MemoryRow, until: int) -> Lease:
@@ -222,7 +225,7 @@ class MemoryDriver(Driver):
                 if any(self._first_visible(queue, now) for queue in queues):
                     return True
             remaining = deadline - asyncio.get_running_loop().time()
-            if remaining <= 0 or not await self._wait(queues, remaining):
+            if remaining <= HAIR_S or not await self._wait(queues, remaining):
                 return False
 
     async def _wait(self, queues: Sequence[str], wait_s: float) -> bool:

@@ -1,0 +1,48 @@
+"""What the conformance suite can't see of the memory driver: what depends on the very microsecond."""
+
+import pytest
+
+from asynctasq.drivers.memory_driver import MemoryDriver
+from asynctasq.kernel.messages import Complete, Message
+from asynctasq.testing.clock import VirtualClock
+from asynctasq.testing.loop import SimulationLoop
+
+
+def _message(name: str, queue: str) -> Message:
+    return Message(id=name, queue=queue, body=b"")
+
+
+async def test_an_id_used_again_in_another_queue_has_left_the_first() -> None:
+    driver = MemoryDriver(clock=VirtualClock())
+    await driver.enqueue([_message("m", "a")])
+    [lease] = await driver.reserve(["a"], limit=1, lease_s=30)
+
+    await driver.settle([(lease, Complete(follow_ups=(_message("m", "b"),)))])
+
+    assert await driver.reserve(["a"], limit=1, lease_s=30) == []
+    assert [lease.queue for lease in await driver.reserve(["b"], limit=1, lease_s=30)] == ["b"]
+
+
+async def test_an_id_used_again_goes_to_the_end_of_the_line() -> None:
+    driver = MemoryDriver(clock=VirtualClock())
+    await driver.enqueue([_message("first", "a"), _message("second", "a")])
+    await driver.cancel(["first"])
+
+    await driver.enqueue([_message("first", "a")])
+
+    leases = await driver.reserve(["a"], limit=2, lease_s=30)
+    assert [lease.message_id for lease in leases] == ["second", "first"]
+
+
+@pytest.mark.parametrize("call", ["reserve", "wait_visible"])
+def test_a_wait_in_virtual_time_ends_at_its_microsecond_however_floats_add_up(call: str) -> None:
+    loop = SimulationLoop()
+    driver = MemoryDriver(clock=loop.clock)
+    loop.clock.move_to_us(1_000_008)  # 1.000008 + 1 is a little more than 2.000008
+
+    if call == "reserve":
+        assert loop.run(driver.reserve(["a"], limit=1, lease_s=30, wait_s=1)) == []
+    else:
+        assert loop.run(driver.wait_visible(["a"], wait_s=1)) is False
+
+    assert loop.clock.elapsed_us == 2_000_008
