@@ -71,9 +71,13 @@ class DjangoAdapter:
     ) -> Mapping[Key, object]:
         """Return the rows that exist, by key, from the database they came from.
 
+        The connection is let go of afterwards by Django's own rule (CONN_MAX_AGE): what runs next may be in another
+        thread, and may take an hour.
+
         Raises: ConfigError if this process knows no such database.
         """
-        from django.db import connections  # type: ignore[import-untyped] # no stubs
+        from asgiref.sync import sync_to_async
+        from django.db import close_old_connections, connections  # type: ignore[import-untyped] # no stubs
 
         alias = database or "default"
         if alias not in connections:
@@ -82,15 +86,22 @@ class DjangoAdapter:
                 "give the worker the settings of the process that dispatches"
             )
         manager = cast("Any", model)._base_manager.using(alias)  # noqa: SLF001 - documented; no filter narrows it
-        rows: dict[Key, object] = {}
-        if len(keys) > 1 and all(len(key) == 1 for key in keys):
-            rows = {(pk,): row for pk, row in (await manager.ain_bulk([key[0] for key in keys])).items()}
-        for key in keys:
-            if key not in rows:
-                row = await manager.filter(pk=_bare(key)).afirst()
-                if row is not None:
-                    rows[key] = row
-        return rows
+        try:
+            return await _rows(manager, keys)
+        finally:
+            await sync_to_async(close_old_connections)()
+
+
+async def _rows(manager: Any, keys: Sequence[Key]) -> dict[Key, object]:
+    rows: dict[Key, object] = {}
+    if len(keys) > 1 and all(len(key) == 1 for key in keys):
+        rows = {(pk,): row for pk, row in (await manager.ain_bulk([key[0] for key in keys])).items()}
+    for key in keys:
+        if key not in rows:
+            row = await manager.filter(pk=_bare(key)).afirst()
+            if row is not None:
+                rows[key] = row
+    return rows
 
 
 def _key_fields(model: type) -> list[Any]:
