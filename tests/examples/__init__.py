@@ -1,0 +1,1 @@
+"""The applications under examples/, started as their README says."""
