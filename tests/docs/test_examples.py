@@ -33,7 +33,7 @@ def test_example_runs(name: str, text: str, tmp_path: Path) -> None:
 
 def test_pages_link_only_to_what_exists() -> None:
     link = re.compile(r"\]\((?!https?:)([^)#]+)\)")
-    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")]
     missing = [
         f"{page.relative_to(ROOT)}: {target}"
         for page in pages
