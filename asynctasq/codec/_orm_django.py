@@ -8,7 +8,7 @@ from typing import Any, cast
 from asynctasq.codec.extensions import Unsupported
 from asynctasq.errors import ConfigError
 
-__all__ = ["DjangoAdapter"]
+__all__ = ["DjangoAdapter", "release_connections"]
 
 Key = tuple[object, ...]
 
@@ -77,7 +77,7 @@ class DjangoAdapter:
         Raises: ConfigError if this process knows no such database.
         """
         from asgiref.sync import sync_to_async
-        from django.db import close_old_connections, connections  # type: ignore[import-untyped] # no stubs
+        from django.db import connections  # type: ignore[import-untyped] # no stubs
 
         alias = database or "default"
         if alias not in connections:
@@ -89,7 +89,23 @@ class DjangoAdapter:
         try:
             return await _rows(manager, keys)
         finally:
-            await sync_to_async(close_old_connections)()
+            await sync_to_async(release_connections)()
+
+
+def release_connections(*, all_of_them: bool = False) -> None:
+    """Close what this thread has open, or what Django's own rule says (CONN_MAX_AGE, broken ones).
+
+    What is in a transaction is left alone: in a simulation that is the test's.
+    """
+    from django.db import connections
+
+    mine = cast("list[Any]", connections.all(initialized_only=True))
+    for connection in mine:
+        if not connection.in_atomic_block:
+            if all_of_them:
+                connection.close()
+            else:
+                connection.close_if_unusable_or_obsolete()
 
 
 async def _rows(manager: Any, keys: Sequence[Key]) -> dict[Key, object]:

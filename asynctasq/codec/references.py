@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Protocol, cast
 
-from asynctasq.codec._orm_django import DjangoAdapter
+from asynctasq.codec._orm_django import DjangoAdapter, release_connections
 from asynctasq.codec._orm_sqlalchemy import SQLAlchemyAdapter, session_factories
 from asynctasq.codec._orm_tortoise import TortoiseAdapter
 from asynctasq.codec._structure import LEAVES
@@ -24,6 +24,7 @@ __all__ = [
     "adapter_for",
     "reference_to",
     "register_adapter",
+    "release_connections",
     "resolve_for_hooks",
     "resolve_references",
     "session_factories",

@@ -14,7 +14,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
-from asynctasq.codec.references import session_factories
+from asynctasq.codec.references import release_connections, session_factories
 from asynctasq.errors import ConfigError
 
 __all__ = ["attempt_scope", "open_orms", "release_thread", "set_up_django"]
@@ -134,14 +134,7 @@ async def _django_scope() -> AsyncGenerator[None]:
             yield
         finally:
             if scope in sync.SyncToAsync.context_to_thread_executor:  # a thread was used
-                await sync.sync_to_async(_close_connections)()
-
-
-def _close_connections() -> None:
-    """Close what the thread that now ends has open. In a simulation it is the test's own: leave its transactions."""
-    for connection in sys.modules[DJANGO].connections.all(initialized_only=True):
-        if not connection.in_atomic_block:
-            connection.close()
+                await sync.sync_to_async(release_connections)(all_of_them=True)
 
 
 def release_thread() -> None:
@@ -150,4 +143,4 @@ def release_thread() -> None:
         db: Any = sys.modules[DJANGO]
         if sys.modules["django.conf"].settings.configured:
             db.reset_queries()
-            db.close_old_connections()
+            release_connections()
