@@ -6,6 +6,7 @@ import types
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgpack
 import pytest
 from sqlalchemy import create_engine, event
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
@@ -268,3 +269,23 @@ async def test_a_reference_to_an_orm_that_is_not_set_up_says_how_to():
 
     with pytest.raises(ConfigError, match=r"shop\.User, but Django is not set up here: set DJANGO_SETTINGS_MODULE"):
         await resolve_references(arguments)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        ["sqlalchemy", "app:User"],
+        ["sqlalchemy", "app:User", []],
+        ["sqlalchemy", "app:User", 1],
+        ["sqlalchemy", 1, [1]],
+        [1, "app:User", [1]],
+        ["sqlalchemy", "app:User", [[1]]],
+        ["sqlalchemy", "app:User", [None]],
+        ["sqlalchemy", "app:User", [{}]],
+        ["sqlalchemy", "app:User", [1], 1],
+        ["sqlalchemy", "app:User", [1], "a", "b"],
+    ],
+)
+def test_a_damaged_reference_is_undecodable(fields):
+    with pytest.raises(UndecodableBody):
+        unpack(msgpack.packb(msgpack.ExtType(14, msgpack.packb(fields))))

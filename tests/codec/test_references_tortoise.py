@@ -37,9 +37,11 @@ class Device(models.Model):
 @pytest.fixture(scope="module", params=KINDS)
 def places(request, conformance_servers, tmp_path_factory):
     folder = tmp_path_factory.mktemp("tortoise")
-    with database(request.param, conformance_servers, folder) as first:
-        with database(request.param, conformance_servers, folder) as second:
-            yield first, second
+    with (
+        database(request.param, conformance_servers, folder) as first,
+        database(request.param, conformance_servers, folder) as second,
+    ):
+        yield first, second
 
 
 @pytest.fixture
