@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
-# A core and a half of each two: many tests wait for servers and leases more than they compute.
+# More than cores: many tests wait for servers and leases longer than they compute.
 JOBS ?= 3
 
 .PHONY: demo test check unit conformance fast servers clean
