@@ -104,7 +104,8 @@ class _Run:
 class AttemptRunner:
     """Runs attempts one at a time or many at once; holds no state of any of them.
 
-    `hook_timeout_s` bounds `failed` and `should_retry`; without `completions` no task can settle itself.
+    `hook_timeout_s` bounds `failed` and `should_retry`; without `completions` no task can settle itself. With
+    `fetch_values` what a child process returned is known in `Held.value` too, whether or not it is kept.
     """
 
     def __init__(
@@ -115,7 +116,9 @@ class AttemptRunner:
         world: World,
         hook_timeout_s: float = 30.0,
         completions: Completions | None = None,
+        fetch_values: bool = False,
     ) -> None:
+        self._fetch_values = fetch_values
         self._builder = builder
         self._lanes = lanes
         self._completions = completions
@@ -196,16 +199,19 @@ class AttemptRunner:
 
     async def _in_process(self, run: _Run) -> Outcome:
         invocation, lease = run.invocation, run.held.lease
+        ttl_s = invocation.envelope.keep_result_s
         request = Request(
             message_id=lease.message_id,
             attempt=lease.attempt,
             body=lease.body,
-            keep_result=invocation.envelope.keep_result_s is not None,
+            keep_result=ttl_s is not None or self._fetch_values,
         )
         reply = await self._lanes.run_in_process(request, invocation.envelope.timeout_s)
         match reply.kind:
             case ReplyKind.RETURNED:
-                return Succeeded(result=reply.result, result_ttl_s=invocation.envelope.keep_result_s or 0.0)
+                if self._fetch_values and reply.result is not None:
+                    run.held.value = self._builder.unpack_result(invocation.definition, reply.result)
+                return Succeeded() if ttl_s is None else Succeeded(result=reply.result, result_ttl_s=ttl_s)
             case ReplyKind.BAD_RESULT:
                 run.held.exception = reply.exception()
                 return Failed(error=record_of(run.held.exception), wants_retry=False)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from asynctasq.codec.arguments import pack_result, unpack_arguments
+from asynctasq.codec.arguments import pack_result, unpack_arguments, unpack_result
 from asynctasq.codec.envelope import decode_envelope
 from asynctasq.codec.limits import DEFAULT_LIMITS, Limits
 from asynctasq.codec.references import LoadElsewhere, resolve_for_hooks, resolve_references
@@ -118,6 +118,10 @@ class Builder:
         Raises: UnserializableValue, BodyTooLarge.
         """
         return pack_result(definition.name, value, definition.returns, self._limits)
+
+    def unpack_result(self, definition: TaskDefinition, data: bytes) -> object:
+        """Return what `pack_result` was given."""
+        return unpack_result(data, definition.returns, self._limits)
 
 
 def reason_of(error: BaseException) -> DeadReason | None:

@@ -96,7 +96,8 @@ async def perform(engine: Engine, message: Message, *, attempt: int) -> Performe
     )
     held = Held(lease, deadline=float("inf"))
     try:
-        settlement = await AttemptRunner(builder, lanes, world=world, completions=_Completions()).run(held)
+        runner = AttemptRunner(builder, lanes, world=world, completions=_Completions(), fetch_values=True)
+        settlement = await runner.run(held)
     finally:
         await lanes.stop_processes()
         lanes.close()

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from asynctasq.errors import Reject, Snooze
+from asynctasq.kernel.messages import Complete
 from asynctasq.tasks import AsyncTask, SyncProcessTask, SyncTask, task
 from asynctasq.testing import FakeQueue, NotIdle
 
@@ -74,6 +75,17 @@ class Thread(SyncTask[int]):
         RAN.append("thread")
         note.dispatch_sync("from a thread")
         return 1
+
+
+class Doubled(SyncProcessTask[int]):
+    number: int
+
+    def __init__(self, number: int, **kwargs: object) -> None:
+        super().__init__(**kwargs)
+        self.number = number
+
+    def execute(self) -> int:
+        return 2 * self.number
 
 
 class Child(SyncProcessTask[None]):
@@ -321,6 +333,15 @@ async def test_perform_runs_one_task_without_the_queue(queue: FakeQueue) -> None
 
     assert (performed.value, performed.completed) == ("A", True)
     queue.assert_nothing_dispatched()
+
+
+@pytest.mark.parametrize("real_executors", [False, True])
+def test_perform_gives_what_a_process_task_returned_though_nobody_keeps_it(real_executors: bool) -> None:
+    with FakeQueue(real_executors=real_executors) as queue:
+        performed = queue.perform_sync(Doubled(21))
+
+    assert performed.value == 42
+    assert performed.settlement == Complete()
 
 
 async def test_perform_knows_its_attempt_and_when_it_would_run_again(queue: FakeQueue) -> None:

@@ -216,6 +216,10 @@ def test_a_kind_of_fault_that_never_fires_fails() -> None:
     simulate(runs=5, faults=Faults(crash=1e-9, must_fire=False))(booking)()
 
 
+def test_faults_that_nobody_asked_for_by_name_need_not_all_strike() -> None:
+    simulate(runs=10)(booking)()
+
+
 def test_a_fault_by_hand_strikes_in_every_run() -> None:
     crashed: list[int] = []
 
