@@ -139,8 +139,16 @@ class Draining:
             await engine.until_at_rest()
             if not engine.busy and (self._limit_reached() or not engine.store.any_visible()):
                 return
-            if not await engine.until(lambda: not engine.busy, virtual_s_max=virtual_s_max):
+            # Where nobody is busy and yet something is due, no worker can take it now: it takes time until one is back.
+            done = self._nobody_busy if engine.busy else self._taken
+            if not await engine.until(done, virtual_s_max=virtual_s_max):
                 raise NotIdle(left_text(engine, virtual_s_max))
+
+    def _nobody_busy(self) -> bool:
+        return not self._engine.busy
+
+    def _taken(self) -> bool:
+        return self._engine.busy or not self._engine.store.any_visible()
 
     def _limit_reached(self) -> bool:
         return self._engine.gate.quota == 0

@@ -349,3 +349,13 @@ def test_chance_takes_no_message_to_its_end_unless_told_to() -> None:
 
     assert buried_by_crashes(faults) == 0
     assert buried_by_crashes(lambda seed: faults(seed, give_up=True)) > 0
+
+
+def test_run_due_waits_for_a_worker_where_the_only_one_has_died() -> None:
+    with FakeQueue(concurrency=1, faults=Crash(at="before_settle", task=Email)) as queue:
+        crashed, waiting = Email().dispatch_sync(), Email().dispatch_sync()
+
+        queue.run_due_sync()
+
+        assert queue.history(waiting).completed
+        assert not queue.history(crashed).completed
