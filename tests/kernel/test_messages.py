@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asynctasq.errors import InvalidQueueName
-from asynctasq.kernel.messages import ErrorRecord, check_queue_name, microseconds
+from asynctasq.kernel.messages import ErrorRecord, Message, State, StoredMessage, check_queue_name, microseconds
 
 
 @given(st.floats(min_value=0, max_value=10 * 365 * 86_400, allow_nan=False))
@@ -72,3 +72,12 @@ def test_error_records_with_lone_surrogates_are_plain_ascii() -> None:
 def test_infinite_delays_are_an_error() -> None:
     with pytest.raises((OverflowError, ValueError)):
         microseconds(math.inf)
+
+
+def test_the_size_of_a_message_is_that_of_its_body() -> None:
+    message = Message(id="m", queue="default", body=b"12345")
+    stored = StoredMessage(
+        id="m", queue="default", body=b"1234567", state=State.READY, attempts=0, crashes=0, enqueued_at=0, visible_at=0
+    )
+
+    assert (message.size, stored.size) == (5, 7)
