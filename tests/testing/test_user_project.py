@@ -1,7 +1,9 @@
 """The wheel in an empty environment, and a project of three files outside of this repository that tests its tasks."""
 
+import fcntl
 import os
 import re
+import shlex
 import subprocess
 import sys
 import venv
@@ -70,6 +72,8 @@ async def welcome(email: str) -> None:
 """
 
 TESTS = """
+import asyncio
+
 from shop import PAID, Charge, Pay, PayCarelessly, Render, welcome
 from asynctasq.testing import FakeQueue, simulate
 
@@ -102,6 +106,16 @@ def test_a_process_task():
         assert queue.perform_sync(Render()).value == 42
 
 
+def test_asynchronous_code_without_a_plugin_for_it():
+    async def main():
+        async with FakeQueue() as queue:
+            await Pay(3).dispatch()
+            await queue.run_until_idle()
+            queue.assert_completed(Pay)
+
+    asyncio.run(main())
+
+
 @simulate(runs=40)
 async def test_paying_is_idempotent(sim):
     PAID.clear()
@@ -132,18 +146,33 @@ async def test_paying_carelessly(sim):
 """
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An environment that holds pytest, xdist and the wheel with its extra, and nothing else of ours."""
-    folder = tmp_path_factory.mktemp("environment")
-    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(ROOT)]
-    subprocess.run(build, check=True, timeout=SOON_S, capture_output=True, text=True)
+    base = tmp_path_factory.getbasetemp()
+    # The processes of one xdist run share the folder above theirs; the first to come makes the environment.
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "user-project"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "made").exists():
+            make_environment(folder)
+            (folder / "made").touch()
+    return folder / "venv" / "bin" / "python"
+
+
+def make_environment(folder: Path) -> None:
+    pip("wheel", "--no-deps", "--wheel-dir", str(folder), str(ROOT))
     [wheel] = folder.glob("asynctasq-*.whl")
-    venv.create(folder / "venv", with_pip=True)
-    python = folder / "venv" / "bin" / "python"
-    install = [str(python), "-m", "pip", "install", "--quiet", f"{wheel}[testing]", "pytest-xdist"]
-    subprocess.run(install, check=True, timeout=SOON_S, capture_output=True, text=True)
-    return python
+    # Our own pip installs there: to put another one in would take longer than everything else.
+    venv.create(folder / "venv", with_pip=False)
+    pip("--python", str(folder / "venv/bin/python"), "install", "--no-compile", f"{wheel}[testing]", "pytest-xdist")
+
+
+def pip(*arguments: str) -> None:
+    command = [sys.executable, "-m", "pip", "--quiet", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=SOON_S, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.fixture
@@ -155,9 +184,16 @@ def project(tmp_path: Path) -> Path:
 
 
 def run_tests(python: Path, project: Path, *options: str) -> "subprocess.CompletedProcess[str]":
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "PYTHON", "COV"))}
+    # With CI=true pytest would tell each failure twice.
+    ours = ("PYTEST", "PYTHON", "COV", "CI")
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     command = [str(python), "-m", "pytest", "-p", "no:cacheprovider", *options]
     return subprocess.run(command, cwd=project, env=clean, capture_output=True, text=True, timeout=SOON_S, check=False)
+
+
+def story(output: str) -> list[str]:
+    """Return what a failed simulation says of its end and of what happened, in virtual seconds."""
+    return re.findall(r"^E +(assert .*|\d+\.\d{6} .*)$", output, re.MULTILINE)
 
 
 @pytest.mark.parametrize("options", [(), ("-n", "2")], ids=["plain", "two processes"])
@@ -165,7 +201,7 @@ def test_the_projects_tests_pass(python: Path, project: Path, options: tuple[str
     done = run_tests(python, project, *options)
 
     assert done.returncode == 0, done.stdout + done.stderr
-    assert re.search(r"\b6 passed in", done.stdout), done.stdout
+    assert re.search(r"\b7 passed in", done.stdout), done.stdout
 
 
 def test_a_careless_task_fails_there_and_its_line_replays_it(python: Path, project: Path) -> None:
@@ -173,10 +209,11 @@ def test_a_careless_task_fails_there_and_its_line_replays_it(python: Path, proje
         file.write(CARELESS)
 
     failed = run_tests(python, project)
-    [line] = re.findall(r"to see it again: pytest '(.*)' --simulation-replay (\S+)$", failed.stdout, re.MULTILINE)
-    replayed = run_tests(python, project, line[0], "--simulation-replay", line[1])
+    [line] = re.findall(r"to see it again: pytest (.*)$", failed.stdout, re.MULTILINE)
+    replayed = run_tests(python, project, *shlex.split(line))
 
-    assert "1 failed, 6 passed" in failed.stdout
-    assert "paid twice" in failed.stdout
+    assert "1 failed, 7 passed" in failed.stdout
     assert "1 failed in" in replayed.stdout
-    assert "paid twice" in replayed.stdout
+    assert story(failed.stdout)[-1].endswith("stopped")
+    # The assertion is shown twice, as it failed and in the message.
+    assert story(replayed.stdout) == story(failed.stdout)
