@@ -34,7 +34,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "conformance: a test of the driver contract, run once per driver")
-    config.addinivalue_line("markers", "simulation: a test that runs in virtual time on the simulated event loop")
+    config.addinivalue_line("markers", "simulation: a test that runs under many seeds, by @simulate or `sim`")
     if config.getoption("--driver") or config.getoption("--conformance-report"):
         _watch(config)
     _tell_simulations(config)
@@ -49,6 +49,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         module = cast("Any", metafunc).module  # pytest leaves it unannotated
         drivers = chosen_drivers(metafunc.config, module)
         metafunc.parametrize("conformance_harness", drivers, indirect=True, scope="function")
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark simulations, so that `-m` chooses them or leaves them out."""
+    decorated = getattr(getattr(item, "function", None), "asynctasq_simulation", False)
+    if decorated or "sim" in getattr(item, "fixturenames", ()):
+        item.add_marker("simulation")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -246,6 +246,7 @@ def simulate(  # noqa: PLR0913 - one keyword per choice of a test
         # pytest reads the signature for fixtures, and `sim` is not one of them.
         signature = inspect.signature(function)
         rest = [parameter for name, parameter in signature.parameters.items() if name != "sim"]
+        test.__dict__["asynctasq_simulation"] = True  # for pytest's `-m simulation`
         test.__dict__["__signature__"] = signature.replace(parameters=rest, return_annotation=None)
         del test.__dict__["__wrapped__"]
         return test

@@ -39,6 +39,58 @@ async def test_forgets_its_decorator(sim):
     await sim.settle()
 """
 
+BESIDE = """
+import asyncio
+
+import pytest
+
+from asynctasq import task
+from asynctasq.testing import simulate
+from asynctasq.testing.conformance.suite import test_first_in_first_out
+from asynctasq.testing.loop import SimulationLoop
+
+@task
+async def mail(to: str) -> None:
+    await asyncio.sleep(60)
+
+async def send(queue):
+    assert not isinstance(asyncio.get_running_loop(), SimulationLoop)
+    await mail.dispatch("a")
+    await queue.run_until_idle()
+    queue.assert_completed(mail)
+    assert queue.clock.elapsed.total_seconds() == 60
+
+@simulate(runs=3, faults=())
+async def test_simulated(sim):
+    assert isinstance(asyncio.get_running_loop(), SimulationLoop)
+    await mail.dispatch("a")
+    await sim.settle()
+    assert sim.clock.elapsed.total_seconds() == 60
+
+def test_a_program(sim):
+    async def program(sim):
+        await sim.settle()
+    sim(program, runs=2, faults=())
+
+@pytest.mark.asyncio
+async def test_pytest_asyncio(fake_queue):
+    await send(fake_queue)
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_anyio(anyio_backend, fake_queue):
+    await send(fake_queue)
+
+@pytest.mark.asyncio
+@pytest.mark.looptime
+async def test_looptime(fake_queue):
+    loop = asyncio.get_running_loop()
+    before = loop.time()
+    await asyncio.sleep(1000)
+    await send(fake_queue)
+    assert loop.time() - before == 1000
+"""
+
 OTHER = """
 import sys
 
@@ -127,3 +179,27 @@ def test_nothing_of_the_simulator_is_imported_for_other_tests(project: Path) -> 
     (project / "test_other.py").write_text(OTHER)
 
     assert "1 passed" in run_pytest(project, "test_other.py")
+
+
+@pytest.fixture
+def beside(tmp_path: Path) -> Path:
+    (tmp_path / "test_beside.py").write_text(BESIDE)
+    (tmp_path / "pytest.ini").write_text("[pytest]\nasyncio_mode = strict\naddopts = --strict-markers\n")
+    return tmp_path
+
+
+def test_each_plugin_keeps_its_own_loop_and_time(beside: Path) -> None:
+    assert "6 passed" in run_pytest(beside, "--driver", "memory")
+
+
+@pytest.mark.parametrize(
+    ("marker", "names"),
+    [
+        ("simulation", ["test_simulated", "test_a_program"]),
+        ("conformance", ["test_first_in_first_out[memory]"]),
+    ],
+)
+def test_markers_choose_simulations_and_the_conformance_suite(beside: Path, marker: str, names: list[str]) -> None:
+    output = run_pytest(beside, "--collect-only", "-q", "-m", marker, "--driver", "memory")
+
+    assert [line.partition("::")[2] for line in output.splitlines() if "::" in line] == names
