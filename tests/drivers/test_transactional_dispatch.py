@@ -1,9 +1,12 @@
-"""`dispatch(connection=...)` from end to end: every library on every database, seen by a worker that waits."""
+"""`dispatch(connection=...)` from end to end: every library on every database, seen by a worker that waits.
+
+Visible with the commit of one's own transaction, never there after a rollback, the id at once.
+"""
 
 import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,18 +14,22 @@ from urllib.parse import urlsplit
 
 import aiosqlite
 import asyncmy
-import asyncpg
-import psycopg
+import django
 import pytest
 import sqlalchemy
+from django.conf import settings
+from django.db import connections, transaction
+from django.db.utils import ConnectionHandler
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
-from asynctasq.drivers.base import Driver
+from asynctasq import init
+from asynctasq.core import setup
+from asynctasq.drivers.base import Driver, Inspectable
 from asynctasq.drivers.mysql_driver import MySQLDriver
 from asynctasq.drivers.postgres_driver import PostgresDriver
 from asynctasq.drivers.sqlite_driver import SQLiteDriver
-from asynctasq.errors import UnserializableValue
+from asynctasq.errors import UnserializableValue, UnsupportedFeature
 from asynctasq.kernel.messages import Lease
 from asynctasq.queue import Queue
 from asynctasq.tasks import AsyncTask, dispatch_many, dispatch_many_sync
@@ -30,6 +37,8 @@ from asynctasq.tasks.dispatching import scoped_dispatcher
 from asynctasq.testing.conformance.harnesses.mysql import MySQLHarness
 from asynctasq.testing.conformance.harnesses.postgres import PostgresHarness
 from asynctasq.testing.servers import Servers
+from tests.drivers.test_foreign_connections import ASYNC as POSTGRES_ASYNC
+from tests.drivers.test_foreign_connections import SYNC as POSTGRES_SYNC
 
 WAIT_S = 30.0
 
@@ -53,6 +62,11 @@ class Place:
 
     url: str
     make: Callable[[], Driver]
+
+    @property
+    def database(self) -> str:
+        """The database's name; on SQLite the file's."""
+        return urlsplit(self.url).path[1:]
 
 
 # -- databases -------------------------------------------------------------------------------------
@@ -87,25 +101,9 @@ PLACES = {"postgres": postgres_place, "mysql": mysql_place, "sqlite": sqlite_pla
 
 
 @asynccontextmanager
-async def by_asyncpg(place: Place) -> AsyncIterator[Any]:
-    connection = await asyncpg.connect(place.url)
-    try:
-        async with connection.transaction():
-            yield connection
-    finally:
-        await connection.close()
-
-
-@asynccontextmanager
-async def by_psycopg(place: Place) -> AsyncIterator[Any]:
-    async with await psycopg.AsyncConnection.connect(place.url) as connection:
-        yield connection
-
-
-@asynccontextmanager
 async def by_asyncmy(place: Place) -> AsyncIterator[Any]:
     parts = urlsplit(place.url)
-    address = {"host": parts.hostname, "port": parts.port, "user": "root", "database": parts.path[1:]}
+    address = {"host": parts.hostname, "port": parts.port, "user": "root", "database": place.database}
     connection: Any = await asyncmy.connect(**address)
     try:
         await connection.begin()
@@ -117,12 +115,12 @@ async def by_asyncmy(place: Place) -> AsyncIterator[Any]:
 
 @asynccontextmanager
 async def by_aiosqlite(place: Place) -> AsyncIterator[Any]:
-    async with aiosqlite.connect(urlsplit(place.url).path[1:]) as connection:
+    async with aiosqlite.connect(place.database) as connection:
         yield connection
         await connection.commit()
 
 
-def by_alchemy(library: str, kind: str) -> Callable[[Place], AbstractAsyncContextManager[Any]]:
+def by_alchemy(library: str, kind: str) -> Callable[[Place], Any]:
     @asynccontextmanager
     async def by(place: Place) -> AsyncIterator[Any]:
         engine = create_async_engine(place.url.replace("://", f"+{library}://", 1))
@@ -139,11 +137,8 @@ def by_alchemy(library: str, kind: str) -> Callable[[Place], AbstractAsyncContex
     return by
 
 
-ASYNC: dict[tuple[str, str], Callable[[Place], AbstractAsyncContextManager[Any]]] = {
-    ("postgres", "asyncpg"): by_asyncpg,
-    ("postgres", "psycopg"): by_psycopg,
-    ("postgres", "sqlalchemy-asyncpg-session"): by_alchemy("asyncpg", "session"),
-    ("postgres", "sqlalchemy-psycopg-connection"): by_alchemy("psycopg", "connection"),
+ASYNC: dict[tuple[str, str], Callable[..., Any]] = {
+    **{("postgres", library): begin for library, begin in POSTGRES_ASYNC.items()},
     ("mysql", "asyncmy"): by_asyncmy,
     ("mysql", "sqlalchemy-asyncmy-session"): by_alchemy("asyncmy", "session"),
     ("mysql", "sqlalchemy-asyncmy-connection"): by_alchemy("asyncmy", "connection"),
@@ -154,14 +149,8 @@ ASYNC: dict[tuple[str, str], Callable[[Place], AbstractAsyncContextManager[Any]]
 
 
 @contextmanager
-def by_psycopg_sync(place: Place) -> Iterator[Any]:
-    with psycopg.connect(place.url) as connection:
-        yield connection
-
-
-@contextmanager
 def by_sqlite3(place: Place) -> Iterator[Any]:
-    connection = sqlite3.connect(urlsplit(place.url).path[1:])
+    connection = sqlite3.connect(place.database)
     try:
         with connection:
             yield connection
@@ -169,30 +158,50 @@ def by_sqlite3(place: Place) -> Iterator[Any]:
         connection.close()
 
 
-def by_alchemy_sync(library: str, kind: str) -> Callable[[Place], AbstractContextManager[Any]]:
+def by_alchemy_sync(kind: str) -> Callable[[Place], AbstractContextManager[Any]]:
     @contextmanager
     def by(place: Place) -> Iterator[Any]:
-        engine = sqlalchemy.create_engine(place.url.replace("://", f"+{library}://", 1))
+        engine = sqlalchemy.create_engine(place.url)
         try:
-            if kind == "connection":
-                with engine.begin() as connection:
-                    yield connection
-            else:
+            if kind == "session":
                 with Session(engine) as session, session.begin():
                     yield session
+            else:
+                with engine.begin() as connection:
+                    if kind == "connection-that-has-written":
+                        connection.exec_driver_sql("CREATE TABLE IF NOT EXISTS app (n INT)")
+                        connection.exec_driver_sql("INSERT INTO app VALUES (1)")
+                    yield connection
         finally:
             engine.dispose()
 
     return by
 
 
-SYNC: dict[tuple[str, str], Callable[[Place], AbstractContextManager[Any]]] = {
-    ("postgres", "psycopg"): by_psycopg_sync,
-    ("postgres", "sqlalchemy-session"): by_alchemy_sync("psycopg", "session"),
-    ("postgres", "sqlalchemy-connection"): by_alchemy_sync("psycopg", "connection"),
+@contextmanager
+def by_django(place: Place) -> Iterator[Any]:
+    if not settings.configured:
+        settings.configure()
+    django.setup()
+    alias = place.database
+    database = {"ENGINE": "django.db.backends.sqlite3", "NAME": place.database}
+    connections.databases[alias] = ConnectionHandler({"default": {}, alias: database}).databases[alias]
+    try:
+        with transaction.atomic(using=alias):
+            yield connections[alias]
+    finally:
+        connections[alias].close()
+        del connections[alias]
+        del connections.databases[alias]
+
+
+SYNC: dict[tuple[str, str], Callable[..., Any]] = {
+    **{("postgres", library): begin for library, begin in POSTGRES_SYNC.items()},
     ("sqlite", "sqlite3"): by_sqlite3,
-    ("sqlite", "sqlalchemy-session"): by_alchemy_sync("pysqlite", "session"),
-    ("sqlite", "sqlalchemy-connection"): by_alchemy_sync("pysqlite", "connection"),
+    ("sqlite", "sqlalchemy-session"): by_alchemy_sync("session"),
+    ("sqlite", "sqlalchemy-connection"): by_alchemy_sync("connection"),
+    ("sqlite", "sqlalchemy-connection-that-has-written"): by_alchemy_sync("connection-that-has-written"),
+    ("sqlite", "django"): by_django,
 }
 
 
@@ -238,6 +247,11 @@ async def waiting(place: Place, count: int = 1) -> AsyncIterator["asyncio.Task[l
         await other.close()
 
 
+async def is_stored(driver: Driver, task_id: str) -> bool:
+    assert isinstance(driver, Inspectable)
+    return await driver.find(task_id) is not None
+
+
 def each(libraries: dict[tuple[str, str], Any]) -> Any:
     keys = list(libraries)
     return pytest.mark.parametrize(("place", "library"), keys, indirect=["place"], ids=["-".join(key) for key in keys])
@@ -251,7 +265,7 @@ def of(request: pytest.FixtureRequest, libraries: dict[tuple[str, str], Any]) ->
 
 
 @each(ASYNC)
-async def test_the_commit_wakes_a_worker_and_the_id_is_known_before(
+async def test_the_commit_wakes_a_worker_and_the_id_is_known_before_anyone_sees_it(
     request: pytest.FixtureRequest, place: Place, driver: Driver, library: str
 ) -> None:
     transaction = of(request, ASYNC)
@@ -259,10 +273,10 @@ async def test_the_commit_wakes_a_worker_and_the_id_is_known_before(
         async with transaction(place) as connection:
             ids = [await Note("a").dispatch(connection=connection)]
             ids += await dispatch_many([Note("b"), Note("c")], connection=connection)
-            inside = (await driver.depth("default")).ready if "sqlite" not in str(driver) else 0
+            seen_before = await is_stored(driver, ids[0])
         found = await leases
 
-    assert inside == 0
+    assert not seen_before
     assert [lease.message_id for lease in found] == ids
 
 
@@ -345,3 +359,34 @@ async def test_run_sync_of_an_async_session_dispatches_with_it(
 
     [lease] = await driver.reserve(["default"], limit=5, lease_s=60)
     assert lease.message_id == task_id
+
+
+# -- which queue -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fresh_setup(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(setup, "_current", None)
+
+
+@pytest.mark.usefixtures("fresh_setup")
+@pytest.mark.parametrize("place", PLACES, indirect=True)
+async def test_it_goes_to_the_queue_that_init_names(request: pytest.FixtureRequest, place: Place) -> None:
+    kind = request.node.callspec.params["place"]
+    init(driver=place.url)
+    driver = setup.default_queue().driver
+    await driver.open()
+
+    async with next(begin for (name, _), begin in ASYNC.items() if name == kind)(place) as connection:
+        task_id = await Note("a").dispatch(connection=connection)
+
+    assert await is_stored(driver, task_id)
+    await driver.close()
+
+
+@pytest.mark.usefixtures("fresh_setup")
+async def test_a_driver_without_transactions_names_what_to_use_instead() -> None:
+    init(driver="memory")
+
+    with pytest.raises(UnsupportedFeature, match="on_commit"):
+        await Note("a").dispatch(connection=object())
