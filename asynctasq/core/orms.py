@@ -12,6 +12,7 @@ import tomllib
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import Any, cast
 
 from asynctasq.codec.references import release_connections, session_factories
@@ -122,19 +123,27 @@ def attempt_scope() -> AbstractAsyncContextManager[None] | None:
     With Django it has a thread of its own for what is synchronous, as a request has under ASGI: attempts do not wait
     for each other there, and what one leaves open is closed without touching another's connection.
     """
-    return _django_scope() if DJANGO in sys.modules else None
+    return _DjangoScope() if DJANGO in sys.modules else None
 
 
-@asynccontextmanager
-async def _django_scope() -> AsyncGenerator[None]:
-    sync: Any = importlib.import_module("asgiref.sync")
-    scope = sync.ThreadSensitiveContext()
-    async with scope:
+class _DjangoScope(AbstractAsyncContextManager[None]):
+    """Not a generator: a loop closes those that a crash left open, so that a simulation would run otherwise."""
+
+    def __init__(self) -> None:
+        self._sync: Any = importlib.import_module("asgiref.sync")
+        self._threads: Any = self._sync.ThreadSensitiveContext()
+
+    async def __aenter__(self) -> None:
+        await self._threads.__aenter__()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
-            yield
+            if self._threads in self._sync.SyncToAsync.context_to_thread_executor:  # a thread was used
+                await self._sync.sync_to_async(release_connections)(all_of_them=True)
         finally:
-            if scope in sync.SyncToAsync.context_to_thread_executor:  # a thread was used
-                await sync.sync_to_async(release_connections)(all_of_them=True)
+            await self._threads.__aexit__(kind, error, trace)
 
 
 def release_thread() -> None:

@@ -122,10 +122,18 @@ class Fenced(Coroutine[Any, Any, Any]):
             self._fence.members.pop(self, None)
 
     def bury(self) -> None:
-        """Close the coroutine in its own context, so that what it still tries is known to be its dead worker's."""
+        """Close the coroutine in its own context, so that what it still tries is known to be its dead worker's.
+
+        The very context, where it can be had: a `finally` may reset a context variable with the token of its setting.
+        """
+        context = self._context
+        try:
+            context.run(int)
+        except RuntimeError:  # entered already: it is shared with what runs now
+            context = context.copy()
         for _ in range(CLOSES_MAX):
             try:
-                self._context.copy().run(self.inner.close)
+                context.run(self.inner.close)
             except RuntimeError:  # it awaits in a `finally`; what it awaits never comes
                 continue
             except BaseException:  # noqa: BLE001 - user code of a dead worker
@@ -165,7 +173,8 @@ def fence_tasks(loop: asyncio.AbstractEventLoop) -> None:
         try:
             if fence is None:
                 return loop.create_task(coro, context=context, **options)
-            fenced = Fenced(coro, fence, copy_context() if context is None else context)
+            context = copy_context() if context is None else context
+            fenced = Fenced(coro, fence, context)
             fenced.task = loop.create_task(fenced, context=context, **options)
             return fenced.task
         finally:

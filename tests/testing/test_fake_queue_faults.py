@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Callable
+from contextvars import ContextVar
 
 import pytest
 
@@ -24,6 +25,7 @@ from asynctasq.testing import (
 from asynctasq.testing.faults import DirectedFault
 
 RAN: Counter[str] = Counter()
+REQUEST: ContextVar[str] = ContextVar("request")
 
 
 @pytest.fixture(autouse=True)
@@ -41,6 +43,16 @@ class Email(AsyncTask[None]):
             RAN["sent"] += 1
         finally:
             RAN["finally"] += 1
+
+
+class InRequest(AsyncTask[None]):
+    async def execute(self) -> None:
+        token = REQUEST.set("r")
+        try:
+            await asyncio.sleep(1)
+        finally:
+            REQUEST.reset(token)
+            RAN["reset"] += 1
 
 
 class Clean(AsyncTask[None]):
@@ -117,6 +129,14 @@ def test_a_crash_anywhere_loses_nothing(at: str) -> None:
     queue.assert_completed(Email)
     assert queue.faults.fired == {"crash": 1}
     assert len(of(queue, Kind.CRASHED)) == 1
+
+
+def test_what_a_crash_left_open_is_closed_in_its_own_context() -> None:
+    with FakeQueue(workers=2, faults=[Crash(at="mid_attempt")]) as queue:
+        InRequest().dispatch_sync()
+        queue.run_until_idle_sync()
+
+    assert RAN["reset"] == 2
 
 
 def test_a_crash_before_the_start_lets_no_user_code_run() -> None:

@@ -326,10 +326,13 @@ def test_the_same_seed_is_the_same_run_step_by_step() -> None:
     assert len(set(first)) == 25
 
 
-@pytest.mark.parametrize("hash_seed", ["0", "1", "4711"])
-def test_other_processes_and_hash_seeds_run_the_same(hash_seed: str) -> None:
+DJANGO = "import django.conf; django.conf.settings.configure(); django.setup(); "
+
+
+@pytest.mark.parametrize(("hash_seed", "before"), [("0", ""), ("1", ""), ("4711", DJANGO)], ids=["0", "1", "django"])
+def test_other_processes_and_hash_seeds_run_the_same(hash_seed: str, before: str) -> None:
     root = Path(__file__).parents[2]
-    program = "from tests.testing.test_simulation import digests; print(*digests())"
+    program = f"{before}from tests.testing.test_simulation import digests; print(*digests())"
     environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(root)}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
 
