@@ -25,12 +25,14 @@ class Run:
 class Log:
     """What the code of the tasks has seen of itself in one simulated run."""
 
+    loop: asyncio.AbstractEventLoop | None = None
     runs: list[Run] = field(default_factory=list[Run])
     hooks: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     asked: list[str] = field(default_factory=list[str])
 
     def clear(self) -> None:
-        """Forget everything: another simulated run begins."""
+        """Forget everything: another simulated run begins, in the loop that runs now."""
+        self.loop = asyncio.get_running_loop()
         self.runs.clear()
         self.hooks.clear()
         self.asked.clear()
@@ -50,8 +52,9 @@ LOG = Log()
 
 
 def now() -> float:
-    """Return virtual seconds since the simulation began."""
-    return asyncio.get_running_loop().time()
+    """Return virtual seconds since the simulation began; in blocking tasks too, which see no running loop."""
+    assert LOG.loop is not None, "a run clears the log first"
+    return LOG.loop.time()
 
 
 def child_id(run: str) -> str:
