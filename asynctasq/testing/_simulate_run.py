@@ -89,7 +89,8 @@ def run_program(program: Program, options: RunOptions, tape: Tape, *, trace: boo
         loop.run(_run(program, options, result))
         tape.finish()
     except Exception as error:  # noqa: BLE001 - the failure of user code is what is looked for
-        result.failure = error
+        # What a run does that is no longer the recorded one says nothing.
+        result.failure = tape.mismatch or error
     if trace:
         result.trace = loop.trace_digest()
     return result

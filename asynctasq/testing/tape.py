@@ -55,6 +55,8 @@ class Tape:
         self._recorded: list[Entry] = []
         self._streams = _Streams(seed)
         self._ids: dict[str, int] = {}
+        self.mismatch: TapeMismatch | None = None
+        """How a strict replay first differed from what was recorded."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} seed {self.seed}, {len(self._recorded)} entries>"
@@ -145,7 +147,7 @@ class Tape:
 
 
 class _StrictReplay(Tape):
-    """Gives back what was recorded, in order, and fails at the first difference."""
+    """Gives back what was recorded, in order, and fails at the first difference; zeros wind the run down then."""
 
     def __init__(self, entries: Iterable[Entry], seed: int, origin: str) -> None:
         super().__init__(seed)
@@ -153,7 +155,7 @@ class _StrictReplay(Tape):
         self._origin = origin
 
     def draw(self, label: str, n: int) -> int:
-        if n <= 1:
+        if n <= 1 or self.mismatch is not None:
             return 0
         index = len(self._recorded)
         if index >= len(self._entries):
@@ -168,15 +170,18 @@ class _StrictReplay(Tape):
         return self.draw(label, 2) == 1 if 0.0 < p < 1.0 else p >= 1.0
 
     def finish(self) -> None:
+        if self.mismatch is not None:
+            raise self.mismatch
         used = len(self._recorded)
         if used < len(self._entries):
             raise self._mismatch(used, f"ended, and the tape goes on with {self._entries[used][0]!r}")
 
     def _mismatch(self, index: int, what: str) -> TapeMismatch:
-        return TapeMismatch(
+        self.mismatch = TapeMismatch(
             f"at decision {index + 1} of {len(self._entries)} the run {what}: the code, or the Python version, is not "
             f"the one that recorded this tape{self._origin}; look for the failure anew from seed {self.seed}"
         )
+        return self.mismatch
 
 
 class _LooseReplay(Tape):

@@ -1,7 +1,10 @@
 """`@simulate`: what it runs, what it finds, how it tells, and that it tells the same everywhere."""
 
 import asyncio
+import gc
+import json
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -17,6 +20,7 @@ from asynctasq.tasks import AsyncTask
 from asynctasq.testing import Crash, Duplicate, Faults, Simulation, SimulationFailed, simulate
 from asynctasq.testing._simulate_run import RunOptions, run_program
 from asynctasq.testing._simulate_settings import Settings, set_settings
+from asynctasq.testing._simulation_errors import TapeMismatch
 from asynctasq.testing._store import FakeStore
 from asynctasq.testing.simulation import DEFAULT_FAULTS, Explorer, explore
 from asynctasq.testing.tape import Tape
@@ -272,6 +276,26 @@ def test_a_failure_replays_from_its_line() -> None:
     with pytest.raises(SimulationFailed, match="the replay of") as caught:
         simulate(charging)()
     assert caught.value.result.timeline == failed.result.timeline
+
+
+@pytest.mark.parametrize("label", ["schedule", r"w\d+ before_start"])
+def test_a_tape_that_no_longer_fits_is_told_of_whoever_draws_first(label: str) -> None:
+    failure(charging, search="random")
+    [path] = Path(".asynctasq/tapes").iterdir()
+    tape = json.loads(path.read_text())
+    named = [tape["labels"][index] for index, _, _ in tape["entries"]]
+    first = next(n for n, name in enumerate(named) if re.match(label, name))
+    tape["entries"][first][1] += 1
+    path.write_text(json.dumps(tape))
+
+    set_settings(Settings(replay=str(path)))
+    with pytest.raises(SimulationFailed, match=f"at decision {first + 1} of") as caught:
+        simulate(search="random")(charging)()
+
+    assert "winding down failed" not in str(caught.value)
+    assert isinstance(caught.value.__cause__, TapeMismatch)
+    del caught
+    gc.collect()  # coroutines that were not wound down would be told of now
 
 
 def test_a_seed_can_be_run_alone() -> None:
