@@ -1,0 +1,103 @@
+"""State machines that count what they reached: a rule or a named branch that no example came to is a failure.
+
+Runs are derandomised, so that what is reached is the same today and tomorrow. `PROPERTY_SEED=7 pytest
+property_tests` explores other examples, for as many seeds as one likes.
+"""
+
+import functools
+import os
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, ClassVar, Final
+
+from hypothesis import HealthCheck, Phase, Verbosity, event, seed, settings
+from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
+
+__all__ = ["MeasuredMachine", "explore", "goes_red", "step"]
+
+QUICK: Final = settings(
+    database=None,
+    deadline=None,
+    derandomize=True,
+    print_blob=False,
+    report_multiple_bugs=False,
+    suppress_health_check=list(HealthCheck),
+)
+"""A busy machine is no finding."""
+
+
+def step(**arguments: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Declare a rule, as Hypothesis's `rule` does, that counts as reached when it has run to its end.
+
+    A `precondition` belongs below it.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        @functools.wraps(function)
+        def counted(self: "MeasuredMachine", **chosen: Any) -> Any:
+            result = function(self, **chosen)
+            self.seen[function.__name__] += 1
+            return result
+
+        declared = rule(**arguments)(counted)
+        declared.is_step = True
+        return declared
+
+    return decorate
+
+
+class MeasuredMachine(RuleBasedStateMachine):
+    """A state machine whose class counts, over all examples, which rules and branches were reached.
+
+    `branches` are the situations worth testing: a rule says `reach(name)` when it comes to one.
+    """
+
+    branches: ClassVar[frozenset[str]] = frozenset()
+    seen: ClassVar[Counter[str]]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.seen = Counter()
+
+    @classmethod
+    def steps(cls) -> frozenset[str]:
+        """Return the names of all rules."""
+        return frozenset(name for name in dir(cls) if getattr(getattr(cls, name, None), "is_step", False))
+
+    def reach(self, branch: str, condition: bool = True) -> None:
+        """Count a situation as seen."""
+        assert branch in self.branches, f"{branch!r} is not among the branches of {type(self).__name__}"
+        if condition:
+            self.seen[branch] += 1
+            event(branch)
+
+
+def explore(machine: type[MeasuredMachine], *, examples: int, steps: int) -> Counter[str]:
+    """Run the machine; return how often what was reached.
+
+    Raises: what an example raises; AssertionError that names the rules and branches no example reached.
+    """
+    machine.seen.clear()
+    chosen = settings(QUICK, max_examples=examples, stateful_step_count=steps, phases=[Phase.generate, Phase.shrink])
+    if "PROPERTY_SEED" in os.environ:
+        chosen = settings(chosen, derandomize=False)
+        seed(int(os.environ["PROPERTY_SEED"]))(machine)
+    run_state_machine_as_test(machine, settings=chosen)
+    never = sorted((machine.steps() | machine.branches) - machine.seen.keys())
+    assert not never, (
+        f"{machine.__name__}: in {examples} examples these were never reached, so nothing is known of them: "
+        f"{', '.join(never)}; take more examples, or steps that lead there"
+    )
+    return machine.seen
+
+
+def goes_red(machine: type[MeasuredMachine], *, examples: int, steps: int) -> BaseException | None:
+    """Return what the machine finds, not shrunk; None if it finds nothing."""
+    chosen = settings(
+        QUICK, max_examples=examples, stateful_step_count=steps, phases=[Phase.generate], verbosity=Verbosity.quiet
+    )
+    try:
+        run_state_machine_as_test(machine, settings=chosen)
+    except Exception as error:
+        return error
+    return None
