@@ -7,7 +7,7 @@ functions judge a simulated run, a state machine and a kill -9 run against a rea
 import enum
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise, zip_longest
 from typing import NamedTuple
 
@@ -38,6 +38,8 @@ class Kind(enum.Enum):
     LOST = "lost"
     CRASHED = "crashed"
     STOPPED = "stopped"
+    REDRIVEN = "redriven"
+    REMOVED = "removed"
     FAULT = "fault"
     NOTE = "note"
 
@@ -48,6 +50,7 @@ class Entry(NamedTuple):
     `due_at` is when the message becomes visible (dispatched, settled by a release) or its lease ends
     (reserved, extended). `detail` is the outcome of ENDED, the settlement of SETTLED ("complete", "retry",
     "hand back", "snooze", "crash", "bury: REASON"), the hook of HOOK, the task of DISPATCHED.
+    REDRIVEN and REMOVED are what an operator did: a dead letter lives anew, a message is no more.
     CRASHED and STOPPED are about a whole worker and have no message; FAULT, what a simulation did, is about a
     worker, or about a message that was "delivered twice"; NOTE is what it did that excuses nothing. `error` is
     the exception itself of a failed attempt, where the ledger is in the same process.
@@ -148,14 +151,33 @@ def check(
     invariants = INVARIANTS | EXACT_INVARIANTS if exact else INVARIANTS
     return [
         Violation(invariant=name, message_id=line.message_id, text=text)
-        for line in lifelines(entries).values()
+        for whole in lifelines(entries).values()
+        for line in _lives(whole)
         for name, invariant in invariants.items()
         for text in invariant(line, alive, tolerance_s + RESOLUTION_S)
     ]
 
 
+def _lives(line: Lifeline) -> Iterator[Lifeline]:
+    """Part a lifeline at every redrive, which begins all anew, as a dispatch does."""
+    if not line.of(Kind.REDRIVEN):
+        yield line
+        return
+    life: list[Entry] = []
+    limit = 0
+    for entry in line.entries:
+        limit = max(limit, entry.max_attempts)
+        if entry.kind is Kind.REDRIVEN:
+            yield replace(line, entries=life)
+            life = [entry._replace(kind=Kind.DISPATCHED, max_attempts=limit)]
+        else:
+            life.append(entry)
+    yield replace(line, entries=life)
+
+
 def _nothing_lost(line: Lifeline, alive: Collection[str], _tolerance_s: float) -> Iterator[str]:
-    if line.final is None and line.message_id not in alive and line.of(Kind.DISPATCHED):
+    ended = line.final is not None or line.of(Kind.REMOVED)
+    if not ended and line.message_id not in alive and line.of(Kind.DISPATCHED):
         yield "dispatched, neither settled for good nor still in the store"
 
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from asynctasq.testing.simulation import Simulation as Simulation
     from asynctasq.testing.simulation import SimulationFailed as SimulationFailed
     from asynctasq.testing.simulation import simulate as simulate
+    from asynctasq.testing.state_machine import QueueStateMachine as QueueStateMachine
 
 _LAZY = {
     "AttemptRecord": "asynctasq.testing.fake_queue",
@@ -52,6 +53,7 @@ _LAZY = {
     "NestedFakeError": "asynctasq.testing.fake_queue",
     "NotIdle": "asynctasq.testing.fake_queue",
     "Performed": "asynctasq.testing.fake_queue",
+    "QueueStateMachine": "asynctasq.testing.state_machine",
     "Recording": "asynctasq.testing.fake_queue",
     "Simulation": "asynctasq.testing.simulation",
     "SimulationFailed": "asynctasq.testing.simulation",
@@ -80,6 +82,7 @@ __all__ = [
     "NestedFakeError",
     "NotIdle",
     "Performed",
+    "QueueStateMachine",
     "Recording",
     "Simulation",
     "SimulationFailed",

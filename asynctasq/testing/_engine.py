@@ -94,6 +94,8 @@ class Engine:
         self.clock = self.loop.clock
         order = None if options.queues is None else parse_queues(options.queues, self.tape.random("weights"))
         self.store = FakeStore(clock=self.clock, served=None if order is None else frozenset(order.names))
+        self.store.on_redriven = partial(self._operator, Kind.REDRIVEN)
+        self.store.on_removed = partial(self._operator, Kind.REMOVED)
         self.gate = Gate()
         self.ledger: list[Entry] = []
         self.workers: dict[str, Worker] = {}
@@ -122,6 +124,17 @@ class Engine:
         self.changed.set()
         for listener in self.listeners:
             listener(entry)
+
+    def _operator(self, kind: Kind, message_ids: AbstractSet[str]) -> None:
+        """Note what was done to stored messages by hand."""
+        now = self.clock.now()
+        for message_id in sorted(message_ids):
+            self.record(Entry(at=now, kind=kind, message_id=message_id, due_at=now if kind is Kind.REDRIVEN else 0.0))
+
+    def reseed(self, seed: int, search: Search) -> None:
+        """Take every choice from now on from another seed. Not while the loop runs."""
+        self.tape.reseed(seed)
+        self.loop.choose_by(search)
 
     # -- running ---------------------------------------------------------------------------------
 

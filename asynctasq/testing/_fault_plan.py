@@ -107,6 +107,10 @@ class FaultPlan:
         self.latency = None if self._chances is None else self._chances.delays
         self.reply_timeout_s = 5.0 if self._chances is None else self._chances.reply_timeout_s
 
+    def add(self, fault: PointFault) -> None:
+        """Let one more fault by hand strike; its occasions are counted from now on."""
+        self._directed.append(_Counted(fault))
+
     def stop(self) -> None:
         """Let nothing go wrong from now on."""
         self.stopped = True
@@ -210,9 +214,11 @@ class FaultPlan:
         if not self.account_for:
             return
         never = [
-            f"{counted.fault} (had {counted.occasions} occasions)" for counted in self._directed if not counted.fired
+            f"{counted.fault} (had {counted.occasions} occasions)"
+            for counted in self._directed
+            if counted.fault.must_fire and not counted.fired
         ]
-        never += [str(fault) for worker, fault in self._skews.items() if worker not in self._skewed]
+        never += [str(fault) for worker, fault in self._skews.items() if fault.must_fire and worker not in self._skewed]
         if self._chances is not None and self._chances.must_fire and self._configured and not self.fired:
             never.append(f"{self._chances}: choose another seed or higher rates, or say must_fire=False")
         if never:

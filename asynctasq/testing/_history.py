@@ -105,6 +105,10 @@ def _apply(history: History, running: dict[tuple[str, str], AttemptRecord], entr
             history.settlement = entry.detail
             if attempt is not None:
                 attempt.settlement = entry.detail
+        case Kind.REDRIVEN:
+            history.settlement = ""
+        case Kind.REMOVED:
+            history.settlement = "removed"
         case _:
             return
 

@@ -14,7 +14,7 @@ from asynctasq.testing._simulate_run import Program, RunOptions, RunResult, quie
 from asynctasq.testing.shrink import Shrunk, shrink
 from asynctasq.testing.tape import Entry, Tape
 
-__all__ = ["TAPES", "SimulationFailed", "failure_of", "replay_failure"]
+__all__ = ["TAPES", "SimulationFailed", "failure_of", "replay_failure", "shown"]
 
 TAPES: Final = Path(".asynctasq", "tapes")
 SHRINK_S: Final = 5.0
@@ -75,7 +75,7 @@ def failure_of(
         f"{before} decisions, shrunk to {len(left)} in {shrunk.runs} runs{how}:",
         *_in_words(left),
         "what happened, in virtual seconds:",
-        *_shown(smallest.timeline),
+        *shown(smallest.timeline),
         f"to see it again: {place.replay_line(path)}",
     ]
     return SimulationFailed("\n".join(lines), smallest)
@@ -91,7 +91,7 @@ def replay_failure(result: RunResult, path: str) -> SimulationFailed:
         f"{len(left)} decisions:",
         *_in_words(left),
         "what happened, in virtual seconds:",
-        *_shown(result.timeline),
+        *shown(result.timeline),
     ]
     return SimulationFailed("\n".join(lines), result)
 
@@ -170,7 +170,8 @@ def _word(entry: Entry) -> str:
             return f"{label}: {value} of {n}"
 
 
-def _shown(timeline: str) -> list[str]:
+def shown(timeline: str) -> list[str]:
+    """Return the lines of a timeline, those in the middle left out where there are many."""
     lines = timeline.splitlines()
     if len(lines) > ENTRIES_SHOWN:
         half = ENTRIES_SHOWN // 2

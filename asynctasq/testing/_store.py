@@ -6,7 +6,7 @@ from collections.abc import Set as AbstractSet
 from asynctasq.clock import Clock
 from asynctasq.drivers.base import Settlements
 from asynctasq.drivers.memory_driver import MemoryDriver, MemoryRow
-from asynctasq.kernel.messages import Lease, Message
+from asynctasq.kernel.messages import Lease, Message, State
 
 __all__ = ["FakeStore"]
 
@@ -24,6 +24,8 @@ class FakeStore(MemoryDriver):
         self._hidden: set[str] = set()
         self._doubled: dict[str, int] = {}
         self.on_stored: Callable[[Sequence[str]], None] | None = None
+        self.on_redriven: Callable[[AbstractSet[str]], None] | None = None
+        self.on_removed: Callable[[AbstractSet[str]], None] | None = None
 
     @property
     def pending(self) -> int:
@@ -44,6 +46,10 @@ class FakeStore(MemoryDriver):
     def pending_ids(self) -> list[str]:
         """Return the ids of all living messages that are no dead letters, hidden ones included."""
         return [message_id for message_id, row in self._rows.items() if row.reason is None]
+
+    def dead(self, queue: str) -> int:
+        """Return how many dead letters a queue has."""
+        return len(self._dead.get(queue, ()))
 
     def scheduled_ids(self) -> list[str]:
         """Return the ids of those that are not due yet and not reserved."""
@@ -102,6 +108,20 @@ class FakeStore(MemoryDriver):
             self._place(row)
             self._wake({row.message.queue})
             return True
+
+    async def redrive(self, queue: str, *, limit: int) -> int:
+        """Do `redrive`; `on_redriven` hears which ids are alive again."""
+        before = set(self._dead.get(queue, ()))
+        count = await super().redrive(queue, limit=limit)
+        if self.on_redriven is not None:
+            self.on_redriven(before.difference(self._dead.get(queue, ())))
+        return count
+
+    def _remove(self, message_ids: Sequence[str], states: AbstractSet[State]) -> set[str]:
+        removed = super()._remove(message_ids, states)
+        if self.on_removed is not None:
+            self.on_removed(removed)
+        return removed
 
     async def wait_visible(self, queues: Sequence[str], *, wait_s: float) -> bool:
         """Do `wait_visible`; with no queue named, for any queue."""

@@ -1,7 +1,7 @@
 """What can go wrong in a simulation, by seed (`Faults`) or by hand (`Crash(at="before_settle")` and its kind)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, TypeAlias, get_args
 
 from asynctasq.testing._fault_points import AFTER_POINTS, BEFORE_POINTS, CALL_POINTS, CRASH_POINTS, STEP_POINTS
@@ -106,7 +106,10 @@ class Faults:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Directed:
-    """A fault at the `nth` occasion that fits: at this point, in this task, attempt and worker (None: any)."""
+    """A fault at the `nth` occasion that fits: at this point, in this task, attempt and worker (None: any).
+
+    must_fire: it is an error if it never happens.
+    """
 
     kind: ClassVar[str]
     points: ClassVar[frozenset[str]]
@@ -116,6 +119,7 @@ class _Directed:
     attempt: int | None = None
     worker: str | None = None
     nth: int = 1
+    must_fire: bool = field(default=True, repr=False)
 
     def __post_init__(self) -> None:
         if self.at not in self.points:
@@ -216,6 +220,7 @@ class SkewClock:
 
     worker: str
     seconds: float
+    must_fire: bool = field(default=True, repr=False)
 
 
 PointFault: TypeAlias = Crash | Stop | LoseReply | FailBefore | FailAfter | Delay | ExpireLease | Duplicate

@@ -214,6 +214,11 @@ class SimulationLoop(RealWorldRefusals, LoopLifecycle):
         if executor is not None:
             await self._outside.in_thread(executor.shutdown)
 
+    def choose_by(self, search: Search) -> None:
+        """Choose among ready task steps in this way from the next run of the loop on."""
+        scheduler = make_scheduler(search, self.tape)
+        self._explorer = self._explorer if scheduler is None else Explorer(self, scheduler)
+
     # -- running ---------------------------------------------------------------------------------
 
     def _run_all(self) -> None:

@@ -61,6 +61,11 @@ class Tape:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} seed {self.seed}, {len(self._recorded)} entries>"
 
+    def reseed(self, seed: int) -> None:
+        """Draw from another seed from now on; ids go on as they began."""
+        self.seed = seed
+        self._streams = _Streams(seed)
+
     @property
     def entries(self) -> Sequence[Entry]:
         """What was drawn so far, oldest first; do not change it."""

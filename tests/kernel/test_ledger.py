@@ -106,6 +106,35 @@ def test_what_the_store_still_holds_is_not_lost() -> None:
     assert check(BAD["nothing lost"], alive=[M]) == []
 
 
+DRIVEN_AGAIN = [
+    *RETRIED,
+    Entry(90, Kind.REDRIVEN, M, due_at=90),
+    reserved(91, "3"),
+    started(91, "3"),
+    settled(92, "3", "complete"),
+]
+
+
+def test_a_dead_letter_that_is_driven_again_begins_anew() -> None:
+    assert check(DRIVEN_AGAIN) == []
+
+
+@pytest.mark.parametrize(
+    ("history", "invariant"),
+    [
+        ([*DRIVEN_AGAIN[:-3], reserved(91, "3", attempt=3), started(91, "3", attempt=3)], "attempts monotone"),
+        (DRIVEN_AGAIN[:-1], "nothing lost"),
+        ([*RETRIED, Entry(90, Kind.REDRIVEN, M, due_at=95), *DRIVEN_AGAIN[-3:]], "never early"),
+    ],
+)
+def test_what_goes_wrong_after_a_redrive_is_found(history: list[Entry], invariant: str) -> None:
+    assert any(violation.invariant.startswith(invariant) for violation in check(history))
+
+
+def test_what_was_removed_by_hand_is_not_lost() -> None:
+    assert check([dispatched(), Entry(1, Kind.REMOVED, M)]) == []
+
+
 def test_an_undispatched_message_can_not_be_lost() -> None:
     assert check([reserved(1, "1")]) == []
 

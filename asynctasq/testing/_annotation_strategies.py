@@ -1,0 +1,183 @@
+"""From an annotation to values of it that travel; knows plain types and containers, classes are the neighbour's."""
+
+import collections.abc
+import datetime as dt
+import pathlib
+import types
+import typing
+import uuid
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any, Final, TypeAlias, cast
+
+from asynctasq.testing._hypothesis import SearchStrategy, st
+from asynctasq.testing._record_strategies import Place, bindings_of, constrained, record_strategy
+
+__all__ = ["ANYTHING", "Resolver"]
+
+Values: TypeAlias = SearchStrategy[Any]
+
+
+PATH_NAMES: Final = st.lists(st.text("abcxyz019 ._-é", min_size=1, max_size=8), max_size=3).map("/".join)
+
+SCALARS: Final[Mapping[object, Values]] = {
+    type(None): st.none(),
+    bool: st.booleans(),
+    int: st.integers(),
+    float: st.floats(allow_nan=False, allow_infinity=False),
+    str: st.text(),
+    bytes: st.binary(),
+    complex: st.complex_numbers(allow_nan=False, allow_infinity=False),
+    Decimal: st.decimals(allow_nan=False, allow_infinity=False),
+    dt.datetime: st.datetimes(timezones=st.none() | st.just(dt.UTC)),
+    dt.date: st.dates(),
+    dt.time: st.times(timezones=st.none() | st.just(dt.UTC)),
+    dt.timedelta: st.timedeltas(),
+    uuid.UUID: st.uuids(),
+    pathlib.Path: PATH_NAMES.map(pathlib.Path),
+    pathlib.PurePath: PATH_NAMES.map(pathlib.Path),
+    pathlib.PurePosixPath: PATH_NAMES.map(pathlib.PurePosixPath),
+    pathlib.PureWindowsPath: PATH_NAMES.map(pathlib.PureWindowsPath),
+}
+"""Infinities and NaN travel, too; yet they are seldom what a test is about, and NaN is not equal to itself."""
+
+CONSTRAINED: Final = frozenset[object]({int, float, str, bytes, Decimal})
+"""Of these Hypothesis itself knows how to keep bounds and lengths without trying."""
+
+KEYS: Final[Values] = st.one_of(st.text(), st.integers(), st.booleans(), st.none(), st.binary())
+ANYTHING: Final[Values] = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(), st.text(), SCALARS[float], st.binary()),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(), inner, max_size=3)),
+    max_leaves=5,
+)
+
+LISTS: Final = frozenset[object](
+    {
+        list,
+        collections.abc.Sequence,
+        collections.abc.MutableSequence,
+        collections.abc.Collection,
+        collections.abc.Iterable,
+    }
+)
+SETS: Final = frozenset[object]({set, collections.abc.Set, collections.abc.MutableSet})
+DICTS: Final = frozenset[object]({dict, collections.abc.Mapping, collections.abc.MutableMapping})
+UNIONS: Final = frozenset[object]({typing.Union, types.UnionType})
+INNER_FORMS: Final = frozenset[object]({typing.Required, typing.NotRequired, typing.Final})
+
+
+class Resolver:
+    """Finds the values of the annotations of one signature. A class that holds itself is looked at once."""
+
+    def __init__(self) -> None:
+        self._known: dict[object, Values] = {}
+
+    def values(self, annotation: object, place: Place) -> Values:
+        """Return a strategy for what `annotation` says.
+
+        Raises: NoStrategy naming the place.
+        """
+        if annotation is None:
+            return st.none()
+        if _says_nothing(annotation):
+            return ANYTHING
+        if isinstance(annotation, SearchStrategy):
+            return _given(annotation)
+        if isinstance(annotation, str | typing.ForwardRef):
+            raise place.refuse(f"the name {annotation!r} can't be resolved where it stands")
+        if isinstance(annotation, typing.TypeVar):
+            return self._variable(annotation, place)
+        wrapped = _wrapped(annotation)
+        if wrapped is not None:
+            return self.values(wrapped, place)
+        if isinstance(annotation, type) and typing.get_origin(annotation) is None:
+            return self._of_class(annotation, (), place)
+        return self._of_form(annotation, place)
+
+    def _of_form(self, annotation: object, place: Place) -> Values:
+        origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+        if origin is typing.Annotated:
+            return self._annotated(arguments, place)
+        if origin in UNIONS:
+            ordered = sorted(arguments, key=lambda argument: argument is not type(None))
+            return st.one_of([self.values(argument, place) for argument in ordered])
+        if origin is typing.Literal:
+            return st.sampled_from(arguments)
+        if isinstance(origin, type):
+            return self._of_class(origin, arguments, place)
+        raise place.refuse(f"{annotation!r} says nothing about values that travel")
+
+    def _of_class(self, cls: type, arguments: tuple[object, ...], place: Place) -> Values:
+        if cls in SCALARS:
+            return SCALARS[cls]
+        contained = self._container(cls, arguments, place)
+        if contained is not None:
+            return contained
+        return self._record(cls, arguments, place)
+
+    def _container(self, cls: type, arguments: tuple[object, ...], place: Place) -> Values | None:
+        inner = place.inside("[...]")
+        if cls is tuple:
+            return self._tuple(arguments, inner)
+        if cls in DICTS:
+            keys = self._hashable(arguments[0], inner) if arguments else KEYS
+            return st.dictionaries(keys, self.values(arguments[1] if arguments else Any, inner), max_size=4)
+        if cls in LISTS:
+            return st.lists(self.values(arguments[0] if arguments else Any, inner), max_size=5)
+        if cls in SETS or cls is frozenset:
+            items = self._hashable(arguments[0], inner) if arguments else KEYS
+            return (st.frozensets if cls is frozenset else st.sets)(items, max_size=4)
+        return None
+
+    def _hashable(self, annotation: object, place: Place) -> Values:
+        return KEYS if _says_nothing(annotation) else self.values(annotation, place)
+
+    def _tuple(self, arguments: tuple[object, ...], place: Place) -> Values:
+        if not arguments:
+            return st.lists(ANYTHING, max_size=4).map(tuple)
+        if len(arguments) == 2 and arguments[1] is Ellipsis:
+            return st.lists(self.values(arguments[0], place), max_size=4).map(tuple)
+        return st.tuples(*(self.values(argument, place) for argument in arguments if argument != ()))
+
+    def _record(self, cls: type, arguments: tuple[object, ...], place: Place) -> Values:
+        """Make values of a class of the application; the memo is what ends a class that holds itself."""
+        bound = place.bound(bindings_of(cls, arguments, place.bindings))
+        key = cls, tuple(sorted((str(variable), repr(value)) for variable, value in bound.bindings.items()))
+        known = self._known.get(key)
+        if known is None:
+            made: list[Values] = []
+            known = self._known[key] = st.deferred(lambda: made[0])
+            made.append(record_strategy(cls, bound, self.values))
+        return known
+
+    def _annotated(self, arguments: tuple[object, ...], place: Place) -> Values:
+        kind, *metadata = arguments
+        for item in metadata:
+            if isinstance(item, SearchStrategy):
+                return _given(item)
+        return constrained(self.values(kind, place), kind if kind in CONSTRAINED else None, metadata)
+
+    def _variable(self, variable: typing.TypeVar, place: Place) -> Values:
+        if variable in place.bindings:
+            return self.values(place.bindings[variable], place.without(variable))
+        choices = variable.__constraints__ or (variable.__bound__ or Any,)
+        return st.one_of([self.values(choice, place) for choice in choices])
+
+
+def _given(strategy: Any) -> Values:
+    return cast("Values", strategy)
+
+
+def _says_nothing(annotation: object) -> bool:
+    return annotation is Any or annotation is object
+
+
+def _wrapped(annotation: object) -> object | None:
+    """Return what stands inside a NewType, a type alias, Required and the like; None for others."""
+    if isinstance(annotation, typing.NewType):
+        return cast("object", annotation.__supertype__)
+    if type(annotation).__name__ == "TypeAliasType":
+        return cast("object", annotation.__value__)  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue,reportUnknownMemberType] - Python 3.12's `type X = ...`
+    if typing.get_origin(annotation) in INNER_FORMS:
+        return cast("object", typing.get_args(annotation)[0])
+    return None

@@ -1,0 +1,28 @@
+"""What is used of Hypothesis, which is optional: its neighbours have it from here, so that its absence is told once."""
+
+from asynctasq.errors import MissingExtra
+
+try:
+    from hypothesis import reject
+    from hypothesis import strategies as st
+    from hypothesis.errors import HypothesisException
+    from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
+    from hypothesis.strategies import SearchStrategy
+except ImportError as error:
+    raise MissingExtra(
+        "asynctasq.testing.strategies and QueueStateMachine need Hypothesis; "
+        "install it with: pip install 'asynctasq[testing]'"
+    ) from error
+
+__all__ = [
+    "Bundle",
+    "HypothesisException",
+    "RuleBasedStateMachine",
+    "SearchStrategy",
+    "initialize",
+    "invariant",
+    "precondition",
+    "reject",
+    "rule",
+    "st",
+]

@@ -1,0 +1,273 @@
+"""QueueStateMachine: Hypothesis chooses what is dispatched and what goes wrong, the tape chooses the schedules."""
+# ruff: noqa: SLF001
+# pyright: reportPrivateUsage=false
+# Strategies and preconditions are functions of the machine; and a machine is made of a queue's engine.
+
+import sys
+from collections.abc import Callable, Collection, Coroutine, Sequence
+from contextlib import ExitStack
+from contextvars import ContextVar
+from typing import Any, ClassVar, Final, TypeVar
+
+from asynctasq.kernel.ledger import check
+from asynctasq.tasks.base import BaseTask
+from asynctasq.testing import strategies
+from asynctasq.testing._engine import Engine
+from asynctasq.testing._hypothesis import (
+    Bundle,
+    HypothesisException,
+    RuleBasedStateMachine,
+    SearchStrategy,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    st,
+)
+from asynctasq.testing._simulate_checks import InvariantBroken
+from asynctasq.testing._simulate_report import shown
+from asynctasq.testing._simulate_run import RUN_LIMITS, quiet
+from asynctasq.testing.clock import VirtualClock
+from asynctasq.testing.fake_queue import YEAR_S, FakeQueue
+from asynctasq.testing.faults import LoseReply, PointFault
+from asynctasq.testing.search import Search
+from asynctasq.testing.strategies import FAULT_KINDS, TaskSource, tasks_of
+
+__all__ = ["QueueStateMachine"]
+
+T = TypeVar("T")
+
+SEEDS: Final = st.integers(0, 9_999)
+WORKERS_MAX: Final = 16
+
+
+def _of_machine(choose: "Callable[[QueueStateMachine], SearchStrategy[Any]]") -> SearchStrategy[Any]:
+    """Return a strategy that asks the machine which runs what it may choose from."""
+    return st.runner().flatmap(choose)
+
+
+_living: "ContextVar[QueueStateMachine | None]" = ContextVar("asynctasq_state_machine", default=None)
+"""The machine of this context that was not torn down yet."""
+
+
+class QueueStateMachine(RuleBasedStateMachine):
+    """A queue with workers in virtual time, for Hypothesis to use, disturb and judge.
+
+    Derive from it, list your `tasks`, add rules and invariants of your own, and write
+    `TestShop = ShopMachine.TestCase` for pytest. Code under test that dispatches needs nothing else: all that is
+    dispatched while the machine lives lands in `self.queue`. State outside of the machine (a database, a module's
+    dict) is yours to reset in `__init__`.
+
+    tasks: what the machine may dispatch: classes, functions decorated with `@task`, or strategies of built tasks
+    (`strategies.tasks(Pay, amount=...)`).
+    faults: which kinds of faults it may choose, of `strategies.FAULT_KINDS`; `()` for none.
+    faults_max: how many in one example. Two can't take a message to its `max_crashes`, 3 by default, and be given up.
+    delays: for `.delay()` and for how long time passes.
+    search: which schedules there are: "fifo", "random", "pct", "mix".
+    settle_within_s: so many virtual seconds, at most, may work take once nothing goes wrong any more.
+    The rest is as for `FakeQueue`.
+    """
+
+    tasks: ClassVar[Sequence[TaskSource]] = ()
+    faults: ClassVar[Collection[str]] = FAULT_KINDS
+    faults_max: ClassVar[int] = 2
+    delays: ClassVar[SearchStrategy[float]] = strategies.delays()
+    workers: ClassVar[int] = 2
+    concurrency: ClassVar[int] = 10
+    queues: ClassVar[str | None] = None
+    lease_s: ClassVar[float] = 30.0
+    search: ClassVar[Search] = "mix"
+    freeze_time: ClassVar[bool] = False
+    settle_within_s: ClassVar[float] = YEAR_S
+
+    dispatched: ClassVar[Bundle[str]] = Bundle("dispatched")
+    """The ids of what the machine dispatched, for rules of yours: `@rule(task_id=QueueStateMachine.dispatched)`."""
+
+    _built: ClassVar[SearchStrategy[BaseTask[Any]]] = st.nothing()
+    _faults: ClassVar[SearchStrategy[Any]] = st.nothing()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls._built = st.one_of([tasks_of(source) for source in cls.tasks])
+        cls._faults = strategies.faults(of=cls.faults, nth_max=2) if cls.faults else st.nothing()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._exits = ExitStack()
+        left = _living.get()
+        if left is not None:  # the __init__ of a subclass raised, and nobody tears down what was not made
+            left._exits.close()
+        self._struck = 0
+        self._judged = 0
+        self._raised_around = sys.exception()
+        self.queue = self._open()
+        """The queue all dispatches go to: look at `dispatched()`, `history()`, assert, or use its `_sync` methods."""
+        self.clock: VirtualClock = self.queue.clock
+        """The virtual clock."""
+
+    # -- for rules and invariants of a subclass --------------------------------------------------
+
+    @property
+    def pending(self) -> int:
+        """How many messages still have something before them; dead letters have not."""
+        return self._engine.store.pending
+
+    def run(self, what: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine of your own code, in virtual time; workers take nothing new meanwhile."""
+        return self._engine.run_sync(what)
+
+    def when_settled(self) -> None:
+        """Assert what must hold in the end: nothing goes wrong any more and all work is done. Override it."""
+
+    # -- workload --------------------------------------------------------------------------------
+
+    @initialize(seed=SEEDS)
+    def choose_schedules(self, seed: int) -> None:
+        """Choose which steps run first where several could; 0 is first come, first served."""
+        if seed:
+            self._engine.reseed(seed, self.search)
+
+    @precondition(lambda self: bool(self.tasks))
+    @rule(target=dispatched, task=_of_machine(lambda machine: machine._built))
+    def dispatch(self, task: BaseTask[Any]) -> str:
+        """Dispatch one of the tasks."""
+        return task.dispatch_sync()
+
+    @precondition(lambda self: bool(self.tasks))
+    @rule(
+        target=dispatched,
+        task=_of_machine(lambda machine: machine._built),
+        delay=_of_machine(lambda machine: machine.delays),
+    )
+    def dispatch_later(self, task: BaseTask[Any], delay: float) -> str:
+        """Dispatch one of the tasks with a delay."""
+        return task.delay(delay).dispatch_sync()
+
+    @precondition(lambda self: self.pending > 0)
+    @rule(seconds=_of_machine(lambda machine: machine.delays))
+    def advance(self, seconds: float) -> None:
+        """Let time pass; what takes longer is still running then."""
+        self.queue.advance_sync(seconds=seconds)
+
+    @precondition(lambda self: self._engine.busy or self._engine.store.any_visible())
+    @rule()
+    def run_due(self) -> None:
+        """Run what is due, to its end."""
+        self.queue.run_due_sync()
+
+    @precondition(lambda self: self.pending > 0)
+    @rule()
+    def run_until_idle(self) -> None:
+        """Run everything, retries included."""
+        self.queue.run_until_idle_sync(virtual_s_max=self.settle_within_s)
+
+    @precondition(lambda self: bool(self._queues_with_dead_letters()))
+    @rule(queue=_of_machine(lambda machine: st.sampled_from(machine._queues_with_dead_letters())))
+    def redrive(self, queue: str) -> None:
+        """Drive the dead letters of a queue again."""
+        self.run(self._engine.store.redrive(queue, limit=100))
+
+    # -- what goes wrong -------------------------------------------------------------------------
+
+    @precondition(lambda self: self._may_strike("crash") and bool(self._busy_workers()))
+    @rule(which=st.integers(0, WORKERS_MAX))
+    def crash_worker(self, which: int) -> None:
+        """Kill a worker in the midst of what it does, as by kill -9; another one takes its place."""
+        busy = self._busy_workers()
+        self._struck += 1
+        self.run(self._crash(busy[which % len(busy)]))
+
+    @precondition(lambda self: self._may_strike("lost_reply") and self.pending > 0)
+    @rule(call=st.sampled_from(strategies.CALLS))
+    def lose_reply(self, call: str) -> None:
+        """Let the next call of this kind take effect and its reply be lost."""
+        self._let_strike(LoseReply(at=call))
+
+    @precondition(lambda self: self._may_strike() and self.pending > 0)
+    @rule(fault=_of_machine(lambda machine: machine._faults))
+    def go_wrong(self, fault: PointFault) -> None:
+        """Let a fault strike when its point is reached."""
+        self._let_strike(fault)
+
+    def _may_strike(self, kind: str | None = None) -> bool:
+        return self._struck < self.faults_max and (kind in self.faults if kind else bool(self.faults))
+
+    def _let_strike(self, fault: PointFault) -> None:
+        self._struck += 1
+        self.queue.faults.add(fault)
+
+    async def _crash(self, worker: str) -> None:
+        self._engine.crash(worker, "while it was at work")
+
+    # -- judging ---------------------------------------------------------------------------------
+
+    @invariant()
+    def the_queue_keeps_its_promises(self) -> None:
+        """Judge all that happened so far, if anything did since this was last asked."""
+        if len(self.queue.ledger) == self._judged:
+            return
+        self._judged = len(self.queue.ledger)
+        broken = check(self.queue.ledger, alive=self._engine.store.pending_ids(), exact=True)
+        if broken:
+            raise InvariantBroken(broken)
+
+    def teardown(self) -> None:
+        """Let all work come to its end and judge it; an override must call this."""
+        failure = sys.exception()
+        try:
+            if failure is None or failure is self._raised_around:
+                self._settle()
+            elif isinstance(failure, Exception) and not isinstance(failure, HypothesisException):
+                self._explain(failure)
+        finally:
+            self._exits.close()
+
+    def _settle(self) -> None:
+        try:
+            self._engine.calm_down()
+            self.queue.run_until_idle_sync(virtual_s_max=self.settle_within_s)
+            self.the_queue_keeps_its_promises()
+            self.when_settled()
+        except Exception as error:
+            self._explain(error)
+            raise
+
+    def _explain(self, error: Exception) -> None:
+        queue = self.queue
+        struck = ", ".join(f"{kind} {times}" for kind, times in queue.faults.fired.items()) or "nothing"
+        lines = [
+            f"schedule seed {queue.seed}, virtual time {queue.clock.elapsed}, went wrong: {struck}",
+            "what happened, in virtual seconds:",
+            *shown(queue.timeline()),
+        ]
+        error.add_note("\n".join(lines))
+
+    # -- the queue -------------------------------------------------------------------------------
+
+    @property
+    def _engine(self) -> Engine:
+        return self.queue._engine
+
+    def _open(self) -> FakeQueue:
+        queue = FakeQueue(
+            workers=self.workers,
+            concurrency=self.concurrency,
+            queues=self.queues,
+            lease_s=self.lease_s,
+            faults=(),
+            freeze_time=self.freeze_time,
+        )
+        self._exits.enter_context(quiet())
+        self._exits.enter_context(queue)
+        _living.set(self)
+        self._exits.callback(_living.set, None)
+        queue.faults.account_for = False  # a fault that Hypothesis chose need not find its moment
+        queue._engine.loop.limits = RUN_LIMITS
+        return queue
+
+    def _busy_workers(self) -> list[str]:
+        return [name for name, worker in self._engine.workers.items() if not worker.idle]
+
+    def _queues_with_dead_letters(self) -> list[str]:
+        store = self._engine.store
+        return [name for name in store.queue_names() if store.dead(name)]
