@@ -13,6 +13,8 @@ from asynctasq.errors import ConfigError
 
 __all__ = ["TortoiseAdapter"]
 
+KEYS_PER_QUERY = 500
+
 Key = tuple[object, ...]
 
 
@@ -72,13 +74,17 @@ class TortoiseAdapter:
         """Return the rows that exist, by key. With `foreign_loop`, leave the application's connections as they are."""
         wanted = [key[0] for key in keys]
         if not foreign_loop:
-            return _by_key(await cast("Any", model).filter(pk__in=wanted))
+            return await _rows(model, wanted)
         async with _connection_for_this_loop(model):
-            return _by_key(await cast("Any", model).filter(pk__in=wanted))
+            return await _rows(model, wanted)
 
 
-def _by_key(rows: Sequence[Any]) -> dict[Key, object]:
-    return {(row.pk,): row for row in rows}
+async def _rows(model: type, wanted: list[object]) -> dict[Key, object]:
+    found: dict[Key, object] = {}
+    for start in range(0, len(wanted), KEYS_PER_QUERY):
+        chunk = wanted[start : start + KEYS_PER_QUERY]
+        found |= {(row.pk,): row for row in await cast("Any", model).filter(pk__in=chunk)}
+    return found
 
 
 @asynccontextmanager

@@ -85,6 +85,14 @@ async def test_a_uuid_key_travels_also_from_a_row_that_was_read(users):
     assert (await back.owner).name == "u1"
 
 
+async def test_more_rows_than_a_query_may_name_arrive(users):
+    await User.bulk_create([User(id=100 + number, name="many", email="") for number in range(1200)])
+
+    back = await sent(await User.filter(name="many").order_by("id"))
+
+    assert [row.id for row in back] == [100 + number for number in range(1200)]
+
+
 async def test_a_row_that_was_read_in_part_arrives_whole(users):
     back = await sent(await User.all().only("id").get(id=1))
 
