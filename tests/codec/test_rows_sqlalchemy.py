@@ -1,5 +1,6 @@
 """What becomes of SQLAlchemy rows of every kind between dispatch and worker, on SQLite and PostgreSQL."""
 
+import asyncio
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -388,6 +389,23 @@ async def test_no_connection_is_held_once_the_rows_are_there(place, session, mon
     done = engine.dispose()
     if done is not None:
         await done
+
+
+async def test_models_of_different_classes_are_loaded_at_the_same_time(place, session, monkeypatch):
+    together = asyncio.Barrier(2)
+
+    class Meets(AsyncSession):
+        async def run_sync(self, *arguments):
+            async with asyncio.timeout(20):
+                await together.wait()
+            return await super().run_sync(*arguments)
+
+    engine = create_async_engine(place.sqlalchemy_async, poolclass=NullPool)
+    monkeypatch.setattr(Base, "_asynctasq_session_factory", async_sessionmaker(engine, class_=Meets), raising=False)
+
+    back = await sent(user=session.get(User, 1), order=session.get(Order, ("a", 1)))
+
+    assert (back["user"].name, back["order"].number) == ("u1", 1)
 
 
 async def test_a_factory_that_makes_no_session_says_so(session, factory, monkeypatch):

@@ -15,6 +15,7 @@ from asynctasq import task
 from asynctasq.errors import ModelNotFoundError, TaskDefinitionError
 from asynctasq.tasks import AsyncProcessTask, AsyncTask, SyncProcessTask, SyncTask
 from asynctasq.testing import FakeQueue
+from asynctasq.testing.simulation import Simulation, simulate_now
 from tests.codec.orm_databases import KINDS, database
 
 seen: list[object] = []
@@ -201,6 +202,17 @@ async def test_a_database_in_memory_is_the_tests_own(monkeypatch):
     await engine.dispose()
 
     assert seen == ["Mem"]
+
+
+def test_simulated_schedules_go_around_real_rows(user):
+    async def program(sim: Simulation) -> None:
+        seen.clear()
+        await InLoop(user).dispatch()
+        await InThread(user).dispatch()
+        await sim.settle()
+        assert seen == ["Ada", "Ada"]
+
+    simulate_now(program, runs=4, faults=())
 
 
 @pytest.mark.parametrize("kind", KINDS)
