@@ -1,6 +1,7 @@
 """What becomes of SQLAlchemy rows of every kind between dispatch and worker, on SQLite and PostgreSQL."""
 
 import asyncio
+import threading
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -315,6 +316,9 @@ async def test_hooks_get_none_when_the_database_is_away(session, factory, monkey
     monkeypatch.setattr(Base, "_asynctasq_session_factory", async_sessionmaker(away))
 
     assert await resolve_for_hooks(unpack_arguments(data, {})) == {"user": None, "n": 1}
+    async with asyncio.timeout(20):  # aiosqlite's thread tells this loop that it ends
+        while any("_connection_worker" in thread.name for thread in threading.enumerate()):
+            await asyncio.sleep(0.001)
 
 
 # --- databases and connections ---------------------------------------------------------------------------------
