@@ -12,10 +12,12 @@ from asynctasq.testing.loop import Limits
 from asynctasq.testing.shrink import shrink
 from asynctasq.testing.tape import Entry, Tape
 from tests.mutants.contract import contract
+from tests.mutants.drawn import drawn
 from tests.mutants.programs import (
     deployed,
     deployed_meanwhile,
     given_up,
+    kept,
     life,
     mixed,
     once,
@@ -23,6 +25,7 @@ from tests.mutants.programs import (
     redriven,
     taken_over,
 )
+from tests.mutants.stored import stored
 from tests.mutants.tasks import Choosy, Long, Plain
 
 Workload: TypeAlias = Callable[[Simulation], Coroutine[Any, Any, None]]
@@ -53,6 +56,7 @@ class Case:
     faults: FaultChoice = TROUBLE
     invariants: bool = True
     every: int = 1
+    workers: int = 3
     concurrency: int = 10
 
     @property
@@ -64,7 +68,7 @@ class Case:
         """Return how it is run under this seed."""
         calm = self.faults is TROUBLE and seed % CALM_EVERY == 0
         return RunOptions(
-            workers=3,
+            workers=self.workers,
             concurrency=self.concurrency,
             faults=() if calm else self.faults,
             invariants=self.invariants,
@@ -77,7 +81,10 @@ class Case:
         async def program(parts: RunParts) -> None:
             await self.workload(Simulation(parts))
 
-        return run_program(program, self.options(seed), tape)
+        try:
+            return run_program(program, self.options(seed), tape)
+        except SystemExit as error:  # a task asked for it, and its worker let it out
+            return RunResult(entries=tape.entries, failure=error)
 
 
 CASES: Final = (
@@ -87,11 +94,17 @@ CASES: Final = (
     Case(workload=contract, faults=(), every=1_000_000),
     Case(workload=given_up, faults=[Crash(at="mid_attempt", task=Long) for _ in range(5)], every=32),
     Case(workload=taken_over, faults=Duplicate(task=Long), every=32, concurrency=1),
+    Case(workload=taken_over, faults=Duplicate(task=Long), every=32, workers=1),
+    Case(workload=kept, faults=FailBefore(at="extend"), every=32),
     Case(workload=deployed, faults=Stop(at="mid_attempt", task=Long), every=32),
     Case(workload=deployed_meanwhile, faults=Stop(at="before_settle", task=Choosy, immediate=True)),
     Case(workload=once, faults=Delay(at="reserve:after", task=Plain, seconds=40), every=32),
     Case(workload=once, faults=FailBefore(at="settle"), every=32),
+    Case(workload=once, faults=[Stop(at="mid_attempt", task=Plain), FailBefore(at="settle")], every=8),
     Case(workload=outage, faults=Faults(fail_before=0.05), every=8),
+    Case(workload=outage, faults=Faults(fail_before=0.05, stop=0.02), every=8),
+    Case(workload=drawn, faults=()),
+    Case(workload=stored, faults=()),
 )
 
 

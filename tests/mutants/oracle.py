@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import pairwise
 from typing import Any
 
 from asynctasq.codec.arguments import unpack_result
@@ -28,7 +30,8 @@ class Wait:
 class Expected:
     """One dispatch and what comes of it.
 
-    `attempts` are the numbers of its runs in order, `waits` lie between them, `takes` is how long each lasts.
+    `attempts` are the numbers of its runs in order, `waits` lie between them, `takes` is how long each lasts, or
+    `lasts` if they differ.
     `ends` is "done" or why it is a dead letter. `fragile`: a fault may cost it an attempt, as a worker that stands
     still makes a task run out of time.
     """
@@ -38,6 +41,7 @@ class Expected:
     task_id: str | None = None
     delay: float = 0.0
     takes: float = 1.0
+    lasts: tuple[float, ...] = ()
     attempts: tuple[int, ...] = (1,)
     waits: tuple[Wait, ...] = ()
     ends: str = "done"
@@ -63,7 +67,11 @@ async def judge(sim: Simulation, expected: Sequence[Expected], base: float, *, e
         if not exact and one.fragile:
             continue
         _judge_runs(one, runs, exact=exact)
+        if exact:
+            _judge_metadata(one, runs, datetime.fromtimestamp(sim.clock.now(), UTC))
         _judge_times(one, runs, base, exact=exact)
+        if exact and sim.seed:
+            _judge_chance(one, runs)
         _judge_hooks(one, exact=exact)
         await _judge_end(one, store)
     want(store.pending == 0, "nothing left", f"{store.pending} messages are left")
@@ -77,13 +85,21 @@ def _judge_runs(one: Expected, runs: Sequence[Run], *, exact: bool) -> None:
         want(set(numbers) == set(one.attempts), "attempts", f"{one.key}: {numbers}, not {set(one.attempts)}")
 
 
+def _judge_metadata(one: Expected, runs: Sequence[Run], latest: datetime) -> None:
+    instants = {run.dispatched_at for run in runs}
+    [instant] = instants if len(instants) == 1 else [None]
+    fits = instant is not None and instant.tzinfo is UTC and instant <= latest
+    want(fits, "dispatched_at", f"{one.key}: {instants}, not one instant before {latest}")
+
+
 def _judge_times(one: Expected, runs: Sequence[Run], base: float, *, exact: bool) -> None:
     if exact:
         earliest = latest = base + one.delay
-        for run, wait in zip(runs, (*one.waits, Wait(least=0)), strict=True):
+        lasts = one.lasts or (one.takes,) * len(runs)
+        for run, takes, wait in zip(runs, lasts, (*one.waits, Wait(least=0)), strict=True):
             fits = earliest - HAIR <= run.began <= latest + MICROSECOND + HAIR
             want(fits, "times", f"{one.key} attempt {run.attempt} at {run.began}, not {earliest} to {latest}")
-            ended = run.began + one.takes
+            ended = run.began + takes
             earliest, latest = ended + wait.least, ended + (wait.least if wait.most is None else wait.most)
         return
     want(runs[0].began >= base + one.delay - HAIR, "times", f"{one.key} began at {runs[0].began}, which is early")
@@ -94,6 +110,18 @@ def _judge_times(one: Expected, runs: Sequence[Run], base: float, *, exact: bool
         starts = [run.began for run in runs if run.attempt == number]
         early = ends and min(starts) < min(ends) + wait.least - HAIR
         want(not early, "times", f"{one.key} attempt {number} came at {min(starts)}, less than {wait} after {ends}")
+
+
+def _judge_chance(one: Expected, runs: Sequence[Run]) -> None:
+    """Tell of waits that should be spread by chance and all are as long as they may be."""
+    lasts = one.lasts or (one.takes,) * len(runs)
+    spread = [
+        (later.began - earlier.began - takes, wait.most)
+        for (earlier, later), takes, wait in zip(pairwise(runs), lasts, one.waits, strict=False)
+        if wait.most is not None and wait.most > max(wait.least, 1)
+    ]
+    longest = [most for waited, most in spread if waited >= most - 2 * MICROSECOND]
+    want(len(longest) < max(2, len(spread)), "jitter", f"{one.key} waited {longest}, each time the most there is")
 
 
 def _judge_hooks(one: Expected, *, exact: bool) -> None:

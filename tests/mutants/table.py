@@ -2,15 +2,19 @@
 
 from typing import Final
 
+from tests.mutants.planted_heldout import HELD_OUT
 from tests.mutants.planted_kernel import KERNEL
 from tests.mutants.planted_memory import MEMORY
 from tests.mutants.planted_recorded import RECORDED
+from tests.mutants.planted_undrawn import UNDRAWN
 from tests.mutants.planted_worker import WORKER
 from tests.mutants.planting import Mutant
 
 __all__ = ["MUTANTS", "SURVIVORS"]
 
-MUTANTS: Final[dict[str, Mutant]] = {mutant.name: mutant for mutant in (*KERNEL, *MEMORY, *WORKER, *RECORDED)}
+MUTANTS: Final[dict[str, Mutant]] = {
+    mutant.name: mutant for mutant in (*KERNEL, *MEMORY, *WORKER, *RECORDED, *HELD_OUT, *UNDRAWN)
+}
 
 SURVIVORS: Final[dict[str, str]] = {
     "lost lease's outcome still settled": "the store compares tokens, so a settlement that should not have been sent "

@@ -3,12 +3,13 @@
 import asyncio
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from uuid import NAMESPACE_URL, uuid5
 
 from asynctasq.core.processes import ChildCrashed
 from asynctasq.errors import Reject, Retry, Snooze
 from asynctasq.tasks import AsyncTask, SyncTask
-from asynctasq.tasks.base import AsyncProcessTask
+from asynctasq.tasks.base import AsyncProcessTask, BaseTask
 
 
 @dataclass(slots=True)
@@ -18,6 +19,7 @@ class Run:
     key: str
     attempt: int
     began: float
+    dispatched_at: datetime | None = None
     ended: float | None = None
 
 
@@ -41,9 +43,9 @@ class Log:
         """Return the executions of one dispatch."""
         return [run for run in self.runs if run.key == key]
 
-    def begin(self, key: str, attempt: int) -> Run:
-        """Note that an execution begins now."""
-        run = Run(key, attempt, now())
+    def begin(self, key: str, task: BaseTask[str]) -> Run:
+        """Note that an execution begins now, and what it knows of itself."""
+        run = Run(key, task.attempt, now(), task._dispatched_at)
         self.runs.append(run)
         return run
 
@@ -70,7 +72,7 @@ class Watched(AsyncTask[str]):
 
     async def run(self, seconds: float = 1.0) -> None:
         """Take some time."""
-        run = LOG.begin(self.key, self.attempt)
+        run = LOG.begin(self.key, self)
         await asyncio.sleep(seconds)
         run.ended = now()
 
@@ -275,7 +277,7 @@ class Blocking(SyncTask[str]):
     keep_result = 3600
 
     def execute(self) -> str:
-        LOG.begin(self.key, self.attempt).ended = now()
+        LOG.begin(self.key, self).ended = now()
         return f"{self.key} done"
 
 
@@ -285,5 +287,5 @@ class Offloaded(AsyncProcessTask[str]):
     keep_result = 3600
 
     async def execute(self) -> str:
-        LOG.begin(self.key, self.attempt).ended = now()
+        LOG.begin(self.key, self).ended = now()
         return f"{self.key} done"
