@@ -3,7 +3,6 @@
 from asynctasq.errors import MissingExtra
 
 try:
-    from hypothesis import reject
     from hypothesis import strategies as st
     from hypothesis.errors import HypothesisException
     from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -22,7 +21,6 @@ __all__ = [
     "initialize",
     "invariant",
     "precondition",
-    "reject",
     "rule",
     "st",
 ]

@@ -13,7 +13,7 @@ from asynctasq.codec.records import DATACLASS, ENUM, NAMED_TUPLE, PYDANTIC, URL,
 from asynctasq.codec.references import adapter_for
 from asynctasq.errors import AsyncTasqError
 from asynctasq.tasks.signatures import Signature
-from asynctasq.testing._hypothesis import SearchStrategy, reject, st
+from asynctasq.testing._hypothesis import SearchStrategy, st
 
 __all__ = ["NoStrategy", "Place", "bindings_of", "building", "constrained", "record_strategy"]
 
@@ -185,7 +185,14 @@ def building(
 
     Raises: NoStrategy, while values are drawn, when it refuses whatever it is given.
     """
-    return _built(make, arguments, place, signature, _Tally())
+    return _built(make, arguments, place, signature, _Tally()).filter(_was_made)
+
+
+_REFUSED: Final = object()
+
+
+def _was_made(value: object) -> bool:
+    return value is not _REFUSED
 
 
 @st.composite
@@ -207,7 +214,7 @@ def _built(
         if tally.refused >= REFUSALS_MAX and not tally.taken:
             name = getattr(make, "__qualname__", repr(make))
             raise place.refuse(f"{name} refused {REFUSALS_MAX} values, the last with {error!r}") from error
-        reject()
+        return _REFUSED
     tally.taken += 1
     return made
 

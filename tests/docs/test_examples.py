@@ -15,6 +15,7 @@ PAGES = [
     ROOT / "README.md",
     ROOT / "docs" / "tutorial" / "testing.md",
     *(ROOT / "docs" / "how-to" / f"{name}.md" for name in HOW_TO),
+    ROOT / "docs" / "reference" / "hypothesis.md",
 ]
 BLOCK = re.compile(
     r"(?:^<!-- (fails) -->\n)?^```python\n(.*?)^```"
@@ -22,7 +23,7 @@ BLOCK = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 """An example. One that is there to fail is marked, and what it prints, lines left out or not, comes after it."""
-TESTS = re.compile(r"^(?:async )?def (test_\w+)", re.MULTILINE)
+TESTS = re.compile(r"^(?:(?:async )?def test_\w+|Test\w+ = \w+\.TestCase$)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
