@@ -17,10 +17,10 @@ FEW = 5
 ROW = "{:<46} {:<40} {:>5} {:>9} {:>7}"
 
 
-def hunt(name: str, *, seconds: float = 30.0, seeds: int = SEEDS) -> Finding | None:
-    """Plant one defect and look for it."""
+def hunt(name: str, *, seconds: float = 30.0, seeds: int = SEEDS, smallest: bool = True) -> Finding | None:
+    """Plant one defect and look for it; shrink what shows it to the `smallest`."""
     with planted(MUTANTS[name]):
-        return first_finding(seeds=range(seeds), seconds=seconds)
+        return first_finding(seeds=range(seeds), seconds=seconds, smallest=smallest)
 
 
 def clean(seeds: range) -> Finding | None:

@@ -121,8 +121,8 @@ class Finding:
     timeline: str
 
 
-def first_finding(*, seeds: Sequence[int], seconds: float) -> Finding | None:
-    """Run every workload under these seeds until one fails or the time is up."""
+def first_finding(*, seeds: Sequence[int], seconds: float, smallest: bool = True) -> Finding | None:
+    """Run every workload under these seeds until one fails or the time is up; shrink it to the `smallest`."""
     clock = SystemClock()
     started = clock.monotonic()
     with quiet():
@@ -132,7 +132,7 @@ def first_finding(*, seeds: Sequence[int], seconds: float) -> Finding | None:
                     continue
                 result = case.run(Tape(seed), seed)
                 if result.failure is not None:
-                    decisions = _shrunk(case, seed, result)
+                    decisions = _shrunk(case, seed, result) if smallest else _decisions(result)
                     took = clock.monotonic() - started
                     return _finding(case, seed, result, decisions, took)
             if clock.monotonic() - started > seconds:
@@ -160,9 +160,13 @@ def signature(error: BaseException) -> str:
     return str(name) if isinstance(error, AssertionError) and name else type(error).__name__
 
 
+def _decisions(result: RunResult) -> int:
+    return sum(1 for _, _, value in result.entries if value)
+
+
 def _shrunk(case: Case, seed: int, result: RunResult) -> int:
     """Return how many decisions the smallest run has that fails the same way."""
-    if not any(value for _, _, value in result.entries):
+    if not _decisions(result):
         return 0
     clock = SystemClock()
     deadline = clock.monotonic() + SHRINK_S
