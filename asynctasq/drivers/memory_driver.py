@@ -263,13 +263,17 @@ class MemoryDriver(Driver):
         with self._lock:
             until = self._now() + microseconds(lease_s)
             lost: set[str] = set()
+            sooner: set[str] = set()
             for lease in leases:
                 row = self._held(lease)
                 if row is None:
                     lost.add(lease.message_id)
-                else:
-                    row.visible_us = until
-                    self._place(row)
+                    continue
+                if until < row.visible_us:
+                    sooner.add(row.message.queue)
+                row.visible_us = until
+                self._place(row)
+            self._wake(sooner)
             return lost
 
     async def settle(self, settlements: Settlements) -> AbstractSet[str]:

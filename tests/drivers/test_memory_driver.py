@@ -1,5 +1,7 @@
 """What the conformance suite can't see of the memory driver: what depends on the very microsecond."""
 
+import asyncio
+
 import pytest
 
 from asynctasq.drivers.memory_driver import MemoryDriver
@@ -46,3 +48,19 @@ def test_a_wait_in_virtual_time_ends_at_its_microsecond_however_floats_add_up(ca
         assert loop.run(driver.wait_visible(["a"], wait_s=1)) is False
 
     assert loop.clock.elapsed_us == 2_000_008
+
+
+def test_a_wait_hears_of_a_lease_that_is_shortened() -> None:
+    loop = SimulationLoop()
+    driver = MemoryDriver(clock=loop.clock)
+
+    async def seconds_waited() -> float:
+        await driver.enqueue([_message("m", "a")])
+        [lease] = await driver.reserve(["a"], limit=1, lease_s=600)
+        waiting = loop.create_task(driver.wait_visible(["a"], wait_s=3600))
+        await asyncio.sleep(1)
+        await driver.extend([lease], lease_s=5)
+        assert await waiting
+        return loop.time()
+
+    assert loop.run(seconds_waited()) == 6

@@ -236,7 +236,7 @@ async def _wait(both: Both) -> None:
     for _ in range(3):
         await asyncio.sleep(0)
     if due_us is None or due_us > began_us:
-        await both.pick((_enqueue, _settle, _redrive))(both)
+        await both.pick((_enqueue, _settle, _redrive, _extend))(both)
         due_us = both.model.next_due(queues)
     seen, ended_us = await waiting
     expected = due_us is not None and due_us <= until_us
