@@ -13,6 +13,7 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, initialize, precondition
 
+from asynctasq.codec.arguments import unpack_result
 from asynctasq.kernel.ledger import Kind, check
 from asynctasq.kernel.messages import DeadReason, State
 from asynctasq.tasks.base import BaseTask
@@ -27,7 +28,6 @@ from property_tests.worker_tasks import (
     LOG,
     SNOOZE_S,
     TAKES_S,
-    TIMEOUT_S,
     Acts,
     ActsByList,
     Blocks,
@@ -36,11 +36,12 @@ from tests.mutants.planting import planted
 from tests.mutants.table import MUTANTS
 
 QUEUES = ("work", "other")
-ACTS = ("succeed", "fail", "refuse", "snooze", "again", "reject", "die", "overrun", "child")
+ACTS = ("succeed", "fail", "refuse", "snooze", "again", "reject", "die", "overrun", "child", "long", "at once")
 ERRORS = {
     "fail": "ValueError",
     "refuse": "KeyError",
     "again": "Retry",
+    "at once": "Retry",
     "overrun": "TaskTimeoutError",
     "reject": "Reject",
     "die": "ChildCrashed",
@@ -63,7 +64,6 @@ by_hand: st.SearchStrategy[DirectedFault] = st.one_of(
         nth=st.integers(1, 3),
     ),
     st.builds(StopWorker, at=st.just("mid_attempt"), immediate=st.booleans()),
-    st.just(StopWorker(at="mid_attempt", immediate=True)),
     st.builds(LoseReply, at=st.sampled_from(["reserve", "settle", "turn"])),
     st.builds(FailBefore, at=st.sampled_from(["reserve", "settle"])),
     st.builds(FailAfter, at=st.sampled_from(["reserve", "settle"])),
@@ -71,7 +71,13 @@ by_hand: st.SearchStrategy[DirectedFault] = st.one_of(
     st.builds(Duplicate),
     st.builds(ExpireLease),
 )
-plans = st.one_of(st.just([]), st.lists(by_hand, min_size=1, max_size=2), st.lists(by_chance, min_size=1, max_size=1))
+stop_at_once = StopWorker(at="mid_attempt", immediate=True)
+plans = st.one_of(
+    st.just([]),
+    st.just([stop_at_once]),
+    st.lists(by_hand, min_size=1, max_size=2),
+    st.lists(by_chance, min_size=1, max_size=1),
+)
 scripts = st.one_of(
     st.lists(st.sampled_from(ACTS), max_size=5),
     st.sampled_from(ACTS[1:]).map(lambda act: [act] * 4),
@@ -88,6 +94,7 @@ class Dispatch:
     max_attempts: int
     waits_s: Sequence[float]
     max_crashes: int
+    timeout_s: float
     from_s: float
     timed: bool = True
     runs: list[tuple[int, float]] = field(default_factory=list)
@@ -106,10 +113,10 @@ class Dispatch:
             number = len(self.runs)
             act = self.acts[number] if number < len(self.acts) else "succeed"
             self.runs.append((attempt, now))
-            now += TIMEOUT_S if act == "overrun" else TAKES_S
+            now += self.timeout_s if act == "overrun" else TAKES_S.get(act, 1.0)
             more = attempt < self.max_attempts
             match act:
-                case "succeed" | "child":
+                case "succeed" | "long" | "child":
                     if act == "child":
                         self.children[f"{self.key} child"] = now
                     self.ends = "done"
@@ -118,9 +125,9 @@ class Dispatch:
                     now += SNOOZE_S
                 case "die" if crashes + 1 < self.max_crashes:
                     crashes += 1
-                case "fail" | "overrun" | "again" if more:
-                    self.asked += act != "again"
-                    now += AGAIN_S if act == "again" else self.waits_s[min(attempt, len(self.waits_s)) - 1]
+                case "fail" | "overrun" | "again" | "at once" if more:
+                    self.asked += act not in AGAIN_S
+                    now += AGAIN_S.get(act, self.waits_s[min(attempt, len(self.waits_s)) - 1])
                     attempt += 1
                 case _:
                     self.asked += act == "refuse" and more
@@ -149,6 +156,7 @@ class Workers(MeasuredMachine):
             ),
             *("redriven", "completed after its redrive", "cancelled", "not cancelled", "dispatched twice"),
             *("blocking task retried", "an attempt ran again", "a lease was lost", "a stopped worker handed back"),
+            "handed back, not counted",
         }
     )
     dispatches: ClassVar[Bundle[Dispatch]] = Bundle("dispatches")
@@ -212,8 +220,9 @@ class Workers(MeasuredMachine):
         hook_breaks: bool,
     ) -> Dispatch:
         key = f"task {next(self.numbers)}"
+        timeout_s = 100.0 if "long" in acts else 3.0
         task: Acts = (ActsByList if retry_after_s is None else Acts)(key=key, acts=acts, hook_breaks=hook_breaks)
-        task = task.on_queue(queue).with_options(max_attempts=max_attempts, max_crashes=max_crashes, timeout=TIMEOUT_S)
+        task = task.on_queue(queue).with_options(max_attempts=max_attempts, max_crashes=max_crashes, timeout=timeout_s)
         task = task if retry_after_s is None else task.retry_after(retry_after_s)
         task_id = (task.delay(delay_s) if delay_s else task).dispatch_sync()
         dispatched = Dispatch(
@@ -222,6 +231,7 @@ class Workers(MeasuredMachine):
             acts=acts,
             max_attempts=max_attempts,
             max_crashes=max_crashes,
+            timeout_s=timeout_s,
             waits_s=LIST_S if retry_after_s is None else [retry_after_s],
             from_s=self.now + delay_s,
         )
@@ -240,6 +250,7 @@ class Workers(MeasuredMachine):
             acts=["fail"],
             max_attempts=3,
             max_crashes=3,
+            timeout_s=0.0,
             waits_s=[7.0],
             from_s=self.now,
             timed=False,
@@ -301,7 +312,7 @@ class Workers(MeasuredMachine):
         queue.advance_sync(seconds=TROUBLE_S)
         if queue._engine.busy or queue._engine.store.pending:
             queue._engine.calm_down()
-            queue.run_until_idle_sync()
+            queue.run_until_idle_sync(virtual_s_max=TROUBLE_S)
         violations = check(queue.ledger, exact=True)
         assert not violations, violations
         self.judge()
@@ -333,6 +344,14 @@ class Workers(MeasuredMachine):
             assert bool(hooks) >= (reason is not None), f"{one} is dead and its hook never ran: {stored}"
         if calm:
             assert (reason.value if reason else "done") == one.ends, f"{one}: {stored}"
+        if reason is None:
+            assert LOG.ended.get(one.key), f"{one} is done, and none of its runs came to its end"
+            data = self.run(self.queue.driver.fetch_result(one.task_id))
+            assert (None if data is None else unpack_result(data, str)) == (one.key if one.timed else None)
+        if set(self.queue.faults.fired) == {"stop"} and "overrun" not in one.acts:  # which does not end by itself
+            ended = LOG.ended.get(one.key, [])
+            assert ended == [attempt for attempt, _ in one.runs], f"{one} came to these ends: {ended}"
+            self.reach("handed back, not counted", len(LOG.runs.get(one.key, [])) > len(ended))
         if calm and stored is not None:
             assert stored.error is not None, f"{one}: {stored}"
             kind = stored.error.type.rpartition(".")[2]
