@@ -25,6 +25,18 @@ NO_EXCUSE_ALONE = ("fail_before", "is asked to stop at once")
 """How the faults begin that a worker must get over, unless they come together."""
 
 
+SETTLED_AS = {
+    "succeeded": ("complete",),
+    "failed": ("retry", "bury: failed"),
+    "retryrequested": ("retry", "bury: failed"),
+    "snoozed": ("snooze",),
+    "rejected": ("bury: rejected",),
+    "crashed": ("crash", "bury: crashed"),
+    "interrupted": ("snooze",),
+}
+"""How an attempt may be settled that ended so; where a thread is left behind, an interrupted one comes back later."""
+
+
 class Kind(enum.Enum):
     """What an entry says."""
 
@@ -281,6 +293,23 @@ def _exact_when_undisturbed(line: Lifeline, _alive: Collection[str], _tolerance_
             yield f"token {lease.token} was taken over, never settled, though nothing went wrong"
 
 
+def _settled_as_it_ended(line: Lifeline, _alive: Collection[str], _tolerance_s: float) -> Iterator[str]:
+    """Compare each settlement with the attempt's outcome; whatever that was, it may have been handed back."""
+    limit = max((max(1, entry.max_attempts) for entry in line.of(Kind.DISPATCHED)), default=None)
+    outcomes = {entry.token: entry.detail.partition(":")[0] for entry in line.of(Kind.ENDED)}
+    answers = {entry.token: entry for entry in line.of(Kind.HOOK) if entry.detail.startswith("should_retry")}
+    for token, asked in answers.items():
+        if limit is not None and asked.attempt >= limit:
+            yield f"should_retry was asked at attempt {asked.attempt} of {limit}, token {token}"
+    for entry in line.of(Kind.SETTLED):
+        outcome, answer = outcomes.get(entry.token, ""), answers.get(entry.token)
+        if outcome in SETTLED_AS and entry.detail not in (*SETTLED_AS[outcome], "hand back"):
+            yield f"attempt {entry.attempt} ended: {outcome}, and was settled: {entry.detail}"
+        early = limit is not None and entry.attempt < limit and entry.detail == "bury: failed"
+        if early and (outcome == "retryrequested" or (answer is not None and answer.detail != "should_retry")):
+            yield f"given up at attempt {entry.attempt} of {limit}, though nothing spoke against another"
+
+
 Invariant = Callable[[Lifeline, Collection[str], float], Iterator[str]]
 
 INVARIANTS: dict[str, Invariant] = {
@@ -295,7 +324,10 @@ INVARIANTS: dict[str, Invariant] = {
 }
 """Name -> function from a lifeline, the ids still stored and a tolerance to texts of violations."""
 
-EXACT_INVARIANTS: dict[str, Invariant] = {"exact when undisturbed": _exact_when_undisturbed}
+EXACT_INVARIANTS: dict[str, Invariant] = {
+    "exact when undisturbed": _exact_when_undisturbed,
+    "settled as it ended": _settled_as_it_ended,
+}
 """Those that hold only where the ledger tells of everything that went wrong, as a simulation's does."""
 
 

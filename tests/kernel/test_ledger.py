@@ -304,3 +304,49 @@ def test_a_timeline_starts_at_its_first_entry_or_where_told() -> None:
     assert timeline(RETRIED[:1], start=-1).split()[0] == "1.000000"
     assert timeline([]) == ""
     assert timeline([Entry(0, Kind.CRASHED, worker=W)]).split() == ["0.000000", "w1", "crashed"]
+
+
+def ended(outcome: str, *then: Entry) -> list[Entry]:
+    return [dispatched(), reserved(1, "1"), started(1, "1"), Entry(2, Kind.ENDED, M, W, 1, "1", outcome), *then]
+
+
+FAILED = "failed: ValueError: no"
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        ended(FAILED, settled(3, "1", "complete")),
+        ended("rejected: Reject: no", settled(3, "1", "retry")),
+        ended("snoozed", settled(3, "1", "retry")),
+        ended("interrupted", settled(3, "1", "complete")),
+        ended("interrupted", hook(3), settled(3, "1", "bury: failed")),
+        ended("crashed: ChildCrashed: no", settled(3, "1", "retry")),
+        ended("retryrequested: Retry: no", hook(3), settled(3, "1", "bury: failed")),
+        ended(FAILED, hook(3, "should_retry raised KeyError"), hook(3), settled(3, "1", "bury: failed")),
+    ],
+)
+def test_a_settlement_that_does_not_fit_the_outcome_is_found(history: list[Entry]) -> None:
+    assert [v.invariant for v in check(history, alive=[M], exact=True)] == ["settled as it ended"]
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        ended("succeeded", settled(3, "1", "complete")),
+        ended("snoozed", settled(3, "1", "snooze")),
+        ended("rejected: Reject: no", hook(3), settled(3, "1", "bury: rejected")),
+        ended(FAILED, hook(3, "should_retry"), settled(3, "1", "retry")),
+        ended(FAILED, hook(3, "should_retry"), hook(3), settled(3, "1", "bury: failed")),
+        ended(FAILED, settled(3, "1", "hand back")),
+        ended("unrunnable: BadArguments: no", settled(3, "1", "bury: bad_arguments")),
+    ],
+)
+def test_a_settlement_that_fits_the_outcome_is_fine(history: list[Entry]) -> None:
+    assert check(history, alive=[M], exact=True) == []
+
+
+def test_should_retry_is_not_asked_at_the_last_attempt() -> None:
+    history = [dispatched(max_attempts=1), *ended(FAILED, hook(3, "should_retry"), settled(3, "1", "retry"))[1:]]
+
+    assert "settled as it ended" in {v.invariant for v in check(history, alive=[M], exact=True)}
