@@ -273,7 +273,8 @@ class MemoryDriver(Driver):
                     sooner.add(row.message.queue)
                 row.visible_us = until
                 self._place(row)
-            self._wake(sooner)
+            if sooner:
+                self._wake(sooner)
             return lost
 
     async def settle(self, settlements: Settlements) -> AbstractSet[str]:
