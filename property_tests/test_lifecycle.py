@@ -44,7 +44,8 @@ waits_ns = st.sampled_from([0, 0, SECOND_NS, 5 * SECOND_NS, 60 * SECOND_NS, 12_3
 leases_s = st.sampled_from([1, 30, 600])
 retry_waits = st.one_of(
     st.tuples(st.just("fixed"), waits_ns),
-    st.tuples(st.just("list"), st.lists(waits_ns, min_size=1, max_size=2)),
+    st.tuples(st.just("list"), st.lists(waits_ns, min_size=1, max_size=1)),
+    st.tuples(st.just("list"), st.lists(waits_ns, min_size=2, max_size=2)),
     st.tuples(st.sampled_from(["growing", "jittered"]), st.just(4 * SECOND_NS), st.just(6 * SECOND_NS)),
 )
 policies = st.fixed_dictionaries(
@@ -241,10 +242,12 @@ class Lifecycle(MeasuredMachine):
 
     # -- attempts --------------------------------------------------------------------------------
 
-    @step(held=leases)
-    def start(self, held: Held) -> None:
+    @step(held=leases, at_the_end=st.booleans())
+    def start(self, held: Held, at_the_end: bool) -> None:
         """Begin only now with what was leased some time ago."""
         _, grant, policy = held
+        if at_the_end:
+            self.move_to(max(self.model.now, grant["until"]))
         found = self.screen(grant, policy, self.model.now)
         assert found == verdict(grant, policy, self.model.now)
         self.reach("started in time", found == "run")
@@ -320,16 +323,22 @@ class Lifecycle(MeasuredMachine):
             assert apply()
         self.reach("settled a batch", len(endings) > 1)
 
-    @step(target=leases, held=consumes(leases))
-    def raise_and_come_back(self, held: Held) -> Any:
+    @step(target=leases, held=consumes(leases), times=st.integers(1, 3))
+    def raise_and_come_back(self, held: Held, times: int) -> Any:
         """Fail, and run again as soon as may be: what leads to the last attempts."""
-        lease, settlement, apply = self.ending(held, "raised", None, None)
-        lost = self.run(self.driver.settle([(lease, settlement)]))
-        assert lost == (set() if apply() else {lease.message_id})
-        due = self.model.next_due([lease.queue])
-        self.move_to(max(self.model.now, due or 0))
-        got = self.run(self.driver.reserve([lease.queue], limit=3, lease_s=30))
-        return multiple(*self.granted([lease.queue], 3, 30, got))
+        queue, latest = held[0].queue, [held]
+        others: list[Held] = []
+        for _ in range(times):
+            lease, settlement, apply = self.ending(latest[0], "raised", None, None)
+            lost = self.run(self.driver.settle([(lease, settlement)]))
+            assert lost == (set() if apply() else {lease.message_id})
+            self.move_to(max(self.model.now, self.model.next_due([queue]) or 0))
+            got = self.granted([queue], 3, 30, self.run(self.driver.reserve([queue], limit=3, lease_s=30)))
+            latest = [one for one in got if one[0].message_id == lease.message_id]
+            others += [one for one in got if one[0].message_id != lease.message_id]
+            if not latest:
+                break
+        return multiple(*others, *latest)
 
     @step(
         target=leases, held=consumes(leases), outcome=outcomes, queues=st.permutations(QUEUES), limit=st.integers(0, 2)
@@ -455,7 +464,7 @@ class Lifecycle(MeasuredMachine):
 
     # -- the operator ----------------------------------------------------------------------------
 
-    @step(queue=st.sampled_from(QUEUES), limit=st.integers(1, 3))
+    @step(queue=st.sampled_from(QUEUES), limit=st.sampled_from([1, 1, 2, 9]))
     @some_dead
     def redrive(self, queue: str, limit: int) -> None:
         dead = {name for name, one in self.model.messages.items() if one["queue"] == queue and one["reason"]}
@@ -465,9 +474,11 @@ class Lifecycle(MeasuredMachine):
         self.reach("redriven", count > 0)
         self.reach("redriven in part", 0 < count < len(dead))
 
-    @step(name=ids)
-    def cancel(self, name: str) -> None:
+    @step(name=ids, late=st.booleans())
+    def cancel(self, name: str, late: bool) -> None:
         message = self.model.messages.get(name)
+        if late and message is not None and message["holder"]:
+            self.move_to(max(self.model.now, message["due"]))
         state = None if message is None else self.model.state(message)
         lost = message is not None and bool(message["holder"])
         removed = self.run(self.driver.cancel([name, "nobody"]))
