@@ -51,6 +51,7 @@ T = TypeVar("T")
 
 _WATCHED: Final = 2_048
 _NEVER: Final = float("inf")
+_STEP: Final = 1 / MICROSECONDS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +135,10 @@ class SimulationLoop(RealWorldRefusals, LoopLifecycle):
     def call_later(  # type: ignore[override] # see call_soon
         self, delay: float, callback: Any, *args: Any, context: contextvars.Context | None = None
     ) -> Timer:
-        return self.call_at(self.clock.elapsed_us / MICROSECONDS + delay, callback, *args, context=context)
+        when = self.clock.elapsed_us / MICROSECONDS + delay
+        if 0 < delay < _STEP:  # time must pass, or waiting for the rest of a deadline never ends
+            when = (self.clock.elapsed_us + 1) / MICROSECONDS
+        return self.call_at(when, callback, *args, context=context)
 
     def call_at(  # type: ignore[override] # see call_soon
         self, when: float, callback: Any, *args: Any, context: contextvars.Context | None = None

@@ -528,3 +528,17 @@ def test_steps_are_counted_up_to_the_limit():
     loop.run(main())
 
     assert 900 <= loop.steps < 920
+
+
+def test_waiting_for_the_rest_of_a_deadline_ends_however_floats_add_up() -> None:
+    async def waits() -> None:
+        loop = asyncio.get_running_loop()
+        loop.clock.move_to_us(1_000_008)  # 1.000008 + 1 is a little more than 2.000008
+        deadline = loop.time() + 1
+        while (left := deadline - loop.time()) > 0:
+            await asyncio.sleep(left)
+
+    loop = SimulationLoop()
+    loop.run(waits())
+
+    assert loop.clock.elapsed_us - 2_000_008 in (0, 1)
