@@ -377,9 +377,8 @@ class AttemptRunner:
 
     def _note(self, held: Held, kind: Kind, detail: str, error: BaseException | None = None) -> None:
         if self._record is not None:
-            lease = held.lease
-            now, worker = self._clock.now(), self._worker
-            self._record(Entry(now, kind, lease.message_id, worker, lease.attempt, lease.token, detail, error=error))
+            now, one = self._clock.now(), held.lease
+            self._record(Entry(now, kind, one.message_id, self._worker, one.attempt, one.token, detail, error=error))
 
 
 def _gave_up(run: _Run, crashes: int) -> WorkerCrashedError:

@@ -11,6 +11,7 @@ from asynctasq.core.attempt import AttemptCompletion, Completions, Fate, Held, S
 from asynctasq.core.building import Builder
 from asynctasq.core.leases import LeaseKeeper
 from asynctasq.drivers.base import Driver, Transactional
+from asynctasq.drivers.loops import running_loop
 from asynctasq.errors import AsyncTasqError, DriverError, LeaseLost, UnsupportedFeature
 from asynctasq.kernel.messages import Complete, Lease
 from asynctasq.tasks.base import BaseTask
@@ -113,7 +114,7 @@ class LeaseCompletion(AttemptCompletion):
             if self._held.task is not None and not self._held.task.done():
                 self._completer.keeper.hold(self._held)
 
-        if _running_loop() is self._loop:
+        if running_loop() is self._loop:
             hold()
         elif not self._loop.is_closed():
             self._loop.call_soon_threadsafe(hold)
@@ -153,10 +154,3 @@ class LeaseCompletion(AttemptCompletion):
         held.deadline = asked_at + shared.lease_s
         shared.keeper.hold(held)
         return Sequel.ROLLED_BACK
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None

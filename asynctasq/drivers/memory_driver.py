@@ -9,21 +9,19 @@ import heapq
 import threading
 from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
 from typing import Any, Self
 
 from asynctasq.clock import Clock, SystemClock
+from asynctasq.drivers._memory_row import MemoryRow
+from asynctasq.drivers._memory_waiter import Waiter
 from asynctasq.drivers.base import NO, YES, Capabilities, Driver, Page, Settlements
 from asynctasq.drivers.urls import read_options, split_options
 from asynctasq.errors import BodyTooLarge
-from asynctasq.kernel.lifecycle import derive_state
 from asynctasq.kernel.messages import (
     MICROSECONDS,
     Bury,
     Complete,
-    DeadReason,
     Depth,
-    ErrorRecord,
     Lease,
     Message,
     Release,
@@ -35,51 +33,6 @@ from asynctasq.kernel.messages import (
 )
 
 __all__ = ["MemoryDriver", "MemoryRow"]
-
-HAIR_S = 0.5 / MICROSECONDS
-"""By less than that a sum of floats may miss an instant; in virtual time, waiting for the rest would never end."""
-
-
-@dataclass(slots=True)
-class MemoryRow:
-    """One living message. Instants are integer microseconds; `token` is that of its latest reserve."""
-
-    message: Message
-    arrival: int
-    enqueued_us: int
-    visible_us: int
-    attempts: int = 0
-    crashes: int = 0
-    token: int = 0
-    leased: bool = False
-    reason: DeadReason | None = None
-    error: ErrorRecord | None = None
-
-
-@dataclass(slots=True, eq=False)
-class _Waiter:
-    queues: AbstractSet[str]
-    loop: asyncio.AbstractEventLoop
-    woken: asyncio.Future[bool]
-
-    def wake(self) -> None:
-        if self.loop.is_closed():
-            return
-        if self.loop is _running_loop():
-            self._finish()
-        else:
-            self.loop.call_soon_threadsafe(self._finish)
-
-    def _finish(self) -> None:
-        if not self.woken.done():
-            self.woken.set_result(True)
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
 
 
 class MemoryDriver(Driver):
@@ -110,7 +63,7 @@ class MemoryDriver(Driver):
         self._results: dict[str, tuple[int, bytes]] = {}
         self._arrivals = 0
         self._tokens = 0
-        self._waiters: dict[_Waiter, None] = {}
+        self._waiters: dict[Waiter, None] = {}
 
     @classmethod
     def from_url(cls, url: str, **options: Any) -> Self:
@@ -170,7 +123,7 @@ class MemoryDriver(Driver):
         while True:
             leases = self._reserve_now(queues, limit, lease_s)
             remaining = deadline - asyncio.get_running_loop().time()
-            if leases or remaining <= HAIR_S or not await self._wait(queues, remaining):
+            if leases or remaining <= 0 or not await self._wait(queues, remaining):
                 return leases
 
     def _reserve_now(self, queues: Sequence[str], limit: int, lease_s: float) -> list[Lease]:
@@ -225,13 +178,13 @@ class MemoryDriver(Driver):
                 if any(self._first_visible(queue, now) for queue in queues):
                     return True
             remaining = deadline - asyncio.get_running_loop().time()
-            if remaining <= HAIR_S or not await self._wait(queues, remaining):
+            if remaining <= 0 or not await self._wait(queues, remaining):
                 return False
 
     async def _wait(self, queues: Sequence[str], wait_s: float) -> bool:
         """Sleep until the next message comes due, a change in these queues, or `wait_s`; False once closed."""
         loop = asyncio.get_running_loop()
-        waiter = _Waiter(frozenset(queues), loop, loop.create_future())
+        waiter = Waiter(frozenset(queues), loop, loop.create_future())
         with self._lock:
             self._waiters[waiter] = None
             due_in = self._due_in(queues)
@@ -335,7 +288,7 @@ class MemoryDriver(Driver):
         with self._lock:
             now = self._now()
             rows = [row for row in self._rows.values() if row.message.queue == queue]
-            states = [self._state(row, now) for row in rows]
+            states = [row.state(now) for row in rows]
             ready = [row.visible_us for row, state in zip(rows, states, strict=True) if state is State.READY]
         return Depth(
             ready=len(ready),
@@ -367,7 +320,7 @@ class MemoryDriver(Driver):
     async def find(self, message_id: str) -> StoredMessage | None:
         with self._lock:
             row = self._rows.get(message_id)
-            return self._stored(row, self._now()) if row else None
+            return row.stored(self._now()) if row else None
 
     async def list_messages(
         self, queue: str, *, state: State | None = None, limit: int = 100, cursor: str | None = None
@@ -376,10 +329,10 @@ class MemoryDriver(Driver):
             now = self._now()
             after = int(cursor) if cursor else 0
             rows = [row for row in self._rows.values() if row.message.queue == queue and row.arrival > after]
-            rows = [row for row in rows if state is None or self._state(row, now) is state]
+            rows = [row for row in rows if state is None or row.state(now) is state]
             rows.sort(key=lambda row: row.arrival)
             more = str(rows[limit - 1].arrival) if len(rows) > limit else None
-            return Page(messages=[self._stored(row, now) for row in rows[:limit]], cursor=more)
+            return Page(messages=[row.stored(now) for row in rows[:limit]], cursor=more)
 
     async def cancel(self, message_ids: Sequence[str]) -> AbstractSet[str]:
         return self._remove(message_ids, {State.SCHEDULED, State.READY})
@@ -406,30 +359,11 @@ class MemoryDriver(Driver):
             removed: set[str] = set()
             for message_id in message_ids:
                 row = self._rows.get(message_id)
-                if row is not None and self._state(row, now) in states:
+                if row is not None and row.state(now) in states:
                     del self._rows[message_id]
                     self._dead.get(row.message.queue, {}).pop(message_id, None)
                     removed.add(message_id)
             return removed
-
-    def _stored(self, row: MemoryRow, now: int) -> StoredMessage:
-        return StoredMessage(
-            id=row.message.id,
-            queue=row.message.queue,
-            body=row.message.body,
-            state=self._state(row, now),
-            attempts=row.attempts,
-            crashes=row.crashes,
-            enqueued_at=row.enqueued_us / MICROSECONDS,
-            visible_at=row.visible_us / MICROSECONDS,
-            reason=row.reason,
-            error=row.error,
-        )
-
-    def _state(self, row: MemoryRow, now: int) -> State:
-        if row.reason is not None:
-            return State.DEAD
-        return derive_state(leased=row.leased, visible_at=row.visible_us, now=now)
 
     def _place(self, row: MemoryRow) -> None:
         heapq.heappush(self._due.setdefault(row.message.queue, []), (row.visible_us, row.arrival, row.message.id))

@@ -15,7 +15,7 @@ from asynctasq.core.queues import QueueOrder
 from asynctasq.core.shutdown import StopRequest
 from asynctasq.core.watch import Watch
 from asynctasq.core.worker import Worker
-from asynctasq.drivers import memory_driver as memory_module
+from asynctasq.drivers import _memory_row as memory_row
 from asynctasq.drivers.memory_driver import MemoryDriver
 from asynctasq.errors import TaskTimeoutError, UndecodableBody, UnsupportedVersion
 from asynctasq.kernel import decide as decide_module
@@ -66,7 +66,7 @@ def _without_jitter(original: Any) -> Any:
     return delay
 
 
-@_plant(memory_module, "derive_state", "expired lease shown as reserved", "it can't be cancelled, nor seen as ready")
+@_plant(memory_row, "derive_state", "expired lease shown as reserved", "it can't be cancelled, nor seen as ready")
 def _leased_is_reserved(original: Any) -> Any:
     return lambda *, leased, **given: State.RESERVED if leased else original(leased=leased, **given)
 
