@@ -57,11 +57,8 @@ async def leaves() -> None:
 
 @task
 async def starts_one_that_leaves() -> None:
-    background.add(asyncio.create_task(leaves()))
-    await asyncio.sleep(0.05)
+    await asyncio.wait([asyncio.create_task(leaves())])
     await note.function("stayed")
-
-background = set()
 
 @task
 async def asks_to_stop() -> None:

@@ -1,14 +1,13 @@
 """Every Python block of the guide, which specifies the public API, runs as written.
 
 The guide is not part of the project; these tests run where it lies beside the checkout. Dispatches land in a
-FakeQueue, and what needs neither network nor database is then executed, too.
+FakeQueue, and what needs no network is then executed, too. Those on ORMs run in test_guide_orms, on real databases.
 """
 
 import ast
 import asyncio
 import inspect
 import re
-import subprocess
 import sys
 import textwrap
 import types
@@ -133,96 +132,6 @@ async def test_block_runs(number: int, text: str) -> None:
 def test_the_guide_has_as_many_blocks_as_we_know() -> None:
     if GUIDE.is_file():
         assert len(BLOCKS) == 54
-
-
-@pytest.mark.skipif(not BLOCKS, reason="the guide is not beside this checkout")
-async def test_sqlalchemy_block_dispatches_references(tmp_path: Path) -> None:
-    text = block_with("Base._asynctasq_session_factory")
-    text = text.replace("postgresql+asyncpg://user:pass@localhost/db", f"sqlite+aiosqlite:///{tmp_path}/db")
-
-    async with FakeQueue() as queue:
-        names = await execute(text, "guide_sqlalchemy")
-        async with names["engine"].begin() as connection:
-            await connection.run_sync(names["Base"].metadata.create_all)
-        async with names["async_session"]() as session:
-            session.add(names["User"](id=1, email="a@b.c", name="Ada"))
-            session.add(names["Order"](id=100, user_id=1, total=9.5))
-            await session.commit()
-        await names["main"]()
-        await names["engine"].dispose()
-
-        queue.assert_dispatched(names["SendWelcomeEmail"], times=1)
-        [order] = queue.dispatched(names["ProcessOrder"])
-        assert len(order.message.body) < 400
-
-
-DJANGO = """
-import asyncio, django, pathlib, sys
-from django.conf import settings
-settings.configure(
-    INSTALLED_APPS=["guide_app"],
-    DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": sys.argv[1]}},
-    DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
-)
-django.setup()
-from django.db import connection
-from guide_app import models
-with connection.schema_editor() as editor:
-    editor.create_model(models.User)
-    editor.create_model(models.Product)
-models.User.objects.create(id=1, email="a@b.c", name="Ada")
-models.Product.objects.create(id=5, name="Pen", price="1.50")
-from asynctasq.testing import FakeQueue
-with FakeQueue() as queue:
-    asyncio.run(models.main())
-    queue.assert_dispatched(models.SendWelcomeEmail, times=1)
-    queue.assert_dispatched(models.UpdateProductPrice, times=1, new_price=99.99)
-print("done")
-"""
-
-
-@pytest.mark.skipif(not BLOCKS, reason="the guide is not beside this checkout")
-def test_django_block_dispatches_references(tmp_path: Path) -> None:
-    app = tmp_path / "guide_app"
-    app.mkdir()
-    (app / "__init__.py").touch()
-    (app / "models.py").write_text(block_with("from django.db import models"), encoding="utf-8")
-
-    script = [sys.executable, "-c", DJANGO, str(tmp_path / "db")]
-    done = subprocess.run(script, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
-
-    assert done.stdout == "done\n", done.stderr
-
-
-TORTOISE = """
-import asyncio
-import guide_models as names
-from tortoise import Tortoise
-from asynctasq.testing import FakeQueue
-
-async def dispatch():
-    await Tortoise.init(db_url="sqlite://:memory:", modules={"models": ["guide_models"]})
-    await Tortoise.generate_schemas()
-    user = await names.User.create(id=1, email="a@b.c", name="Ada")
-    await names.Post.create(id=10, title="First", author=user)
-    async with FakeQueue() as queue:
-        await names.main()
-        queue.assert_dispatched(names.NotifyNewPost, times=1)
-    await Tortoise.close_connections()
-
-asyncio.run(dispatch())
-print("done")
-"""
-
-
-@pytest.mark.skipif(not BLOCKS, reason="the guide is not beside this checkout")
-def test_tortoise_block_dispatches_references(tmp_path: Path) -> None:
-    (tmp_path / "guide_models.py").write_text(block_with("from tortoise import fields"), encoding="utf-8")
-
-    script = [sys.executable, "-c", TORTOISE]
-    done = subprocess.run(script, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
-
-    assert done.stdout == "done\n", done.stderr
 
 
 def test_init_with_a_bare_driver_name_opens_nothing() -> None:
