@@ -5,7 +5,7 @@ import logging
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TextIO
 
 from asynctasq.kernel.ledger import Entry, Kind
@@ -25,12 +25,14 @@ MARKS: Mapping[str, tuple[str, str]] = {
 WORDS: Mapping[str, str] = {
     "complete": "completed",
     "retry": "failed, will be retried",
-    "snooze": "snoozed",
+    "snooze": "snoozed, will be run again",
     "hand back": "handed back",
     "crash": "crashed, will be run again",
     "bury": "failed for good, dead letter",
     "lost": "lost its lease",
 }
+SECONDS_MAX = 120
+"""Longer delays are shown in hours, minutes and seconds."""
 
 
 @dataclass(slots=True)
@@ -76,6 +78,7 @@ class AttemptLines:
                 "reason": entry.detail.partition(": ")[2] or None,
                 "outcome": running.outcome,
                 "duration_s": round(entry.at - running.started_at, 6),
+                "due_at": datetime.fromtimestamp(entry.due_at, UTC).isoformat() if _comes_back(entry) else None,
                 "worker": entry.worker,
             }
         )
@@ -90,11 +93,37 @@ class AttemptLines:
             running.name or "(not a task)",
             entry.message_id,
             f"attempt {entry.attempt}",
-            WORDS[key] + (f" ({reason})" if reason and reason != "failed" else ""),
-            f"in {_duration(entry.at - running.started_at)}",
+            WORDS[key] + (f" ({reason})" if reason and reason != "failed" else "") + _when(entry, key),
         ]
-        text = " ".join(parts) + (f": {error[0]}" if error else "")
+        ran = (" in " if key == "complete" else ", ran ") + _duration(entry.at - running.started_at)
+        text = " ".join(parts) + ran + (f": {error[0]}" if error else "")
         return f"{colour}{text}{PLAIN}" if self._colour else text
+
+
+def _comes_back(entry: Entry) -> bool:
+    """Say whether this settlement made the message visible again; who lost the lease decides nothing."""
+    return entry.kind is Kind.SETTLED and entry.due_at > 0
+
+
+def _when(entry: Entry, key: str) -> str:
+    """Say in how long the message runs again, as seen from now."""
+    if not _comes_back(entry):
+        return ""
+    delay_s = entry.due_at - entry.at
+    if key == "hand back":
+        return f", will be run again {_delay(delay_s)}" if delay_s > 0 else ""
+    return f" {_delay(delay_s)}"
+
+
+def _delay(delay_s: float) -> str:
+    if delay_s <= 0:
+        return "at once"
+    if delay_s < 1:
+        return f"in {delay_s * 1000:.0f} ms"
+    # It was counted from the request, a moment ago: more digits would show 60 seconds as 59.99.
+    if delay_s < SECONDS_MAX:
+        return f"in {delay_s:.1f}".removesuffix(".0") + " s"
+    return f"in {timedelta(seconds=round(delay_s))}"
 
 
 def _duration(duration_s: float) -> str:

@@ -26,6 +26,12 @@ class Broken(AsyncTask[None]):
 
     async def execute(self) -> None:
         raise ValueError("on purpose")
+
+class Again(AsyncTask[None]):
+    retry_delay = 60
+
+    async def execute(self) -> None:
+        raise ValueError("not yet")
 """
 
 
@@ -62,6 +68,15 @@ def test_a_readable_line_tells_of_each_attempt(folder: Path) -> None:
     assert "hello_tasks:Hello" in done.stdout
     assert "failed for good, dead letter" in done.stdout
     assert "ValueError: on purpose" in done.stdout
+
+
+def test_the_line_of_a_failure_tells_the_delay_until_its_retry(folder: Path) -> None:
+    program = "import hello_tasks as h; h.Again().dispatch_sync()"
+    subprocess.run([sys.executable, "-c", program], cwd=folder, timeout=30, check=True)
+
+    done = run(folder, "worker", "--burst", "--app", "hello_tasks")
+
+    assert re.search(r"failed, will be retried in (60|59\.\d) s, ran \d+ ms: ValueError: not yet", done.stdout)
 
 
 def test_with_json_every_line_is_json(folder: Path) -> None:
