@@ -54,8 +54,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Mark simulations, so that `-m` chooses them or leaves them out."""
     decorated = getattr(getattr(item, "function", None), "asynctasq_simulation", False)
-    if decorated or "sim" in getattr(item, "fixturenames", ()):
+    if decorated or _uses_our_sim(item):
         item.add_marker("simulation")
+
+
+def _uses_our_sim(item: pytest.Item) -> bool:
+    """Say whether the test's `sim` is ours; a fixture of the user's own of that name may be built on ours."""
+    known: Any = getattr(item, "_fixtureinfo", None)  # pytest has no public way to ask before a test runs
+    for definition in reversed(known.name2fixturedefs.get("sim", ()) if known else ()):
+        if definition.func.__module__ == __name__:
+            return True
+        if "sim" not in definition.argnames:
+            return False
+    return False
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -91,6 +91,38 @@ async def test_looptime(fake_queue):
     assert loop.time() - before == 1000
 """
 
+OWN_SIM = """
+import pytest
+
+@pytest.fixture
+def sim():
+    return "a SIM card"
+
+def test_their_own(sim):
+    assert sim == "a SIM card"
+
+class TestBuiltOnOurs:
+    @pytest.fixture
+    def sim(self, sim):
+        return sim
+
+    def test_theirs_still(self, sim):
+        assert sim == "a SIM card"
+"""
+
+ON_OURS = """
+import pytest
+
+@pytest.fixture
+def sim(sim):
+    return lambda program: sim(program, runs=2, faults=())
+
+def test_on_ours(sim):
+    async def program(sim):
+        await sim.settle()
+    sim(program)
+"""
+
 OTHER = """
 import sys
 
@@ -203,3 +235,16 @@ def test_markers_choose_simulations_and_the_conformance_suite(beside: Path, mark
     output = run_pytest(beside, "--collect-only", "-q", "-m", marker, "--driver", "memory")
 
     assert [line.partition("::")[2] for line in output.splitlines() if "::" in line] == names
+
+
+def test_a_fixture_of_the_users_own_named_sim_is_no_simulation_unless_it_uses_ours(beside: Path) -> None:
+    (beside / "test_own_sim.py").write_text(OWN_SIM)
+    (beside / "test_on_ours.py").write_text(ON_OURS)
+    files = ("test_own_sim.py", "test_on_ours.py", "test_beside.py")
+
+    chosen = run_pytest(beside, "--collect-only", "-q", "-m", "simulation", *files)
+    own = run_pytest(beside, "-m", "not simulation", "test_own_sim.py")
+
+    names = [line.partition("::")[2] for line in chosen.splitlines() if "::" in line]
+    assert names == ["test_on_ours", "test_simulated", "test_a_program"]
+    assert "2 passed" in own
