@@ -44,6 +44,7 @@ def options(
 
 @app.command()
 def worker(  # noqa: PLR0913, PLR0917 - one parameter per option
+    context: typer.Context,
     apps: App = None,
     queues: Annotated[
         str | None, typer.Option("--queues", "-q", help="a,b in strict order, or a:3,b:1 by weight.")
@@ -91,6 +92,7 @@ def worker(  # noqa: PLR0913, PLR0917 - one parameter per option
             output=Output(json=json, quiet=quiet, log_level=log_level),
             burst=burst,
             max_tasks=max_tasks,
+            folders=tuple(context.obj or ()),  # of whoever calls this command from a program
         )
 
 

@@ -32,14 +32,21 @@ class Output:
     log_level: str = "INFO"
 
 
-def run_worker(given: Mapping[str, Any], *, output: Output, burst: bool, max_tasks: int | None) -> None:
-    """Run a worker until it is stopped.
+def run_worker(
+    given: Mapping[str, Any],
+    *,
+    output: Output,
+    burst: bool,
+    max_tasks: int | None,
+    folders: tuple[str, ...] = (),
+) -> None:
+    """Run a worker until it is stopped; `folders` are where its application is, before the one it was started in.
 
     Raises: ConfigError, DriverError.
     """
     configure_logging(_log_level(output.log_level), as_json=output.json)
     root = project_root()
-    path = _import_path(root)
+    path = _import_path(root, folders)
     settings = load_settings(given, root=root)
     setup = Setup(settings)
     install(setup, pin=True)
@@ -62,10 +69,11 @@ def _log_level(name: str) -> str:
     return name
 
 
-def _import_path(root: Path) -> tuple[str, ...]:
-    """Put the folder the worker was started in, and the project root, where imports find them."""
-    path = tuple(dict.fromkeys([str(Path.cwd()), str(root)]))
-    sys.path[:0] = [entry for entry in path if entry not in sys.path]
+def _import_path(root: Path, folders: tuple[str, ...]) -> tuple[str, ...]:
+    """Put the folders given, the one the worker was started in, and the project root, where imports find them."""
+    path = tuple(dict.fromkeys([*folders, str(Path.cwd()), str(root)]))
+    new = [entry for entry in path if entry in folders or entry not in sys.path]
+    sys.path[:] = [*new, *(entry for entry in sys.path if entry not in folders)]
     return path
 
 

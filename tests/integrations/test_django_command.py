@@ -35,6 +35,13 @@ class InChild(SyncProcessTask[None]):
     def execute(self) -> None:
         print("child", apps.ready)
 """
+MANAGE_WITH_APPS = """
+import os, sys
+from django.core.management import execute_from_command_line
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "settings")
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "apps"))
+execute_from_command_line(sys.argv)
+"""
 ALL_OPTIONS = """
 from django.core.management import get_commands, load_command_class
 from typer.main import get_command
@@ -60,10 +67,14 @@ def project(tmp_path: Path) -> Path:
 
 
 def manage(project: Path, *arguments: str, **extra: str) -> "subprocess.CompletedProcess[str]":
+    return run(project, "manage.py", *arguments, **extra)
+
+
+def run(folder: Path, *arguments: str, **extra: str) -> "subprocess.CompletedProcess[str]":
     clean = {name: value for name, value in os.environ.items() if not name.startswith((ENV_PREFIX, "DJANGO_"))}
     return subprocess.run(
-        [sys.executable, "-W", "error", "manage.py", *arguments],
-        cwd=project,
+        [sys.executable, "-W", "error", *arguments],
+        cwd=folder,
         env={**clean, **extra},
         capture_output=True,
         text=True,
@@ -120,3 +131,71 @@ def test_call_command_returns_when_the_worker_has_ended(project: Path) -> None:
     done = manage(project, "shell", "-c", f"{call}; print('returned')")
 
     assert done.stdout.endswith("returned\n"), done.stderr
+
+
+DISPATCH = "from shop.tasks import InChild; InChild().dispatch_sync()"
+
+
+def run_from(folder: Path, *command: str, options: tuple[str, ...] = (), dispatch: str = DISPATCH) -> str:
+    """Return what the worker wrote of a task that was dispatched and run from `folder`."""
+    queue = f"sqlite:///{folder / 'queue.db'}"
+    asked = run(folder, *command, "shell", "-c", dispatch, *options, ASYNCTASQ_DRIVER=queue)
+    assert asked.returncode == 0, asked.stderr
+    worker = ("asynctasq_worker", "--burst", "--process-pool-size", "1")
+    done = run(folder, *command, *worker, *options, ASYNCTASQ_DRIVER=queue)
+    assert done.returncode == ExitCode.DONE, done.stderr
+    return done.stdout
+
+
+@pytest.fixture
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("elsewhere")
+
+
+def test_it_may_be_started_in_any_folder(project: Path, elsewhere: Path) -> None:
+    (elsewhere / "settings.py").write_text("raise ValueError('the settings of another project')")
+
+    assert "child True" in run_from(elsewhere, str(project / "manage.py"))
+
+
+def test_children_find_what_manage_py_puts_on_the_path(project: Path, elsewhere: Path) -> None:
+    (project / "manage.py").write_text(MANAGE_WITH_APPS)
+    (project / "apps").mkdir()
+    (project / "shop").rename(project / "apps" / "shop")
+
+    assert "child True" in run_from(elsewhere, str(project / "manage.py"))
+
+
+def test_a_link_to_manage_py_leads_to_its_project(project: Path, elsewhere: Path) -> None:
+    (elsewhere / "manage.py").symlink_to(project / "manage.py")
+
+    assert "child True" in run_from(elsewhere, "manage.py")
+
+
+@pytest.fixture
+def admin(elsewhere: Path) -> str:
+    """Return `django-admin`, installed beside a module that is no part of the project."""
+    folder = elsewhere / "bin"
+    folder.mkdir()
+    (folder / "django-admin").write_text("from django.core.management import execute_from_command_line as run; run()")
+    (folder / "stranger.py").write_text("from asynctasq import task\n@task\ndef t() -> None: ...\n")
+    return str(folder / "django-admin")
+
+
+@pytest.mark.parametrize("absolute", [True, False])
+def test_with_django_admin_it_takes_the_path_that_is_given(
+    project: Path, elsewhere: Path, admin: str, absolute: bool
+) -> None:
+    path = str(project) if absolute else os.path.relpath(project, elsewhere)
+
+    assert "child True" in run_from(elsewhere, admin, options=("--pythonpath", path, "--settings", "settings"))
+    module = ("-m", "django")
+    assert "child True" in run_from(elsewhere, *module, options=("--pythonpath", path, "--settings", "settings"))
+
+
+def test_what_is_installed_beside_django_admin_is_no_task(project: Path, elsewhere: Path, admin: str) -> None:
+    options = ("--pythonpath", str(project), "--settings", "settings")
+
+    out = run_from(elsewhere, admin, options=options, dispatch="import stranger; stranger.t().dispatch_sync()")
+
+    assert "(unknown_task)" in out

@@ -1,7 +1,10 @@
 """`manage.py asynctasq_worker`: the command `asynctasq worker`, with the project's settings and tasks."""
 
+import os
+import sys
 from argparse import ArgumentParser
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, cast
 
 from django.apps import apps  # type: ignore[import-untyped]  # no stubs
@@ -17,6 +20,7 @@ __all__ = ["Command"]
 
 TASKS = "tasks"
 """The module of an installed app that is imported when the worker starts."""
+INSTALLED = frozenset({"site-packages", "dist-packages"})
 
 
 class Command(BaseCommand):  # type: ignore[misc]  # no stubs
@@ -35,8 +39,9 @@ class Command(BaseCommand):  # type: ignore[misc]  # no stubs
     def handle(self, *_: object, **options: Any) -> None:
         """Run the worker; return when it was stopped, else exit with the code that says why."""
         options["apps"] = options.get("apps") or _modules()
+        folders = _folders(options.get("pythonpath"))
         try:
-            _worker().main(args=list(_arguments(options)), prog_name="manage.py asynctasq_worker")
+            _worker().main(args=list(_arguments(options)), prog_name="manage.py asynctasq_worker", obj=folders)
         except SystemExit as end:
             if end.code:
                 raise
@@ -62,6 +67,22 @@ def _modules() -> list[str]:
     installed = cast("Iterable[Any]", apps.get_app_configs())
     found = [f"{one.name}.{TASKS}" for one in installed if module_has_submodule(one.module, TASKS)]
     return list(dict.fromkeys([*configured, *found]))
+
+
+def _folders(pythonpath: str | None) -> list[str]:
+    """Return where Django imports the project from, whichever folder the command was started in.
+
+    That is what stands on `sys.path` down to the folder of manage.py, which Python puts first: --pythonpath, manage.py
+    itself and the settings may have put others before it. Where `django-admin` is installed, there is no project.
+    """
+    folders = [os.path.abspath(pythonpath)] if pythonpath else []
+    script: str = getattr(sys.modules["__main__"], "__file__", None) or ""
+    own = os.path.dirname(os.path.realpath(script)) if script else ""
+    path = [os.path.abspath(entry) for entry in sys.path]
+    ends = [position for position, entry in enumerate(path) if os.path.realpath(entry) == own]
+    if ends:
+        folders += path[: ends[0] + (Path(script).stem != "django-admin")]
+    return [folder for folder in folders if not INSTALLED.intersection(Path(folder).parts)]
 
 
 def _arguments(options: dict[str, Any]) -> Iterator[str]:
