@@ -15,7 +15,7 @@ class MemoryRow:
     message: Message
     arrival: int
     enqueued_us: int
-    visible_us: int
+    visible_us: int = 0
     attempts: int = 0
     crashes: int = 0
     token: int = 0

@@ -34,6 +34,8 @@ from asynctasq.kernel.messages import (
 
 __all__ = ["MemoryDriver", "MemoryRow"]
 
+NEVER = float("inf")
+
 
 class MemoryDriver(Driver):
     """Keep messages in this process's memory; they end with it.
@@ -80,10 +82,9 @@ class MemoryDriver(Driver):
     async def close(self) -> None:
         loop = asyncio.get_running_loop()
         with self._lock:
-            for waiter in [waiter for waiter in self._waiters if waiter.loop is loop]:
-                del self._waiters[waiter]
-                if not waiter.woken.done():
-                    waiter.woken.set_result(False)
+            for waiter in self._waiters:
+                if waiter.loop is loop:
+                    waiter.give_up()
 
     # -- storing ---------------------------------------------------------------------------------
 
@@ -101,17 +102,14 @@ class MemoryDriver(Driver):
 
     def _store(self, messages: Iterable[Message]) -> list[str]:
         now = self._now()
-        new = [message for message in messages if self._store_one(message, now)]
-        self._wake({message.queue for message in new})
-        return [message.id for message in new]
+        return [message.id for message in messages if self._store_one(message, now)]
 
     def _store_one(self, message: Message, now: int) -> bool:
         if message.id in self._rows:
             return False
         self._arrivals += 1
-        row = MemoryRow(message, self._arrivals, now, now + microseconds(message.delay_s))
-        self._rows[message.id] = row
-        self._place(row)
+        row = self._rows[message.id] = MemoryRow(message, self._arrivals, now)
+        self._place(row, now + microseconds(message.delay_s))
         return True
 
     # -- reserving -------------------------------------------------------------------------------
@@ -123,7 +121,7 @@ class MemoryDriver(Driver):
         while True:
             leases = self._reserve_now(queues, limit, lease_s)
             remaining = deadline - asyncio.get_running_loop().time()
-            if leases or remaining <= 0 or not await self._wait(queues, remaining):
+            if leases or not limit or not await self._until_visible(frozenset(queues), remaining):
                 return leases
 
     def _reserve_now(self, queues: Sequence[str], limit: int, lease_s: float) -> list[Lease]:
@@ -157,8 +155,7 @@ class MemoryDriver(Driver):
         row.leased = True
         self._tokens += 1  # never the same twice, not even for an id that comes again after it was completed
         row.token = self._tokens
-        row.visible_us = until
-        self._place(row)
+        self._place(row, until)
         return Lease(
             message_id=row.message.id,
             queue=row.message.queue,
@@ -171,44 +168,36 @@ class MemoryDriver(Driver):
         )
 
     async def wait_visible(self, queues: Sequence[str], *, wait_s: float) -> bool:
-        deadline = asyncio.get_running_loop().time() + wait_s
+        return await self._until_visible(frozenset(queues), wait_s)
+
+    async def _until_visible(self, queues: AbstractSet[str], wait_s: float) -> bool:
+        """Return True once something is visible; False after `wait_s`, or once closed."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + wait_s
         while True:
             with self._lock:
-                now = self._now()
-                if any(self._first_visible(queue, now) for queue in queues):
-                    return True
-            remaining = deadline - asyncio.get_running_loop().time()
-            if remaining <= 0 or not await self._wait(queues, remaining):
-                return False
+                now, due_us = self._now(), self._first_due(queues)
+                remaining = deadline - loop.time()
+                if due_us <= now or remaining <= 0:
+                    return due_us <= now
+                waiter = Waiter(queues, loop, due_us)
+                self._waiters[waiter] = None
+            try:
+                if not await waiter.wait((due_us - now) / MICROSECONDS, deadline=deadline):
+                    return False
+            finally:
+                with self._lock:
+                    del self._waiters[waiter]
 
-    async def _wait(self, queues: Sequence[str], wait_s: float) -> bool:
-        """Sleep until the next message comes due, a change in these queues, or `wait_s`; False once closed."""
-        loop = asyncio.get_running_loop()
-        waiter = Waiter(frozenset(queues), loop, loop.create_future())
-        with self._lock:
-            self._waiters[waiter] = None
-            due_in = self._due_in(queues)
-        timer = loop.call_later(wait_s if due_in is None else min(wait_s, due_in), waiter.wake)
-        try:
-            return await waiter.woken
-        finally:
-            timer.cancel()
-            with self._lock:
-                self._waiters.pop(waiter, None)
-
-    def _due_in(self, queues: Sequence[str]) -> float | None:
-        now = self._now()
-        pending: list[int] = []
+    def _first_due(self, queues: Iterable[str]) -> float:
+        """Return the instant at which the first message of these queues becomes, or became, visible; inf if none."""
+        first, now = NEVER, self._now()
         for queue in queues:
             self._first_visible(queue, now)
-            if heap := self._due.get(queue):
-                pending.append(heap[0][0])
-        return max(0, min(pending) - now) / MICROSECONDS if pending else None
-
-    def _wake(self, queues: AbstractSet[str]) -> None:
-        for waiter in [waiter for waiter in self._waiters if not queues.isdisjoint(waiter.queues)]:
-            del self._waiters[waiter]
-            waiter.wake()
+            heap = self._due.get(queue)
+            if heap and heap[0][0] < first:
+                first = heap[0][0]
+        return first
 
     # -- settling --------------------------------------------------------------------------------
 
@@ -216,18 +205,12 @@ class MemoryDriver(Driver):
         with self._lock:
             until = self._now() + microseconds(lease_s)
             lost: set[str] = set()
-            sooner: set[str] = set()
             for lease in leases:
                 row = self._held(lease)
                 if row is None:
                     lost.add(lease.message_id)
                     continue
-                if until < row.visible_us:
-                    sooner.add(row.message.queue)
-                row.visible_us = until
-                self._place(row)
-            if sooner:
-                self._wake(sooner)
+                self._place(row, until)
             return lost
 
     async def settle(self, settlements: Settlements) -> AbstractSet[str]:
@@ -271,9 +254,7 @@ class MemoryDriver(Driver):
                 row.attempts += settlement.counted
                 row.crashes += settlement.crashed
                 row.error = settlement.error or row.error
-                row.visible_us = now + microseconds(settlement.delay_s)
-                self._place(row)
-                self._wake({row.message.queue})
+                self._place(row, now + microseconds(settlement.delay_s))
             case Bury():
                 row.attempts += settlement.counted
                 row.crashes += settlement.crashed
@@ -308,9 +289,7 @@ class MemoryDriver(Driver):
                 row = self._rows[message_id]
                 row.attempts = row.crashes = 0
                 row.reason = row.error = None
-                row.visible_us = self._now()
-                self._place(row)
-            self._wake({queue})
+                self._place(row, self._now())
             return len(chosen)
 
     async def queues(self) -> list[str]:
@@ -365,8 +344,19 @@ class MemoryDriver(Driver):
                     removed.add(message_id)
             return removed
 
-    def _place(self, row: MemoryRow) -> None:
-        heapq.heappush(self._due.setdefault(row.message.queue, []), (row.visible_us, row.arrival, row.message.id))
+    def _place(self, row: MemoryRow, visible_us: int) -> None:
+        """Make a row visible from an instant on."""
+        was_us, row.visible_us = row.visible_us, visible_us
+        heapq.heappush(self._due.setdefault(row.message.queue, []), (visible_us, row.arrival, row.message.id))
+        if self._waiters:
+            self._announce(row, was_us)
+
+    def _announce(self, row: MemoryRow, was_us: int) -> None:
+        """Let those who waited for this row, or for one that is due later, wait for what is first now."""
+        for waiter in self._waiters:
+            if (row.visible_us < waiter.due_us or was_us == waiter.due_us) and row.message.queue in waiter.queues:
+                waiter.due_us = self._first_due(waiter.queues)
+                waiter.end_in(max(0, waiter.due_us - self._now()) / MICROSECONDS)
 
     def _now(self) -> int:
         return round((self._clock.now() + self.clock_offset) * MICROSECONDS)

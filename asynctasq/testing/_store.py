@@ -1,25 +1,33 @@
 """The memory driver of a FakeQueue: the same, with some messages out of sight while a drain leaves them alone."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 
-from asynctasq.clock import Clock
 from asynctasq.drivers.base import Settlements
 from asynctasq.drivers.memory_driver import MemoryDriver, MemoryRow
 from asynctasq.kernel.messages import Lease, Message, State
+from asynctasq.testing.clock import VirtualClock
 
 __all__ = ["FakeStore"]
 
-ANY_QUEUE = ""
-"""What a waiter for any queue waits for: there may be no queue yet when it begins."""
+
+class _AnyQueue(frozenset[str]):
+    """Every queue there is or will be: there may be none yet when a wait for any begins."""
+
+    def __contains__(self, queue: object) -> bool:
+        return True
+
+
+ANY_QUEUE = _AnyQueue()
 
 
 class FakeStore(MemoryDriver):
     """A memory driver that can be asked what is left, and told what not to hand out."""
 
-    def __init__(self, *, clock: Clock, served: AbstractSet[str] | None = None) -> None:
+    def __init__(self, *, clock: VirtualClock, served: AbstractSet[str] | None = None) -> None:
         """Serve the queues in `served`, or all: what lies elsewhere does not count as work to do."""
         super().__init__(clock=clock)
+        self._virtual = clock
         self._served = served
         self._hidden: set[str] = set()
         self._doubled: dict[str, int] = {}
@@ -38,10 +46,7 @@ class FakeStore(MemoryDriver):
     def any_visible(self) -> bool:
         """Say whether a reserve of some queue would bring something now."""
         with self._lock:
-            now = self._now()
-            return any(
-                self._first_visible(queue, now) for queue in self._due if self._served is None or queue in self._served
-            )
+            return self._first_due(ANY_QUEUE) <= self._now()
 
     def pending_ids(self) -> list[str]:
         """Return the ids of all living messages that are no dead letters, hidden ones included."""
@@ -76,8 +81,7 @@ class FakeStore(MemoryDriver):
             rows = [row for message_id in sorted(hidden) if (row := self._rows.get(message_id)) is not None]
             for row in rows:
                 if row.reason is None:
-                    self._place(row)
-            self._wake({row.message.queue for row in rows})
+                    self._place(row, row.visible_us)
 
     async def enqueue(self, messages: Sequence[Message]) -> list[str]:
         return self.enqueue_now(messages)
@@ -104,9 +108,8 @@ class FakeStore(MemoryDriver):
             row, now = self._rows.get(message_id), self._now()
             if row is None or not row.leased or row.visible_us <= now:
                 return False
-            row.visible_us = self._doubled[message_id] = now
-            self._place(row)
-            self._wake({row.message.queue})
+            self._doubled[message_id] = now
+            self._place(row, now)
             return True
 
     async def redrive(self, queue: str, *, limit: int) -> int:
@@ -125,17 +128,16 @@ class FakeStore(MemoryDriver):
 
     async def wait_visible(self, queues: Sequence[str], *, wait_s: float) -> bool:
         """Do `wait_visible`; with no queue named, for any queue."""
-        return await (super().wait_visible(queues, wait_s=wait_s) if queues else self.wait_any(wait_s=wait_s))
+        return await self._until_visible(frozenset(queues) or ANY_QUEUE, wait_s)
 
-    async def wait_any(self, *, wait_s: float) -> bool:
-        """Wait until any queue has something visible; False after `wait_s`."""
-        while not self.any_visible():
-            if not await self._wait([*self._due, ANY_QUEUE], wait_s):
-                return False
-        return True
+    def _first_due(self, queues: Iterable[str]) -> float:
+        return super()._first_due(self._served_queues() if queues is ANY_QUEUE else queues)
 
-    def _wake(self, queues: AbstractSet[str]) -> None:
-        super()._wake({*queues, ANY_QUEUE})
+    def _now(self) -> int:
+        return self._virtual.now_us
+
+    def _served_queues(self) -> Iterable[str]:
+        return self._due if self._served is None else [queue for queue in self._due if queue in self._served]
 
     def queue_names(self) -> list[str]:
         """Return every queue that ever had a message, in the order of their first."""
@@ -150,4 +152,6 @@ class FakeStore(MemoryDriver):
         return self._served is None or row.message.queue in self._served
 
     def _stands(self, row: MemoryRow, visible_us: int) -> bool:
-        return super()._stands(row, visible_us) and row.message.id not in self._hidden
+        if self._hidden and row.message.id in self._hidden:
+            return False
+        return super()._stands(row, visible_us)

@@ -36,6 +36,11 @@ class VirtualClock:
     def now(self) -> float:
         return (self._epoch_us + self.elapsed_us) / MICROSECONDS
 
+    @property
+    def now_us(self) -> int:
+        """Now, in microseconds since the Unix epoch."""
+        return self._epoch_us + self.elapsed_us
+
     def monotonic(self) -> float:
         return self.elapsed_us / MICROSECONDS
 

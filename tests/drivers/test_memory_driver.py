@@ -1,11 +1,12 @@
 """What the conformance suite can't see of the memory driver: what depends on the very microsecond."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 from asynctasq.drivers.memory_driver import MemoryDriver
-from asynctasq.kernel.messages import Complete, Message
+from asynctasq.kernel.messages import Complete, Message, Release
 from asynctasq.testing.clock import VirtualClock
 from asynctasq.testing.loop import SimulationLoop
 
@@ -64,3 +65,38 @@ def test_a_wait_hears_of_a_lease_that_is_shortened() -> None:
         return loop.time()
 
     assert loop.run(seconds_waited()) == 6
+
+
+@pytest.mark.parametrize("later", [0, 50])
+def test_a_wait_is_not_disturbed_by_what_becomes_visible_later(later: int) -> None:
+    loop = SimulationLoop()
+    driver = MemoryDriver(clock=loop.clock)
+
+    async def steps_of_the_wait() -> int:
+        await driver.enqueue([replace(_message("m", "a"), delay_s=60)])
+        waiting = loop.create_task(driver.wait_visible(["a"], wait_s=3600))
+        await asyncio.sleep(1)
+        await driver.enqueue([replace(_message(f"m{n}", "a"), delay_s=60 + n) for n in range(later)])
+        before = loop.steps
+        assert await waiting
+        assert loop.time() == 60
+        return loop.steps - before
+
+    assert loop.run(steps_of_the_wait()) == 2  # the timer, and the wait itself
+
+
+def test_a_wait_that_what_it_waited_for_is_put_off_sleeps_on() -> None:
+    loop = SimulationLoop()
+    driver = MemoryDriver(clock=loop.clock)
+
+    async def waited() -> tuple[int, float]:
+        await driver.enqueue([_message("m", "a")])
+        [lease] = await driver.reserve(["a"], limit=1, lease_s=30)
+        waiting = loop.create_task(driver.wait_visible(["a"], wait_s=7200))
+        await asyncio.sleep(1)
+        await driver.settle([(lease, Release(delay_s=3600, counted=True))])
+        before = loop.steps
+        assert await waiting
+        return loop.steps - before, loop.time()
+
+    assert loop.run(waited()) == (2, 3601)

@@ -106,9 +106,7 @@ def _added_to_the_rest(original: Any) -> Any:
         until = {lease.message_id: row.visible_us for lease in leases if (row := self._held(lease)) is not None}
         lost = await original(self, leases, lease_s=lease_s)
         for message_id, end in until.items():
-            row = self._rows[message_id]
-            row.visible_us = end + microseconds(lease_s)
-            self._place(row)
+            self._place(self._rows[message_id], end + microseconds(lease_s))
         return lost
 
     return extend
@@ -187,12 +185,14 @@ def _release_unheard(original: Any) -> Any:
     return end
 
 
-@_plant(MemoryDriver, "_wait", "waits for the first queue only", "an idle worker misses what comes to the others")
+@_plant(
+    MemoryDriver, "_until_visible", "waits for the first queue only", "an idle worker misses what comes to the others"
+)
 def _first_queue_alone(original: Any) -> Any:
-    async def wait(self: Any, queues: Any, wait_s: float) -> bool:
-        return bool(await original(self, queues[:1], wait_s))
+    async def until_visible(self: Any, queues: Any, wait_s: float) -> bool:
+        return bool(await original(self, frozenset(sorted(queues)[:1]), wait_s))
 
-    return wait
+    return until_visible
 
 
 @_plant(MemoryDriver, "_end", "retry due counted from the dispatch", "the retry of an old message is early")
@@ -200,8 +200,7 @@ def _due_from_dispatch(original: Any) -> Any:
     def end(self: Any, row: Any, settlement: Any) -> None:
         original(self, row, settlement)
         if isinstance(settlement, Release) and settlement.delay_s > 0:
-            row.visible_us = row.enqueued_us + microseconds(settlement.delay_s)
-            self._place(row)
+            self._place(row, row.enqueued_us + microseconds(settlement.delay_s))
 
     return end
 

@@ -1,7 +1,7 @@
 """Defects in the driver: leases, tokens, due times, order, counters, results."""
 
-import heapq
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 from asynctasq.drivers import memory_driver as module
@@ -128,12 +128,24 @@ def _without_placing(original: Any) -> Any:
     return extend
 
 
-def _deaf(self: Any, queues: Any) -> None:
+def _deaf(self: Any, row: Any, was_us: int) -> None:
     """Wake nobody."""
 
 
-def _by_id(self: Any, row: Any) -> None:
-    heapq.heappush(self._due.setdefault(row.message.queue, []), (row.visible_us, -row.arrival, row.message.id))
+def _visible_or_never(original: Any) -> Any:
+    def first_due(self: Any, queues: Any) -> float:
+        due_us = float(original(self, queues))
+        return due_us if due_us <= self._now() else inf
+
+    return first_due
+
+
+def _last_first(original: Any) -> Any:
+    def place(self: Any, row: Any, visible_us: int) -> None:
+        row.arrival = -abs(row.arrival)
+        original(self, row, visible_us)
+
+    return place
 
 
 def _follow_ups_dropped(original: Any) -> Any:
@@ -353,12 +365,12 @@ MEMORY: tuple[Mutant, ...] = (
     Mutant(
         name="wait_visible misses a wake-up",
         breaks="a waiting worker is not told of what arrives",
-        changes=_method("_wake", lambda original: _deaf),
+        changes=_method("_announce", lambda original: _deaf),
     ),
     Mutant(
         name="waiter sleeps through a due time",
         breaks="only arrivals wake, not the clock",
-        changes=_method("_due_in", lambda original: lambda self, queues: None),
+        changes=_method("_first_due", _visible_or_never),
     ),
     Mutant(
         name="queue order ignored",
@@ -368,7 +380,7 @@ MEMORY: tuple[Mutant, ...] = (
     Mutant(
         name="FIFO broken on equal times",
         breaks="the latest of one instant comes first",
-        changes=_method("_place", lambda original: _by_id),
+        changes=_method("_place", _last_first),
     ),
     Mutant(
         name="reserve one too many",

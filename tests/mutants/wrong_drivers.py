@@ -4,7 +4,7 @@ Each is the memory driver with one step changed to what somebody once wrote in e
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import Any
@@ -79,17 +79,16 @@ class RedeliversEarly(MemoryDriver):
 
     def _lease(self, row: Any, until: int) -> Lease:
         lease = super()._lease(row, until)
-        row.visible_us -= (until - self._now()) * 3 // 4
-        self._place(row)
+        self._place(row, until - (until - self._now()) * 3 // 4)
         return lease
 
 
 class LastInFirstOut(MemoryDriver):
     """A stack."""
 
-    def _place(self, row: Any) -> None:
+    def _place(self, row: Any, visible_us: int) -> None:
         row.arrival = -abs(row.arrival)
-        super()._place(row)
+        super()._place(row, visible_us)
 
 
 class IgnoresQueueOrder(MemoryDriver):
@@ -253,15 +252,16 @@ class CountsExpiredAsReserved(MemoryDriver):
 class NeverWakes(MemoryDriver):
     """Sleeps to the end of the wait, whatever comes."""
 
-    def _wake(self, queues: AbstractSet[str]) -> None:
+    def _announce(self, row: Any, was_us: int) -> None:
         """Wake nobody."""
 
 
 class SleepsPastDelays(MemoryDriver):
     """Wakes for what is stored, and not for what becomes due."""
 
-    def _due_in(self, queues: Sequence[str]) -> float | None:
-        return None
+    def _first_due(self, queues: Iterable[str]) -> float:
+        due_us = super()._first_due(queues)
+        return due_us if due_us <= self._now() else float("inf")
 
 
 class WaitsWithTheConnection(MemoryDriver):
