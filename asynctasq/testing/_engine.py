@@ -6,7 +6,7 @@ from collections.abc import Set as AbstractSet
 from contextvars import Context, copy_context
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from asynctasq.clock import Clock
 from asynctasq.core.queues import parse_queues
@@ -103,7 +103,8 @@ class Engine:
         self.tasks: dict[str, asyncio.Task[None]] = {}
         self.listeners: list[Callable[[Entry], None]] = []
         self.stopping: set[str] = set()
-        self.changed = asyncio.Event()
+        self._awaited: list[_Awaited] = []
+        self._looks = False
         self._context: Context | None = None
         self._workers_made = 0
         self._coming = 0
@@ -121,9 +122,22 @@ class Engine:
     def record(self, entry: Entry) -> None:
         """Add an entry to the ledger and let whoever waits for a change look."""
         self.ledger.append(entry)
-        self.changed.set()
+        if not self._looks:
+            self.stir()
         for listener in self.listeners:
             listener(entry)
+
+    def stir(self) -> None:
+        """Let those who wait for a change look, once all that can happen at this instant has happened."""
+        if self._awaited and not self._looks:
+            self._looks = True
+            self.loop.call_at_rest(self._look)
+
+    def _look(self) -> None:
+        self._looks = False
+        for awaited in self._awaited:
+            if self.failure is not None or awaited.condition():
+                awaited.give_up()
 
     def _operator(self, kind: Kind, message_ids: AbstractSet[str]) -> None:
         """Note what was done to stored messages by hand."""
@@ -152,16 +166,19 @@ class Engine:
         return self.loop.run_until_complete(what)
 
     async def until(self, done: Callable[[], bool], *, virtual_s_max: float) -> bool:
-        """Let workers run until `done`, looked at after every change; False if `virtual_s_max` passed before."""
-        with _Deadline(self.loop, virtual_s_max, self.changed) as deadline:
-            while not done():
-                if self.failure is not None:
-                    raise self.failure
-                if deadline.passed:
-                    return False
-                self.changed.clear()
-                await self.changed.wait()
-        return True
+        """Let workers run until `done`, asked at the end of each instant with a change; False after `virtual_s_max`."""
+        awaited = _Awaited(done, self.loop.create_future())
+        timer = self.loop.call_later(virtual_s_max, awaited.give_up)
+        self._awaited.append(awaited)
+        self.stir()
+        try:
+            await awaited.end
+        finally:
+            timer.cancel()
+            self._awaited.remove(awaited)
+        if self.failure is not None:
+            raise self.failure
+        return done()
 
     async def until_at_rest(self) -> None:
         """Let everything happen that can happen at this virtual instant."""
@@ -184,7 +201,7 @@ class Engine:
     @property
     def busy(self) -> bool:
         """Whether a living worker runs something or has something to settle."""
-        return any(not worker.idle for worker in self.workers.values())
+        return not all(worker.idle for worker in self.workers.values())
 
     # -- workers ---------------------------------------------------------------------------------
 
@@ -242,7 +259,7 @@ class Engine:
                 self.failure = error
             elif self._faults is not None:
                 self._replace_later()
-        self.changed.set()
+        self.stir()
 
     def crash(self, name: str, why: str) -> None:
         """Kill a worker: nothing of it reaches the store, no code of it runs any more; another one takes its place."""
@@ -253,7 +270,7 @@ class Engine:
         self.workers.pop(name, None)
         link.cut()
         self._replace_later()
-        self.changed.set()
+        self.stir()
 
     def ask_to_stop(self, name: str, *, immediate: bool = False) -> None:
         """Ask a worker to drain; another one takes its place when it has ended."""
@@ -294,20 +311,14 @@ class Engine:
             self.loop.run(self.stop_workers())
 
 
-class _Deadline:
-    """Sets `passed`, and wakes whoever waits, when too much virtual time has gone by."""
+@dataclass(slots=True, eq=False)
+class _Awaited:
+    """A condition that somebody waits for; `end` is set once it holds at the end of an instant."""
 
-    def __init__(self, loop: SimulationLoop, after_s: float, event: asyncio.Event) -> None:
-        self.passed = False
-        self._event = event
-        self._timer = loop.call_later(after_s, self._pass)
+    condition: Callable[[], bool]
+    end: asyncio.Future[None]
 
-    def _pass(self) -> None:
-        self.passed = True
-        self._event.set()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._timer.cancel()
+    def give_up(self) -> None:
+        """End the wait, whether or not the condition holds."""
+        if not self.end.done():
+            self.end.set_result(None)

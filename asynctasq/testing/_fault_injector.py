@@ -83,7 +83,7 @@ class Injector:
             entry = entry._replace(at=entry.at - skew_s, due_at=entry.due_at and entry.due_at - skew_s)
         match entry.kind:
             case kind if kind in SEEN_BY_THE_STORE:
-                self._engine.changed.set()
+                self._engine.stir()
             case Kind.STARTED:
                 self._task_names[entry.message_id] = entry.detail
                 self._step("before_start", entry)
