@@ -216,19 +216,23 @@ class LoopLeaseKeeper:
 
     def drop(self, held: Held) -> None:
         self._renewals.discard(held)
+        if not len(self._renewals):
+            self._disarm()
 
     async def stop(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._disarm()
         if self._renewing is not None:
             self._renewing.cancel()
             await asyncio.wait([self._renewing])
 
     def _arm(self, after_s: float) -> None:
+        self._disarm()
+        self._timer = asyncio.get_running_loop().call_later(after_s, self._fire)
+
+    def _disarm(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_later(after_s, self._fire)
+            self._timer = None
 
     def _fire(self) -> None:
         self._timer = None

@@ -54,7 +54,6 @@ class Watch:
         if self._task is None:
             self.promised = 0 if self._notifier else room
             self._task = asyncio.get_running_loop().create_task(self._wait(room), name="asynctasq watch")
-            self._task.add_done_callback(self._tell)
 
     def collect(self) -> Found:
         """Return what the watch brought if it has ended; then it can be started again."""
@@ -69,9 +68,6 @@ class Watch:
             self._task.cancel()
             await asyncio.wait([self._task])
 
-    def _tell(self, _task: "asyncio.Task[Found]") -> None:
-        self._news.set()
-
     async def _wait(self, room: int) -> Found:
         asked_at = self._clock.monotonic()
         try:
@@ -83,3 +79,5 @@ class Watch:
             return Found(leases=leases, asked_at=asked_at)
         except DriverError as error:
             return Found(error=error)
+        finally:
+            self._news.set()

@@ -198,6 +198,8 @@ class Worker:
 
     def _take(self, leases: Sequence[Lease], asked_at: float, asked_now: float) -> None:
         """Start an attempt for each lease. Its deadline counts from before the request: the grant was later."""
+        if not leases:
+            return
         loop = asyncio.get_running_loop()
         if self._finished:
             self._forget_stale(leases)

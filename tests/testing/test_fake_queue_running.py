@@ -59,6 +59,11 @@ class Flaky(AsyncTask[str]):
         RAN.append("failed")
 
 
+class Hourly(Flaky):
+    max_attempts = 100
+    retry_delay = 3600
+
+
 class Parent(AsyncTask[None]):
     async def execute(self) -> None:
         RAN.append("parent")
@@ -204,6 +209,18 @@ async def test_run_until_idle_is_bounded_and_says_what_is_left(queue: FakeQueue)
 
     with pytest.raises(NotIdle, match=r"not idle after 86400 virtual seconds; still to do:\n.*Endless"):
         await queue.run_until_idle(virtual_s_max=86_400)
+
+
+def test_a_retry_takes_few_steps_of_the_loop(queue: FakeQueue) -> None:
+    """Else a year of hourly retries takes long: due, found, told, taken, run, settled, seen."""
+
+    def steps(failures: int) -> int:
+        before = queue._engine.loop.steps
+        Hourly(failures).dispatch_sync()
+        queue.run_until_idle_sync()
+        return queue._engine.loop.steps - before
+
+    assert (steps(30) - steps(10)) / 20 <= 7
 
 
 async def test_an_idle_queue_is_idle_at_once(queue: FakeQueue) -> None:
