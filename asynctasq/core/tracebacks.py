@@ -17,6 +17,11 @@ FRAMES_MAX = 64
 
 PLACES_MAX = 1024
 
+IMPLIED_MODULES = ("builtins", "__main__")
+
+SAY_MORE = (SyntaxError, AttributeError, ImportError)
+"""Their text holds source lines, or names that are near to the one not found."""
+
 HEADER = "Traceback (most recent call last):\n"
 
 _places: dict[tuple[CodeType, str, int], str] = {}
@@ -57,7 +62,20 @@ def _text(error: BaseException) -> str:
     frames = list(_frames(error.__traceback__))
     if _needs_more(error) or not 0 < len(frames) <= FRAMES_MAX or _repeats(frames):
         return "".join(traceback.format_exception(error))
-    return "".join([HEADER, *map(_place, frames), *traceback.format_exception_only(error)])
+    return "".join([HEADER, *map(_place, frames), _last_line(error)])
+
+
+def _last_line(error: BaseException) -> str:
+    """Return the line that names the exception; where it may say more, or fails to, as the standard library does."""
+    if isinstance(error, SAY_MORE) or hasattr(error, "__notes__"):
+        return "".join(traceback.format_exception_only(error))
+    try:
+        message = str(error)
+    except Exception:  # noqa: BLE001 - __str__ of user code may raise anything
+        return "".join(traceback.format_exception_only(error))
+    kind = type(error)
+    name = kind.__qualname__ if kind.__module__ in IMPLIED_MODULES else f"{kind.__module__}.{kind.__qualname__}"
+    return f"{name}: {message}\n" if message else f"{name}\n"
 
 
 def _frames(tb: TracebackType | None) -> Iterator[TracebackType]:

@@ -13,6 +13,9 @@ from asynctasq.tasks import AsyncTask, SyncProcessTask
 from asynctasq.testing import FakeQueue
 
 
+class Unprinted(Exception): ...
+
+
 class Unprintable(Exception):
     def __str__(self) -> str:
         raise RuntimeError("no text")
@@ -66,6 +69,18 @@ def wrong_attribute() -> None:
     "".joint([])
 
 
+def wrong_import() -> None:
+    from asynctasq.tasks import AsyncTusk  # noqa: F401 # type: ignore[attr-defined]
+
+
+def of_a_module() -> None:
+    raise Unprinted("of a module")
+
+
+def without_text() -> None:
+    raise ValueError
+
+
 def recursion(depth: int = 40) -> None:
     if depth == 0:
         plain()
@@ -93,7 +108,7 @@ def unprintable() -> None:
 
 CASES = [
     plain, nested, with_cause, in_context, suppressed, with_notes, group, wrong_name, wrong_attribute, recursion,
-    alternating, syntax, unprintable,
+    alternating, syntax, unprintable, wrong_import, of_a_module, without_text,
 ]  # fmt: skip
 
 
