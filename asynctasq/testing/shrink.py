@@ -36,7 +36,7 @@ def shrink(entries: Sequence[Entry], still_fails: StillFails, *, runs_max: int =
     try:
         while not complete:
             before = shrinker.cost
-            for attempt in (shrinker.zero, shrinker.delete, shrinker.lower):
+            for attempt in (shrinker.zero, shrinker.zero_labels, shrinker.delete, shrinker.lower):
                 attempt()
             complete = shrinker.cost == before
     except _RunsUsedUp:
@@ -78,6 +78,11 @@ class _Shrinker:
         self._still_fails = still_fails
         self._runs_max = runs_max
         self._tried: set[tuple[Entry, ...]] = set()
+
+    def zero_labels(self) -> None:
+        """Zero all decisions of one label: where each of them needs the others, zeroing one at a time gets nowhere."""
+        for label in sorted({label for label, _, value in self.best if value}):
+            self._try(self._zeroed({index for index, entry in enumerate(self.best) if entry[0] == label}))
 
     def zero(self) -> None:
         """Zero blocks of decisions, large ones first."""

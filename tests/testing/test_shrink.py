@@ -45,6 +45,16 @@ def test_a_failure_of_the_dull_run_has_no_decisions():
     assert shrunk.runs == 1
 
 
+def test_decisions_of_one_label_that_only_count_together_go_together():
+    def condition(values: list[int]) -> bool:
+        a, b = values[1::2], values[::2]
+        return 5 in b and (sum(a) == 20 or not any(a))
+
+    entries = [("a", 10, 9), ("b", 10, 2), ("b", 10, 5), ("a", 10, 6), ("a", 10, 5)]
+
+    assert shrink(entries, failing_when(condition)).decisions == [("b", 10, 5)]
+
+
 def test_deleting_moves_later_choices_up():
     # The third 7 of label "b" is what fails, wherever it stands.
     def condition(values: list[int]) -> bool:
