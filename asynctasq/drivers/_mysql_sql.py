@@ -226,8 +226,14 @@ class Statements:
         fence = _fence(held, "m")
         return f"SELECT m.seq, m.token FROM {self.messages} AS m FORCE INDEX (PRIMARY) WHERE {fence} FOR UPDATE"
 
+    def held_until(self, held: Iterable[Held], *, now: str, lease_us: int) -> str:
+        """Do as `held`, and select the queue and whether the lease was to end later than that from now, too."""
+        more = f", m.queue, m.visible_us > {now} + {lease_us}"
+        source = f"{self.messages} AS m FORCE INDEX (PRIMARY)"
+        return f"SELECT m.seq, m.token{more} FROM {source} WHERE {_fence(held, 'm')} FOR UPDATE"
+
     def extend(self, held: Iterable[Held], *, now: str, lease_us: int) -> str:
-        """Let the leases that are still the latest end later."""
+        """Let the leases that are still the latest end so much later than now."""
         source = f"{self.messages} AS m FORCE INDEX (PRIMARY)"
         return f"UPDATE {source} SET m.visible_us = {now} + {lease_us} WHERE {_fence(held, 'm')}"
 

@@ -255,16 +255,22 @@ def settle(sql: Statements, settlements: Settlements, *, now: str, claim: str) -
     return lost
 
 
-def extend(sql: Statements, leases: Sequence[Lease], *, lease_us: int, offset_us: int) -> Steps[set[str]]:
-    """Renew leases in a transaction of our own; return the ids of those that are not ours any more."""
+def extend(
+    sql: Statements, leases: Sequence[Lease], *, lease_us: int, offset_us: int
+) -> Steps[tuple[set[str], set[str]]]:
+    """Renew leases in a transaction of our own; return the ids of lost ones, and the queues where one ends sooner."""
     lost: set[Held] = set()
+    sooner: set[str] = set()
     held = [(parse_token(lease.token), lease.message_id) for lease in leases]
+    now = server_now(offset_us)
     yield ["START TRANSACTION"]
     for group in chunks([pair for pair, _ in held if pair is not None], ROWS_MAX):
-        result, _ = yield [sql.held(group), sql.extend(group, now=server_now(offset_us), lease_us=lease_us)]
-        lost |= set(group) - set(result.rows)
+        before = sql.held_until(group, now=now, lease_us=lease_us)
+        result, _ = yield [before, sql.extend(group, now=now, lease_us=lease_us)]
+        lost |= set(group) - {(seq, token) for seq, token, _, _ in result.rows}
+        sooner |= {queue.decode() for _, _, queue, is_sooner in result.rows if is_sooner}
     yield ["COMMIT"]
-    return {message_id for pair, message_id in held if pair is None or pair in lost}
+    return {message_id for pair, message_id in held if pair is None or pair in lost}, sooner
 
 
 # -- the worker's turn ---------------------------------------------------------------------------

@@ -82,13 +82,19 @@ class Statements:
                 WHERE m.queue = q.name AND m.reason IS NULL AND m.visible_us >= q.lower_us
                 ORDER BY m.visible_us, m.seq LIMIT 1
             ) first"""
+        given = "unnest($2::text[], $3::bigint[], $4::bigint[]) AS g(id, seq, token)"
+        ours = "m.id = g.id AND m.seq = g.seq AND m.token = g.token AND m.leased"
         # The outer scan gives the leases in the order of their ids, so two batches lock rows in one order.
+        # Rows are as they were before for `sooner`: who waits for one of these queues sleeps too long now.
         self.extend = f"""
-            WITH {CLOCK}
-            UPDATE {m} m SET visible_us = clock.us + $5::bigint
-            FROM clock, unnest($2::text[], $3::bigint[], $4::bigint[]) AS g(id, seq, token)
-            WHERE m.id = g.id AND m.seq = g.seq AND m.token = g.token AND m.leased
-            RETURNING m.id, m.seq, m.token"""
+            WITH {CLOCK}, sooner AS MATERIALIZED (
+                SELECT m.queue FROM clock, {given} JOIN {m} m ON {ours} WHERE m.visible_us > clock.us + $5::bigint
+            ), renewed AS (
+                UPDATE {m} m SET visible_us = clock.us + $5::bigint
+                FROM clock, {given} WHERE {ours} RETURNING m.id, m.seq, m.token
+            ), {self._woken("sooner")}
+            SELECT id, seq, token, (SELECT array_agg(DISTINCT queue) FROM sooner), (SELECT count(*) FROM woken)
+            FROM renewed"""
         self.store = f"SELECT s.id FROM {self._store} s"
         self._operator_statements()
 

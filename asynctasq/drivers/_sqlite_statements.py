@@ -70,6 +70,8 @@ HELD = """SELECT held.arrival, held.token, held.id
     FROM json_each(?) AS wanted CROSS JOIN asynctasq_message AS held ON held.arrival = wanted.value
     WHERE leased = 1"""
 EXTEND = "UPDATE asynctasq_message SET visible_us = ? WHERE arrival IN (SELECT value FROM json_each(?))"
+SOONER = """SELECT queue FROM asynctasq_message
+    WHERE arrival IN (SELECT value FROM json_each(?)) AND visible_us > ?"""
 COMPLETE = "DELETE FROM asynctasq_message WHERE arrival IN (SELECT value FROM json_each(?))"
 RELEASE = """UPDATE asynctasq_message SET leased = 0, visible_us = ?, attempts = attempts + ?, crashes = crashes + ?,
     error = coalesce(?, error) WHERE arrival = ?"""
@@ -198,13 +200,16 @@ def settle(settlements: Settlements, now_us: int) -> Steps[AbstractSet[str]]:
     return lost
 
 
-def extend(leases: Sequence[Lease], lease_s: float, now_us: int) -> Steps[AbstractSet[str]]:
-    """Renew the leases that are ours; return the message ids of the others."""
+def extend(leases: Sequence[Lease], lease_s: float, now_us: int) -> Steps[tuple[AbstractSet[str], AbstractSet[str]]]:
+    """Renew the leases that are ours; return the message ids of the others, and the queues where one ends sooner."""
     found, lost = yield from _held(leases)
     arrivals = [arrival for arrival in found if arrival is not None]
+    sooner: set[str] = set()
     if arrivals:
-        yield Step(EXTEND, (_later(now_us, lease_s), _json(arrivals)))
-    return lost
+        until, chosen = _later(now_us, lease_s), _json(arrivals)
+        sooner = {queue for (queue,) in (yield Step(SOONER, (chosen, until)))}
+        yield Step(EXTEND, (until, chosen))
+    return lost, sooner
 
 
 def _held(leases: Sequence[Lease]) -> Steps[tuple[list[int | None], set[str]]]:

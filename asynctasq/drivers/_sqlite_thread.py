@@ -10,9 +10,10 @@ import sqlite3
 import threading
 import weakref
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from asynctasq.clock import SystemClock
 from asynctasq.drivers._sql import Waiter, Wakeups
@@ -43,7 +44,8 @@ class Job(Generic[T]):
 
     now_us: the clock, read once the transaction holds its lock.
     look: asked first, without the write lock; a value other than None is the result.
-    wakes: queues in which something may be visible once this is committed.
+    wakes: queues in which something may be visible, or become it sooner, once this is committed.
+    wakes_after: those that only the result tells.
     undo: what to do with a result that nobody is left to receive.
     """
 
@@ -52,6 +54,7 @@ class Job(Generic[T]):
     writes: bool = True
     look: Callable[[int], Steps[T | None]] | None = None
     wakes: frozenset[str] = frozenset()
+    wakes_after: Callable[[T], AbstractSet[str]] | None = None
     undo: "Callable[[T], Job[None] | None] | None" = None
 
 
@@ -70,6 +73,12 @@ class _Order(Generic[T]):
     def drop_if_cancelled(self) -> None:
         if self.future is not None and self.future.cancelled():
             self.finished = True
+
+    def wakes(self) -> AbstractSet[str]:
+        """Return the queues whose waiters are to look, now that it was done."""
+        if self.job.wakes_after is None:
+            return self.job.wakes
+        return self.job.wakes | self.job.wakes_after(cast("T", self.result))
 
 
 _Orders = queue.SimpleQueue["_Order[Any] | None"]
@@ -238,7 +247,7 @@ class _Work:
         for order in orders:
             if not order.finished:
                 self._transact_or_fail([order], cursor, "BEGIN IMMEDIATE")
-        wakes = frozenset[str]().union(*(order.job.wakes for order in orders if order.error is None))
+        wakes = frozenset[str]().union(*(order.wakes() for order in orders if order.error is None))
         if wakes:
             self._wakeups.wake(wakes)
 

@@ -93,7 +93,8 @@ class Driver(Protocol):
     async def extend(self, leases: Sequence[Lease], *, lease_s: float) -> AbstractSet[str]:
         """Let the leases end `lease_s` from now; return the message ids whose token is no longer the latest.
 
-        A lease that ran out but was not taken over is renewed.
+        A lease that ran out but was not taken over is renewed. Where waiting calls are woken, they hear of one that
+        ends sooner than it did.
         """
         ...
 

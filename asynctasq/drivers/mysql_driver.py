@@ -250,9 +250,11 @@ class MySQLDriver(Driver):
     async def extend(self, leases: Sequence[Lease], *, lease_s: float) -> AbstractSet[str]:
         if not leases:
             return frozenset()
-        return await self._backend.drive(
+        lost, sooner = await self._backend.drive(
             lambda: extend(self._sql, leases, lease_us=microseconds(lease_s), offset_us=self._offset_us)
         )
+        self._wakeups.wake(sooner)
+        return lost
 
     async def settle(self, settlements: Settlements) -> AbstractSet[str]:
         return (await self.turn(settlements, (), limit=0, lease_s=0))[0]

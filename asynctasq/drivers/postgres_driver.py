@@ -275,7 +275,8 @@ class PostgresDriver(Driver):
     async def extend(self, leases: Sequence[Lease], *, lease_s: float) -> AbstractSet[str]:
         columns = held_columns(leases)
         rows = await self._fetch(self._sql.extend, self._offset_us(), *columns, delay_us(lease_s)) if leases else []
-        held = {(message_id, f"{seq}.{number}") for message_id, seq, number in rows}
+        held = {(message_id, f"{seq}.{number}") for message_id, seq, number, *_ in rows}
+        self._wakeups.wake({queue for row in rows[:1] for queue in row[3] or ()})
         return {lease.message_id for lease in leases if (lease.message_id, lease.token) not in held}
 
     async def settle(self, settlements: Settlements) -> AbstractSet[str]:

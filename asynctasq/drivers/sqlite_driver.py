@@ -206,7 +206,13 @@ class SQLiteDriver(Driver):
     async def extend(self, leases: Sequence[Lease], *, lease_s: float) -> AbstractSet[str]:
         if not leases:
             return frozenset()
-        return await self._write(lambda now_us: statements.extend(leases, lease_s, now_us))
+        job = Job(
+            steps=lambda now_us: statements.extend(leases, lease_s, now_us),
+            now_us=self._now_us,
+            wakes_after=lambda result: result[1],
+        )
+        lost, _ = await self._do(job)
+        return lost
 
     async def settle(self, settlements: Settlements) -> AbstractSet[str]:
         wakes = self._check_settlements(settlements)

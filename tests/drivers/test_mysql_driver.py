@@ -220,6 +220,7 @@ async def test_every_locking_statement_goes_by_its_index_and_sorts_nothing(
         await plan(link, statement)
         for statement in (
             SQL.held(held),
+            SQL.held_until(held, now=now, lease_us=1),
             SQL.extend(held, now=now, lease_us=1),
             SQL.complete(held),
             SQL.end([ending, ending], now=now),

@@ -379,6 +379,20 @@ async def test_another_instance_of_this_process_wakes_a_waiting_reserve_at_once(
     assert loop.time() - started < 2
 
 
+async def test_a_lease_made_shorter_by_this_process_wakes_at_once_and_a_renewal_nobody(store: MySQLHarness) -> None:
+    driver = store.create()
+    await driver.enqueue(messages("a", "b"))
+    leases = await driver.reserve(["q"], limit=2, lease_s=60)
+
+    with driver._wakeups.waiting(["q"]) as waiter:
+        lost = await driver.extend(leases, lease_s=120)
+        renewed = await waiter.wait(0.1)
+        await driver.extend(leases, lease_s=1)
+        shortened = await waiter.wait(5)
+
+    assert (lost, renewed, shortened) == (set(), False, True)
+
+
 async def test_a_message_of_another_process_is_found_by_looking(store: MySQLHarness, link: Link) -> None:
     driver = store.create()
     call = asyncio.ensure_future(driver.wait_visible(["q"], wait_s=30))

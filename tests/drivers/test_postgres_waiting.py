@@ -100,6 +100,26 @@ async def test_a_batch_sends_one_notice_or_none(store: PostgresHarness, other: A
     assert heard == [Q, Q][: 2 * notices]
 
 
+@pytest.mark.parametrize(("notify", "notices"), [(True, 1), (False, 0)])
+async def test_leases_made_shorter_send_one_notice_and_renewals_none(
+    store: PostgresHarness, other: Any, notify: bool, notices: int
+) -> None:
+    driver = make(store, notify=notify)
+    await driver.enqueue(messages("a", "b"))
+    leases = await driver.reserve([Q], limit=2, lease_s=60)
+    heard: list[str] = []
+    await other.add_listener(driver._names.channel, lambda *arguments: heard.append(arguments[-1]))
+
+    with driver._wakeups.waiting([Q]) as waiter:
+        await driver.extend(leases, lease_s=120)
+        renewed = await waiter.wait(0.1)
+        await driver.extend(leases, lease_s=1)
+        shortened = await waiter.wait(5)
+    await other.fetchval("SELECT 1")  # What was notified before arrives with this answer.
+
+    assert (renewed, shortened, heard) == (False, True, [Q] * notices)
+
+
 async def test_waiting_ends_when_a_delay_ends(store: PostgresHarness) -> None:
     driver = make(store)
     await driver.enqueue(messages("a", delay_s=0.3))

@@ -126,6 +126,23 @@ async def test_a_released_message_wakes(redis: RedisDriver) -> None:
     assert await ids(task) == ["m-1"]
 
 
+async def test_a_lease_made_shorter_wakes_and_a_renewal_does_not(redis: RedisDriver) -> None:
+    await redis.enqueue([message(1), message(2)])
+    leases = await redis.reserve(["q"], limit=2, lease_s=FAR_S)
+    first = asyncio.create_task(redis.wait_visible(["q"], wait_s=FAR_S))
+    await until_blocked(redis, 1)
+
+    await redis.command("CONFIG", "RESETSTAT")
+
+    await redis.extend(leases, lease_s=2 * FAR_S)
+    await redis.extend(leases[:1], lease_s=2 * FAR_S)
+    assert "cmdstat_lpush" not in parse_info(await redis.command("INFO", "commandstats")), "a renewal woke somebody"
+    await redis.extend(leases[1:], lease_s=0.2)
+
+    async with asyncio.timeout(SOON_S):
+        assert await first
+
+
 async def test_waiting_ends_with_its_time(redis: RedisDriver) -> None:
     assert await redis.reserve(["q"], limit=1, lease_s=1, wait_s=0.05) == []
     assert not await redis.wait_visible(["q"], wait_s=0.05)
@@ -197,6 +214,19 @@ async def test_a_token_for_a_wait_that_was_given_up_goes_to_the_next(redis: Redi
         await until_blocked(redis, 2)
 
         await second.enqueue([message(1)])
+
+        assert await ids(task) == ["m-1"]
+
+
+async def test_a_token_for_what_is_visible_later_goes_to_the_next_too(redis: RedisDriver, server: RedisServer) -> None:
+    async with driving(server.url) as second:
+        given_up = take(redis)
+        await until_blocked(redis, 1)
+        given_up.cancel()
+        task = take(second)
+        await until_blocked(redis, 2)
+
+        await second.enqueue([message(1, delay_s=0.2)])
 
         assert await ids(task) == ["m-1"]
 

@@ -197,6 +197,24 @@ async def test_random_programs_do_the_same_as_the_reference(tmp_path: Path, seed
     await ours.close()
 
 
+# -- waking --------------------------------------------------------------------------------------
+
+
+async def test_a_lease_made_shorter_wakes_its_queue_and_a_renewal_nobody(tmp_path: Path) -> None:
+    driver = SQLiteDriver(tmp_path / "queue.db")
+    await driver.enqueue([Message(id=queue, queue=queue, body=b"") for queue in ("a", "b")])
+    leases = await driver.reserve(["a", "b"], limit=2, lease_s=60)
+
+    with driver._wakeups.waiting(["a"]) as waiter, driver._wakeups.waiting(["b"]) as other:
+        await driver.extend(leases, lease_s=120)
+        renewed = await waiter.wait(0.1)
+        await driver.extend(leases[:1], lease_s=1)
+        shortened = await waiter.wait(5), await other.wait(0.1)
+
+    assert (renewed, shortened) == (False, (True, False))
+    await driver.close()
+
+
 # -- tokens --------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 -- ARGV: clock offset, lease, count, ids, tokens. Reply: the ids of lost leases.
-local count, until_at = tonumber(ARGV[3]), whole(now + ARGV[2])
+local count, ends = tonumber(ARGV[3]), now + ARGV[2]
+local until_at = whole(ends)
 local lost, places = {}, {}
 for start = 4, 3 + count, CHUNK do
   local stop = min(start + CHUNK - 1, 3 + count)
@@ -17,7 +18,13 @@ for start = 4, 3 + count, CHUNK do
     end
   end
 end
+-- Whoever waits sleeps until the first message of the queue is visible: only what comes before that one is news.
 for queue, list in pairs(places) do
-  bulk('ZADD', base .. 'leased:' .. queue, list)
+  local leased = base .. 'leased:' .. queue
+  local first = min(head(leased) or math.huge, head(base .. 'due:' .. queue) or math.huge)
+  bulk('ZADD', leased, list)
+  if ends < first then
+    wake(queue)
+  end
 end
 return lost

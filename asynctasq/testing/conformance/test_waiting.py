@@ -234,3 +234,24 @@ async def test_wait_visible_sees_a_delay_end(trial: Trial) -> None:
 
     assert time.perf_counter() - started < PROMPT_S
     assert ids(await trial.take(1)) == ["m"]
+
+
+@conforms("wait_visible, reserve: hear of a lease that `extend` lets end sooner", needs="wakes_waiting")
+async def test_a_lease_made_shorter_ends_the_wait_sooner(trial: Trial) -> None:
+    """Half of the usual time is allowed: a driver that looks every few seconds on the side is not to pass by luck."""
+    soon_s = 0.5 if trial.virtual else 1.0
+    lease = await trial.lease("m")
+    waiting = asyncio.create_task(trial.notifies().wait_visible(["urgent", Q], wait_s=WAIT_S))
+    await _settled_down()
+    assert not waiting.done()
+    started = time.perf_counter()
+
+    assert await trial.driver.extend([lease], lease_s=soon_s) == set()
+
+    assert await waiting is True
+    took_s = time.perf_counter() - started
+    assert took_s < soon_s + _prompt_s(trial) / 2, f"the lease ended after {soon_s} s and was seen after {took_s:.1f} s"
+    again = await trial.take_one()
+    elsewhere = trial.other() if trial.capabilities.cross_process else trial.driver
+    leases = await _wakes(trial, lambda: trial.driver.extend([again], lease_s=soon_s), driver=elsewhere)
+    assert [(one.message_id, one.crashes) for one in leases] == [("m", 2)]
