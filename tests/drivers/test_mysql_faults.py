@@ -208,6 +208,7 @@ async def test_a_silent_server_is_given_up_in_time(store: MySQLHarness) -> None:
 
     os.kill(pid, signal.SIGSTOP)
     try:
+        await until_stopped(pid)
         async with asyncio.timeout(3):
             with pytest.raises(DriverUnavailable, match="did not answer in time"):
                 await driver.depth("q")
