@@ -264,6 +264,14 @@ class SleepsPastDelays(MemoryDriver):
         return due_us if due_us <= self._now() else float("inf")
 
 
+class SleepsPastShorterLeases(MemoryDriver):
+    """Wakes for what is stored or released, and not for a lease that now ends sooner."""
+
+    def _announce(self, row: Any, was_us: int) -> None:
+        if not row.leased:
+            super()._announce(row, was_us)
+
+
 class WaitsWithTheConnection(MemoryDriver):
     """Has one connection, and a waiting reserve holds it."""
 
@@ -404,6 +412,7 @@ WRONG: tuple[Wrong, ...] = (
     Wrong(driver=CountsExpiredAsReserved, fails="test_leases.test_an_expired_lease_counts_as_ready", in_programs=True),
     Wrong(driver=NeverWakes, fails="test_waiting.test_an_enqueue_wakes_a_waiting_reserve"),
     Wrong(driver=SleepsPastDelays, fails="test_waiting.test_a_delay_that_ends_ends_the_wait"),
+    Wrong(driver=SleepsPastShorterLeases, fails="test_waiting.test_a_lease_made_shorter_ends_the_wait_sooner"),
     Wrong(driver=WaitsWithTheConnection, fails="test_waiting.test_a_waiting_reserve_blocks_no_other_call"),
     Wrong(driver=ClosesWithoutWaking, fails="test_connections.test_close_ends_waiting_calls_with_nothing"),
     Wrong(driver=LetsLibraryErrorsOut, fails="test_connections.test_cut_connections_raise_nothing_but_driver_errors"),
