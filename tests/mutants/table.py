@@ -6,6 +6,7 @@ from tests.mutants.planted_heldout import HELD_OUT
 from tests.mutants.planted_kernel import KERNEL
 from tests.mutants.planted_memory import MEMORY
 from tests.mutants.planted_recorded import RECORDED
+from tests.mutants.planted_secondhand import SECOND_HAND
 from tests.mutants.planted_undrawn import UNDRAWN
 from tests.mutants.planted_worker import WORKER
 from tests.mutants.planting import Mutant
@@ -13,7 +14,7 @@ from tests.mutants.planting import Mutant
 __all__ = ["MUTANTS", "SURVIVORS"]
 
 MUTANTS: Final[dict[str, Mutant]] = {
-    mutant.name: mutant for mutant in (*KERNEL, *MEMORY, *WORKER, *RECORDED, *HELD_OUT, *UNDRAWN)
+    mutant.name: mutant for mutant in (*KERNEL, *MEMORY, *WORKER, *RECORDED, *HELD_OUT, *UNDRAWN, *SECOND_HAND)
 }
 
 SURVIVORS: Final[dict[str, str]] = {
