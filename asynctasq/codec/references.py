@@ -22,6 +22,7 @@ __all__ = [
     "ReferenceAdapter",
     "UnresolvedArguments",
     "adapter_for",
+    "has_references",
     "reference_to",
     "register_adapter",
     "release_connections",
@@ -166,8 +167,6 @@ async def resolve_references(
     Raises: ModelNotFoundError naming class and key, UndecodableBody for a class that is not one of the application's
     models, ConfigError for an ORM that is not set up, and whatever the ORM raises.
     """
-    if not _has_references(arguments):
-        return arguments
     models = {reference: _model_of(reference) for reference in _references_in(list(arguments.values()))}
     rows: dict[ModelReference, object] = {}
     loads = [_load(group, elsewhere) for group in _groups(models)]
@@ -184,14 +183,15 @@ async def resolve_references(
 
 
 async def resolve_for_hooks(
-    arguments: dict[str, object], *, elsewhere: LoadElsewhere | None = None
+    arguments: dict[str, object], *, timeout_s: float | None = None, elsewhere: LoadElsewhere | None = None
 ) -> dict[str, object]:
-    """Do `resolve_references` for an instance whose attempt has failed: None for every row that can't be loaded.
+    """Do `resolve_references` for an instance whose attempt has failed: None for each row that can't be had in time.
 
     Raises: UndecodableBody.
     """
     try:
-        return await resolve_references(arguments, missing="none", elsewhere=elsewhere)
+        async with asyncio.timeout(timeout_s):
+            return await resolve_references(arguments, missing="none", elsewhere=elsewhere)
     except UndecodableBody:
         raise
     except Exception:
@@ -200,7 +200,8 @@ async def resolve_for_hooks(
         return {name: _with_rows(value, rows) for name, value in arguments.items()}
 
 
-def _has_references(arguments: dict[str, object]) -> bool:
+def has_references(arguments: dict[str, object]) -> bool:
+    """Return whether there is anything in the arguments to be loaded."""
     return isinstance(arguments, UnresolvedArguments) or ModelReference in set(map(type, arguments.values()))
 
 

@@ -182,7 +182,7 @@ class AttemptRunner:
         envelope, mode = run.invocation.envelope, run.invocation.definition.mode
         if mode.in_process:
             return await self._in_process(run)
-        task = run.task = await self._builder.build(run.invocation)
+        task = run.task = await self._builder.build(run.invocation, timeout_s=envelope.timeout_s)
         running_task.set(task)
         if self._completions is not None:
             run.completion = self._completions.completion(run.held, task, envelope.keep_result_s)
@@ -367,7 +367,7 @@ class AttemptRunner:
         """Return the instance the attempt ran on, or build one; None if that is not possible."""
         if run.task is None:
             try:
-                run.task = await self._builder.build_for_hooks(run.invocation)
+                run.task = await self._builder.build_for_hooks(run.invocation, timeout_s=self._hook_timeout_s)
             except (CodecError, BadArguments):
                 return None
             except Exception:

@@ -1,5 +1,6 @@
 """From the bytes of a message to a task that can run; the same in the worker and in a child process."""
 
+import asyncio
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -7,9 +8,9 @@ from typing import Any
 from asynctasq.codec.arguments import pack_result, unpack_arguments, unpack_result
 from asynctasq.codec.envelope import decode_envelope
 from asynctasq.codec.limits import DEFAULT_LIMITS, Limits
-from asynctasq.codec.references import LoadElsewhere, resolve_for_hooks, resolve_references
+from asynctasq.codec.references import LoadElsewhere, has_references, resolve_for_hooks, resolve_references
 from asynctasq.codec.signing import SigningKeys
-from asynctasq.errors import BadSignature, UndecodableBody, UnknownTask
+from asynctasq.errors import BadSignature, TaskTimeoutError, UndecodableBody, UnknownTask
 from asynctasq.kernel.envelope import Envelope
 from asynctasq.kernel.messages import DeadReason
 from asynctasq.tasks.base import BaseTask
@@ -77,22 +78,39 @@ class Builder:
         except (Exception, SystemExit) as error:
             raise UnknownTask(f"task {name!r}: its module can't be imported: {error!r}") from error
 
-    async def build(self, invocation: Invocation) -> BaseTask[Any]:
+    async def build(self, invocation: Invocation, *, timeout_s: float | None = None) -> BaseTask[Any]:
         """Build the task: decode its arguments, fetch the models they refer to, call its constructor.
 
-        Raises: UndecodableBody, BadArguments, ModelNotFoundError, and whatever the constructor raises.
+        Raises: UndecodableBody, BadArguments, ModelNotFoundError, TaskTimeoutError if the models did not come within
+        `timeout_s`, and whatever the constructor raises.
         """
         arguments = self._arguments(invocation)
-        missing = invocation.envelope.missing
-        return self._make(invocation, await resolve_references(arguments, missing=missing, elsewhere=self._elsewhere))
+        if has_references(arguments):
+            arguments = await self._with_models(invocation, arguments, timeout_s)
+        return self._make(invocation, arguments)
 
-    async def build_for_hooks(self, invocation: Invocation) -> BaseTask[Any]:
-        """Build a task whose attempt has failed: models that can't be loaded are None.
+    async def build_for_hooks(self, invocation: Invocation, *, timeout_s: float | None = None) -> BaseTask[Any]:
+        """Build a task whose attempt has failed: models that can't be loaded within `timeout_s` are None.
 
         Raises: UndecodableBody, BadArguments, and whatever the constructor raises.
         """
         arguments = self._arguments(invocation)
-        return self._make(invocation, await resolve_for_hooks(arguments, elsewhere=self._elsewhere))
+        if has_references(arguments):
+            arguments = await resolve_for_hooks(arguments, timeout_s=timeout_s, elsewhere=self._elsewhere)
+        return self._make(invocation, arguments)
+
+    async def _with_models(
+        self, invocation: Invocation, arguments: dict[str, object], timeout_s: float | None
+    ) -> dict[str, object]:
+        scope = asyncio.timeout(timeout_s)
+        try:
+            async with scope:
+                missing = invocation.envelope.missing
+                return await resolve_references(arguments, missing=missing, elsewhere=self._elsewhere)
+        except TimeoutError as error:
+            if scope.expired() and isinstance(error.__cause__, asyncio.CancelledError):
+                raise TaskTimeoutError(f"its models were not loaded within {timeout_s:g} s") from error
+            raise
 
     def _arguments(self, invocation: Invocation) -> dict[str, object]:
         annotations = invocation.definition.signature.annotations
