@@ -8,13 +8,14 @@ from typing import Any, ClassVar, Final
 
 from asynctasq.core.processes import ChildCrashed
 from asynctasq.errors import Reject, Retry, Snooze
+from asynctasq.tasks import AsyncProcessTask, AsyncTask, BaseTask, SyncProcessTask, SyncTask
 from asynctasq.tasks.options import Duration
 from asynctasq.testing import Simulation
 from property_tests.plain_model import ceil_us, is_asked, sequel
 from tests.mutants.oracle import Expected, Wait, judge, want
-from tests.mutants.tasks import LOG, Watched, now
+from tests.mutants.tasks import CONSTRUCTOR_ERRORS, LOG, Fragile, now
 
-TASKS: Final = 6
+TASKS: Final = 9
 NEVER_S: Final = 10_000_000
 """Longer than any hook or attempt is let."""
 KEPT_S: Final = 10_000_000
@@ -50,16 +51,21 @@ ERRORS: Final = {
 SOON_NS: Final = 2_500_000_000
 
 
-class Scripted(Watched):
+class ByScript:
     """Does what its script says, run by run; `last` is how its `failed` behaves."""
 
+    key: str
     script: Script
     last: str
+    queue: ClassVar[str] = "work"
     retry_delay: ClassVar[Duration | Sequence[Duration]] = 3
 
-    async def execute(self) -> str:
-        does = self.script[len(LOG.of(self.key))][0]
-        await self.run(NEVER_S if does == "runs on" else RUN_S)
+    def does(self) -> str:
+        """Return what the next run does."""
+        return self.script[len(LOG.of(self.key))][0]
+
+    def act(self, does: str) -> str:
+        """Do it, once the time it takes is over."""
         match does:
             case "returns":
                 return f"{self.key} done"
@@ -69,35 +75,91 @@ class Scripted(Watched):
                 raise Retry(self.key, after_s=SOON_NS / 1e9 if does == "asks again soon" else None)
         raise ERRORS[does](f"{self.key} {does}")
 
-    async def should_retry(self, exception: Exception) -> bool:
+    def answer(self) -> bool:
+        """Answer `should_retry` as the script says."""
         LOG.asked.append(self.key)
         answer = self.script[len(LOG.of(self.key)) - 1][1]
         if answer == "breaks":
             raise RuntimeError("should_retry has a fault of its own")
         return answer == "yes"
 
-    async def failed(self, exception: Exception) -> None:
-        LOG.hooks.append((self.key, type(exception).__name__))
-        if self.last == "hangs":
-            await asyncio.sleep(NEVER_S)
+    def tell(self, exception: Exception) -> None:
+        """Note that `failed` is called, and break it as told."""
+        assert isinstance(self, BaseTask)
+        LOG.hook(self.key, self, exception)
         if self.last == "breaks":
             raise RuntimeError("failed() has a fault of its own")
 
 
-class ScriptedList(Scripted):
+class InLoop(ByScript):
+    """Takes virtual time; its hooks are async."""
+
+    async def execute(self) -> str:
+        assert isinstance(self, BaseTask)
+        does, run = self.does(), LOG.begin(self.key, self)
+        await asyncio.sleep(NEVER_S if does == "runs on" else RUN_S)
+        run.end(self)
+        return self.act(does)
+
+    async def should_retry(self, exception: Exception) -> bool:
+        return self.answer()
+
+    async def failed(self, exception: Exception) -> None:
+        self.tell(exception)
+        if self.last == "hangs":
+            await asyncio.sleep(NEVER_S)
+
+
+class Blocking(ByScript):
+    """Takes no virtual time, as blocking code in a simulation; its hooks are not async."""
+
+    def execute(self) -> str:
+        assert isinstance(self, BaseTask)
+        does = self.does()
+        LOG.begin(self.key, self).end(self)
+        return self.act(does)
+
+    def should_retry(self, exception: Exception) -> bool:
+        return self.answer()
+
+    def failed(self, exception: Exception) -> None:
+        self.tell(exception)
+
+
+class Scripted(InLoop, AsyncTask[str]):
+    pass
+
+
+class ScriptedList(InLoop, AsyncTask[str]):
     retry_delay = [timedelta(seconds=4), 1.2345678, timedelta(days=1, seconds=2)]
 
 
-class ScriptedGrowing(Scripted):
+class ScriptedGrowing(InLoop, AsyncTask[str]):
     retry_delay = timedelta(milliseconds=1500)
     retry_delay_max = timedelta(minutes=1)
     retry_strategy = "exponential"
 
 
-FAMILIES: Final[Sequence[tuple[type[Scripted], tuple[Any, ...]]]] = (
-    (Scripted, ("fixed", 3_000_000_000)),
-    (ScriptedList, ("list", (4_000_000_000, 1_234_567_800, 86_402_000_000_000))),
-    (ScriptedGrowing, ("jittered", 1_500_000_000, 60_000_000_000)),
+class ScriptedThread(Blocking, SyncTask[str]):
+    pass
+
+
+class ScriptedChild(InLoop, AsyncProcessTask[str]):
+    pass
+
+
+class ScriptedBlockingChild(Blocking, SyncProcessTask[str]):
+    pass
+
+
+FIXED: Final = ("fixed", 3_000_000_000)
+FAMILIES: Final[Sequence[tuple[type[Any], tuple[Any, ...]]]] = (
+    (Scripted, FIXED),
+    (ScriptedThread, FIXED),
+    (ScriptedChild, FIXED),
+    (ScriptedBlockingChild, FIXED),
+    *[(ScriptedList, ("list", (4_000_000_000, 1_234_567_800, 86_402_000_000_000)))] * 3,
+    *[(ScriptedGrowing, ("jittered", 1_500_000_000, 60_000_000_000))] * 2,
 )
 DURATIONS: Final[Sequence[tuple[Any, int]]] = (
     (2, 2_000_000_000),
@@ -113,6 +175,8 @@ async def drawn(sim: Simulation) -> None:
     LOG.clear()
     started = now()
     expected = [_drawn(sim, f"task {n}") for n in range(TASKS)]
+    breaks = _pick(sim, tuple(CONSTRUCTOR_ERRORS))
+    expected.append(Expected(key=breaks, task=Fragile(breaks, breaks), attempts=(2,), delay=3, asked=1))
     ids = [await one.task.dispatch() for one in expected if one.task is not None]
     twice = Scripted(key="twice", script=[["returns", "yes"]] * 2, last="fine")
     both = {await twice.dispatch(), await twice.dispatch()}
@@ -130,13 +194,14 @@ def _drawn(sim: Simulation, key: str) -> Expected:
     """Return a task and what it comes to, by the model."""
     family, waits = _pick(sim, FAMILIES)
     timeout = _pick(sim, (LIMIT_S, timedelta(seconds=LIMIT_S), None))
-    runs_on = () if timeout is None else ("runs on",)
+    takes = 0.0 if issubclass(family, Blocking) else RUN_S
+    runs_on = ("runs on",) if timeout is not None and takes else ()
     others = ("snoozes", "rejects", "times out by itself", "is cancelled", "leaves", "child dies", *runs_on)
     does = ("raises", "raises", "returns", "asks again", "asks again soon", *others)
     script = [[_pick(sim, does), _pick(sim, ("yes", "yes", "breaks", "no"))] for _ in range(12)] + [["returns", "yes"]]
     policy: dict[str, Any] = {"max_attempts": _pick(sim, (6, 3, 1, 0)), "max_crashes": _pick(sim, (3, 1, 4))}
     kept = _pick(sim, (None, KEPT_S, timedelta(seconds=KEPT_S)))
-    task = family(key=key, script=script, last=_pick(sim, ("fine", "breaks", "hangs")))
+    task = family(key=key, script=script, last=_pick(sim, ("fine", "breaks", "hangs" if takes else "fine")))
     task = task.with_options(timeout=timeout, keep_result=kept, **policy)
     delay, delay_ns = _pick(sim, ((None, 0), *DURATIONS))
     again, again_ns = _pick(sim, ((None, 0), (None, 0), *DURATIONS, (0, 0)))
@@ -144,7 +209,7 @@ def _drawn(sim: Simulation, key: str) -> Expected:
     task = task if again is None else task.retry_after(again)
     if again is not None:
         waits = ("jittered", again_ns, waits[2]) if waits[0] == "jittered" else ("fixed", again_ns)
-    one = Expected(key=key, task=task, delay=ceil_us(delay_ns) / 1e6, takes=RUN_S)
+    one = Expected(key=key, task=task, delay=ceil_us(delay_ns) / 1e6, takes=takes)
     return _foretold(one, script, {**policy, "waits": waits}, kept=kept is not None)
 
 
@@ -156,7 +221,7 @@ def _foretold(one: Expected, script: Script, policy: dict[str, Any], *, kept: bo
     asked, grant = 0, {"attempt": 1, "crashes": 0}
     for does, answer in script:
         attempts.append(grant["attempt"])
-        lasts.append(LIMIT_S if does == "runs on" else RUN_S)
+        lasts.append(LIMIT_S if does == "runs on" else one.takes)
         outcome = OUTCOMES[does]
         if is_asked(outcome, grant, policy):
             asked += 1

@@ -86,6 +86,7 @@ def _judge_runs(one: Expected, runs: Sequence[Run], *, exact: bool) -> None:
 
 
 def _judge_metadata(one: Expected, runs: Sequence[Run], latest: datetime) -> None:
+    want(all(run.itself for run in runs), "current_task", f"{one.key} took itself for another task")
     instants = {run.dispatched_at for run in runs}
     [instant] = instants if len(instants) == 1 else [None]
     fits = instant is not None and instant.tzinfo is UTC and instant <= latest
@@ -113,7 +114,7 @@ def _judge_times(one: Expected, runs: Sequence[Run], base: float, *, exact: bool
 
 
 def _judge_chance(one: Expected, runs: Sequence[Run]) -> None:
-    """Tell of waits that should be spread by chance and all are as long as they may be."""
+    """Tell of waits that should be spread by chance, of which more than one is as long as it may be."""
     lasts = one.lasts or (one.takes,) * len(runs)
     spread = [
         (later.began - earlier.began - takes, wait.most)
@@ -121,7 +122,7 @@ def _judge_chance(one: Expected, runs: Sequence[Run]) -> None:
         if wait.most is not None and wait.most > max(wait.least, 1)
     ]
     longest = [most for waited, most in spread if waited >= most - 2 * MICROSECOND]
-    want(len(longest) < max(2, len(spread)), "jitter", f"{one.key} waited {longest}, each time the most there is")
+    want(len(longest) < 2, "jitter", f"{one.key} waited {longest}, more than once the most there is")
 
 
 def _judge_hooks(one: Expected, *, exact: bool) -> None:
@@ -130,6 +131,8 @@ def _judge_hooks(one: Expected, *, exact: bool) -> None:
     if exact:
         want(hooks == one.hooks, "hooks", f"failed() of {one.key} ran {hooks} times, not {one.hooks}")
         want(asked == one.asked, "hooks", f"should_retry() of {one.key} was asked {asked} times, not {one.asked}")
+        numbers = [attempt for key, attempt in LOG.told if key == one.key]
+        want(set(numbers) <= {one.attempts[-1]}, "hooks", f"failed() of {one.key} took itself for attempt {numbers}")
     else:
         want(bool(hooks) == bool(one.hooks), "hooks", f"failed() of {one.key} ran {hooks} times, not {one.hooks}")
         want(bool(asked) == bool(one.asked), "hooks", f"should_retry() of {one.key} was asked {asked} times")

@@ -7,6 +7,7 @@ from datetime import datetime
 from uuid import NAMESPACE_URL, uuid5
 
 from asynctasq.core.processes import ChildCrashed
+from asynctasq.core.running import current_task
 from asynctasq.errors import Reject, Retry, Snooze
 from asynctasq.tasks import AsyncTask, SyncTask
 from asynctasq.tasks.base import AsyncProcessTask, BaseTask
@@ -14,23 +15,37 @@ from asynctasq.tasks.base import AsyncProcessTask, BaseTask
 
 @dataclass(slots=True)
 class Run:
-    """One execution: when its code began, and when it ended by itself."""
+    """One execution: when its code began, and when it ended by itself.
+
+    `itself`: whether `current_task()` was the task that ran, whenever it was looked at.
+    """
 
     key: str
     attempt: int
     began: float
     dispatched_at: datetime | None = None
     ended: float | None = None
+    itself: bool = True
+
+    def end(self, task: BaseTask[str]) -> None:
+        """Note that the code ends now."""
+        self.ended = now()
+        self.itself = self.itself and current_task() is task
 
 
 @dataclass(slots=True)
 class Log:
-    """What the code of the tasks has seen of itself in one simulated run."""
+    """What the code of the tasks has seen of itself in one simulated run.
+
+    `built` counts constructions, `told` says for each `failed` the number of the attempt it takes for its own.
+    """
 
     loop: asyncio.AbstractEventLoop | None = None
     runs: list[Run] = field(default_factory=list[Run])
     hooks: list[tuple[str, str]] = field(default_factory=list[tuple[str, str]])
     asked: list[str] = field(default_factory=list[str])
+    told: list[tuple[str, int]] = field(default_factory=list[tuple[str, int]])
+    built: dict[str, int] = field(default_factory=dict[str, int])
 
     def clear(self) -> None:
         """Forget everything: another simulated run begins, in the loop that runs now."""
@@ -38,6 +53,8 @@ class Log:
         self.runs.clear()
         self.hooks.clear()
         self.asked.clear()
+        self.told.clear()
+        self.built.clear()
 
     def of(self, key: str) -> list[Run]:
         """Return the executions of one dispatch."""
@@ -45,9 +62,14 @@ class Log:
 
     def begin(self, key: str, task: BaseTask[str]) -> Run:
         """Note that an execution begins now, and what it knows of itself."""
-        run = Run(key, task.attempt, now(), task._dispatched_at)
+        run = Run(key, task.attempt, now(), task._dispatched_at, itself=current_task() is task)
         self.runs.append(run)
         return run
+
+    def hook(self, key: str, task: BaseTask[str], exception: Exception) -> None:
+        """Note that `failed` is called."""
+        self.hooks.append((key, type(exception).__name__))
+        self.told.append((key, task.attempt))
 
 
 LOG = Log()
@@ -74,14 +96,14 @@ class Watched(AsyncTask[str]):
         """Take some time."""
         run = LOG.begin(self.key, self)
         await asyncio.sleep(seconds)
-        run.ended = now()
+        run.end(self)
 
     async def should_retry(self, exception: Exception) -> bool:
         LOG.asked.append(self.key)
         return True
 
     async def failed(self, exception: Exception) -> None:
-        LOG.hooks.append((self.key, type(exception).__name__))
+        LOG.hook(self.key, self, exception)
 
 
 class Plain(Watched):
@@ -231,6 +253,54 @@ class Long(Watched):
         return self.key
 
 
+class Careless(Watched):
+    """Fails, and does not mind being cancelled while `should_retry` or `failed` takes its time."""
+
+    asked_s: float
+    told_s: float
+
+    async def execute(self) -> str:
+        await self.run()
+        raise KeyError(self.key)
+
+    async def should_retry(self, exception: Exception) -> bool:
+        await _deaf_sleep(self.asked_s)
+        return False
+
+    async def failed(self, exception: Exception) -> None:
+        LOG.hook(self.key, self, exception)
+        await _deaf_sleep(self.told_s)
+
+
+async def _deaf_sleep(seconds: float) -> None:
+    until = now() + seconds
+    while now() < until:
+        with suppress(asyncio.CancelledError):  # as careless code does
+            await asyncio.sleep(until - now())
+
+
+class Fragile(Watched):
+    """Its constructor fails when it is first called in a worker; a dispatch is the first call of all."""
+
+    retry_delay = 3
+
+    def __init__(self, key: str, breaks: str) -> None:
+        super().__init__()
+        self.key = key
+        LOG.built[key] = LOG.built.get(key, 0) + 1
+        if LOG.built[key] == 2:
+            raise CONSTRUCTOR_ERRORS[breaks](f"{key} can't be made yet")
+
+    async def execute(self) -> str:
+        await self.run()
+        return self.key
+
+
+CONSTRUCTOR_ERRORS: dict[str, type[BaseException]] = {
+    error.__name__: error for error in (TypeError, ValueError, LookupError, SystemExit, asyncio.CancelledError)
+}
+
+
 class Parent(Watched):
     async def execute(self) -> str:
         run = len(LOG.of(self.key)) + 1
@@ -254,7 +324,7 @@ class BadHook(Watched):
         raise ValueError(f"{self.key} never works")
 
     async def failed(self, exception: Exception) -> None:
-        LOG.hooks.append((self.key, type(exception).__name__))
+        LOG.hook(self.key, self, exception)
         raise RuntimeError("the hook fails too")
 
 
@@ -277,7 +347,7 @@ class Blocking(SyncTask[str]):
     keep_result = 3600
 
     def execute(self) -> str:
-        LOG.begin(self.key, self).ended = now()
+        LOG.begin(self.key, self).end(self)
         return f"{self.key} done"
 
 
@@ -287,5 +357,27 @@ class Offloaded(AsyncProcessTask[str]):
     keep_result = 3600
 
     async def execute(self) -> str:
-        LOG.begin(self.key, self).ended = now()
+        LOG.begin(self.key, self).end(self)
         return f"{self.key} done"
+
+
+class Named:
+    """Takes one argument that it must have."""
+
+    queue = "work"
+
+    def __init__(self, key: str) -> None:
+        super().__init__()
+        self.key = key
+
+
+class Thread(Named, SyncTask[str]):
+    def execute(self) -> str:
+        LOG.begin(self.key, self).end(self)
+        return self.key
+
+
+class InChild(Named, AsyncProcessTask[str]):
+    async def execute(self) -> str:
+        LOG.begin(self.key, self).end(self)
+        return self.key
