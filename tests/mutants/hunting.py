@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 from asynctasq.clock import SystemClock
-from asynctasq.testing import Crash, Delay, Duplicate, FailBefore, Faults, Simulation, Stop
+from asynctasq.testing import Crash, Delay, Duplicate, FailBefore, Faults, Latency, Simulation, Stop
 from asynctasq.testing._simulate_run import RunOptions, RunParts, RunResult, quiet, run_program
 from asynctasq.testing.faults import FaultChoice
 from asynctasq.testing.loop import Limits
 from asynctasq.testing.shrink import shrink
 from asynctasq.testing.tape import Entry, Tape
+from tests.mutants.carried import carried
 from tests.mutants.contract import contract
 from tests.mutants.drawn import drawn
 from tests.mutants.programs import (
@@ -24,9 +25,10 @@ from tests.mutants.programs import (
     outage,
     redriven,
     taken_over,
+    taken_over_meanwhile,
 )
 from tests.mutants.stored import stored
-from tests.mutants.tasks import Choosy, Long, Plain
+from tests.mutants.tasks import Careless, Choosy, Long, Plain
 
 Workload: TypeAlias = Callable[[Simulation], Coroutine[Any, Any, None]]
 
@@ -41,6 +43,7 @@ TROUBLE: Final = Faults(
     latency=0.05,
     clock_skew=20,
 )
+SLOW: Final = Latency(typical_s=1, often=0.3, rarely=0)
 LIMITS: Final = Limits(steps_max=25_000, virtual_s_max=20_000_000)
 SHRINK_S: Final = 1.0
 SHRINK_RUNS: Final = 150
@@ -95,6 +98,7 @@ CASES: Final = (
     Case(workload=given_up, faults=[Crash(at="mid_attempt", task=Long) for _ in range(5)], every=32),
     Case(workload=taken_over, faults=Duplicate(task=Long), every=32, concurrency=1),
     Case(workload=taken_over, faults=Duplicate(task=Long), every=32, workers=1),
+    Case(workload=taken_over_meanwhile, faults=Duplicate(task=Careless), every=8, concurrency=1),
     Case(workload=kept, faults=FailBefore(at="extend"), every=32),
     Case(workload=deployed, faults=Stop(at="mid_attempt", task=Long), every=32),
     Case(workload=deployed_meanwhile, faults=Stop(at="before_settle", task=Choosy, immediate=True)),
@@ -103,8 +107,10 @@ CASES: Final = (
     Case(workload=once, faults=[Stop(at="mid_attempt", task=Plain), FailBefore(at="settle")], every=8),
     Case(workload=outage, faults=Faults(fail_before=0.05), every=8),
     Case(workload=outage, faults=Faults(fail_before=0.05, stop=0.02), every=8),
+    Case(workload=outage, faults=Faults(fail_before=0.05, fail_after=0.05, latency=SLOW), every=8),
     Case(workload=drawn, faults=()),
     Case(workload=stored, faults=()),
+    Case(workload=carried, faults=(), every=2),
 )
 
 

@@ -28,6 +28,7 @@ QUEUES: Final = ("high", "low")
 DELAYS_NS: Final = (0, 0, 1_000_000_000, 60_000_000_000, 12_345_678_100)
 LEASES_S: Final = (1, 30, 600)
 PAUSES_US: Final = (1_000_000, 1, 29_999_999, 60_000_000)
+LISTED: Final = (State.DEAD, State.READY, State.SCHEDULED, State.RESERVED)
 LIVING: Final = [State.SCHEDULED.value, State.READY.value]
 
 
@@ -56,10 +57,10 @@ class Both:
         """Choose one; the first is the dull one."""
         return values[int(self.sim.rng.random() * len(values))]
 
-    def message(self) -> tuple[Message, int]:
-        """Return a message to store and its delay, now and then with an id that was there before."""
+    def message(self, after: str | None = None) -> tuple[Message, int]:
+        """Return a message to store and its delay, now and then with an id that was there, or that of `after`."""
         again = self.names and self.pick((False, False, False, True))
-        name = self.pick(self.names) if again else f"m{len(self.names)}"
+        name = (after or self.pick(self.names)) if again else f"m{len(self.names)}"
         if not again:
             self.names.append(name)
         delay_ns = self.pick(DELAYS_NS)
@@ -167,7 +168,7 @@ def _drawn_batch(both: Both) -> tuple[list[tuple[Lease, Settlement]], set[str]]:
     batch: list[tuple[Lease, Settlement]] = []
     lost: set[str] = set()
     for lease, grant in both.some_leases():
-        follow_ups = [both.message()] if both.pick((False, False, True)) else []
+        follow_ups = [both.message(after) for after in both.pick(((), (), (None,), (grant["name"], None)))]
         settlement, end, more = _drawn_end(both, tuple(message for message, _ in follow_ups))
         batch.append((lease, settlement))
         if not both.model.settle(grant, end, **more):
@@ -182,9 +183,9 @@ def _drawn_end(both: Both, follow_ups: tuple[Message, ...]) -> tuple[Settlement,
     """Return a settlement, and what it is to the model."""
     kind, counted, crashed = both.pick(both.kinds), both.pick((True, False)), both.pick((0, 1))
     if kind is Complete:
-        kept = both.pick((None, b"result"))
-        settlement = Complete(result=kept, result_ttl_s=60, follow_ups=follow_ups)
-        result = None if kept is None else (60 * MICROSECONDS, kept)
+        kept, ttl_s = both.pick((None, b"result")), both.pick((60, 1))
+        settlement = Complete(result=kept, result_ttl_s=ttl_s, follow_ups=follow_ups)
+        result = None if kept is None else (ttl_s * MICROSECONDS, kept)
         return settlement, {"event": "COMPLETE"}, {"wait_us": 0, "error": "", "result": result}
     text = both.pick(("", "why", "why not"))
     error = ErrorRecord(type="E", message=text) if text or kind is Bury else None
@@ -254,11 +255,30 @@ async def _compare(both: Both) -> None:
         age_us = both.model.oldest_age_us(queue)
         oldest_s = None if age_us is None else age_us / MICROSECONDS
         want(depth.oldest_age_s == oldest_s, "depth", f"{queue}: {depth.oldest_age_s} s old, not {oldest_s}")
-        listed = [one.id for one in (await both.driver.list_messages(queue)).messages]
-        arrived = [name for name, one in both.model.messages.items() if one["queue"] == queue]
-        want(listed == arrived, "list", f"{queue}: {listed}, not {arrived}")
+        await _compare_listing(both, queue, both.pick((None, None, *LISTED)), both.pick((100, 1, 2, 3)))
+    there, wanted = await both.driver.queues(), sorted({one["queue"] for one in both.model.messages.values()})
+    want(there == wanted, "queues", f"{there} hold messages, not {wanted}")
     for name in both.names:
         await _compare_one(both, name)
+
+
+async def _compare_listing(both: Both, queue: str, state: State | None, limit: int) -> None:
+    """Turn the pages of a queue: each is full but the last, and together they are all that is in that state."""
+    listed: list[str] = []
+    cursor: str | None = None
+    while True:
+        page = await both.driver.list_messages(queue, state=state, limit=limit, cursor=cursor)
+        listed += [one.id for one in page.messages]
+        full = len(page.messages) == limit if page.cursor else len(page.messages) <= limit
+        want(full, "list", f"{queue}: a page has {len(page.messages)} of {limit} messages")
+        if (cursor := page.cursor) is None:
+            break
+    arrived = [
+        name
+        for name, one in both.model.messages.items()
+        if one["queue"] == queue and (state is None or both.model.state(one) == state.value)
+    ]
+    want(listed == arrived, "list", f"{queue}, {state}, by {limit}: {listed}, not {arrived}")
 
 
 async def _compare_one(both: Both, name: str) -> None:
