@@ -7,6 +7,7 @@ from tests.mutants.planted_kernel import KERNEL
 from tests.mutants.planted_memory import MEMORY
 from tests.mutants.planted_recorded import RECORDED
 from tests.mutants.planted_secondhand import SECOND_HAND
+from tests.mutants.planted_secondrest import SECOND_REST
 from tests.mutants.planted_undrawn import UNDRAWN
 from tests.mutants.planted_worker import WORKER
 from tests.mutants.planting import Mutant
@@ -14,7 +15,8 @@ from tests.mutants.planting import Mutant
 __all__ = ["MUTANTS", "SURVIVORS"]
 
 MUTANTS: Final[dict[str, Mutant]] = {
-    mutant.name: mutant for mutant in (*KERNEL, *MEMORY, *WORKER, *RECORDED, *HELD_OUT, *UNDRAWN, *SECOND_HAND)
+    mutant.name: mutant
+    for mutant in (*KERNEL, *MEMORY, *WORKER, *RECORDED, *HELD_OUT, *UNDRAWN, *SECOND_HAND, *SECOND_REST)
 }
 
 SURVIVORS: Final[dict[str, str]] = {

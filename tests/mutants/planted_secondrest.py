@@ -1,0 +1,229 @@
+"""The other slips of the second hand's fifty, planted once the hunt had grown for the thirty.
+
+Whoever made it grow knew this list: only what the hunt found of it before is a measure.
+"""
+
+import asyncio
+import inspect
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from asynctasq import queue as queue_module
+from asynctasq.codec import values as values_module
+from asynctasq.core.attempt import AttemptRunner
+from asynctasq.core.building import Builder
+from asynctasq.core.leases import LoopLeaseKeeper
+from asynctasq.core.queues import QueueOrder
+from asynctasq.core.shutdown import StopRequest
+from asynctasq.core.worker import Worker
+from asynctasq.drivers.memory_driver import MemoryDriver
+from asynctasq.kernel import retry as retry_module
+from asynctasq.kernel.decide import Failed, Succeeded
+from asynctasq.kernel.ledger import Kind
+from asynctasq.kernel.messages import MICROSECONDS, Release
+from asynctasq.kernel.retry import Delays
+from asynctasq.tasks.base import BaseTask
+from asynctasq.tasks.mode import Mode
+from tests.mutants.planting import Mutant, attribute
+
+__all__ = ["SECOND_REST"]
+
+SECOND_REST: list[Mutant] = []
+
+
+def _plant(owner: Any, name: str, called: str, breaks: str) -> Callable[[Callable[[Any], Any]], Callable[[Any], Any]]:
+    """Enter a defect: `name` of `owner` becomes what the function below returns for the original."""
+
+    def enter(make: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        SECOND_REST.append(Mutant(name=called, breaks=breaks, changes=attribute(owner, name, make)))
+        return make
+
+    return enter
+
+
+# -- decisions and attempts ----------------------------------------------------------------------
+
+
+@_plant(retry_module, "_exponential", "exponential grows by steps", "from the third retry on it is early")
+def _linear(_: Any) -> Any:
+    return lambda policy, attempt: min(policy.cap_s, policy.base_s * attempt)
+
+
+@_plant(AttemptRunner, "_should_retry", "should_retry must say True", "an answer that is true in other words is no")
+def _identical(_: Any) -> Any:
+    async def should_retry(self: Any, run: Any) -> bool:
+        task = await self._instance(run)
+        if task is None or run.held.exception is None:
+            return True
+        try:
+            answer = task.should_retry(run.held.exception)
+            if inspect.isawaitable(answer):
+                async with asyncio.timeout(self._hook_timeout_s):
+                    answer = await answer
+        except BaseException as error:
+            self._hook_broke(run, "should_retry", error)
+            return True
+        self._note(run.held, Kind.HOOK, "should_retry")
+        return answer is True
+
+    return should_retry
+
+
+@_plant(AttemptRunner, "_instance", "hooks called on a new instance", "what execute noted on self is not there")
+def _built_anew(original: Any) -> Any:
+    async def instance(self: Any, run: Any) -> Any:
+        run.task = None
+        return await original(self, run)
+
+    return instance
+
+
+@_plant(
+    Builder, "build_for_hooks", "built for hooks as the first attempt", "failed() of a crashed child counts wrongly"
+)
+def _first_for_hooks(original: Any) -> Any:
+    return lambda self, invocation, **given: original(self, replace(invocation, attempt=1), **given)
+
+
+@_plant(AttemptRunner, "_returned", "falsy result not kept", "0 and [] are fetched as None")
+def _if_value(original: Any) -> Any:
+    def returned(self: Any, run: Any, value: Any) -> Any:
+        outcome = original(self, run, value)
+        return outcome if value or isinstance(outcome, Failed) else Succeeded()
+
+    return returned
+
+
+@_plant(AttemptRunner, "_returned", "result that can't travel is retried", "the work is done again for nothing")
+def _packed_later(original: Any) -> Any:
+    def returned(self: Any, run: Any, value: Any) -> Any:
+        outcome = original(self, run, value)
+        return replace(outcome, wants_retry=True) if isinstance(outcome, Failed) else outcome
+
+    return returned
+
+
+# -- the worker ----------------------------------------------------------------------------------
+
+
+@_plant(Worker, "_take", "lease counted from the reply", "what was granted long ago is begun, and run beside another's")
+def _from_reply(original: Any) -> Any:
+    return lambda self, leases, asked_at, asked_now: original(self, leases, self._clock.monotonic(), asked_now)
+
+
+@_plant(StopRequest, "sleep", "stop not heard during a pause", "a worker without its backend stops seconds late")
+def _sleeps_through(_: Any) -> Any:
+    async def sleep(self: Any, delay_s: float) -> None:
+        await asyncio.sleep(delay_s)
+
+    return sleep
+
+
+@_plant(Worker, "_close", "stopped worker can't be started again", "its second start ends at once")
+def _stopped_for_good(original: Any) -> Any:
+    async def close(self: Any) -> None:
+        stop = self._stop
+        await original(self)
+        self._stop = stop
+
+    return close
+
+
+@_plant(LoopLeaseKeeper, "drop", "end of one stops the renewal of all", "a long task beside short ones runs twice")
+def _disarmed(original: Any) -> Any:
+    def drop(self: Any, held: Any) -> None:
+        original(self, held)
+        self._disarm()
+
+    return drop
+
+
+@_plant(QueueOrder, "next", "strict order rotates", "the most important queue waits for its turn")
+def _rotated(original: Any) -> Any:
+    def following(self: Any) -> Any:
+        if self.weights is None:
+            self.names.append(self.names.pop(0))
+            return list(self.names)
+        return original(self)
+
+    return following
+
+
+# -- the driver in memory ------------------------------------------------------------------------
+
+
+@_plant(MemoryDriver, "depth", "age counted from the arrival", "what was delayed for a day is a day old when it is due")
+def _since_arrival(original: Any) -> Any:
+    async def depth(self: Any, queue: str) -> Any:
+        right = await original(self, queue)
+        now = self._now()
+        ready = [row.enqueued_us for row in self._rows.values() if row.message.queue == queue and row.visible_us <= now]
+        aged = right.oldest_age_s is not None and ready
+        return replace(right, oldest_age_s=(now - min(ready)) / MICROSECONDS) if aged else right
+
+    return depth
+
+
+@_plant(MemoryDriver, "fetch_result", "result can be fetched once", "who asks again gets None")
+def _taken_away(original: Any) -> Any:
+    async def fetch_result(self: Any, message_id: str) -> bytes | None:
+        data: bytes | None = await original(self, message_id)
+        self._results.pop(message_id, None)
+        return data
+
+    return fetch_result
+
+
+@_plant(MemoryDriver, "_end", "hand-back goes to the front", "what comes back overtakes what has waited longer")
+def _to_the_front(original: Any) -> Any:
+    def end(self: Any, row: Any, settlement: Any) -> None:
+        original(self, row, settlement)
+        if isinstance(settlement, Release) and not settlement.counted and not settlement.delay_s:
+            self._place(row, row.enqueued_us)
+
+    return end
+
+
+# -- the users' side -----------------------------------------------------------------------------
+
+
+@_plant(BaseTask, "_change", "each chained option forgets those before", "of on_queue().delay() only the delay is left")
+def _from_the_class(_: Any) -> Any:
+    def change(self: Any, **changes: Any) -> Any:
+        self._options = replace(type(self)._options_of_class, **changes)
+        return self
+
+    return change
+
+
+@_plant(BaseTask, "retry_after", "retry_after does not override a list", "a dispatch's own delay is not kept")
+def _list_stays(original: Any) -> Any:
+    def retry_after(self: Any, delay: Any) -> Any:
+        return self if isinstance(self._current_options().retry, Delays) else original(self, delay)
+
+    return retry_after
+
+
+@_plant(
+    queue_module, "arguments_of", "arguments read from the attributes", "what a constructor changed, it changes twice"
+)
+def _from_attributes(original: Any) -> Any:
+    return lambda task: {name: getattr(task, name, given) for name, given in original(task).items()}
+
+
+@_plant(Builder, "decode", "process=True lost", "a decorated function for a child runs in the worker")
+def _in_the_worker(original: Any) -> Any:
+    def decode(self: Any, message_id: str, attempt: int, body: bytes) -> Any:
+        right = original(self, message_id, attempt, body)
+        mode = right.definition.mode
+        if not mode.in_process or right.cls._arguments_become_attributes:
+            return right
+        return replace(right, definition=replace(right.definition, mode=Mode.LOOP if mode.is_async else Mode.THREAD))
+
+    return decode
+
+
+@_plant(values_module, "SEQUENCE_TYPES", "tuple comes back as a list", "what was a key, or unpacked by type, is none")
+def _as_list(original: Any) -> Any:
+    return {code: list if made is tuple else made for code, made in original.items()}
