@@ -5,9 +5,12 @@ from typing import Final, Literal, Protocol, TypeAlias, get_args
 
 from asynctasq.testing.tape import Tape
 
-__all__ = ["AnyOrder", "Fifo", "PriorityBased", "Scheduler", "Search", "make_scheduler"]
+__all__ = ["SCHEDULING", "AnyOrder", "Fifo", "PriorityBased", "Scheduler", "Search", "make_scheduler"]
 
 Search: TypeAlias = Literal["fifo", "random", "pct", "mix"]
+
+SCHEDULING: Final = frozenset({"search", "schedule", "pct.rate", "pct.rank", "pct.change"})
+"""The labels under which schedulers draw; all zero means first come, first served."""
 
 _PRIORITIES: Final = 16
 _CHANGE_RATES: Final = (1 / 8, 1 / 32, 1 / 4, 1 / 128)

@@ -1,12 +1,23 @@
 """Makes a failing run simple: fewer decisions that differ from the dull one, found by zeroing and deleting."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TypeAlias
 
+from asynctasq.testing.search import SCHEDULING
 from asynctasq.testing.tape import Entry
 
 __all__ = ["Shrunk", "shrink"]
+
+LATER = 8
+"""So many more places of each kind are tried than the failing run had: another schedule may reach them."""
+
+MOVES_MAX = 200
+"""So many of them are tried at a time."""
+
+WORKER = re.compile(r"^w\d+ ")
 
 StillFails: TypeAlias = Callable[[Sequence[Entry]], Sequence[Entry] | None]
 """Runs with `Tape.replay(entries, strict=False)`; returns what that tape drew if the same failure came, else None."""
@@ -36,7 +47,7 @@ def shrink(entries: Sequence[Entry], still_fails: StillFails, *, runs_max: int =
     try:
         while not complete:
             before = shrinker.cost
-            for attempt in (shrinker.zero, shrinker.zero_labels, shrinker.delete, shrinker.lower):
+            for attempt in (shrinker.zero, shrinker.zero_labels, shrinker.delete, shrinker.lower, shrinker.straighten):
                 attempt()
             complete = shrinker.cost == before
     except _RunsUsedUp:
@@ -61,6 +72,22 @@ def _cost_of(entries: Sequence[Entry]) -> tuple[int, int, int]:
     return len(values), sum(values), len(entries)
 
 
+def _point(label: str) -> str:
+    """Return a label without the name of the worker that drew under it."""
+    return WORKER.sub("", label)
+
+
+def _with_one_moved(entries: tuple[Entry, ...], index: int) -> Iterator[tuple[Entry, ...]]:
+    """Yield the entries with one decision in all other places of its kind, and in some later ones."""
+    label, n, value = entries[index]
+    kin = {entry[0]: None for entry in entries if entry[1] == n and _point(entry[0]) == _point(label)}
+    places = [*entries, *((name, n, 0) for name in kin for _ in range(LATER))]
+    places[index] = (label, n, 0)
+    for place, (name, of, taken) in enumerate(places):
+        if place != index and name in kin and of == n and not taken:
+            yield (*places[:place], (name, n, value), *places[place + 1 :])
+
+
 def _blocks(count: int) -> Iterator[tuple[int, int]]:
     """Yield (start, end) over `count` things: all, halves, quarters ... down to single ones."""
     size = count
@@ -73,6 +100,7 @@ def _blocks(count: int) -> Iterator[tuple[int, int]]:
 class _Shrinker:
     def __init__(self, entries: tuple[Entry, ...], still_fails: StillFails, runs_max: int) -> None:
         self.best = _trimmed(entries)
+        self._drawn = entries  # the best one's, with the zeros at its end
         self.cost = _cost_of(self.best)
         self.runs = 0
         self._still_fails = still_fails
@@ -87,6 +115,18 @@ class _Shrinker:
     def zero(self) -> None:
         """Zero blocks of decisions, large ones first."""
         self._by_blocks(self._zeroed)
+
+    def straighten(self) -> None:
+        """Run first come, first served, with one other decision at another moment, or in another worker.
+
+        What must go wrong often needs no schedule: it was only found under one.
+        """
+        scheduled = {index for index, (label, _, value) in enumerate(self.best) if value and label in SCHEDULING}
+        if scheduled:
+            straight = (*self._zeroed(scheduled), *self._drawn[len(self.best) :])
+            decisions = [index for index, entry in enumerate(straight) if entry[2]]
+            moved = (candidate for index in decisions for candidate in _with_one_moved(straight, index))
+            any(self._try(candidate) for candidate in islice(moved, MOVES_MAX))
 
     def delete(self) -> None:
         """Delete blocks of decisions: what comes later under the same label moves up."""
@@ -131,9 +171,9 @@ class _Shrinker:
         recorded = self._still_fails(candidate)
         if recorded is None:
             return False
-        recorded = _trimmed(recorded)
-        cost = _cost_of(recorded)
+        best = _trimmed(recorded)
+        cost = _cost_of(best)
         if cost >= self.cost:
             return False
-        self.best, self.cost = recorded, cost
+        self.best, self.cost, self._drawn = best, cost, tuple(recorded)
         return True

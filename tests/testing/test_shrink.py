@@ -55,6 +55,23 @@ def test_decisions_of_one_label_that_only_count_together_go_together():
     assert shrink(entries, failing_when(condition)).decisions == [("b", 10, 5)]
 
 
+def test_a_fault_found_under_a_schedule_is_shown_without_it_at_another_moment() -> None:
+    """The schedule decides who takes the message: w1, or first come w2, who must be hit at its fifth turn then."""
+
+    def condition(tape: Tape) -> bool:
+        taker, at = ("w1", 1) if tape.draw("schedule", 3) == 2 else ("w2", 5)
+        faults = {name: [tape.draw(f"{name} turn:before", 2) for _ in range(6)] for name in ("w1", "w2")}
+        return sum(map(sum, faults.values())) == 1 and faults[taker][at] == 1
+
+    def still_fails(entries: Sequence[Entry]) -> Sequence[Entry] | None:
+        tape = Tape.replay(entries, strict=False)
+        return tape.entries if condition(tape) else None
+
+    entries = [("schedule", 3, 2), ("w1 turn:before", 2, 0), ("w1 turn:before", 2, 1), ("w2 turn:before", 2, 0)]
+
+    assert shrink(entries, still_fails).decisions == [("w2 turn:before", 2, 1)]
+
+
 def test_deleting_moves_later_choices_up():
     # The third 7 of label "b" is what fails, wherever it stands.
     def condition(values: list[int]) -> bool:

@@ -286,7 +286,7 @@ def test_a_task_that_is_not_idempotent_is_found_shrunk_and_told() -> None:
     text = str(failed)
 
     left = [entry for entry in failed.result.entries if entry[2]]
-    assert len(left) <= 8
+    assert len(left) <= 3
     assert f"shrunk to {len(left)} in" in text
     assert "simulate: seed" in text
     assert "started tests.testing.test_simulation:Charge" in text
