@@ -11,10 +11,13 @@ import enum
 import pathlib
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, NamedTuple, cast
 from zoneinfo import ZoneInfo
 
+from asynctasq.core.building import Builder
+from asynctasq.core.child import Reply, Request
+from asynctasq.core.lanes import InlineLanes, Lanes
 from asynctasq.core.surroundings import SimulatedSurroundings, WorkerSettings
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.memory_driver import MemoryDriver
@@ -146,6 +149,7 @@ class Base:
 
     def __init__(self, number: object, *items: object, named: object = None) -> None:
         super().__init__()
+        self.number, self.named = [number, number], {"given": named}
         self.seen = [number, *items, named]
         self.doubled = [*items, *items]
 
@@ -227,6 +231,45 @@ async def _here(one: BaseTask[Any]) -> object:
 # -- the workload ------------------------------------------------------------------------------------
 
 
+@dataclass(slots=True, kw_only=True)
+class Told(SimulatedSurroundings):
+    """Tells in which lane each message ran."""
+
+    ran_in: dict[str, str]
+
+    def lanes(self, settings: WorkerSettings, builder: Builder, *, threads: int) -> Lanes:
+        del settings, threads
+        return TellingLanes(builder, self.ran_in)
+
+
+class TellingLanes(InlineLanes):
+    """Notes what runs where."""
+
+    def __init__(self, builder: Builder, ran_in: dict[str, str]) -> None:
+        super().__init__(builder)
+        self._ran_in = ran_in
+
+    async def run_async(self, task: AsyncTask[object], timeout_s: float | None) -> object:
+        self._ran_in[str(task._task_id)] = "loop"
+        return await super().run_async(task, timeout_s)
+
+    async def run_blocking(self, call: Callable[[], object], timeout_s: float | None, *, what: str) -> object:
+        self._ran_in[str(cast("Any", call).__self__._task_id)] = "thread"
+        return await super().run_blocking(call, timeout_s, what=what)
+
+    async def run_in_process(self, request: Request, timeout_s: float | None) -> Reply:
+        self._ran_in[request.message_id] = "child"
+        return await super().run_in_process(request, timeout_s)
+
+
+LANES: Final[Sequence[tuple[type[BaseTask[Any]], str]]] = (
+    (AsyncTask, "loop"),
+    (SyncTask, "thread"),
+    (AsyncProcessTask, "child"),
+    (SyncProcessTask, "child"),
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Side:
     """A queue with two drivers, and nothing but what is dispatched in one run."""
@@ -234,6 +277,7 @@ class Side:
     sim: Simulation
     drivers: dict[str, MemoryDriver]
     queue: Queue
+    ran_in: dict[str, str] = field(default_factory=dict[str, str])
 
     async def ids(self) -> list[str]:
         """Return the ids of all messages there are."""
@@ -244,7 +288,7 @@ class Side:
         """Run what is due."""
         for driver in self.drivers.values():
             settings = WorkerSettings(application=Application(), handle_signals=False, burst=True)
-            world = SimulatedSurroundings(clock=self.sim.clock, rng=self.sim.rng, name="own")
+            world = Told(clock=self.sim.clock, rng=self.sim.rng, name="own", ran_in=self.ran_in)
             worker = Worker(driver, ",".join(QUEUES), settings=settings, surroundings=world)
             await asyncio.wait_for(worker.start(), MARGIN_S / 2)
 
@@ -265,6 +309,8 @@ async def carried(sim: Simulation) -> None:
     want(left == [], "carried", f"{left} did not run to their end")
     for (cls, _, here), task_id in zip(calls, ids, strict=True):
         there, wanted = await side.queue.fetch_result(task_id, cls), await _here(here)
+        lane = next(lane for kind, lane in LANES if issubclass(cls, kind))
+        want(side.ran_in[task_id] == lane, "lanes", f"{cls.__name__} ran in a {side.ran_in[task_id]}, not a {lane}")
         want(typed(there) == typed(wanted), "carried", f"{cls.__name__} made {there!r}, here it makes {wanted!r}")
     await _kept(
         side, [(cls, task_id, keep_s) for (cls, _, _), task_id, (_, keep_s) in zip(calls, ids, kept, strict=True)]

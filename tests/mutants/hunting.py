@@ -14,12 +14,12 @@ from asynctasq.testing.tape import Entry, Tape
 from tests.mutants.carried import carried
 from tests.mutants.contract import contract
 from tests.mutants.drawn import drawn
+from tests.mutants.life import life
 from tests.mutants.programs import (
     deployed,
     deployed_meanwhile,
     given_up,
     kept,
-    life,
     mixed,
     once,
     outage,

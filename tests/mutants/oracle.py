@@ -14,6 +14,8 @@ from asynctasq.testing._store import FakeStore
 from tests.mutants.tasks import LOG, Run
 
 MICROSECOND = 1e-6
+NAMELESS = ("TaskTimeoutError", "UnserializableValue")
+"""Errors that are not the task's own, and say nothing of its key."""
 HAIR = 0.1 * MICROSECOND
 """What the sum of some floats may be off by."""
 
@@ -70,10 +72,11 @@ async def judge(sim: Simulation, expected: Sequence[Expected], base: float, *, e
         if exact:
             _judge_metadata(one, runs, datetime.fromtimestamp(sim.clock.now(), UTC))
         _judge_times(one, runs, base, exact=exact)
-        if exact and sim.seed:
-            _judge_chance(one, runs)
+        if exact:
+            _judge_chance(one, runs, chance=bool(sim.seed))
         _judge_hooks(one, exact=exact)
         await _judge_end(one, store)
+    want(not LOG.odd, "instances", f"{LOG.odd}")
     want(store.pending == 0, "nothing left", f"{store.pending} messages are left")
 
 
@@ -113,8 +116,10 @@ def _judge_times(one: Expected, runs: Sequence[Run], base: float, *, exact: bool
         want(not early, "times", f"{one.key} attempt {number} came at {min(starts)}, less than {wait} after {ends}")
 
 
-def _judge_chance(one: Expected, runs: Sequence[Run]) -> None:
-    """Tell of waits that should be spread by chance, of which more than one is as long as it may be."""
+def _judge_chance(one: Expected, runs: Sequence[Run], *, chance: bool) -> None:
+    """Tell of waits that should be spread by chance, of which more than one is as long as it may be; without, any that
+    is not.
+    """
     lasts = one.lasts or (one.takes,) * len(runs)
     spread = [
         (later.began - earlier.began - takes, wait.most)
@@ -122,7 +127,8 @@ def _judge_chance(one: Expected, runs: Sequence[Run]) -> None:
         if wait.most is not None and wait.most > max(wait.least, 1)
     ]
     longest = [most for waited, most in spread if waited >= most - 2 * MICROSECOND]
-    want(len(longest) < 2, "jitter", f"{one.key} waited {longest}, more than once the most there is")
+    want(chance or len(longest) == len(spread), "jitter", f"{one.key} did not wait as long as it may: {spread}")
+    want(not chance or len(longest) < 2, "jitter", f"{one.key} waited {longest}, more than once the most there is")
 
 
 def _judge_hooks(one: Expected, *, exact: bool) -> None:
@@ -153,5 +159,5 @@ async def _judge_end(one: Expected, store: FakeStore) -> None:
     kind = "" if message.error is None else message.error.type
     text = "" if message.error is None else message.error.message
     want(kind.endswith(one.error), "dead letters", f"{one.key} died of {kind!r}, not of {one.error}")
-    want(one.key in text or one.error == "TaskTimeoutError", "dead letters", f"{one.key} died saying {text!r}")
+    want(one.key in text or one.error in NAMELESS, "dead letters", f"{one.key} died saying {text!r}")
     want(message.attempts == one.counted, "dead letters", f"{one.key}: {message.attempts} counted, not {one.counted}")

@@ -37,7 +37,8 @@ class Run:
 class Log:
     """What the code of the tasks has seen of itself in one simulated run.
 
-    `built` counts constructions, `told` says for each `failed` the number of the attempt it takes for its own.
+    `built` counts constructions, `told` says for each `failed` the number of the attempt it takes for its own,
+    `odd` is what tasks have seen that can't be.
     """
 
     loop: asyncio.AbstractEventLoop | None = None
@@ -46,6 +47,7 @@ class Log:
     asked: list[str] = field(default_factory=list[str])
     told: list[tuple[str, int]] = field(default_factory=list[tuple[str, int]])
     built: dict[str, int] = field(default_factory=dict[str, int])
+    odd: list[str] = field(default_factory=list[str])
 
     def clear(self) -> None:
         """Forget everything: another simulated run begins, in the loop that runs now."""
@@ -55,6 +57,7 @@ class Log:
         self.asked.clear()
         self.told.clear()
         self.built.clear()
+        self.odd.clear()
 
     def of(self, key: str) -> list[Run]:
         """Return the executions of one dispatch."""
@@ -151,11 +154,11 @@ class Hopeless(Watched):
 
 
 class Growing(Watched):
-    """Waits anything up to 4, 8, 10, 10 seconds."""
+    """Waits anything up to 4, 8, 16, 20, 20, 20 seconds."""
 
-    max_attempts = 5
+    max_attempts = 7
     retry_delay = 4
-    retry_delay_max = 10
+    retry_delay_max = 20
     retry_strategy = "exponential"
 
     async def execute(self) -> str:
