@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Generator, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import replace
 from datetime import datetime
+from operator import attrgetter
 from typing import Any, ClassVar, Generic, Self, TypeVar, final
 from uuid import UUID
 
@@ -16,6 +17,7 @@ from asynctasq.tasks.definition import TaskDefinition, check_execute, check_over
 from asynctasq.tasks.dispatching import current_dispatcher
 from asynctasq.tasks.mode import Mode
 from asynctasq.tasks.options import (
+    SETTINGS,
     Duration,
     Missing,
     Options,
@@ -32,6 +34,8 @@ from asynctasq.tasks.signatures import Signature, signature_of
 __all__ = ["RESERVED", "AsyncProcessTask", "AsyncTask", "BaseTask", "SyncProcessTask", "SyncTask", "Task"]
 
 T_co = TypeVar("T_co", covariant=True)
+
+_settings = attrgetter(*SETTINGS)
 
 
 class BaseTask(Generic[T_co]):
@@ -59,6 +63,7 @@ class BaseTask(Generic[T_co]):
     _mode: ClassVar[Mode] = Mode.LOOP
     _task_name: ClassVar[str] = ""
     _options_of_class: ClassVar[Options]
+    _settings_read: ClassVar[tuple[object, ...]]
     _definition: ClassVar[TaskDefinition | None] = None
     _runnable: ClassVar[bool] = False
 
@@ -83,10 +88,7 @@ class BaseTask(Generic[T_co]):
         check_execute(cls)
         if cls._arguments_become_attributes:
             check_parameters(cls, RESERVED)
-        try:
-            cls._options_of_class = class_options(cls)
-        except ValueError as error:
-            raise TaskDefinitionError(f"{cls.__qualname__}: {error}") from error
+        cls._read_settings()
         register(cls._task_name, cls)
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
@@ -110,7 +112,7 @@ class BaseTask(Generic[T_co]):
             if name in RESERVED or name.startswith("_"):
                 raise TypeError(f"{cls.__qualname__}: argument {name!r} would hide an attribute of the task; rename it")
             setattr(self, name, value)
-        self._options = cls._options_of_class
+        self._options = cls._options_now()
 
     # -- chaining ---------------------------------------------------------------------------------
 
@@ -227,6 +229,21 @@ class BaseTask(Generic[T_co]):
         return True
 
     # -- for the dispatcher and the worker --------------------------------------------------------
+
+    @classmethod
+    def _options_now(cls) -> Options:
+        """Return the settings that the class has now: a test, or the application's own set-up, may assign others."""
+        if cls._settings_read != _settings(cls):
+            cls._read_settings()
+        return cls._options_of_class
+
+    @classmethod
+    def _read_settings(cls) -> None:
+        try:
+            cls._options_of_class = class_options(cls)
+        except ValueError as error:
+            raise TaskDefinitionError(f"{cls.__qualname__}: {error}") from error
+        cls._settings_read = _settings(cls)
 
     def _change(self, **changes: Any) -> Self:
         self._options = replace(self._current_options(), **changes)

@@ -36,12 +36,11 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskDefinition:
-    """One task class: its name, how it runs, what its constructor takes and `execute` returns, its settings."""
+    """One task class: its name, how it runs, what its constructor takes and `execute` returns, its own driver."""
 
     name: str
     mode: Mode
     signature: Signature
-    options: Options
     driver: str | Driver | None
     returns: object
 
@@ -55,7 +54,6 @@ def definition_of(cls: "type[BaseTask[Any]]") -> TaskDefinition:
         name=cls._task_name,
         mode=cls._mode,
         signature=cls._signature(),
-        options=cls._options_of_class,
         driver=cls._driver_override,
         returns=cls._return_annotation(),
     )

@@ -1,5 +1,4 @@
 """Functions as tasks: `@task` makes a task class whose arguments are the function's own."""
-# ruff: noqa: SLF001
 # pyright: reportPrivateUsage=false
 # The functions below are methods of the class that is made here.
 
@@ -11,7 +10,7 @@ from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 from asynctasq.drivers.base import Driver
 from asynctasq.errors import TaskDefinitionError
 from asynctasq.tasks.base import AsyncProcessTask, AsyncTask, BaseTask, SyncProcessTask, SyncTask
-from asynctasq.tasks.options import Duration, Missing, RetryStrategy
+from asynctasq.tasks.options import SETTINGS, Duration, Missing, RetryStrategy
 from asynctasq.tasks.signatures import Signature, signature_of
 
 __all__ = ["TaskFunction", "task"]
@@ -99,18 +98,7 @@ def task(function: Callable[..., Any] | None = None, /, *, process: bool = False
     return decorate if function is None else decorate(function)
 
 
-_SETTINGS = (
-    "driver",
-    "keep_result",
-    "max_attempts",
-    "max_crashes",
-    "missing",
-    "queue",
-    "retry_delay",
-    "retry_delay_max",
-    "retry_strategy",
-    "timeout",
-)
+_SETTINGS = ("driver", *SETTINGS)
 
 
 def _task_class(function: Callable[..., Any], settings: Mapping[str, object], *, process: bool) -> type[BaseTask[Any]]:
@@ -124,7 +112,7 @@ def _task_class(function: Callable[..., Any], settings: Mapping[str, object], *,
     def initialise(self: BaseTask[Any], *args: Any, **kwargs: Any) -> None:
         if args or not signature.fits(kwargs):
             signature.inspected.bind(*args, **kwargs)
-        self._options = type(self)._options_of_class
+        self._options = self._options_now()
 
     def execute(self: BaseTask[Any]) -> Any:
         args, kwargs = self._arguments_given

@@ -1,4 +1,4 @@
-"""The settings of a task: checked when the class is made, overridden per dispatch, never changed on the class."""
+"""The settings of a task: checked when the class is made, and overridden per dispatch without changing the class."""
 
 import math
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ from asynctasq.kernel.retry import Delays, Exponential, Fixed, RetryPolicy
 
 __all__ = [
     "RETRY_STRATEGIES",
+    "SETTINGS",
     "Duration",
     "Missing",
     "Options",
@@ -24,6 +25,19 @@ __all__ = [
 ]
 
 Duration = float | timedelta
+SETTINGS = (
+    "queue",
+    "max_attempts",
+    "retry_delay",
+    "retry_strategy",
+    "retry_delay_max",
+    "timeout",
+    "max_crashes",
+    "keep_result",
+    "missing",
+)
+"""The attributes of a task class that `class_options` reads."""
+
 RetryStrategy = Literal["fixed", "exponential"]
 RETRY_STRATEGIES: tuple[RetryStrategy, ...] = ("fixed", "exponential")
 

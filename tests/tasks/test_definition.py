@@ -12,7 +12,7 @@ from asynctasq.errors import DispatchError, TaskDefinitionError
 from asynctasq.kernel.retry import Delays, Exponential, Fixed
 from asynctasq.queue import MessageFactory
 from asynctasq.tasks import AsyncProcessTask, AsyncTask, BaseTask, SyncProcessTask, SyncTask, Task, task
-from asynctasq.tasks.definition import definition_of, options_of
+from asynctasq.tasks.definition import options_of
 
 ASYNC_KINDS = [AsyncTask, AsyncProcessTask]
 SYNC_KINDS = [SyncTask, SyncProcessTask]
@@ -187,18 +187,18 @@ def test_only_functions_are_decorated(thing: Any) -> None:
     ],
 )
 def test_retry_settings_become_the_policy_they_describe(settings: dict[str, object], policy: object) -> None:
-    assert definition_of(make(settings)).options.retry == policy
+    assert options_of(make(settings)()).retry == policy
 
 
 def test_no_attempts_is_kept_apart_from_the_default() -> None:
-    assert definition_of(make({"max_attempts": 0})).options.max_attempts == 0
+    assert options_of(make({"max_attempts": 0})()).max_attempts == 0
 
 
 @pytest.mark.parametrize(
     ("kept", "seconds"), [(False, None), (True, 86_400.0), (5, 5.0), (timedelta(hours=1), 3_600.0)]
 )
 def test_keep_result_says_for_how_long(kept: object, seconds: float | None) -> None:
-    assert definition_of(make({"keep_result": kept})).options.keep_result_s == seconds
+    assert options_of(make({"keep_result": kept})()).keep_result_s == seconds
 
 
 def test_settings_are_inherited_and_overridden() -> None:
@@ -206,8 +206,43 @@ def test_settings_are_inherited_and_overridden() -> None:
 
     child = make({"queue": "child"}, parent)
 
-    options = definition_of(child).options
+    options = options_of(child())
     assert (options.queue, options.max_attempts) == ("child", 7)
+
+
+def test_a_setting_assigned_later_holds_for_the_tasks_made_from_then_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    parent = make({"max_attempts": 7})
+    child = make({}, parent)
+    earlier = child()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(parent, "max_attempts", 1)
+        patch.setattr(child, "queue", "elsewhere")
+        assert (options_of(child()).max_attempts, options_of(child()).queue) == (1, "elsewhere")
+        assert options_of(parent()).max_attempts == 1
+
+    assert (options_of(child()).max_attempts, options_of(child()).queue) == (7, "default")
+    assert options_of(earlier).max_attempts == 7
+
+
+def test_a_setting_of_a_function_may_be_assigned_later_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    @task
+    def function() -> None: ...
+
+    monkeypatch.setattr(function.task_class, "retry_delay", [1, 2])
+
+    assert options_of(function()).retry == Delays(delays_s=(1.0, 2.0))
+
+
+def test_a_setting_assigned_later_that_could_not_work_is_refused_when_a_task_is_made(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cls = make({})
+
+    monkeypatch.setattr(cls, "timeout", -1)
+
+    with pytest.raises(TaskDefinitionError, match="timeout must be more than 0 seconds, not -1"):
+        cls()
 
 
 def test_task_is_another_name_of_async_task() -> None:
@@ -281,7 +316,7 @@ def test_a_hook_that_cannot_be_called_is_refused(name: str) -> None:
 
 
 def test_what_nobody_set_has_the_documented_defaults() -> None:
-    options = definition_of(make({})).options
+    options = options_of(make({})())
 
     assert (options.queue, options.max_attempts, options.retry) == ("default", 3, Fixed(delay_s=60.0))
     assert (options.timeout_s, options.max_crashes, options.keep_result_s) == (None, 3, None)

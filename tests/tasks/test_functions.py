@@ -8,7 +8,7 @@ import pytest
 from asynctasq import current_task
 from asynctasq.errors import AsyncTasqError
 from asynctasq.tasks import AsyncProcessTask, AsyncTask, SyncProcessTask, SyncTask, TaskFunction, task
-from asynctasq.tasks.definition import definition_of
+from asynctasq.tasks.definition import definition_of, options_of
 from asynctasq.tasks.mode import Mode
 from asynctasq.testing import FakeQueue
 
@@ -126,7 +126,7 @@ def with_settings() -> None: ...
 
 
 def test_the_decorators_settings_are_the_classs() -> None:
-    options = definition_of(with_settings.task_class).options
+    options = options_of(with_settings())
 
     assert (options.queue, options.max_attempts, options.timeout_s) == ("mail", 7, 3.0)
     assert (options.max_crashes, options.keep_result_s) == (5, 60.0)
