@@ -33,13 +33,13 @@ class StopRequest:
             listener()
 
     async def sleep(self, delay_s: float) -> None:
-        """Sleep, but wake up when a request comes."""
-        self._heard.clear()
+        """Sleep until a request comes, and not at all if one came since the last sleep."""
         try:
             async with asyncio.timeout(delay_s):
                 await self._heard.wait()
         except TimeoutError:
             return
+        self._heard.clear()
 
     @contextmanager
     def on_signals(self) -> Generator[None]:

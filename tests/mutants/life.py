@@ -263,11 +263,10 @@ async def _hurried_alone(sim: Simulation, driver: Frail) -> None:
     await asyncio.sleep(asked_at - away_at)
     worker.stop()
     await asyncio.sleep(hurried_at - asked_at)
-    known = driver.asked > 0 and not driver.reply_s  # else a call may be under way, whose failure is waited out
     worker.stop()
     stopped = now()
     await asyncio.wait_for(running, 1000)
-    within_s = 1 if known else 6  # a worker that knows nothing of it yet waits once before it gives up
+    within_s = 1 + 2 * driver.reply_s  # of a call under way, and of the one that shows that its backend is away
     want(now() - stopped < within_s, "shutdown", f"took {now() - stopped} s when asked twice, with its backend away")
     driver.away = False
     await asyncio.sleep(31)  # what it held is free once its lease has ended

@@ -15,6 +15,7 @@ from asynctasq.core.surroundings import SimulatedSurroundings, WorkerSettings
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.base import Settlements
 from asynctasq.drivers.memory_driver import MemoryDriver
+from asynctasq.errors import DriverUnavailable
 from asynctasq.kernel.ledger import Kind, check
 from asynctasq.kernel.messages import Depth, Lease
 from asynctasq.queue import MessageFactory
@@ -137,6 +138,36 @@ def test_a_worker_may_be_stopped_before_it_starts() -> None:
         return await driver.depth("default")
 
     assert run(clock, program()).ready == 1
+
+
+class SlowToFail(MemoryDriver):
+    """Its backend is away, and that takes a second to find out."""
+
+    calls = 0
+
+    async def turn(self, *_: Any, **__: Any) -> Any:
+        self.calls += 1
+        await asyncio.sleep(1)
+        raise DriverUnavailable("away")
+
+
+@pytest.mark.parametrize("immediate", [True, False])
+@pytest.mark.parametrize("call", range(1, 12))
+def test_a_stop_during_a_call_that_fails_is_not_slept_over(call: int, immediate: bool) -> None:
+    clock = VirtualClock()
+    driver = SlowToFail(clock=clock)
+    worker = worker_on(driver, clock)
+
+    async def seconds_to_stop() -> float:
+        running = asyncio.get_running_loop().create_task(worker.start())
+        while driver.calls < call:
+            await asyncio.sleep(0.01)
+        asked = clock.monotonic()
+        worker.stop(immediate=immediate)
+        await running
+        return clock.monotonic() - asked
+
+    assert SimulationLoop(clock=clock).run(seconds_to_stop()) <= 1
 
 
 def test_a_drain_ends_at_its_deadline_whatever_the_sum_of_floats_is() -> None:
