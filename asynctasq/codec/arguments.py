@@ -9,7 +9,10 @@ from asynctasq.codec.references import UnresolvedArguments
 from asynctasq.codec.values import Decoding, Encoding
 from asynctasq.errors import UndecodableBody
 
-__all__ = ["pack_arguments", "pack_result", "unpack_arguments", "unpack_result"]
+__all__ = ["VAR_KEYWORD", "pack_arguments", "pack_result", "unpack_arguments", "unpack_result"]
+
+VAR_KEYWORD = "**"
+"""The name under which annotations have that of all arguments they do not name."""
 
 
 def pack_arguments(
@@ -27,7 +30,7 @@ def pack_arguments(
     data = encoding.encode_named(dict(arguments), label=label)
     if encoding.records:
         for name, value in arguments.items():
-            check_rebuildable(value, annotations.get(name), path=f"{label}.{name}")
+            check_rebuildable(value, _annotation(annotations, name), path=f"{label}.{name}")
     return data
 
 
@@ -44,8 +47,12 @@ def unpack_arguments(
         raise UndecodableBody("the arguments are not a map of names to values")
     arguments = cast("dict[str, object]", value)
     if decoding.records or decoding.references:
-        arguments = {name: rebuild(item, annotations.get(name), path=name) for name, item in arguments.items()}
+        arguments = {name: rebuild(item, _annotation(annotations, name), path=name) for name, item in arguments.items()}
     return UnresolvedArguments(arguments) if decoding.references else arguments
+
+
+def _annotation(annotations: Mapping[str, object], name: str) -> object:
+    return annotations[name] if name in annotations else annotations.get(VAR_KEYWORD)
 
 
 def pack_result(task_name: str, result: object, annotation: object, limits: Limits = DEFAULT_LIMITS) -> bytes:

@@ -5,7 +5,10 @@ import typing
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from types import GenericAlias
 from typing import Any, cast
+
+from asynctasq.codec.arguments import VAR_KEYWORD
 
 __all__ = ["VAR_POSITIONAL", "Signature", "signature_of"]
 
@@ -95,8 +98,21 @@ def signature_of(function: Callable[..., Any], *, bound: bool) -> Signature:
         open=inspect.Parameter.VAR_KEYWORD in kinds,
         plain=not kinds & {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL},
         inspected=inspected.replace(parameters=parameters),
-        annotations=_annotations(function),
+        annotations=_by_travelling_name(_annotations(function), parameters),
     )
+
+
+def _by_travelling_name(
+    annotations: Mapping[str, object], parameters: Collection[inspect.Parameter]
+) -> Mapping[str, object]:
+    """Return the annotations under the names under which arguments travel: those of `*rest` as one list."""
+    named = dict(annotations)
+    for parameter in parameters:
+        if parameter.name in annotations and parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+            named[VAR_POSITIONAL] = GenericAlias(list, (named.pop(parameter.name),))
+        elif parameter.name in annotations and parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            named[VAR_KEYWORD] = named.pop(parameter.name)
+    return named
 
 
 def _annotations(function: Callable[..., Any]) -> Mapping[str, object]:

@@ -1,6 +1,7 @@
 """What travels is what the constructor was given; the worker calls the constructor with it again."""
 
 import threading
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -124,6 +125,32 @@ def test_every_kind_of_parameter_of_a_function_travels(args: Any, kwargs: Any, s
     run(every(*args, **kwargs))
 
     assert [seen] == SEEN
+
+
+@dataclass
+class Point:
+    x: int
+
+
+class Points(SyncTask[None]):
+    def __init__(self, *rest: Point, **named: list[Point]) -> None:
+        super().__init__()
+        self.got = (rest, named)
+
+    def execute(self) -> None:
+        SEEN.append(self.got)
+
+
+@task
+async def points(*rest: Point, **named: list[Point]) -> None:
+    SEEN.append((rest, named))
+
+
+@pytest.mark.parametrize("build", [Points, points])
+def test_records_among_extra_arguments_travel_by_their_annotation(build: Any) -> None:
+    run(build(Point(1), Point(2), a=[Point(3)], b=[]))
+
+    assert [((Point(1), Point(2)), {"a": [Point(3)], "b": []})] == SEEN
 
 
 @pytest.mark.parametrize("name", ["first", "*"])
