@@ -3,7 +3,6 @@
 Thirty, drawn by chance from fifty slips that the design's promises, the traps and the sources suggest.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -27,21 +26,12 @@ from asynctasq.queue import MessageFactory
 from asynctasq.tasks import base as base_module
 from asynctasq.tasks import options as options_module
 from asynctasq.tasks.definition import options_of, set_metadata, task_id_of
-from tests.mutants.planting import Change, Mutant, attribute
+from tests.mutants.planting import Change, Mutant, planter
 
 __all__ = ["HELD_OUT"]
 
 HELD_OUT: list[Mutant] = []
-
-
-def _plant(owner: Any, name: str, called: str, breaks: str) -> Callable[[Callable[[Any], Any]], Callable[[Any], Any]]:
-    """Enter a defect: `name` of `owner` becomes what the function below returns for the original."""
-
-    def enter(make: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        HELD_OUT.append(Mutant(name=called, breaks=breaks, changes=attribute(owner, name, make)))
-        return make
-
-    return enter
+_plant = planter(HELD_OUT)
 
 
 # -- decisions -----------------------------------------------------------------------------------

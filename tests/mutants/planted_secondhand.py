@@ -31,23 +31,14 @@ from asynctasq.kernel.retry import Exponential, Fixed, delay_before_next
 from asynctasq.queue import Queue
 from asynctasq.tasks import base as base_module
 from asynctasq.tasks.base import BaseTask
-from asynctasq.tasks.options import class_options, seconds
+from asynctasq.tasks.options import SETTINGS, class_options, seconds
 from asynctasq.tasks.signatures import VAR_POSITIONAL, Signature
-from tests.mutants.planting import Change, Mutant, attribute
+from tests.mutants.planting import Change, Mutant, planter
 
 __all__ = ["SECOND_HAND"]
 
 SECOND_HAND: list[Mutant] = []
-
-
-def _plant(owner: Any, name: str, called: str, breaks: str) -> Callable[[Callable[[Any], Any]], Callable[[Any], Any]]:
-    """Enter a defect: `name` of `owner` becomes what the function below returns for the original."""
-
-    def enter(make: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        SECOND_HAND.append(Mutant(name=called, breaks=breaks, changes=attribute(owner, name, make)))
-        return make
-
-    return enter
+_plant = planter(SECOND_HAND)
 
 
 def _everywhere(called: str, breaks: str, make: Callable[[Any], Any], *places: tuple[Any, str]) -> None:
@@ -386,25 +377,12 @@ SECOND_HAND.append(
 )
 
 
-_SETTINGS = (
-    "queue",
-    "max_attempts",
-    "retry_delay",
-    "retry_strategy",
-    "retry_delay_max",
-    "timeout",
-    "max_crashes",
-    "keep_result",
-    "missing",
-)
-
-
 @_plant(BaseTask, "__init__", "settings of a base class lost", "what an application's own base says holds for no task")
 def _own_settings_alone(original: Any) -> Any:
     def init(self: Any, **arguments: Any) -> None:
         original(self, **arguments)
         cls = type(self)
-        own = {name: vars(cls).get(name, getattr(BaseTask, name)) for name in _SETTINGS}
+        own = {name: vars(cls).get(name, getattr(BaseTask, name)) for name in SETTINGS}
         self._options = class_options(type("own", (), own))
 
     return init

@@ -5,7 +5,6 @@ Whoever made it grow knew this list: only what the hunt found of it before is a 
 
 import asyncio
 import inspect
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -25,21 +24,12 @@ from asynctasq.kernel.messages import MICROSECONDS, Release
 from asynctasq.kernel.retry import Delays
 from asynctasq.tasks.base import BaseTask
 from asynctasq.tasks.mode import Mode
-from tests.mutants.planting import Mutant, attribute
+from tests.mutants.planting import Mutant, planter
 
 __all__ = ["SECOND_REST"]
 
 SECOND_REST: list[Mutant] = []
-
-
-def _plant(owner: Any, name: str, called: str, breaks: str) -> Callable[[Callable[[Any], Any]], Callable[[Any], Any]]:
-    """Enter a defect: `name` of `owner` becomes what the function below returns for the original."""
-
-    def enter(make: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        SECOND_REST.append(Mutant(name=called, breaks=breaks, changes=attribute(owner, name, make)))
-        return make
-
-    return enter
+_plant = planter(SECOND_REST)
 
 
 # -- decisions and attempts ----------------------------------------------------------------------

@@ -3,7 +3,6 @@
 They say whether what was added for the held-out ones finds more than those.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -22,21 +21,12 @@ from asynctasq.kernel.messages import Bury, Release
 from asynctasq.kernel.retry import Exponential, Fixed, delay_before_next
 from asynctasq.tasks.base import BaseTask
 from asynctasq.tasks.options import seconds
-from tests.mutants.planting import Change, Mutant, attribute
+from tests.mutants.planting import Change, Mutant, planter
 
 __all__ = ["UNDRAWN"]
 
 UNDRAWN: list[Mutant] = []
-
-
-def _plant(owner: Any, name: str, called: str, breaks: str) -> Callable[[Callable[[Any], Any]], Callable[[Any], Any]]:
-    """Enter a defect: `name` of `owner` becomes what the function below returns for the original."""
-
-    def enter(make: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        UNDRAWN.append(Mutant(name=called, breaks=breaks, changes=attribute(owner, name, make)))
-        return make
-
-    return enter
+_plant = planter(UNDRAWN)
 
 
 # -- decisions -----------------------------------------------------------------------------------

@@ -3,9 +3,11 @@
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
-__all__ = ["Change", "Mutant", "attribute", "planted"]
+__all__ = ["Change", "Mutant", "attribute", "planted", "planter"]
+
+Make: TypeAlias = Callable[[Any], Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,7 +16,7 @@ class Change:
 
     owner: Any
     name: str
-    make: Callable[[Any], Any]
+    make: Make
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,9 +29,26 @@ class Mutant:
     recorded: str = ""
 
 
-def attribute(owner: Any, name: str, make: Callable[[Any], Any]) -> tuple[Change, ...]:
+def attribute(owner: Any, name: str, make: Make) -> tuple[Change, ...]:
     """Return the one change most mutants are."""
     return (Change(owner=owner, name=name, make=make),)
+
+
+def planter(table: list[Mutant]) -> Callable[[Any, str, str, str], Callable[[Make], Make]]:
+    """Return a decorator that enters a defect in `table`.
+
+    It takes owner, name, what the defect is called and what it breaks; the function below it makes the defect of the
+    original.
+    """
+
+    def plant(owner: Any, name: str, called: str, breaks: str) -> Callable[[Make], Make]:
+        def enter(make: Make) -> Make:
+            table.append(Mutant(name=called, breaks=breaks, changes=attribute(owner, name, make)))
+            return make
+
+        return enter
+
+    return plant
 
 
 @contextmanager
