@@ -206,6 +206,21 @@ def test_a_message_that_was_delivered_twice_may_run_twice_at_once() -> None:
     }
 
 
+def test_a_lease_that_was_doubled_on_its_way_may_begin_after_its_doubles_have_run_twice() -> None:
+    """Its holder has it at 0 and hears of it at 9; another worker runs the double, whose child dies, and again."""
+    twice = Entry(1, Kind.FAULT, M, V, 1, "2", "delivered twice")
+    history = [
+        *(dispatched(), reserved(0, "1")),
+        *(reserved(2, "2", worker=V), started(2, "2", worker=V), settled(3, "2", "crash", worker=V)),
+        *(reserved(3, "3", worker=V), started(3, "3", worker=V)),
+        started(9, "1"),
+        settled(10, "3", "complete", worker=V),
+    ]
+
+    assert check([*history[:2], twice, *history[2:]]) == []
+    assert "every extra run explained" in {violation.invariant for violation in check(history)}
+
+
 def test_only_the_holder_of_that_moment_is_delivered_twice() -> None:
     twice = Entry(1, Kind.FAULT, M, W, 1, "1", "delivered twice")
     history = [dispatched(), reserved(0, "1"), twice, reserved(2, "2"), reserved(3, "3"), settled(4, "3", "complete")]

@@ -100,7 +100,7 @@ def fine() -> list[Expected]:
         _of(ChildDies(key="child lives", good=3), attempts=(1, 1, 1), waits=(Wait(least=0),) * 2, fragile=True),
         _of(Long(key="long"), takes=70),
         _of(Parent(key="parent").on_queue("other"), fragile=True),  # its dispatch may fail
-        Expected(key="parent child", task_id=child_id("parent 1"), delay=6),
+        Expected(key="parent child", task_id=child_id("parent 1"), delay=6, child_of="parent"),
         _of(Plain(key="delayed").delay(FRACTION), delay=FRACTION, result="delayed done"),
     ]
     return found
