@@ -8,11 +8,9 @@ from asynctasq.codec.limits import DEFAULT_LIMITS, Limits
 from asynctasq.codec.references import UnresolvedArguments
 from asynctasq.codec.values import Decoding, Encoding
 from asynctasq.errors import UndecodableBody
+from asynctasq.kernel.envelope import VAR_KEYWORD
 
-__all__ = ["VAR_KEYWORD", "pack_arguments", "pack_result", "unpack_arguments", "unpack_result"]
-
-VAR_KEYWORD = "**"
-"""The name under which annotations have that of all arguments they do not name."""
+__all__ = ["pack_arguments", "pack_result", "unpack_arguments", "unpack_result"]
 
 
 def pack_arguments(

@@ -7,7 +7,7 @@ from typing import Literal
 
 from asynctasq.kernel.retry import RetryPolicy
 
-__all__ = ["MAX_CRASHES_DEFAULT", "MISSING", "MISSING_DEFAULT", "NO_HEADERS", "Envelope", "Missing"]
+__all__ = ["MAX_CRASHES_DEFAULT", "MISSING", "MISSING_DEFAULT", "NO_HEADERS", "VAR_KEYWORD", "Envelope", "Missing"]
 
 Missing = Literal["retry", "fail", "none"]
 """What becomes of an attempt whose model is not in the database."""
@@ -16,6 +16,9 @@ MISSING_DEFAULT: Missing = "retry"
 
 MAX_CRASHES_DEFAULT = 3
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+
+VAR_KEYWORD = "**"
+"""The name under which a task's annotations have that of all arguments it does not name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from functools import lru_cache
 from types import GenericAlias
 from typing import Any, cast
 
-from asynctasq.codec.arguments import VAR_KEYWORD
+from asynctasq.kernel.envelope import VAR_KEYWORD
 
 __all__ = ["VAR_POSITIONAL", "Signature", "signature_of"]
 
