@@ -203,9 +203,10 @@ def _extra_runs_explained(line: Lifeline, _alive: Collection[str], tolerance_s: 
 def _run_ended_openly(line: Lifeline, earlier: Entry, later: Entry, tolerance_s: float) -> bool:
     """Say whether between two runs of one attempt the first was released, or its lease ran out, or a fault did it.
 
-    The later run's lease may be the older one: what a fault doubled while it was on its way begins after the double.
+    A fault may double a lease before its run begins. What was doubled on its way may even begin after its double.
     """
-    since = min([earlier.at, *(e.at for e in line.of(Kind.RESERVED) if e.token == later.token)])
+    leases = [e.at for e in line.of(Kind.RESERVED) if e.token in (earlier.token, later.token)]
+    since = min([earlier.at, *leases])
     if any(since <= fault.at <= later.at for fault in line.of(Kind.FAULT)):
         return True
     for entry in line.of(Kind.SETTLED):

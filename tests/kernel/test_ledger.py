@@ -221,6 +221,15 @@ def test_a_lease_that_was_doubled_on_its_way_may_begin_after_its_doubles_have_ru
     assert "every extra run explained" in {violation.invariant for violation in check(history)}
 
 
+def test_a_lease_may_be_doubled_before_its_run_begins() -> None:
+    twice = Entry(1, Kind.FAULT, M, W, 1, "1", "delivered twice")
+    other = [reserved(3, "2", worker=V), started(3, "2", worker=V), settled(4, "2", "complete", worker=V)]
+    history = [dispatched(), reserved(0, "1"), started(2, "1"), *other]
+
+    assert check([*history[:2], twice, *history[2:]]) == []
+    assert "every extra run explained" in {violation.invariant for violation in check(history)}
+
+
 def test_only_the_holder_of_that_moment_is_delivered_twice() -> None:
     twice = Entry(1, Kind.FAULT, M, W, 1, "1", "delivered twice")
     history = [dispatched(), reserved(0, "1"), twice, reserved(2, "2"), reserved(3, "3"), settled(4, "3", "complete")]
