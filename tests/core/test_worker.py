@@ -5,7 +5,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
 
 import pytest
@@ -36,10 +36,14 @@ class Extends(MemoryDriver):
 
 
 @pytest.fixture(autouse=True)
-def nothing_ran() -> None:
+def nothing_ran() -> Iterator[None]:
     RAN.clear()
     ORDER.clear()
     GO.clear()
+    yield
+    GO.set()
+    while RAN["let go"] < RAN["stuck"]:  # a thread left by one test must not count in the next
+        time.sleep(0.001)
 
 
 class Note(AsyncTask[None]):
