@@ -252,6 +252,13 @@ def _new_data(kind: str, recipe: Recipe) -> Path:
 
 @functools.cache
 def _template(kind: str) -> Path:
+    try:
+        return _made(kind)
+    except ServerUnavailable:  # mariadb-install-db fails now and then where several run at once
+        return _made(kind)
+
+
+def _made(kind: str) -> Path:
     recipe = RECIPES[kind]()
     assert recipe.make is not None
     folder = _temporary_folder(f"{kind}-template", recipe.user)
@@ -259,8 +266,8 @@ def _template(kind: str) -> Path:
         _remove_at_exit(Path(log.name))
         if _spawn(recipe.make(folder), recipe.user, log.fileno()).wait(timeout=120) != 0:
             log.seek(0)
-            text = log.read().decode(errors="replace")[-800:]
-            raise ServerUnavailable(f"the data folder of a private {kind} server could not be made:\n{text}")
+            text = log.read().decode(errors="replace")
+            raise ServerUnavailable(f"the data folder of a private {kind} server could not be made:\n{text[-4000:]}")
     return folder
 
 
