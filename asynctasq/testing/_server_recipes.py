@@ -79,15 +79,16 @@ def _mysql() -> Recipe:
         f"--bind-address={HOST}",
     )
     account = ["--user=mysql"] if os.geteuid() == 0 else []
+    # A tmpdir of its own: when it starts, a server removes all temporary tables it finds there, another's, too.
     return Recipe(
         user="mysql",
         make=lambda data: [
             *(make, "--no-defaults", f"--datadir={data}", "--auth-root-authentication-method=normal"),
-            *("--skip-test-db", *account),
+            *("--skip-test-db", f"--tmpdir={data}", *account),
         ],
         serve=lambda data, port: [
             *(serve, "--no-defaults", f"--datadir={data}", f"--port={port}", f"--socket={data}/s.sock"),
-            *(f"--pid-file={data}/pid", *options, *account),
+            *(f"--pid-file={data}/pid", f"--tmpdir={data}", *options, *account),
         ],
         url=lambda port: f"mysql://root@{HOST}:{port}/mysql",
         is_ready=lambda port: _answer(port, b"")[4:5] == b"\n",  # the greeting, protocol version 10

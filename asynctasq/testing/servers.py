@@ -252,13 +252,6 @@ def _new_data(kind: str, recipe: Recipe) -> Path:
 
 @functools.cache
 def _template(kind: str) -> Path:
-    try:
-        return _made(kind)
-    except ServerUnavailable:  # mariadb-install-db fails now and then where several run at once
-        return _made(kind)
-
-
-def _made(kind: str) -> Path:
     recipe = RECIPES[kind]()
     assert recipe.make is not None
     folder = _temporary_folder(f"{kind}-template", recipe.user)

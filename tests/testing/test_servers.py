@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import asyncmy
 import pytest
 
 from asynctasq.testing import _server_recipes
@@ -103,6 +104,24 @@ def test_two_servers_of_a_kind_share_nothing(redis: Server) -> None:
         assert _ask(other.url, "GET key") == "$-1\r\n"
     finally:
         other.remove()
+
+
+async def test_a_database_keeps_its_temporary_tables_where_no_other_server_removes_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv(KINDS["mysql"], raising=False)
+    server = start_server("mysql")
+    try:
+        parts = urlsplit(server.url)
+        connection = await asyncmy.connect(host=parts.hostname, port=parts.port, user=parts.username)
+        async with connection.cursor() as cursor:
+            await cursor.execute("SELECT @@tmpdir, @@datadir")
+            tmpdir, datadir = await cursor.fetchone()
+        await connection.ensure_closed()
+    finally:
+        server.remove()
+
+    assert Path(tmpdir) == Path(datadir)
 
 
 def test_a_server_ends_when_the_process_that_started_it_is_killed() -> None:
