@@ -122,8 +122,7 @@ class Engine:
     def record(self, entry: Entry) -> None:
         """Add an entry to the ledger and let whoever waits for a change look."""
         self.ledger.append(entry)
-        if not self._looks:
-            self.stir()
+        self.stir()
         for listener in self.listeners:
             listener(entry)
 
@@ -137,7 +136,7 @@ class Engine:
         self._looks = False
         for awaited in self._awaited:
             if self.failure is not None or awaited.condition():
-                awaited.give_up()
+                awaited.finish(True)
 
     def _operator(self, kind: Kind, message_ids: AbstractSet[str]) -> None:
         """Note what was done to stored messages by hand."""
@@ -168,17 +167,17 @@ class Engine:
     async def until(self, done: Callable[[], bool], *, virtual_s_max: float) -> bool:
         """Let workers run until `done`, asked at the end of each instant with a change; False after `virtual_s_max`."""
         awaited = _Awaited(done, self.loop.create_future())
-        timer = self.loop.call_later(virtual_s_max, awaited.give_up)
+        timer = self.loop.call_later(virtual_s_max, awaited.finish, False)
         self._awaited.append(awaited)
         self.stir()
         try:
-            await awaited.end
+            held = await awaited.end
         finally:
             timer.cancel()
             self._awaited.remove(awaited)
         if self.failure is not None:
             raise self.failure
-        return done()
+        return held or done()
 
     async def until_at_rest(self) -> None:
         """Let everything happen that can happen at this virtual instant."""
@@ -313,12 +312,12 @@ class Engine:
 
 @dataclass(slots=True, eq=False)
 class _Awaited:
-    """A condition that somebody waits for; `end` is set once it holds at the end of an instant."""
+    """A condition that somebody waits for; `end` gives True once it held at the end of an instant, False too late."""
 
     condition: Callable[[], bool]
-    end: asyncio.Future[None]
+    end: asyncio.Future[bool]
 
-    def give_up(self) -> None:
-        """End the wait, whether or not the condition holds."""
+    def finish(self, held: bool) -> None:
+        """End the wait; whoever waits may find that others have gone on meanwhile."""
         if not self.end.done():
-            self.end.set_result(None)
+            self.end.set_result(held)

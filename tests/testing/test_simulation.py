@@ -264,6 +264,21 @@ async def test_two_may_wait_for_quiet_at_once(sim: Simulation) -> None:
     assert {1} == BOOKED
 
 
+@simulate(runs=20, faults=())
+async def test_quiet_was_there_for_all_who_waited_though_one_of_them_goes_on(sim: Simulation) -> None:
+    BOOKED.clear()
+
+    async def settle_and_go_on() -> None:
+        await sim.settle()
+        await Book(n=2).dispatch()
+
+    await Book(n=1).dispatch()
+    await asyncio.gather(settle_and_go_on(), sim.settle())
+    await sim.settle()
+
+    assert {1, 2} == BOOKED
+
+
 def test_what_is_left_at_the_end_of_settle_is_a_failure() -> None:
     class Restless(AsyncTask[None]):
         max_attempts = 1_000_000
