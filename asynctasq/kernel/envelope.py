@@ -7,7 +7,16 @@ from typing import Literal
 
 from asynctasq.kernel.retry import RetryPolicy
 
-__all__ = ["MAX_CRASHES_DEFAULT", "MISSING", "MISSING_DEFAULT", "NO_HEADERS", "VAR_KEYWORD", "Envelope", "Missing"]
+__all__ = [
+    "MAX_CRASHES_DEFAULT",
+    "MISSING",
+    "MISSING_DEFAULT",
+    "NO_HEADERS",
+    "VAR_KEYWORD",
+    "VAR_POSITIONAL",
+    "Envelope",
+    "Missing",
+]
 
 Missing = Literal["retry", "fail", "none"]
 """What becomes of an attempt whose model is not in the database."""
@@ -17,6 +26,8 @@ MISSING_DEFAULT: Missing = "retry"
 MAX_CRASHES_DEFAULT = 3
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
+VAR_POSITIONAL = "*"
+"""The name under which extra positional arguments travel; no keyword can have it."""
 VAR_KEYWORD = "**"
 """The name under which a task's annotations have that of all arguments it does not name."""
 

@@ -24,7 +24,6 @@ __all__ = [
     "whole_number",
 ]
 
-Duration = float | timedelta
 SETTINGS = (
     "queue",
     "max_attempts",
@@ -38,6 +37,7 @@ SETTINGS = (
 )
 """The attributes of a task class that `class_options` reads."""
 
+Duration = float | timedelta
 RetryStrategy = Literal["fixed", "exponential"]
 RETRY_STRATEGIES: tuple[RetryStrategy, ...] = ("fixed", "exponential")
 

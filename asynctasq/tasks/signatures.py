@@ -8,12 +8,9 @@ from functools import lru_cache
 from types import GenericAlias
 from typing import Any, cast
 
-from asynctasq.kernel.envelope import VAR_KEYWORD
+from asynctasq.kernel.envelope import VAR_KEYWORD, VAR_POSITIONAL
 
-__all__ = ["VAR_POSITIONAL", "Signature", "signature_of"]
-
-VAR_POSITIONAL = "*"
-"""The name under which extra positional arguments travel; no keyword can have it."""
+__all__ = ["Signature", "signature_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,13 +26,14 @@ from asynctasq.drivers.memory_driver import MemoryDriver
 from asynctasq.errors import DriverError, TaskTimeoutError
 from asynctasq.kernel import decide as decide_module
 from asynctasq.kernel.decide import Crashed, Failed, RetryRequested, Snoozed, attempts_remain
+from asynctasq.kernel.envelope import VAR_POSITIONAL
 from asynctasq.kernel.messages import Bury, Complete, DeadReason, ErrorRecord, Release, microseconds
 from asynctasq.kernel.retry import Exponential, Fixed, delay_before_next
 from asynctasq.queue import Queue
 from asynctasq.tasks import base as base_module
 from asynctasq.tasks.base import BaseTask
 from asynctasq.tasks.options import SETTINGS, class_options, seconds
-from asynctasq.tasks.signatures import VAR_POSITIONAL, Signature
+from asynctasq.tasks.signatures import Signature
 from tests.mutants.planting import Change, Mutant, planter
 
 __all__ = ["SECOND_HAND"]
