@@ -12,12 +12,13 @@ from asynctasq.errors import UnknownTask
 if TYPE_CHECKING:
     from asynctasq.tasks.base import BaseTask
 
-__all__ = ["Application", "project_root", "register", "registered", "task_name"]
+__all__ = ["INSTALLED", "Application", "project_root", "register", "registered", "task_name"]
 
 _MARKERS = ("pyproject.toml", "setup.cfg", "setup.py", ".git")
 _PART = re.compile(r"[\w-]+")
 """One part of a module's name; a script may be called `send-emails.py`."""
-_INSTALLED = ("site-packages", "dist-packages")
+INSTALLED = frozenset({"site-packages", "dist-packages"})
+"""Folders of what is installed: no application, so nothing in them is imported because a payload names it."""
 _tasks: "dict[str, type[BaseTask[Any]]]" = {}
 
 
@@ -98,7 +99,7 @@ class Application:
 
     def _is_ours(self, module: str) -> bool:
         parts = module.split(".")
-        if not all(_PART.fullmatch(part) and part not in _INSTALLED for part in parts):
+        if not all(_PART.fullmatch(part) and part not in INSTALLED for part in parts):
             return False
         if any(module == known or module.startswith(f"{known}.") for known in self.modules):
             return True

@@ -15,12 +15,12 @@ from typer.main import get_command
 from asynctasq.cli.app import app
 from asynctasq.cli.exit_codes import told_as_exit_code
 from asynctasq.config import load_settings
+from asynctasq.tasks.registry import INSTALLED
 
 __all__ = ["Command"]
 
 TASKS = "tasks"
 """The module of an installed app that is imported when the worker starts."""
-INSTALLED = frozenset({"site-packages", "dist-packages"})
 
 
 class Command(BaseCommand):  # type: ignore[misc]  # no stubs
