@@ -229,10 +229,14 @@ async def _handed_back(sim: Simulation, driver: MemoryDriver) -> None:
     stopped = now()
     await asyncio.wait_for(running, 1000)
     want(29 <= now() - stopped <= 31, "shutdown", f"took {now() - stopped} s, not 30")
+    await _want_handed_back(driver, task_id)
+    want(LOG.hooks == [], "shutdown", "failed() of an interrupted attempt ran")
+
+
+async def _want_handed_back(driver: MemoryDriver, task_id: str) -> None:
     stored = await driver.find(task_id)
     told = None if stored is None else (stored.state.value, stored.attempts, stored.crashes)
     want(told == ("ready", 0, 0), "shutdown", f"an interrupted attempt is not handed back: {told}")
-    want(LOG.hooks == [], "shutdown", "failed() of an interrupted attempt ran")
 
 
 async def _hurried(sim: Simulation, driver: MemoryDriver) -> None:
@@ -247,9 +251,7 @@ async def _hurried(sim: Simulation, driver: MemoryDriver) -> None:
     stopped = now()
     await asyncio.wait_for(running, 1000)
     want(now() - stopped < 1, "shutdown", f"took {now() - stopped} s when asked twice")
-    stored = await driver.find(task_id)
-    told = None if stored is None else (stored.state.value, stored.attempts, stored.crashes)
-    want(told == ("ready", 0, 0), "shutdown", f"an interrupted attempt is not handed back: {told}")
+    await _want_handed_back(driver, task_id)
 
 
 async def _hurried_alone(sim: Simulation, driver: Frail) -> None:
