@@ -30,8 +30,19 @@ def message(number: int, *, queue: str = "mail", delay_s: float = 0.0, body: byt
     return Message(id=f"m{number}", queue=queue, body=body, delay_s=delay_s)
 
 
+FORMER: set[threading.Thread] = set()
+"""Threads of drivers that other tests of this process left to the garbage collector."""
+
+
+@pytest.fixture(autouse=True)
+def former_threads() -> None:
+    FORMER.clear()
+    FORMER.update(threading.enumerate())
+
+
 def threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "asynctasq-sqlite"]
+    """Return the driver threads that this test started."""
+    return [each for each in threading.enumerate() if each.name == "asynctasq-sqlite" and each not in FORMER]
 
 
 @pytest.fixture
@@ -266,7 +277,9 @@ async def test_a_file_that_was_removed_is_made_anew(driver: SQLiteDriver, path: 
 
     assert await driver.enqueue([message(1)]) == ["m1"]
 
-    assert [lease.message_id for lease in await reserve(SQLiteDriver(path))] == ["m1"]
+    other = SQLiteDriver(path)
+    assert [lease.message_id for lease in await reserve(other)] == ["m1"]
+    await other.close()
 
 
 async def test_close_leaves_one_file_and_no_thread(path: Path) -> None:
