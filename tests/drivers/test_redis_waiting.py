@@ -162,7 +162,7 @@ async def test_other_calls_go_on_while_one_waits(server: RedisServer) -> None:
 
 
 async def test_an_idle_worker_issues_less_than_a_command_a_second(redis: RedisDriver) -> None:
-    await redis.reserve(["q"], limit=1, lease_s=1)
+    await redis.reserve(["q"], limit=1, lease_s=1, wait_s=0.01)  # now the server knows the scripts
     await redis.command("CONFIG", "RESETSTAT")
 
     await redis.wait_visible(["q", "r"], wait_s=4)
