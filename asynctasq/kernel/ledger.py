@@ -264,6 +264,18 @@ def _failed_hook_once(line: Lifeline, _alive: Collection[str], _tolerance_s: flo
         yield f"failed() ran {hooks} times though nothing crashed"
     if undisturbed and hooks and final is not None and final.detail == "complete":
         yield "failed() ran though the message completed"
+    yield from _hooks_after_a_loss(line)
+
+
+def _hooks_after_a_loss(line: Lifeline) -> Iterator[str]:
+    """Find failed() called by a worker that knew its lease lost; a lease that a fault doubled can be lost and held."""
+    lost: set[tuple[str, str]] = set()
+    for entry in () if line.of(Kind.FAULT) else line.of(Kind.LOST, Kind.HOOK):
+        holder = (entry.worker, entry.token)
+        if entry.kind is Kind.LOST:
+            lost.add(holder)
+        elif entry.detail == "failed" and holder in lost:
+            yield f"failed() ran at {entry.at:.6f} though {entry.worker} had lost token {entry.token}"
 
 
 def _lease_respected(line: Lifeline, _alive: Collection[str], tolerance_s: float) -> Iterator[str]:

@@ -23,8 +23,12 @@ def settled(at: float, token: str, detail: str, *, worker: str = W, attempt: int
     return Entry(at, Kind.SETTLED, M, worker, attempt, token, detail, due_at)
 
 
-def hook(at: float, name: str = "failed") -> Entry:
-    return Entry(at, Kind.HOOK, M, W, 1, "1", name)
+def hook(at: float, name: str = "failed", *, token: str = "1", worker: str = W, attempt: int = 1) -> Entry:
+    return Entry(at, Kind.HOOK, M, worker, attempt, token, name)
+
+
+def lost(at: float, token: str, *, attempt: int = 1) -> Entry:
+    return Entry(at, Kind.LOST, M, W, attempt, token)
 
 
 GOOD = [dispatched(), reserved(1, "1"), started(1, "1"), settled(2, "1", "complete")]
@@ -189,9 +193,32 @@ def test_a_hook_too_many_is_found(history: list[Entry], text: str) -> None:
 
 
 def test_a_lost_lease_may_repeat_a_hook() -> None:
-    history = [*RETRIED[:-1], Entry(67, Kind.LOST, M, W, 2, "2"), hook(68), RETRIED[-1]]
+    history = [*RETRIED[:-2], hook(66, token="2", attempt=2), lost(67, "2", attempt=2)]
+    again = [
+        reserved(96, "3", attempt=2, worker=V),
+        started(96, "3", attempt=2, worker=V),
+        hook(97, token="3", attempt=2, worker=V),
+        settled(97, "3", "bury: failed", attempt=2, worker=V),
+    ]
 
-    assert check(history) == []
+    assert check([*history, *again]) == []
+
+
+def test_who_has_lost_the_lease_calls_no_failed_hook() -> None:
+    history = [*RETRIED[:-2], lost(67, "2", attempt=2), hook(68, token="2", attempt=2)]
+    alive = {M}
+
+    assert [each.text for each in check(history, alive=alive)] == [
+        "failed() ran at 68.000000 though w1 had lost token 2"
+    ]
+    assert not check([*history[:-1], hook(68, token="1", attempt=2), hook(68, "should_retry", token="2")], alive=alive)
+
+
+def test_a_doubled_lease_may_be_lost_by_who_still_holds_it() -> None:
+    doubled = Entry(66, Kind.FAULT, M, detail="delivered twice")
+    history = [*RETRIED[:-2], doubled, lost(67, "2", attempt=2), hook(68, token="2", attempt=2)]
+
+    assert check(history, alive={M}) == []
 
 
 def test_a_message_that_was_delivered_twice_may_run_twice_at_once() -> None:
