@@ -34,8 +34,8 @@ BLOCKED_S = 2.0
 class LeaseKeeper(Protocol):
     """Renews what it was told to hold until told to drop it."""
 
-    def start(self, on_lost: Callable[[AbstractSet[str]], None]) -> None:
-        """Begin; `on_lost` is called in the worker's loop with the ids whose lease another worker took."""
+    def start(self, on_lost: Callable[[Sequence[Held]], None]) -> None:
+        """Begin; `on_lost` is called in the worker's loop with what another worker may have taken."""
         ...
 
     def hold(self, held: Held) -> None:
@@ -79,16 +79,16 @@ class _Renewals:
         first = min(held.deadline for held in self._held.copy().values())
         return max(0.0, first - self.lease_s * 2 / 3 - self._clock.monotonic())
 
-    def renewed(self, asked: Sequence[Held], lost: AbstractSet[str], asked_at: float) -> AbstractSet[str]:
-        """Take in the answer; return which messages are lost, but not those reserved anew in the meantime."""
-        gone: set[str] = set()
+    def renewed(self, asked: Sequence[Held], lost: AbstractSet[str], asked_at: float) -> list[Held]:
+        """Take in the answer; return which leases are lost, but none whose message was reserved anew meanwhile."""
+        gone: list[Held] = []
         for held in asked:
             message_id = held.lease.message_id
             if self._held.get(message_id) is not held:
                 continue
             if message_id in lost:
                 self._held.pop(message_id, None)
-                gone.add(message_id)
+                gone.append(held)
             else:
                 held.deadline = asked_at + self.lease_s
         return gone
@@ -107,11 +107,11 @@ class ThreadLeaseKeeper:
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_thread_id = 0
-        self._on_lost: Callable[[AbstractSet[str]], None] = lambda lost: None  # noqa: ARG005
+        self._on_lost: Callable[[Sequence[Held]], None] = lambda lost: None  # noqa: ARG005
         self._answered_at = 0.0
         self._reported = False
 
-    def start(self, on_lost: Callable[[AbstractSet[str]], None]) -> None:
+    def start(self, on_lost: Callable[[Sequence[Held]], None]) -> None:
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
         self._loop_thread_id = threading.get_ident()
@@ -204,9 +204,9 @@ class LoopLeaseKeeper:
         self._retry_s = min(1.0, lease_s / 6)
         self._timer: asyncio.TimerHandle | None = None
         self._renewing: asyncio.Task[None] | None = None
-        self._on_lost: Callable[[AbstractSet[str]], None] = lambda lost: None  # noqa: ARG005
+        self._on_lost: Callable[[Sequence[Held]], None] = lambda lost: None  # noqa: ARG005
 
-    def start(self, on_lost: Callable[[AbstractSet[str]], None]) -> None:
+    def start(self, on_lost: Callable[[Sequence[Held]], None]) -> None:
         self._on_lost = on_lost
 
     def hold(self, held: Held) -> None:

@@ -17,9 +17,11 @@ __all__ = ["Found", "Watch"]
 class Found:
     """What a watch brought: a hint that something is visible, leases (where waiting means taking), or an error.
 
-    `asked_at` is the worker's monotonic clock before the call that took the leases.
+    `asked_at` is the worker's monotonic clock before the call that took the leases; `answered` says that the backend
+    has spoken.
     """
 
+    answered: bool = False
     seen: bool = False
     leases: Sequence[Lease] = ()
     asked_at: float = 0.0
@@ -72,11 +74,12 @@ class Watch:
         asked_at = self._clock.monotonic()
         try:
             if self._notifier is not None:
-                return Found(seen=await self._notifier.wait_visible(self._queues.names, wait_s=self._wait_s))
+                seen = await self._notifier.wait_visible(self._queues.names, wait_s=self._wait_s)
+                return Found(answered=True, seen=seen)
             leases = await self._driver.reserve(
                 self._queues.next(), limit=room, lease_s=self._lease_s, wait_s=self._wait_s
             )
-            return Found(leases=leases, asked_at=asked_at)
+            return Found(answered=True, leases=leases, asked_at=asked_at)
         except DriverError as error:
             return Found(error=error)
         finally:

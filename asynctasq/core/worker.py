@@ -189,9 +189,9 @@ class Worker:
         found = self._watch.collect()
         if found.error is not None:
             await self._outage.wait(found.error)
-        elif found.seen:
+        elif found.answered:
             self._outage.over()
-            self._look = True
+            self._look = self._look or found.seen
         self._take(found.leases, found.asked_at, self._clock.now())
 
     # -- attempts ----------------------------------------------------------------------------------
@@ -257,10 +257,9 @@ class Worker:
             if not held.begun:
                 self._end(held, None)
 
-    def _on_lost(self, lost: AbstractSet[str]) -> None:
-        for message_id in sorted(lost):
-            held = self._held.get(message_id)
-            if held is not None:
+    def _on_lost(self, lost: Sequence[Held]) -> None:
+        for held in lost:
+            if self._held.get(held.lease.message_id) is held:  # it may have ended, or been taken anew, meanwhile
                 self._lose(held)
 
     def _lose(self, held: Held) -> None:

@@ -5,11 +5,13 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 
 import pytest
 
+from asynctasq.core.attempt import Held
+from asynctasq.core.leases import ThreadLeaseKeeper
 from asynctasq.core.surroundings import RealSurroundings, WorkerSettings
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.base import Settlements
@@ -293,6 +295,32 @@ async def test_a_lost_lease_cancels_the_attempt_and_drops_its_outcome() -> None:
     assert (kinds[Kind.LOST], kinds[Kind.SETTLED]) == (1, 0)
 
 
+async def test_a_loss_that_is_told_late_does_not_strike_the_lease_taken_since() -> None:
+    class TellsLate(ThreadLeaseKeeper):
+        def start(self, on_lost: Callable[[Sequence[Held]], None]) -> None:
+            self.on_lost = on_lost
+            self.held: list[Held] = []
+
+        def hold(self, held: Held) -> None:
+            self.held.append(held)
+
+        def drop(self, held: Held) -> None: ...
+
+    driver, record = MemoryDriver(), list[Entry]()
+    await dispatch(driver, Waits())
+    worker = worker_on(driver, settings=settings_of(lease_s=0.3), record=record)
+    keeper = worker._keeper = TellsLate(driver, lease_s=0.3, clock=worker._clock)
+    running = asyncio.create_task(worker.start())
+    await until("begun", 2)
+
+    keeper.on_lost(keeper.held[:1])
+
+    worker.stop(immediate=True)
+    await asyncio.wait_for(running, SOON_S)
+    assert [entry.token for entry in record if entry.kind is Kind.LOST] == [keeper.held[0].lease.token]
+    assert [entry.detail for entry in record if entry.kind is Kind.SETTLED] == ["hand back"]
+
+
 async def test_a_stop_waits_then_cancels_and_hands_back_uncounted() -> None:
     driver = MemoryDriver()
     await dispatch(driver, Waits())
@@ -328,6 +356,24 @@ async def test_an_outage_that_lasts_too_long_ends_the_worker() -> None:
 
     with pytest.raises(DriverUnavailable, match=r"could not be reached for 0\.3 s; last error: not now"):
         await ended(worker_on(driver, settings=settings_of(broker_timeout_s=0.3)))
+
+
+async def test_two_failed_waits_with_good_ones_between_are_two_outages() -> None:
+    class Hiccups(MemoryDriver):
+        async def wait_visible(self, queues: Sequence[str], *, wait_s: float) -> bool:
+            RAN["waits"] += 1
+            if RAN["waits"] in (1, 6):
+                raise DriverUnavailable("hiccup")
+            await asyncio.sleep(0.1)
+            return False
+
+    worker = worker_on(Hiccups(), settings=settings_of(broker_timeout_s=0.3))
+    running = asyncio.create_task(worker.start())
+
+    await until("waits", 8)
+
+    worker.stop()
+    await asyncio.wait_for(running, SOON_S)
 
 
 async def test_a_backend_that_is_not_set_up_ends_the_worker_at_once() -> None:
