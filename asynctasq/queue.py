@@ -19,7 +19,7 @@ from asynctasq.errors import DispatchError, UnsupportedFeature
 from asynctasq.kernel.envelope import Envelope
 from asynctasq.kernel.messages import Message
 from asynctasq.tasks.base import RESERVED, BaseTask
-from asynctasq.tasks.definition import TaskDefinition, arguments_of, definition_of, options_of, set_metadata
+from asynctasq.tasks.definition import TaskDefinition, arguments_of, definition_of, options_of, tell_id
 from asynctasq.tasks.dispatching import Dispatcher
 from asynctasq.tasks.functions import TaskFunction
 
@@ -57,7 +57,7 @@ class MessageFactory:
             missing=options.missing,
         )
         task_id = options.task_id or self.new_id()
-        set_metadata(task, task_id=task_id)
+        tell_id(task, task_id)
         return Message(
             id=task_id,
             queue=options.queue,

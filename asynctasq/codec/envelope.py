@@ -14,7 +14,15 @@ from asynctasq.codec.limits import DEFAULT_LIMITS, Limits
 from asynctasq.codec.raw import packb, unpackb
 from asynctasq.codec.signing import SigningKeys, sign, strip, verify
 from asynctasq.errors import BadSignature, BodyTooLarge, UndecodableBody, UnserializableValue, UnsupportedVersion
-from asynctasq.kernel.envelope import MAX_CRASHES_DEFAULT, MISSING, MISSING_DEFAULT, NO_HEADERS, Envelope, Missing
+from asynctasq.kernel.envelope import (
+    COUNT_MAX,
+    MAX_CRASHES_DEFAULT,
+    MISSING,
+    MISSING_DEFAULT,
+    NO_HEADERS,
+    Envelope,
+    Missing,
+)
 from asynctasq.kernel.retry import Delays, Exponential, Fixed, RetryPolicy
 
 __all__ = ["WIRE_VERSION", "Envelope", "decode_envelope", "encode_envelope"]
@@ -28,7 +36,6 @@ PREFIX_BYTES: Final = 3
 EXPONENTIAL: Final = 1
 DELAYS: Final = 2
 FIELDS_MIN: Final = 5
-INT_MAX: Final = 2**31 - 1
 LATEST_INSTANT: Final = 253_402_300_799.0  # the last second that datetime can name
 NUMBER_TYPES: Final = frozenset({int, float})
 
@@ -194,8 +201,8 @@ def _instant(value: object) -> float:
 
 
 def _count(value: object) -> int:
-    if type(value) is not int or not 0 <= value <= INT_MAX:
-        raise ValueError("a count must be a whole number from 0")
+    if type(value) is not int or not 0 <= value <= COUNT_MAX:
+        raise ValueError(f"a count must be a whole number from 0 to {COUNT_MAX}")
     return value
 
 

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from asynctasq.queue import MessageFactory, Queue
 from asynctasq.tasks.base import BaseTask
-from asynctasq.tasks.definition import definition_of, options_of, set_metadata
+from asynctasq.tasks.definition import definition_of, options_of, tell_id
 from asynctasq.tasks.dispatching import Dispatcher, current_dispatcher, scoped_dispatcher
 
 __all__ = ["Deferred", "defer", "refuse_running_loop", "send", "send_sync"]
@@ -41,7 +41,7 @@ def defer(task: BaseTask[Any]) -> Deferred:
     fixed = copy.copy(task).with_options(task_id=task_id)
     factory = dispatcher.factory if isinstance(dispatcher, Queue) else MessageFactory()
     factory.message(fixed)
-    set_metadata(task, task_id=task_id)
+    tell_id(task, task_id)
     return Deferred(task_id=task_id, task=fixed, dispatcher=dispatcher)
 
 

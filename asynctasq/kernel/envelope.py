@@ -8,6 +8,7 @@ from typing import Literal
 from asynctasq.kernel.retry import RetryPolicy
 
 __all__ = [
+    "COUNT_MAX",
     "MAX_CRASHES_DEFAULT",
     "MISSING",
     "MISSING_DEFAULT",
@@ -24,6 +25,8 @@ MISSING: tuple[Missing, ...] = ("retry", "fail", "none")
 MISSING_DEFAULT: Missing = "retry"
 
 MAX_CRASHES_DEFAULT = 3
+COUNT_MAX = 2**31 - 1
+"""The largest limit of attempts or crashes that a message may carry."""
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 VAR_POSITIONAL = "*"

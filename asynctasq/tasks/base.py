@@ -91,7 +91,7 @@ class BaseTask(Generic[T_co]):
         cls._read_settings()
         register(cls._task_name, cls)
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+    def __new__(cls, /, *args: Any, **kwargs: Any) -> Self:
         if not cls._runnable:
             kind = "async def" if cls._mode.is_async else "def"
             raise TaskDefinitionError(f"{cls.__qualname__} has no execute(); add `{kind} execute(self)`")
@@ -99,7 +99,7 @@ class BaseTask(Generic[T_co]):
         self._arguments_given = (args, kwargs)
         return self
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, /, **kwargs: Any) -> None:
         """Take the arguments that no constructor of a subclass took: they become attributes.
 
         Raises: TypeError for names that the subclass's own constructor does not declare, or that would hide the API.

@@ -31,6 +31,7 @@ __all__ = [
     "options_of",
     "set_metadata",
     "task_id_of",
+    "tell_id",
 ]
 
 
@@ -78,13 +79,17 @@ def task_id_of(task: "BaseTask[Any]") -> str | None:
     return task._task_id
 
 
-def set_metadata(
-    task: "BaseTask[Any]", *, task_id: str, attempt: int = 1, dispatched_at: datetime | None = None
-) -> None:
-    """Set what a dispatched or running task knows of itself; `attempt` counts from 1."""
+def set_metadata(task: "BaseTask[Any]", *, task_id: str, attempt: int, dispatched_at: datetime) -> None:
+    """Set what a running task knows of itself; `attempt` counts from 1."""
     task._task_id = task_id
     task._current_attempt = attempt - 1
     task._dispatched_at = dispatched_at
+
+
+def tell_id(task: "BaseTask[Any]", task_id: str) -> None:
+    """Tell a task the id of its latest dispatch; one that runs, and dispatches itself anew, keeps its own."""
+    if task._dispatched_at is None:
+        task._task_id = task_id
 
 
 def check_execute(cls: "type[BaseTask[Any]]") -> None:

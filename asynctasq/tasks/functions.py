@@ -38,18 +38,18 @@ class TaskFunction(Generic[P, R]):
         self.function = function
         self.task_class = _task_class(function, settings, process=process)
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> BaseTask[R]:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> BaseTask[R]:
         """Build a task with these arguments; dispatch it with `.dispatch()`.
 
         Raises: TypeError if they do not fit the function's signature.
         """
         return cast("BaseTask[R]", self.task_class(*args, **kwargs))
 
-    async def dispatch(self, *args: P.args, **kwargs: P.kwargs) -> str:
+    async def dispatch(self, /, *args: P.args, **kwargs: P.kwargs) -> str:
         """Build and dispatch in one call; return the id."""
         return await self(*args, **kwargs).dispatch()
 
-    def dispatch_sync(self, *args: P.args, **kwargs: P.kwargs) -> str:
+    def dispatch_sync(self, /, *args: P.args, **kwargs: P.kwargs) -> str:
         """Do `dispatch` from code that has no event loop."""
         return self(*args, **kwargs).dispatch_sync()
 
@@ -109,7 +109,7 @@ def _task_class(function: Callable[..., Any], settings: Mapping[str, object], *,
     is_async = inspect.iscoroutinefunction(function)
     signature = signature_of(function, bound=False)
 
-    def initialise(self: BaseTask[Any], *args: Any, **kwargs: Any) -> None:
+    def initialise(self: BaseTask[Any], /, *args: Any, **kwargs: Any) -> None:
         if args or not signature.fits(kwargs):
             signature.inspected.bind(*args, **kwargs)
         self._options = self._options_now()

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Literal, cast
 
 from asynctasq.errors import DELAY_S_MAX
-from asynctasq.kernel.envelope import MISSING, MISSING_DEFAULT, Missing
+from asynctasq.kernel.envelope import COUNT_MAX, MISSING, MISSING_DEFAULT, Missing
 from asynctasq.kernel.messages import check_queue_name
 from asynctasq.kernel.retry import Delays, Exponential, Fixed, RetryPolicy
 
@@ -74,9 +74,11 @@ def seconds(value: object, what: str, *, above_zero: bool) -> float:
 
 
 def whole_number(value: object, what: str, *, least: int) -> int:
-    """Return an integer setting; raise ValueError if it is none or below `least`."""
+    """Return an integer setting; raise ValueError if it is none, or below `least`, or over what a message can carry."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{what} must be a whole number, {least} or more, not {value!r}")
+    if value > COUNT_MAX:
+        raise ValueError(f"{what} must be {COUNT_MAX} at most, not {value!r}")
     return value
 
 

@@ -234,3 +234,68 @@ async def test_a_task_runs_without_any_queue() -> None:
 def test_a_task_is_not_told_that_it_takes_what_its_constructor_lacks() -> None:
     with pytest.raises(TypeError):
         UsesClient()  # type: ignore[call-arg] # pyright: ignore[reportCallIssue] - the mistake under test
+
+
+@task
+def thread_with_self(self: int, cls: int) -> None:
+    SEEN.append((self, cls))
+
+
+@task
+async def loop_with_self(cls: int, self: int) -> None:
+    SEEN.append((self, cls))
+
+
+class TakesCls(AsyncTask[None]):
+    def __init__(self, cls: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.given = cls
+
+    async def execute(self) -> None:
+        SEEN.append(self.given)
+
+
+class HasSelf(AsyncTask[None]):
+    async def execute(self) -> None:
+        SEEN.append((self.self, self.cls))  # type: ignore[attr-defined]
+
+
+def test_arguments_may_be_called_self_and_cls() -> None:
+    named: dict[str, Any] = {"self": 1, "cls": 2}
+
+    run(
+        thread_with_self(1, 2),
+        thread_with_self(**named),
+        loop_with_self(2, 1),
+        TakesCls(2),
+        TakesCls(cls=2),
+        HasSelf(**named),
+    )
+
+    assert SEEN == [(1, 2), (1, 2), (1, 2), 2, 2, (1, 2)]
+    with FakeQueue() as queue:
+        thread_with_self.dispatch_sync(**named)
+        queue.drain_sync()
+    assert SEEN[-1] == (1, 2)
+
+
+class Sends(AsyncTask[None]):
+    max_attempts = 2
+    retry_delay = 0
+
+    async def execute(self) -> None:
+        if self.attempt == 2 and not any(each == "sent" for _, each, *_ in SEEN):
+            SEEN.append((await self.on_queue("later").dispatch(), "sent"))
+        raise ValueError
+
+    def failed(self, exception: Exception) -> None:
+        SEEN.append((self._task_id, self.attempt, self._dispatched_at is not None))
+
+
+def test_a_task_that_dispatches_itself_anew_remains_what_it_is() -> None:
+    with FakeQueue() as queue:
+        first = Sends().dispatch_sync()
+        queue.drain_sync(errors="collect")
+
+    [(second, _), *failed] = SEEN
+    assert failed == [(first, 2, True), (second, 2, True)]
