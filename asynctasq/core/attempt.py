@@ -98,6 +98,7 @@ class _Run:
     held: Held
     invocation: Invocation
     task: BaseTask[Any] | None = None
+    built: bool = False  # here, or in a child
     completion: AttemptCompletion | None = None
 
 
@@ -183,6 +184,7 @@ class AttemptRunner:
         if mode.in_process:
             return await self._in_process(run)
         task = run.task = await self._builder.build(run.invocation, timeout_s=envelope.timeout_s)
+        run.built = True
         running_task.set(task)
         if self._completions is not None:
             run.completion = self._completions.completion(run.held, task, envelope.keep_result_s)
@@ -216,6 +218,7 @@ class AttemptRunner:
                 run.held.exception = reply.exception()
                 return Failed(error=record_of(run.held.exception), wants_retry=False)
             case ReplyKind.NOT_BUILT | ReplyKind.RAISED:
+                run.built = reply.kind is ReplyKind.RAISED
                 raise reply.exception()
 
     def _returned(self, run: _Run, value: object) -> Outcome:
@@ -239,7 +242,7 @@ class AttemptRunner:
             _forget_cancellation()
         forget_our_frames(error)
         run.held.exception = error
-        reason = reason_of(error) if run.task is None else None
+        reason = None if run.built else reason_of(error)
         match error:
             case Snooze():
                 return Snoozed(delay_s=max(0.0, error.delay_s))
@@ -249,7 +252,7 @@ class AttemptRunner:
                 return Rejected(error=record_of(error))
             case ChildCrashed():
                 return Crashed(error=record_of(error))
-            case ModelNotFoundError() if error.final and run.task is None:
+            case ModelNotFoundError() if error.final and not run.built:
                 return Failed(error=record_of(error), wants_retry=False)
             case _ if reason is not None:
                 return Unrunnable(reason=reason, error=record_of(error))

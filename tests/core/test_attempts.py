@@ -19,7 +19,15 @@ from asynctasq.codec.envelope import decode_envelope, encode_envelope
 from asynctasq.core.surroundings import SimulatedSurroundings, WorkerSettings
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.memory_driver import MemoryDriver
-from asynctasq.errors import Reject, TaskTimeoutError, UnserializableValue
+from asynctasq.errors import (
+    BadSignature,
+    Reject,
+    TaskTimeoutError,
+    UndecodableBody,
+    UnknownTask,
+    UnserializableValue,
+    UnsupportedVersion,
+)
 from asynctasq.kernel.messages import DeadReason, Message, State, StoredMessage
 from asynctasq.queue import MessageFactory
 from asynctasq.tasks import AsyncProcessTask, AsyncTask, BaseTask, SyncProcessTask, SyncTask
@@ -147,6 +155,10 @@ ERRORS: dict[str, BaseException] = {
     "interrupt": KeyboardInterrupt(),
     "stop": StopIteration(1),
     "generator": GeneratorExit(),
+    "undecodable": UndecodableBody("another one"),
+    "unknown": UnknownTask("another one"),
+    "signature": BadSignature("another one"),
+    "version": UnsupportedVersion(9),
 }
 MODES = (Raises, RaisesInThread, RaisesInProcess, RaisesInAsyncProcess)
 
