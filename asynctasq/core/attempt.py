@@ -317,18 +317,19 @@ class AttemptRunner:
         return Bury(reason=reason, error=record_of(error))
 
     async def _should_retry(self, run: _Run) -> bool:
-        """Ask the task; an error of its answer is told and means yes."""
-        task = await self._instance(run)
-        if task is None or run.held.exception is None:
-            return True
-        try:
-            answer = task.should_retry(cast("Exception", run.held.exception))
-            if inspect.isawaitable(answer):
+        """Ask the task, if its class has an answer of its own; an error of that is told and means yes."""
+        if run.invocation.cls.should_retry is not BaseTask[Any].should_retry:
+            task = await self._instance(run)
+            if task is None or run.held.exception is None:
+                return True
+            try:
                 async with asyncio.timeout(self._hook_timeout_s):  # wait_for may swallow this worker's cancellation
-                    answer = await answer
-        except BaseException as error:  # noqa: BLE001 - user code may raise anything
-            self._hook_broke(run, "should_retry", error)
-            return True
+                    answer = await self._call_hook(run, task.should_retry, run.held.exception)
+            except BaseException as error:  # noqa: BLE001 - user code may raise anything
+                self._hook_broke(run, "should_retry", error)
+                return True
+        else:
+            answer = True
         self._note(run.held, Kind.HOOK, "should_retry")
         return bool(answer)
 
@@ -342,18 +343,21 @@ class AttemptRunner:
         self._note(run.held, Kind.HOOK, "failed")
         try:
             async with asyncio.timeout(self._hook_timeout_s):
-                await self._call_failed(run, task, exception)
+                await self._call_hook(run, task.failed, exception)
         except BaseException as error:  # noqa: BLE001 - user code may raise anything
             self._hook_broke(run, "failed", error)
 
-    async def _call_failed(self, run: _Run, task: BaseTask[Any], exception: BaseException) -> None:
-        def call() -> object:
-            return task.failed(cast("Exception", exception))
+    async def _call_hook(self, run: _Run, hook: Callable[[Exception], object], exception: BaseException) -> object:
+        """Call a hook where the task's own code runs, or, for a child's task, outside of the event loop."""
 
-        blocking = not run.invocation.definition.mode.is_async and not inspect.iscoroutinefunction(task.failed)
-        answer = await self._lanes.run_blocking(call, None, what=f"{run.held.name}.failed") if blocking else call()
-        if inspect.isawaitable(answer):
-            await cast("Awaitable[object]", answer)
+        def call() -> object:
+            return hook(cast("Exception", exception))
+
+        if run.invocation.definition.mode.is_async or inspect.iscoroutinefunction(hook):
+            answer = call()
+        else:
+            answer = await self._lanes.run_blocking(call, None, what=f"{run.held.name}.{hook.__name__}")
+        return await cast("Awaitable[object]", answer) if inspect.isawaitable(answer) else answer
 
     def _hook_broke(self, run: _Run, hook: str, error: BaseException) -> None:
         """Tell of a hook's error; pass on the cancellation by this worker, which hands the message back."""

@@ -16,7 +16,7 @@ from asynctasq.core.surroundings import WorkerSettings
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.memory_driver import MemoryDriver
 from asynctasq.kernel.ledger import check
-from asynctasq.kernel.messages import DeadReason
+from asynctasq.kernel.messages import DeadReason, State
 from asynctasq.queue import Queue
 from asynctasq.tasks import AsyncProcessTask, AsyncTask, BaseTask, SyncProcessTask, SyncTask
 from asynctasq.tasks.registry import Application
@@ -121,6 +121,43 @@ def test_whatever_should_retry_raises_means_yes(make: Callable[[type[BaseExcepti
 
     queue.assert_failed(task, with_=ValueError, attempts=3)
     assert len(SEEN) == 2
+
+
+@pytest.mark.parametrize("kind", [InThread, InAsyncProcess, InProcess])
+def test_where_should_retry_runs_there_is_an_event_loop_only_for_async_tasks(kind: type[BaseTask[None]]) -> None:
+    def should_retry(self: object, exception: Exception) -> bool:
+        SEEN.append(asyncio._get_running_loop() is not None)
+        return False
+
+    with FakeQueue() as queue:
+        derived(kind, should_retry=should_retry, max_attempts=3)().dispatch_sync()
+        queue.run_until_idle_sync()
+
+    [in_loop] = SEEN
+    assert in_loop == (kind is InAsyncProcess)
+
+
+async def test_a_should_retry_that_blocks_for_too_long_holds_up_no_other_task() -> None:
+    driver, ticks, go = MemoryDriver(), list[int](), threading.Event()
+
+    def should_retry(self: object, exception: Exception) -> bool:
+        SEEN.append(threading.current_thread() is threading.main_thread())
+        go.wait(SOON_S)
+        return False
+
+    task = derived(InThread, should_retry=should_retry, max_attempts=2, retry_delay=0)
+    await Queue(driver).dispatch([task()])
+    settings = WorkerSettings(application=Application(), handle_signals=False, burst=True, hook_timeout_s=0.2)
+    running = asyncio.create_task(Worker(driver, settings=settings).start())
+    while not running.done():
+        ticks.append(await asyncio.sleep(0.01, 1))
+
+    assert SEEN == [False]
+    assert len(ticks) > 5
+    [dead] = (await driver.list_messages("default", state=State.DEAD)).messages
+    assert dead.attempts == 2  # an answer that does not come in time is yes
+    go.set()
+    await running
 
 
 @pytest.mark.parametrize("kind", [InLoop, InThread])

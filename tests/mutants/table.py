@@ -8,6 +8,8 @@ from tests.mutants.planted_memory import MEMORY
 from tests.mutants.planted_recorded import RECORDED
 from tests.mutants.planted_secondhand import SECOND_HAND
 from tests.mutants.planted_secondrest import SECOND_REST
+from tests.mutants.planted_third import THIRD
+from tests.mutants.planted_thirdrest import THIRD_REST
 from tests.mutants.planted_undrawn import UNDRAWN
 from tests.mutants.planted_worker import WORKER
 from tests.mutants.planting import Mutant
@@ -16,7 +18,18 @@ __all__ = ["MUTANTS", "SURVIVORS"]
 
 MUTANTS: Final[dict[str, Mutant]] = {
     mutant.name: mutant
-    for mutant in (*KERNEL, *MEMORY, *WORKER, *RECORDED, *HELD_OUT, *UNDRAWN, *SECOND_HAND, *SECOND_REST)
+    for mutant in (
+        *KERNEL,
+        *MEMORY,
+        *WORKER,
+        *RECORDED,
+        *HELD_OUT,
+        *UNDRAWN,
+        *SECOND_HAND,
+        *SECOND_REST,
+        *THIRD,
+        *THIRD_REST,
+    )
 }
 
 SURVIVORS: Final[dict[str, str]] = {
