@@ -264,7 +264,8 @@ async def test_an_unknown_orm_is_refused():
         await resolve_references(arguments)
 
 
-async def test_a_reference_to_an_orm_that_is_not_set_up_says_how_to():
+async def test_a_reference_to_an_orm_that_is_not_set_up_says_how_to(monkeypatch):
+    monkeypatch.delitem(sys.modules, "django.apps", raising=False)  # another test of this process may have set it up
     arguments = {"user": ModelReference(orm="django", model_name="shop.User", key=(1,))}
 
     with pytest.raises(ConfigError, match=r"shop\.User, but Django is not set up here: set DJANGO_SETTINGS_MODULE"):
