@@ -73,8 +73,10 @@ RECORDS: Final[Sequence[Rebuilt]] = (
     Colour.BLUE,
     Point(1),
     Point(2, "two"),
+    Point(0, ""),
     Pair((1, "a")),
     Pair(1, 2),
+    Pair(0, ()),
 )
 
 
@@ -163,6 +165,16 @@ class Keeps(Base, AsyncTask[object]):
         return self.all()
 
 
+class KeepsMore(Keeps):
+    """Has settings, arguments and code of its own beside those of what it is derived from."""
+
+    queue = "high"
+
+    def __init__(self, number: object, *items: object, named: object = None, other: object = 0) -> None:
+        super().__init__(number, *items, named=named)
+        self.seen.append(other)
+
+
 class KeepsInThread(Base, SyncTask[object]):
     def execute(self) -> object:
         return self.all()
@@ -195,16 +207,14 @@ Call = tuple[type[BaseTask[Any]], BaseTask[Any], BaseTask[Any]]
 
 def _values(sim: Simulation) -> Call:
     """Draw a call with plain values."""
-    callee: Any = _pick(
-        sim,
-        (gathers, gathers_in_thread, gathers_in_child, Keeps, KeepsInThread, KeepsInChild, KeepsInBlockingChild, Bare),
-    )
+    functions = (gathers, gathers_in_thread, gathers_in_child)
+    callee: Any = _pick(sim, (*functions, Keeps, KeepsMore, KeepsInThread, KeepsInChild, KeepsInBlockingChild, Bare))
     if callee is Bare:
         return _call(Bare, first=_value(sim), named=_value(sim))
     most = 2 if callee is gathers_in_child else 4
     args = [_value(sim) for _ in range(min(most, _pick(sim, (1, 2, 3, 4))))]
     kwargs: dict[str, object] = {"named": _value(sim)} if _pick(sim, (True, False)) else {}
-    if callee in (gathers, gathers_in_child) and _pick(sim, (True, False)):
+    if callee in (gathers, gathers_in_child, KeepsMore) and _pick(sim, (True, False)):
         kwargs["other"] = _value(sim)
     return _call(callee, *args, **kwargs)
 

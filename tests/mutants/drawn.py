@@ -30,6 +30,7 @@ OUTCOMES: Final = {
     "returns": "returned",
     "returns an object": "returned",
     "raises": "raised",
+    "raises for a cause": "raised",
     "times out by itself": "raised",
     "is cancelled": "raised",
     "leaves": "raised",
@@ -44,6 +45,7 @@ OUTCOMES: Final = {
 
 ERRORS: Final = {
     "raises": ValueError,
+    "raises for a cause": ValueError,
     "times out by itself": TimeoutError,
     "is cancelled": asyncio.CancelledError,
     "leaves": SystemExit,
@@ -78,7 +80,7 @@ class ByScript:
                 raise Snooze(SOON_NS / 1e9)
             case "asks again" | "asks again soon":
                 raise Retry(self.key, after_s=SOON_NS / 1e9 if does == "asks again soon" else None)
-        raise ERRORS[does](f"{self.key} {does}")
+        raise ERRORS[does](f"{self.key} {does}") from KeyError("the cause") if does == "raises for a cause" else None
 
     def begin(self) -> Run:
         """Note that a run begins, on the task as well."""
@@ -94,6 +96,9 @@ class ByScript:
         noted = vars(self).get("noted")
         if noted != wanted:
             LOG.odd.append(f"a hook of {self.key} finds {noted} noted, not {wanted}")
+        in_loop = asyncio._get_running_loop() is not None
+        if in_loop == isinstance(self, Blocking):
+            LOG.odd.append(f"a hook of {self.key} runs {'in' if in_loop else 'outside of'} the event loop")
 
     def answer(self) -> Any:
         """Answer `should_retry` as the script says."""
@@ -218,8 +223,24 @@ def _drawn(sim: Simulation, key: str) -> Expected:
     timeout = _pick(sim, (LIMIT_S, timedelta(seconds=LIMIT_S), None))
     takes = 0.0 if issubclass(family, Blocking) else RUN_S
     runs_on = ("runs on",) if timeout is not None and takes else ()
-    others = ("snoozes", "rejects", "times out by itself", "is cancelled", "leaves", "child dies", *runs_on)
-    does = (*["raises"] * 4, "returns", "returns an object", "asks again", "asks again soon", *others)
+    others = (
+        "raises for a cause",
+        "snoozes",
+        "rejects",
+        "times out by itself",
+        "is cancelled",
+        "leaves",
+        "child dies",
+        *runs_on,
+    )
+    does = (
+        *["raises", "raises for a cause"] * 2,
+        "returns",
+        "returns an object",
+        "asks again",
+        "asks again soon",
+        *others,
+    )
     script = [[_pick(sim, does), _pick(sim, (*["yes"] * 3, *ANSWERS, "breaks"))] for _ in range(12)] + [
         ["returns", "yes"]
     ]

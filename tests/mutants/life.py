@@ -1,7 +1,7 @@
 """A worker's life on a driver of its own: what ends it, what wakes it, in which order it takes things."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -10,6 +10,7 @@ from typing import Any
 
 from asynctasq.codec.arguments import pack_arguments
 from asynctasq.codec.envelope import WIRE_VERSION, decode_envelope, encode_envelope
+from asynctasq.codec.signing import SigningKeys
 from asynctasq.core.building import Builder
 from asynctasq.core.lanes import InlineLanes, Lanes
 from asynctasq.core.surroundings import SimulatedSurroundings, WorkerSettings
@@ -25,6 +26,7 @@ from asynctasq.testing import Simulation
 from tests.mutants.oracle import HAIR, MICROSECOND, want
 from tests.mutants.tasks import (
     LOG,
+    Endless,
     Fragile,
     InChild,
     Long,
@@ -47,6 +49,7 @@ async def life(sim: Simulation) -> None:
         _max_tasks,
         _order,
         _weights,
+        _shared_burst,
         _crowd,
         _handed_back,
         _hurried,
@@ -56,6 +59,8 @@ async def life(sim: Simulation) -> None:
         _woken,
         _poison,
         _newer,
+        _signed,
+        _closed,
         _cut_off,
         _while_away,
         _threads,
@@ -156,8 +161,15 @@ class ThreadLanes(InlineLanes):
         return await asyncio.shield(running)
 
 
-def _worker(sim: Simulation, driver: MemoryDriver, *, burst: bool = False, **choices: Any) -> Worker:
-    settings = WorkerSettings(application=Application(), handle_signals=False, burst=burst)
+def _worker(
+    sim: Simulation,
+    driver: MemoryDriver,
+    *,
+    burst: bool = False,
+    signing_keys: Mapping[str, bytes] | None = None,
+    **choices: Any,
+) -> Worker:
+    settings = WorkerSettings(application=Application(), handle_signals=False, burst=burst, signing_keys=signing_keys)
     choices = {"surroundings": SimulatedSurroundings(clock=sim.clock, rng=sim.rng, name="own"), **choices}
     return Worker(driver, **{"queues": "high,low", **choices}, settings=settings)
 
@@ -186,9 +198,11 @@ async def _max_tasks(sim: Simulation, driver: MemoryDriver) -> None:
 
 
 async def _order(sim: Simulation, driver: MemoryDriver) -> None:
-    names = ["high", "low", "high", "low", "low", "high"]
+    first, then = sim.rng.choice((("high", "low"), ("low", "high")))
+    names = [first, then, first, then, then, first]
     await _put(sim, driver, *[Plain(key=f"{n}").on_queue(name) for n, name in enumerate(names)])
-    await asyncio.wait_for(_worker(sim, driver, burst=True, concurrency=1).start(), 1000)
+    worker = _worker(sim, driver, queues=f"{first},{then}", burst=True, concurrency=1)
+    await asyncio.wait_for(worker.start(), 1000)
     order = [run.key for run in LOG.runs]
     want(order == ["0", "2", "5", "1", "3", "4"], "order", f"ran in the order {order}")
     starts = [run.began for run in LOG.runs]
@@ -205,6 +219,14 @@ async def _weights(sim: Simulation, driver: MemoryDriver) -> None:
     await asyncio.wait_for(_worker(sim, driver, queues="high:1,low:20", max_tasks=20, concurrency=1).start(), 1000)
     light = sum(run.key.startswith("high") for run in LOG.runs[:20])
     want(light <= 10 or sim.seed == 0, "weights", f"one twentieth of the weight had {light} of 20 turns")
+
+
+async def _shared_burst(sim: Simulation, driver: MemoryDriver) -> None:
+    """Let a burst share its turns between queues: it ends when both are empty, not when one is."""
+    tasks = [Plain(key=f"{n}").on_queue(sim.rng.choice(("high", "low"))) for n in range(8)]
+    await _put(sim, driver, *tasks)
+    await asyncio.wait_for(_worker(sim, driver, queues="high:1,low:3", burst=True, concurrency=2).start(), 1000)
+    want(len(LOG.runs) == len(tasks), "burst", f"{len(LOG.runs)} ran, not all that was due in two queues")
 
 
 async def _crowd(sim: Simulation, driver: MemoryDriver) -> None:
@@ -346,11 +368,16 @@ async def _cut_off(sim: Simulation, driver: Frail) -> None:
         driver.away = False
         await asyncio.sleep(50)
         want([run.key for run in LOG.runs[n:]] == [str(n)], "outage", f"after outage {n} there ran {LOG.runs[n:]}")
+    await _put(sim, driver, Endless(key="endless").on_queue("low"))
+    await asyncio.sleep(5)
     driver.away, began = True, now()
     await asyncio.wait([running], timeout=500)
     want(running.done(), "outage", "a worker whose backend is away for good goes on")
     want(isinstance(running.exception(), DriverUnavailable), "outage", f"it ended with {running.exception()!r}")
     want(60 <= now() - began <= 60 + 25 + 10, "outage", f"it gave up after {now() - began} s, not 60")
+    want(LOG.hooks == [], "outage", f"hooks of what will run again: {LOG.hooks}")
+    driver.away = False
+    await asyncio.sleep(31)  # what it held is free once its lease has ended
 
 
 async def _while_away(sim: Simulation, driver: Frail) -> None:
@@ -400,6 +427,47 @@ async def _newer(sim: Simulation, driver: MemoryDriver) -> None:
         told = None if stored is None else (stored.state.value, stored.attempts, stored.crashes)
         want(told == ("scheduled", 0, 0), "versions", f"a message of a later version is {told}")
         await asyncio.sleep(3600)
+
+
+async def _signed(sim: Simulation, driver: MemoryDriver) -> None:
+    """A worker with keys runs what is signed with one of them, and puts all else aside."""
+    keys = {"old": b"o" * 32, "new": b"n" * 32}
+    made = {
+        reason: MessageFactory(clock=sim.clock, keys=signing).message(Plain(key=reason).on_queue("low"))
+        for reason, signing in (
+            ("new", SigningKeys(keys, sign_with="new")),
+            ("old", SigningKeys(keys)),
+            ("stranger's", SigningKeys({"old": b"x" * 32})),
+            ("unknown", SigningKeys({"other": b"o" * 32})),
+            ("unsigned", None),
+        )
+    }
+    at = sim.rng.randrange(4, len(made["new"].body))
+    changed = bytearray(made["new"].body)
+    changed[at] ^= 1 << sim.rng.randrange(8)
+    spoilt = replace(made["new"], id="changed", body=bytes(changed))
+    await driver.enqueue([*made.values(), spoilt])
+    await asyncio.wait_for(_worker(sim, driver, burst=True, signing_keys=keys).start(), 1000)
+    want(sorted(run.key for run in LOG.runs) == ["new", "old"], "signing", f"there ran {LOG.runs}")
+    for one in (made["stranger's"], made["unknown"], made["unsigned"], spoilt):
+        stored = await driver.find(one.id)
+        reason = None if stored is None else stored.reason
+        want(reason is DeadReason.BAD_SIGNATURE, "signing", f"what is not signed with its keys is {stored}")
+
+
+async def _closed(sim: Simulation, driver: Frail) -> None:
+    """Close a driver that is waited on: the waits end, with nothing."""
+    loop = asyncio.get_running_loop()
+    waits: list[asyncio.Task[Any]] = [
+        loop.create_task(driver.reserve(["low"], limit=1, lease_s=30, wait_s=1000)),
+        loop.create_task(driver.wait_visible(["high"], wait_s=20)),
+    ]
+    await asyncio.sleep(1 + sim.rng.random() * 5)
+    await driver.close()
+    closed = now()
+    brought = await asyncio.gather(*waits)
+    want(brought == [[], False], "close", f"waits of a driver that was closed brought {brought}")
+    want(now() - closed <= 2 * driver.reply_s, "close", f"waits went on for {now() - closed} s after close()")
 
 
 async def _poison(sim: Simulation, driver: MemoryDriver) -> None:

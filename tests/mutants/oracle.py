@@ -146,6 +146,9 @@ def _judge_hooks(one: Expected, *, exact: bool) -> None:
     if exact:
         want(hooks == one.hooks, "hooks", f"failed() of {one.key} ran {hooks} times, not {one.hooks}")
         want(asked == one.asked, "hooks", f"should_retry() of {one.key} was asked {asked} times, not {one.asked}")
+        kinds = {kind for key, kind in LOG.hooks if key == one.key}
+        of = "WorkerCrashedError" if one.error == "ChildCrashed" else one.error
+        want(kinds <= {of}, "hooks", f"failed() of {one.key} was told of {kinds}, not of {of}")
         numbers = [attempt for key, attempt in LOG.told if key == one.key]
         want(set(numbers) <= {one.attempts[-1]}, "hooks", f"failed() of {one.key} took itself for attempt {numbers}")
     else:
@@ -168,5 +171,7 @@ async def _judge_end(one: Expected, store: FakeStore) -> None:
     kind = "" if message.error is None else message.error.type
     text = "" if message.error is None else message.error.message
     want(kind.endswith(one.error), "dead letters", f"{one.key} died of {kind!r}, not of {one.error}")
+    told = message.error is not None and kind.rpartition(".")[2] in message.error.traceback
+    want(told, "dead letters", f"{one.key} died without a traceback that says of what")
     want(one.key in text or one.error in NAMELESS, "dead letters", f"{one.key} died saying {text!r}")
     want(message.attempts == one.counted, "dead letters", f"{one.key}: {message.attempts} counted, not {one.counted}")

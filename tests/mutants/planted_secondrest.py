@@ -4,7 +4,6 @@ Whoever made it grow knew this list: only what the hunt found of it before is a 
 """
 
 import asyncio
-import inspect
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +18,6 @@ from asynctasq.core.worker import Worker
 from asynctasq.drivers.memory_driver import MemoryDriver
 from asynctasq.kernel import retry as retry_module
 from asynctasq.kernel.decide import Failed, Succeeded
-from asynctasq.kernel.ledger import Kind
 from asynctasq.kernel.messages import MICROSECONDS, Release
 from asynctasq.kernel.retry import Delays
 from asynctasq.tasks.base import BaseTask
@@ -40,24 +38,13 @@ def _linear(_: Any) -> Any:
     return lambda policy, attempt: min(policy.cap_s, policy.base_s * attempt)
 
 
-@_plant(AttemptRunner, "_should_retry", "should_retry must say True", "an answer that is true in other words is no")
-def _identical(_: Any) -> Any:
-    async def should_retry(self: Any, run: Any) -> bool:
-        task = await self._instance(run)
-        if task is None or run.held.exception is None:
-            return True
-        try:
-            answer = task.should_retry(run.held.exception)
-            if inspect.isawaitable(answer):
-                async with asyncio.timeout(self._hook_timeout_s):
-                    answer = await answer
-        except BaseException as error:
-            self._hook_broke(run, "should_retry", error)
-            return True
-        self._note(run.held, Kind.HOOK, "should_retry")
-        return answer is True
+@_plant(AttemptRunner, "_call_hook", "should_retry must say True", "an answer that is true in other words is no")
+def _identical(original: Any) -> Any:
+    async def call_hook(self: Any, run: Any, hook: Any, exception: BaseException) -> Any:
+        answer = await original(self, run, hook, exception)
+        return answer is True if hook.__name__ == "should_retry" else answer
 
-    return should_retry
+    return call_hook
 
 
 @_plant(AttemptRunner, "_instance", "hooks called on a new instance", "what execute noted on self is not there")

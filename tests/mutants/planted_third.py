@@ -74,14 +74,15 @@ def _one_crash_more(original: Any) -> Any:
 # -- the attempt -----------------------------------------------------------------------------------
 
 
-@_plant(AttemptRunner, "_call_failed", "blocking failed() in the loop", "one hook that blocks stops all that runs")
-def _in_the_loop(_: Any) -> Any:
-    async def call_failed(self: Any, run: Any, task: Any, exception: BaseException) -> None:
-        answer = task.failed(exception)
-        if inspect.isawaitable(answer):
-            await answer
+@_plant(AttemptRunner, "_call_hook", "blocking failed() in the loop", "one hook that blocks stops all that runs")
+def _in_the_loop(original: Any) -> Any:
+    async def call_hook(self: Any, run: Any, hook: Any, exception: BaseException) -> Any:
+        if hook.__name__ != "failed":
+            return await original(self, run, hook, exception)
+        answer = hook(exception)
+        return await answer if inspect.isawaitable(answer) else answer
 
-    return call_failed
+    return call_hook
 
 
 @_plant(AttemptRunner, "_in_process", "child's result not kept", "what a process task returned is fetched as None")

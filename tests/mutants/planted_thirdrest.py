@@ -61,12 +61,13 @@ def _as_many_as_delays(original: Any) -> Any:
 # -- the attempt -----------------------------------------------------------------------------------
 
 
-@_plant(AttemptRunner, "_call_failed", "failed() gets the cause", "of `raise A from B` the hook is told of B")
+@_plant(AttemptRunner, "_call_hook", "failed() gets the cause", "of `raise A from B` the hook is told of B")
 def _unwrapped(original: Any) -> Any:
-    async def call_failed(self: Any, run: Any, task: Any, exception: BaseException) -> None:
-        await original(self, run, task, exception.__cause__ or exception)
+    async def call_hook(self: Any, run: Any, hook: Any, exception: BaseException) -> Any:
+        told = exception.__cause__ if hook.__name__ == "failed" else None
+        return await original(self, run, hook, told or exception)
 
-    return call_failed
+    return call_hook
 
 
 @_plant(lanes_module, "copy_context", "thread without the context", "current_task() knows no task in a thread")

@@ -256,6 +256,16 @@ class Long(Watched):
         return self.key
 
 
+class Endless(Watched):
+    """Runs for as long as it is let, once."""
+
+    max_attempts = 1
+
+    async def execute(self) -> str:
+        await self.run(seconds=1e6)
+        return self.key
+
+
 class Careless(Watched):
     """Fails, and does not mind being cancelled while `should_retry` or `failed` takes its time."""
 
