@@ -88,15 +88,6 @@ def _with_one_moved(entries: tuple[Entry, ...], index: int) -> Iterator[tuple[En
             yield (*places[:place], (name, n, value), *places[place + 1 :])
 
 
-def _blocks(count: int) -> Iterator[tuple[int, int]]:
-    """Yield (start, end) over `count` things: all, halves, quarters ... down to single ones."""
-    size = count
-    while size:
-        for start in range(0, count, size):
-            yield start, min(start + size, count)
-        size //= 2
-
-
 class _Shrinker:
     def __init__(self, entries: tuple[Entry, ...], still_fails: StillFails, runs_max: int) -> None:
         self.best = _trimmed(entries)
@@ -144,14 +135,17 @@ class _Shrinker:
                 index += 1
 
     def _by_blocks(self, change: Callable[[set[int]], tuple[Entry, ...]]) -> None:
-        improved = True
-        while improved:
-            improved = False
-            places = [index for index, entry in enumerate(self.best) if entry[2]]
-            for start, end in _blocks(len(places)):
-                if self._try(change(set(places[start:end]))):
-                    improved = True
-                    break
+        """Change blocks of decisions, all at once, by halves, by quarters ... down to single ones."""
+        size = len(self._decided())
+        while size:
+            start = 0
+            while block := self._decided()[start : start + size]:
+                if not self._try(change(set(block))):
+                    start += size
+            size //= 2
+
+    def _decided(self) -> list[int]:
+        return [index for index, entry in enumerate(self.best) if entry[2]]
 
     def _zeroed(self, places: set[int]) -> tuple[Entry, ...]:
         return tuple((*entry[:2], 0) if index in places else entry for index, entry in enumerate(self.best))

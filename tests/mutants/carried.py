@@ -12,6 +12,7 @@ import pathlib
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any, ClassVar, Final, NamedTuple, cast
 from zoneinfo import ZoneInfo
 
@@ -306,7 +307,8 @@ class Side:
 async def carried(sim: Simulation) -> None:
     """Dispatch drawn calls in one go, once with a bad one among them; compare what they come to."""
     drivers = {name: MemoryDriver(clock=sim.clock) for name in ("default", "other")}
-    factory = MessageFactory(clock=sim.clock, new_id=lambda: str(uuid.UUID(int=sim.rng.getrandbits(128))))
+    numbers = count(1)
+    factory = MessageFactory(clock=sim.clock, new_id=lambda: str(uuid.UUID(int=next(numbers))))
     side = Side(sim, drivers, Queue(drivers["default"], find_driver=drivers.__getitem__, factory=factory))
     calls = [_pick(sim, (_values, _values, _records))(sim) for _ in range(TASKS)]
     kept = [_pick(sim, KEPT) for _ in calls]

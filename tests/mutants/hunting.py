@@ -46,7 +46,7 @@ TROUBLE: Final = Faults(
 SLOW: Final = Latency(typical_s=1, often=0.3, rarely=0)
 LIMITS: Final = Limits(steps_max=25_000, virtual_s_max=20_000_000)
 SHRINK_S: Final = 1.0
-SHRINK_RUNS: Final = 150
+SHRINK_RUNS: Final = 300
 CALM_EVERY: Final = 4
 """One run in so many has no faults, so that all its times are expected to the microsecond."""
 
