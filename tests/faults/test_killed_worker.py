@@ -30,7 +30,8 @@ def runs(place: Place) -> Counter[tuple[str, int]]:
 async def test_every_task_of_a_killed_worker_completes(place: Place) -> None:
     place.dispatch(*MIX)
     dead = place.worker("--lease", str(LEASE_S), "--quiet")
-    wait_until(lambda: len(place.lines("end")) > TASKS * 0.9, "the first worker is in the middle")
+    # Long before the end: nearer to it all that is held may be in children, which are left out below.
+    wait_until(lambda: len(place.lines("end")) > TASKS * 0.3, "the first worker is in the middle")
 
     dead.kill()
     dead.wait()
