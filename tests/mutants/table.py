@@ -37,5 +37,7 @@ SURVIVORS: Final[dict[str, str]] = {
     "changes nothing; only one that meets the same worker's next lease does harm, under one seed in fifty",
     "interruption decided to be final": "nothing is buried before its hook, and the hook of an interrupted attempt "
     "ends it: the message is handed back whatever was decided",
+    "thread without the context": "a simulation runs blocking code in the loop's own thread, where the context is at "
+    "hand; tests/core/test_complete_in.py, with real threads, finds it",
 }
 """Mutants that can't be found, and why."""
