@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-HOW_TO = ("replay-a-failure", "simulate-crashes", "test-django", "test-retries")
+HOW_TO = ("judge-a-real-run", "replay-a-failure", "simulate-crashes", "test-django", "test-retries")
 PAGES = [
     ROOT / "README.md",
     ROOT / "docs" / "tutorial" / "testing.md",
     *(ROOT / "docs" / "how-to" / f"{name}.md" for name in HOW_TO),
-    ROOT / "docs" / "reference" / "hypothesis.md",
+    *(ROOT / "docs" / "reference" / f"{name}.md" for name in ("hypothesis", "testing")),
 ]
 BLOCK = re.compile(
     r"(?:^<!-- (fails) -->\n)?^```python\n(.*?)^```"
