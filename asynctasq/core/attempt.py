@@ -365,6 +365,8 @@ class AttemptRunner:
             raise error
         if isinstance(error, asyncio.CancelledError):
             _forget_cancellation()
+        if isinstance(error, RuntimeError) and isinstance(error.__cause__, StopIteration):
+            error = error.__cause__  # what no coroutine lets out as it is
         logger.error(
             "%s of %s (message %s) raised %r", hook, run.held.name, run.held.lease.message_id, error, exc_info=error
         )
