@@ -3,12 +3,15 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
+from asynctasq.tasks.base import BaseTask
 from asynctasq.tasks.definition import definition_of
+from asynctasq.testing._fault_points import CHANCES
 from asynctasq.testing._recording import task_class_of
 from asynctasq.testing.faults import (
     Delay,
+    DirectedFault,
     ExpireLease,
     FaultChoice,
     Faults,
@@ -19,7 +22,7 @@ from asynctasq.testing.faults import (
 )
 from asynctasq.testing.tape import Tape
 
-__all__ = ["Facet", "FaultPlan", "Phase", "Strike", "Subject"]
+__all__ = ["Facet", "FaultPlan", "Phase", "Strike", "Subject", "check_faults"]
 
 Phase: TypeAlias = Literal["before", "after"]
 
@@ -28,16 +31,6 @@ Subject: TypeAlias = tuple[str, int]
 
 Facet: TypeAlias = tuple[str, Sequence[Subject]]
 """One name of a point, and what it is about under this name."""
-
-KINDS: Final[dict[str, tuple[str, ...]]] = {
-    "before": ("crash", "fail_before"),
-    "after": ("crash", "fail_after", "lost_reply"),
-    "before_start": ("crash", "lease_expiry"),
-    "mid_attempt": ("crash", "duplicate", "lease_expiry", "stop"),
-    "before_settle": ("crash", "lease_expiry", "stop"),
-    "in_failed_hook": ("crash",),
-}
-"""Which kinds can strike where; after them comes latency, at the calls."""
 
 STRIKES_IN: Final[dict[str, frozenset[str]]] = {
     "before": frozenset({"crash", "delay", "fail_before"}),
@@ -71,7 +64,7 @@ def _odds_of(faults: Faults) -> dict[str, _Odds]:
     """Return the odds wherever anything can strike."""
     rates, latency = faults.rates(), faults.delays
     found: dict[str, _Odds] = {}
-    for point, kinds in KINDS.items():
+    for point, kinds in CHANCES.items():
         weights = [(kind, rates[kind]) for kind in kinds]
         if latency is not None and point in ("before", "after"):
             weights += [("stuck", latency.rarely), ("slow", latency.often)]
@@ -84,21 +77,30 @@ def _odds_of(faults: Faults) -> dict[str, _Odds]:
     return found
 
 
+def check_faults(choice: FaultChoice) -> tuple[list[DirectedFault | Faults], Faults | None]:
+    """Return the faults of a choice, and those by chance among them.
+
+    Raises: TypeError for what is no fault; ValueError for more than one `Faults`.
+    """
+    chosen = as_list(choice)
+    by_chance = [fault for fault in chosen if isinstance(fault, Faults)]
+    if len(by_chance) > 1:
+        raise ValueError("faults= takes one Faults(...); it holds the rates of all kinds")
+    return chosen, by_chance[0] if by_chance else None
+
+
 class FaultPlan:
     """The faults of one run. `fired` counts them by kind; `stop` ends them. Chance strikes no worker in `spared`."""
 
     def __init__(self, choice: FaultChoice, tape: Tape) -> None:
-        chosen = as_list(choice)
-        by_chance = [fault for fault in chosen if isinstance(fault, Faults)]
-        if len(by_chance) > 1:
-            raise ValueError("give one Faults(...); it holds the rates of all kinds")
+        chosen, chances = check_faults(choice)
         self.fired: Counter[str] = Counter()
         self.stopped = False
         self.account_for = True
         self.spared: set[str] = set()
-        self.gives_up = by_chance[0].give_up if by_chance else True
+        self.gives_up = True if chances is None else chances.give_up
         self._tape = tape
-        self._chances = by_chance[0] if by_chance else None
+        self._chances = chances
         self._directed = [_Counted(fault) for fault in chosen if not isinstance(fault, Faults | SkewClock)]
         self._skews = {fault.worker: fault for fault in chosen if isinstance(fault, SkewClock)}
         self._skewed: set[str] = set()
@@ -117,8 +119,15 @@ class FaultPlan:
 
     def may(self, kind: str) -> bool:
         """Say whether this kind of fault is part of the plan."""
+        if kind == "clock_skew":
+            return bool(self._skews) or (self._chances is not None and self._chances.clock_skew > 0.0)
         by_hand = any(counted.fault.kind == kind for counted in self._directed)
         return by_hand or (self._chances is not None and self._chances.rates().get(kind, 0.0) > 0.0)
+
+    @property
+    def by_hand(self) -> list[PointFault]:
+        """The faults that strike at a named point."""
+        return [counted.fault for counted in self._directed]
 
     # -- deciding --------------------------------------------------------------------------------
 
@@ -237,12 +246,20 @@ class _Counted:
         self.fault = fault
         self.occasions = 0
         self.fired = False
-        self._task = None if fault.task is None else definition_of(task_class_of(fault.task)).name
+        self._task = None if fault.task is None else task_class_of(fault.task)
+        self._names: set[str] = set()
 
     def fits(self, subjects: Sequence[Subject]) -> bool:
         if self._task is None and self.fault.attempt is None:
             return True
-        return any(self._task in (None, task) and self.fault.attempt in (None, attempt) for task, attempt in subjects)
+        return any(self._is_task(task) and self.fault.attempt in (None, attempt) for task, attempt in subjects)
+
+    def _is_task(self, name: str) -> bool:
+        """Say whether the task of this name is the one meant, or derived from it."""
+        if self._task is None or name in self._names:
+            return True
+        self._names = _names_of(self._task)  # looked up anew: a class may have been derived meanwhile
+        return name in self._names
 
     def strike(self) -> Strike:
         """Return the fault as what happens now."""
@@ -253,3 +270,8 @@ class _Counted:
                 return Strike(kind=self.fault.kind, immediate=self.fault.immediate, directed=self)
             case _:
                 return Strike(kind=self.fault.kind, directed=self)
+
+
+def _names_of(cls: type[BaseTask[Any]]) -> set[str]:
+    """Return the names of a task class and of all that are derived from it."""
+    return {definition_of(cls).name}.union(*(_names_of(derived) for derived in cls.__subclasses__()))

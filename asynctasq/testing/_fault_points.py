@@ -2,7 +2,16 @@
 
 from typing import Final
 
-__all__ = ["AFTER_POINTS", "BEFORE_POINTS", "CALLS", "CALL_POINTS", "CRASH_POINTS", "STEP_POINTS"]
+__all__ = [
+    "AFTER_POINTS",
+    "BEFORE_POINTS",
+    "CALLS",
+    "CALL_POINTS",
+    "CHANCES",
+    "CRASH_POINTS",
+    "SIMULATED_POINTS",
+    "STEP_POINTS",
+]
 
 CALLS: Final = ("enqueue", "reserve", "extend", "settle", "turn", "wait")
 """The calls of a worker. `turn` is also a `settle` if it settles anything, and a `reserve` if it may take anything."""
@@ -26,3 +35,16 @@ CRASH_POINTS: Final = (
         "during_shutdown",  # any call of a worker that was asked to stop
     }
 )
+
+SIMULATED_POINTS: Final = STEP_POINTS | {"in_failed_hook", "during_shutdown"}
+"""No call of a driver tells of these: only a simulation knows that a worker comes by."""
+
+CHANCES: Final[dict[str, tuple[str, ...]]] = {
+    "before": ("crash", "fail_before"),
+    "after": ("crash", "fail_after", "lost_reply"),
+    "before_start": ("crash", "lease_expiry"),
+    "mid_attempt": ("crash", "duplicate", "lease_expiry", "stop"),
+    "before_settle": ("crash", "lease_expiry", "stop"),
+    "in_failed_hook": ("crash",),
+}
+"""Which kinds strike where by chance; after them comes latency, at the calls."""

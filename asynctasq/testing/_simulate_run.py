@@ -7,11 +7,13 @@ from collections import Counter
 from collections.abc import Callable, Coroutine, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, get_args
 
 from asynctasq.kernel.ledger import Entry as LedgerEntry
 from asynctasq.kernel.ledger import check, timeline
 from asynctasq.testing._engine import Engine
+from asynctasq.testing._fault_plan import check_faults
+from asynctasq.testing._parameters import check_choice, check_seconds, check_whole
 from asynctasq.testing._simulate_checks import Checks, InvariantBroken
 from asynctasq.testing.fake_queue import FakeQueue
 from asynctasq.testing.faults import DirectedFault, FaultChoice, Faults, as_list
@@ -41,6 +43,13 @@ class RunOptions:
     invariants: bool = True
     freeze_time: bool = False
     limits: Limits = RUN_LIMITS
+
+    def __post_init__(self) -> None:
+        check_whole("workers", self.workers)
+        check_whole("concurrency", self.concurrency)
+        check_seconds("lease_s", self.lease_s, above_zero=True)
+        check_choice("search", self.search, get_args(Search))
+        check_faults(self.faults)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +161,7 @@ def _mixed(faults: Faults, tape: Tape) -> Faults:
         factor = SWARM[tape.draw("swarm latency", len(SWARM))]
         latency = replace(latency, often=min(1.0, latency.often * factor), rarely=min(1.0, latency.rarely * factor))
         latency = latency if factor else None
-    return replace(faults.scaled(**factors), latency=latency)
+    return replace(faults, latency=latency).scaled(**factors)
 
 
 @contextmanager

@@ -1,10 +1,20 @@
 """What can go wrong in a simulation, by seed (`Faults`) or by hand (`Crash(at="before_settle")` and its kind)."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, TypeAlias, get_args
+import difflib
+from collections.abc import Collection, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Final, Self, TypeAlias, get_args
 
-from asynctasq.testing._fault_points import AFTER_POINTS, BEFORE_POINTS, CALL_POINTS, CRASH_POINTS, STEP_POINTS
+from asynctasq.testing._fault_points import (
+    AFTER_POINTS,
+    BEFORE_POINTS,
+    CALL_POINTS,
+    CHANCES,
+    CRASH_POINTS,
+    STEP_POINTS,
+)
+from asynctasq.testing._parameters import check_seconds, check_whole, is_number
 from asynctasq.testing._recording import TaskReference, task_class_of
 
 __all__ = [
@@ -23,13 +33,15 @@ __all__ = [
     "Stop",
 ]
 
+ENDLESS: Final = "nothing could ever end; give less than 1"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Latency:
     """How long calls to the store take, before and after their effect; most take no time at all.
 
     often: share of the points that take up to `typical_s`. rarely: share that takes up to `longest_s`, which
-    should be more than a lease.
+    should be more than a lease. Shares go from 0 to 1.
     """
 
     typical_s: float = 0.05
@@ -38,12 +50,17 @@ class Latency:
     rarely: float = 0.002
 
     def __post_init__(self) -> None:
-        _check_rates({"often": self.often, "rarely": self.rarely})
+        check_seconds("typical_s", self.typical_s)
+        check_seconds("longest_s", self.longest_s)
+        for name, share in {"often": self.often, "rarely": self.rarely}.items():
+            if not (is_number(share) and 0.0 <= share <= 1.0):
+                raise ValueError(f"{name}={share!r} is no probability; give 0 to 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Faults:
-    """Faults by chance. Each rate is the probability at one point; 0 means never.
+    """Faults by chance. Each rate is the probability at one point: 0 means never, and it is below 1, for where a fault
+    always strikes nothing could ever end. Those that may strike at one point add up to less than 1, too.
 
     seed: of every decision, for a FakeQueue or driver that has none of its own; not 0, which is no chance at all.
     crash: the worker dies, as by kill -9; another one starts a little later.
@@ -75,6 +92,10 @@ class Faults:
 
     def __post_init__(self) -> None:
         _check_rates(self.rates())
+        check_seconds("clock_skew", self.clock_skew)
+        check_seconds("reply_timeout_s", self.reply_timeout_s)
+        if self.latency is not None and not isinstance(self.latency, Latency):
+            _check_latency(self.latency)
         if self.seed == 0:
             raise ValueError("seed 0 is the run in which nothing happens by chance; give another one")
 
@@ -90,11 +111,13 @@ class Faults:
             "stop": self.stop,
         }
 
-    def scaled(self, **factors: float) -> "Faults":
-        """Return the same plan with some rates multiplied, at most to 1."""
-        rates = self.rates()
-        scaled: dict[str, Any] = {name: min(1.0, rates[name] * factor) for name, factor in factors.items()}
-        return replace(self, **scaled)
+    def scaled(self, **factors: float) -> Self:
+        """Return the same plan with some rates multiplied, at most to 1: for one run among many, which is settled."""
+        rates, scaled = self.rates(), copy(self)
+        for name, factor in factors.items():
+            # Past the check: `sim.settle` lets faults stop, so that even a certain one comes to its end.
+            object.__setattr__(scaled, name, min(1.0, rates[name] * factor))
+        return scaled
 
     @property
     def delays(self) -> Latency | None:
@@ -108,6 +131,7 @@ class Faults:
 class _Directed:
     """A fault at the `nth` occasion that fits: at this point, in this task, attempt and worker (None: any).
 
+    task: a class, which stands for those derived from it, too, or a function decorated with `@task`.
     must_fire: it is an error if it never happens.
     """
 
@@ -122,10 +146,13 @@ class _Directed:
     must_fire: bool = field(default=True, repr=False)
 
     def __post_init__(self) -> None:
-        if self.at not in self.points:
-            raise ValueError(f"{type(self).__name__}(at={self.at!r}) is no point; use one of {', '.join(self.points)}")
-        if self.nth < 1:
-            raise ValueError(f"nth counts from 1, it is {self.nth}")
+        if not isinstance(self.at, str) or self.at not in self.points:  # pyright: ignore[reportUnnecessaryIsInstance] - users' input
+            raise ValueError(f"{type(self).__name__}(at={self.at!r}) is no point; {_nearest(self.at, self.points)}")
+        check_whole("nth", self.nth)
+        if self.attempt is not None:
+            check_whole("attempt", self.attempt)
+        if self.worker is not None:
+            _check_worker(self.worker)
         if self.task is not None:
             task_class_of(self.task)
 
@@ -190,6 +217,10 @@ class Delay(_Directed):
 
     seconds: float
 
+    def __post_init__(self) -> None:
+        _Directed.__post_init__(self)
+        check_seconds("seconds", self.seconds)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExpireLease(_Directed):
@@ -200,6 +231,11 @@ class ExpireLease(_Directed):
 
     at: str = "mid_attempt"
     seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        _Directed.__post_init__(self)
+        if self.seconds is not None:
+            check_seconds("seconds", self.seconds, above_zero=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -214,13 +250,17 @@ class Duplicate(_Directed):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SkewClock:
-    """This worker's wall clock is wrong by so many seconds."""
+    """This worker's wall clock is wrong by so many seconds, either way."""
 
     kind: ClassVar[str] = "clock_skew"
 
     worker: str
     seconds: float
     must_fire: bool = field(default=True, repr=False)
+
+    def __post_init__(self) -> None:
+        _check_worker(self.worker)
+        check_seconds("seconds", self.seconds, negative=True)
 
 
 PointFault: TypeAlias = Crash | Stop | LoseReply | FailBefore | FailAfter | Delay | ExpireLease | Duplicate
@@ -242,7 +282,32 @@ def as_list(choice: FaultChoice) -> list[DirectedFault | Faults]:
     return chosen
 
 
-def _check_rates(rates: dict[str, float]) -> None:
+def _check_latency(latency: object) -> None:
+    """Raise ValueError unless it is a length of time, as `Faults(latency=...)` takes it in place of a `Latency`."""
+    if not (is_number(latency) and latency >= 0):
+        raise ValueError(f"latency={latency!r} takes a Latency(...), or its typical length in seconds, 0 or more")
+
+
+def _check_rates(rates: Mapping[str, float]) -> None:
     for name, rate in rates.items():
-        if not 0.0 <= rate <= 1.0:
-            raise ValueError(f"{name}={rate} is no probability; give 0 to 1")
+        if not (is_number(rate) and 0.0 <= rate <= 1.0):
+            raise ValueError(f"{name}={rate!r} is no probability; give a number from 0 to below 1")
+        if rate == 1.0:
+            raise ValueError(f"{name}={rate!r} would strike every time, so that {ENDLESS}")
+    for kinds in CHANCES.values():
+        total = sum(rates[kind] for kind in kinds)
+        if total >= 1.0:
+            some = ", ".join(kind for kind in kinds if rates[kind])
+            raise ValueError(f"{some} may strike at one point, where they add up to {total:g}, so that {ENDLESS}")
+
+
+def _check_worker(name: object) -> None:
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"worker={name!r} takes the name of a worker, such as 'w1'")
+
+
+def _nearest(at: object, points: Collection[str]) -> str:
+    known = sorted(points)
+    near = difflib.get_close_matches(at, known, n=1) if isinstance(at, str) else []
+    guess = f"did you mean {near[0]!r}? " if near else ""
+    return f"{guess}use one of {', '.join(known)}"

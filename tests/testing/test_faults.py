@@ -1,11 +1,25 @@
 """Plans of faults: what can be asked for, what is refused, how chance is turned into strikes."""
 
+import math
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
 from asynctasq.tasks import AsyncTask, task
 from asynctasq.testing._fault_plan import FaultPlan
 from asynctasq.testing._fault_points import CRASH_POINTS
-from asynctasq.testing.faults import Crash, Delay, FailBefore, Faults, Latency, LoseReply, SkewClock, as_list
+from asynctasq.testing.faults import (
+    Crash,
+    Delay,
+    ExpireLease,
+    FailBefore,
+    Faults,
+    Latency,
+    LoseReply,
+    SkewClock,
+    as_list,
+)
 from asynctasq.testing.tape import Tape
 
 
@@ -24,6 +38,20 @@ def test_a_point_that_does_not_exist_is_refused_with_those_that_do() -> None:
         Crash(at="before_lunch")
 
 
+def test_the_points_are_listed_in_order_and_the_nearest_is_named_first() -> None:
+    with pytest.raises(ValueError, match=r"did you mean 'before_settle'\?") as caught:
+        Crash(at="before_setle")
+
+    listed = str(caught.value).rpartition("one of ")[2].split(", ")
+    assert listed == sorted(CRASH_POINTS)
+
+
+@pytest.mark.parametrize("at", [None, 5, [], ""])
+def test_a_point_that_resembles_none_is_refused_too(at: Any) -> None:
+    with pytest.raises(ValueError, match="is no point; use one of"):
+        Crash(at=at)
+
+
 @pytest.mark.parametrize("at", sorted(CRASH_POINTS))
 def test_a_worker_can_crash_at_every_point(at: str) -> None:
     assert str(Crash(at=at)) == f"Crash(at={at!r})"
@@ -36,22 +64,79 @@ def test_a_fault_names_its_conditions() -> None:
     assert "task='note'" in str(Crash(at="before_start", task=note))
 
 
-def test_occasions_count_from_one() -> None:
-    with pytest.raises(ValueError, match="counts from 1"):
-        Crash(at="before_start", nth=0)
-
-
 def test_a_task_instance_is_no_task() -> None:
     with pytest.raises(TypeError):
         Crash(at="before_start", task=Mail())  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("rate", [-0.1, 1.1])
-def test_a_rate_is_a_probability(rate: float) -> None:
-    with pytest.raises(ValueError, match="probability"):
+@pytest.mark.parametrize("rate", [-0.1, 1.1, math.nan, math.inf, True, "0.1", None])
+def test_a_rate_is_a_probability(rate: Any) -> None:
+    with pytest.raises(ValueError, match=r"crash=.* is no probability"):
         Faults(crash=rate)
-    with pytest.raises(ValueError, match="probability"):
+    with pytest.raises(ValueError, match=r"often=.* is no probability"):
         Latency(often=rate)
+
+
+@pytest.mark.parametrize("kind", list(Faults().rates()))
+def test_a_fault_that_always_strikes_is_refused_since_nothing_would_ever_end(kind: str) -> None:
+    with pytest.raises(ValueError, match=f"{kind}=1.0 .*nothing could ever end"):
+        Faults(**{kind: 1.0})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "rates", [{"crash": 0.5, "fail_before": 0.5}, {"crash": 0.4, "fail_after": 0.4, "lost_reply": 0.4}]
+)
+def test_faults_that_always_strike_together_are_refused_too(rates: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"crash, .* add up to 1.*nothing could ever end"):
+        Faults(**rates)
+
+
+def test_calls_may_all_take_long() -> None:
+    assert Latency(often=1.0, rarely=1.0).often == 1.0
+
+
+@pytest.mark.parametrize("value", [-1, math.nan, math.inf, "x", True])
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("typical_s", lambda value: Latency(typical_s=value)),
+        ("longest_s", lambda value: Latency(longest_s=value)),
+        ("latency", lambda value: Faults(latency=value)),
+        ("clock_skew", lambda value: Faults(clock_skew=value)),
+        ("reply_timeout_s", lambda value: Faults(reply_timeout_s=value)),
+        ("seconds", lambda value: Delay(at="settle:before", seconds=value)),
+        ("seconds", lambda value: ExpireLease(seconds=value)),
+    ],
+)
+def test_a_length_of_time_is_finite_and_not_below_nothing(name: str, make: Callable[[Any], object], value: Any) -> None:
+    with pytest.raises(ValueError, match=rf"{name}=.* takes .*seconds"):
+        make(value)
+
+
+def test_a_worker_that_stands_still_for_no_time_does_not_stand_still() -> None:
+    with pytest.raises(ValueError, match="seconds=0 takes seconds, more than 0"):
+        ExpireLease(seconds=0)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, "x", None])
+def test_a_clock_is_wrong_by_seconds(value: Any) -> None:
+    with pytest.raises(ValueError, match=r"seconds=.* takes seconds"):
+        SkewClock(worker="w1", seconds=value)
+
+
+@pytest.mark.parametrize("name", ["attempt", "nth"])
+@pytest.mark.parametrize("value", [0, -1, 1.5, "1", True])
+def test_attempts_and_occasions_are_whole_numbers_from_one(name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"{name}=.* takes a whole number, 1 or more"):
+        Crash(at="before_settle", **{name: value})
+
+
+@pytest.mark.parametrize(
+    "make", [lambda name: Crash(at="settle:before", worker=name), lambda name: SkewClock(worker=name, seconds=1)]
+)
+def test_a_worker_is_named(make: Callable[[Any], object]) -> None:
+    with pytest.raises(ValueError, match="worker=1 takes the name of a worker"):
+        make(1)
 
 
 def test_seed_0_is_refused() -> None:
@@ -97,14 +182,14 @@ def test_kinds_fire_about_as_often_as_their_rates_say() -> None:
 
 
 def test_rates_beyond_certainty_share_what_there_is() -> None:
-    fired = strikes(Faults(crash=1.0, lost_reply=1.0)).fired
+    fired = strikes(Faults(crash=0.4, lost_reply=0.4).scaled(crash=3.0, lost_reply=3.0)).fired
 
     assert sum(fired.values()) == 4_000
     assert 0.4 < fired["crash"] / 4_000 < 0.6
 
 
 def test_what_can_not_strike_there_does_not() -> None:
-    assert strikes(Faults(fail_before=1.0, duplicate=1.0)).fired == {}
+    assert strikes(Faults(fail_before=0.9, duplicate=0.9)).fired == {}
 
 
 def test_a_tape_of_zeros_has_no_faults() -> None:
@@ -112,7 +197,7 @@ def test_a_tape_of_zeros_has_no_faults() -> None:
 
 
 def test_a_stopped_plan_strikes_no_more() -> None:
-    plan = FaultPlan([Crash(at="turn:after"), Faults(crash=1.0)], Tape(1))
+    plan = FaultPlan([Crash(at="turn:after"), Faults(crash=0.9)], Tape(1))
     plan.stop()
 
     assert plan.at_call("w1", "turn", "after", lambda: [("turn:after", [])]) is None
@@ -152,6 +237,25 @@ def test_a_fault_strikes_the_worker_task_and_attempt_it_names() -> None:
     plan.check_fired()
 
 
+@pytest.mark.parametrize("step", [True, False], ids=["at a step", "at a call"])
+def test_a_fault_of_a_task_strikes_those_derived_from_it(step: bool) -> None:
+    class Parcel(Mail): ...
+
+    class Letter(Parcel): ...
+
+    def struck(fault: Crash, task: str) -> bool:
+        plan = FaultPlan(fault, Tape(1))
+        if step:
+            return plan.at_step("w1", "before_start", task=task, attempt=1) is not None
+        return plan.at_call("w1", "settle", "before", lambda: [("settle:before", [(task, 1)])]) is not None
+
+    at = "before_start" if step else "settle:before"
+    assert struck(Crash(at=at, task=Mail), Letter._task_name)
+    assert struck(Crash(at=at, task=Parcel), Letter._task_name)
+    assert not struck(Crash(at=at, task=Letter), Mail._task_name)
+    assert not struck(Crash(at=at, task=Letter), "nobody:Knows")
+
+
 def test_what_is_taken_back_waits_for_its_next_occasion() -> None:
     plan = FaultPlan(Crash(at="mid_attempt"), Tape(1))
     strike = plan.at_step("w1", "mid_attempt", task="", attempt=1)
@@ -166,8 +270,10 @@ def test_what_is_taken_back_waits_for_its_next_occasion() -> None:
 def test_a_plan_says_what_it_may_do() -> None:
     plan = FaultPlan([Delay(at="turn:before", seconds=1), FailBefore(at="turn"), Faults(crash=0.1)], Tape(1))
 
-    assert [kind for kind in ("crash", "delay", "fail_before", "stop") if plan.may(kind)] == [
-        "crash",
-        "delay",
-        "fail_before",
-    ]
+    kinds = ("crash", "delay", "fail_before", "stop", "clock_skew")
+    assert [kind for kind in kinds if plan.may(kind)] == ["crash", "delay", "fail_before"]
+
+
+@pytest.mark.parametrize("fault", [SkewClock(worker="w1", seconds=1), Faults(clock_skew=1)])
+def test_a_plan_says_that_it_may_put_a_clock_wrong(fault: SkewClock | Faults) -> None:
+    assert FaultPlan(fault, Tape(1)).may("clock_skew")
