@@ -1,10 +1,12 @@
 """What a simulated program promises: always, in the end, and at least sometimes over all runs."""
 
 import asyncio
+import inspect
 from collections.abc import Callable
 
 from asynctasq.kernel.ledger import Entry, Violation
 from asynctasq.testing._engine import Engine
+from asynctasq.testing._parameters import check_seconds
 
 __all__ = ["Checks", "InvariantBroken", "PromiseBroken"]
 
@@ -42,19 +44,22 @@ class Checks:
 
     def always(self, name: str, predicate: Predicate) -> None:
         """Check now and whenever anything happens."""
+        _check_callable(f"always {name!r}", predicate)
         self._always[name] = predicate
         self._look(None)
 
     def eventually(self, name: str, predicate: Predicate, within_s: float) -> None:
         """Check whenever anything happens, at the latest `within_s` from now, until it holds once."""
+        check_seconds("within", within_s)
+        _check_callable(f"eventually {name!r}", predicate)
         self._eventually[name] = predicate
         self._engine.loop.call_later(within_s, self._due, name, within_s)
         self._look(None)
 
-    def sometimes(self, name: str, condition: bool) -> None:
-        """Count a situation as seen."""
+    def sometimes(self, name: str, condition: bool | Predicate) -> None:
+        """Count a situation as seen; a predicate is asked now."""
         self.declared.add(name)
-        if condition:
+        if _truth(f"sometimes {name!r}", condition() if callable(condition) else condition):
             self.covered.add(name)
 
     def finish(self) -> None:
@@ -71,15 +76,15 @@ class Checks:
 
     def _look(self, _entry: Entry | None) -> None:
         for name, predicate in self._always.items():
-            if not self._holds(name, predicate):
+            if not self._holds("always", name, predicate):
                 self._break(PromiseBroken(name, f"always {name!r}: no longer so at {self._engine.clock.elapsed}"))
         for name, predicate in list(self._eventually.items()):
-            if self._holds(name, predicate):
+            if self._holds("eventually", name, predicate):
                 del self._eventually[name]
 
-    def _holds(self, name: str, predicate: Predicate) -> bool:
+    def _holds(self, promise: str, name: str, predicate: Predicate) -> bool:
         try:
-            return predicate()
+            return _truth(f"{promise} {name!r}", predicate())
         except Exception as error:  # noqa: BLE001 - user code; it fails the run, not the worker it is called in
             error.add_note(f"raised by the predicate {name!r}")
             self._break(error)
@@ -94,3 +99,24 @@ class Checks:
         if not self.broken.done():
             self.broken.set_exception(error)
             self.broken.exception()  # seen: a run that fails otherwise need not report it as never retrieved
+
+
+def _truth(promise: str, answer: object) -> bool:
+    """Return what a predicate answers; a coroutine would be true whatever it is about to say.
+
+    Raises: TypeError for what is to be awaited.
+    """
+    if inspect.isawaitable(answer):
+        if inspect.iscoroutine(answer):
+            answer.close()  # or Python warns that nobody awaited it
+        raise TypeError(
+            f"{promise} is asked between two steps, where no `await` can be: "
+            "give a plain function that looks at what your code has done"
+        )
+    return bool(answer)
+
+
+def _check_callable(promise: str, predicate: object) -> None:
+    if not callable(predicate):
+        _truth(promise, predicate)
+        raise TypeError(f"{promise} takes a function that says whether it holds, not {predicate!r}")

@@ -9,6 +9,7 @@ from typing import Any, Final, TypeAlias, TypeVar, overload
 
 from asynctasq.testing._draining import NotIdle, left_text
 from asynctasq.testing._fault_plan import FaultPlan
+from asynctasq.testing._parameters import check_seconds, check_whole
 from asynctasq.testing._simulate_checks import InvariantBroken, PromiseBroken
 from asynctasq.testing._simulate_report import SimulationFailed, failure_of, replay_failure
 from asynctasq.testing._simulate_run import RUN_LIMITS, Program, RunOptions, RunParts, RunResult, quiet, run_program
@@ -80,8 +81,11 @@ class Simulation:
         """Fail the run if `predicate()` has not been true once within so many virtual seconds from now."""
         self._checks.eventually(name, predicate, within)
 
-    def sometimes(self, name: str, condition: bool = True) -> None:
-        """Say that this situation is worth testing; the test fails if no run ever reaches it with `condition` true."""
+    def sometimes(self, name: str, condition: bool | Callable[[], bool] = True) -> None:
+        """Say that this situation is worth testing; the test fails if no run ever reaches it with `condition` true.
+
+        A function is asked here and now, and nowhere else.
+        """
         self._checks.sometimes(name, condition)
 
     async def settle(self, *, trouble: float = TROUBLE_S, within: float = YEAR_S) -> None:
@@ -89,6 +93,8 @@ class Simulation:
 
         Raises: NotIdle if work is left `within` so many virtual seconds after that.
         """
+        check_seconds("trouble", trouble)
+        check_seconds("within", within)
         engine = self._engine
         engine.start_workers()
         engine.gate.set(open_=True)
@@ -175,6 +181,7 @@ def explore(
     function: Simulated, *, runs: int, first_seed: int = 0, options: RunOptions | None = None, must_cover: bool = False
 ) -> Explorer:
     """Run `function(sim=...)` under many seeds, from any code; return what was seen over all of them."""
+    check_whole("runs", runs)
     explorer = Explorer(function, options or RunOptions(faults=DEFAULT_FAULTS), name=_name_of(function))
     explorer.run(explorer.program(), range(first_seed, first_seed + runs), whole=must_cover)
     return explorer
@@ -219,6 +226,7 @@ def simulate(  # noqa: PLR0913 - one keyword per choice of a test
     how to see it again; `--simulation-seed N`, `--simulation-runs N` and `--simulation-replay FILE` of pytest
     choose the runs.
     """
+    check_whole("runs", runs)
     options = RunOptions(
         workers=workers,
         concurrency=concurrency,
