@@ -1,6 +1,8 @@
 """A driver whose calls go wrong as a plan says: around the store of a simulation, or around a real backend."""
 
 import asyncio
+import sys
+import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from types import coroutine
@@ -12,6 +14,7 @@ from asynctasq.errors import CodecError, ConfigError, DriverUnavailable
 from asynctasq.kernel.messages import Depth, Lease, Message, Release
 from asynctasq.testing._fault_passthrough import PassThrough
 from asynctasq.testing._fault_plan import Facet, FaultPlan, Phase, Strike, Subject
+from asynctasq.testing._fault_points import SIMULATED_POINTS
 from asynctasq.testing.faults import FaultChoice, Faults
 from asynctasq.testing.tape import Tape
 
@@ -54,6 +57,11 @@ class FaultyDriver(PassThrough, Driver, Notifies):
     `faults.fired` counts what happened, `faults.stop()` ends it. On an ordinary event loop latency is real time.
     A plan with crashes needs `on_crash`, which must not return: for a worker process of its own,
     `lambda: os.kill(os.getpid(), signal.SIGKILL)`. What only a simulation can do to a worker is refused.
+
+    `async with FaultyDriver(...) as driver:` opens and closes it. `close`, in the thread that made it, fails if a fault
+    that must fire never did, unless another error is on its way: in a `finally` it hides none. A worker closes its
+    driver, too. `must_fire=False`, or `faults.account_for = False`, asks for no account; a FaultPlan that was handed in
+    is called to account by whoever made it.
     """
 
     def __init__(
@@ -71,6 +79,8 @@ class FaultyDriver(PassThrough, Driver, Notifies):
         self.capabilities: Capabilities = inner.capabilities
         self._host = host
         self._on_crash = on_crash
+        self._accounts = host is None and not isinstance(faults, FaultPlan)
+        self._made_in = threading.get_ident()
         if host is None:
             self._refuse_what_needs_a_simulation()
 
@@ -92,9 +102,12 @@ class FaultyDriver(PassThrough, Driver, Notifies):
         self.inner.clock_offset = seconds
 
     def _refuse_what_needs_a_simulation(self) -> None:
-        for kind in ("duplicate", "lease_expiry", "stop"):
+        for kind in ("duplicate", "lease_expiry", "stop", "clock_skew"):
             if self.faults.may(kind):
                 raise ConfigError(f"{kind}: only a simulation can do that to a worker; use FakeQueue or @simulate")
+        for fault in self.faults.by_hand:
+            if fault.at in SIMULATED_POINTS:
+                raise ConfigError(f"{fault}: no call of a driver tells of that point; use FakeQueue or @simulate")
         if self.faults.may("crash") and self._on_crash is None:
             raise ConfigError("a plan with crashes around a real driver needs on_crash=, which must end the process")
 
@@ -104,7 +117,21 @@ class FaultyDriver(PassThrough, Driver, Notifies):
         await self.inner.open()
 
     async def close(self) -> None:
+        """Close the inner driver.
+
+        Raises: AssertionError for a fault that must fire and never did, if nothing else went wrong.
+        """
         await self.inner.close()
+        # The lease thread of a worker closes what is its own, and nobody hears of an error there.
+        if self._accounts and threading.get_ident() == self._made_in and sys.exception() is None:
+            self.faults.check_fired()
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *raised: object) -> None:
+        await self.close()
 
     async def enqueue(self, messages: Sequence[Message]) -> list[str]:
         def facets() -> Iterable[Facet]:

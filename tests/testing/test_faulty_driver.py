@@ -19,7 +19,7 @@ from asynctasq.tasks import AsyncTask
 from asynctasq.tasks.registry import Application
 from asynctasq.testing import Crash, Delay, FailAfter, FailBefore, Faults, FaultyDriver, LoseReply, VirtualClock
 from asynctasq.testing.conformance.suite import *  # noqa: F403 - over a driver that is wrapped
-from asynctasq.testing.faults import DirectedFault, FaultChoice, Latency
+from asynctasq.testing.faults import DirectedFault, FaultChoice, Latency, SkewClock
 from asynctasq.testing.loop import SimulationLoop
 from asynctasq.testing.servers import Servers
 
@@ -118,10 +118,11 @@ def test_faults_end_when_asked() -> None:
     async def program(driver: FaultyDriver, inner: MemoryDriver) -> None:
         with pytest.raises(DriverUnavailable):
             await driver.enqueue([message(1)])
+        driver.faults.add(FailBefore(at="enqueue"))
         driver.faults.stop()
         await driver.enqueue([message(2)])
 
-    simulated(program, Faults(fail_before=1.0))
+    simulated(program, FailBefore(at="enqueue"))
 
 
 def test_a_crash_is_what_the_caller_says_it_is() -> None:
@@ -143,11 +144,85 @@ def test_a_crash_is_what_the_caller_says_it_is() -> None:
 
 @pytest.mark.parametrize(
     "faults",
-    [Faults(crash=0.1), Crash(at="settle:before"), Faults(duplicate=0.1), Faults(stop=0.1), Faults(lease_expiry=0.1)],
+    [
+        Faults(crash=0.1),
+        Crash(at="settle:before"),
+        Faults(duplicate=0.1),
+        Faults(stop=0.1),
+        Faults(lease_expiry=0.1),
+        Faults(clock_skew=3),
+        SkewClock(worker="driver", seconds=9),
+    ],
 )
 def test_what_can_not_be_done_to_a_real_driver_is_refused(faults: FaultChoice) -> None:
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError, match=r"FakeQueue or @simulate|on_crash="):
         FaultyDriver(MemoryDriver(), faults)
+
+
+@pytest.mark.parametrize("at", ["before_settle", "mid_attempt", "in_failed_hook", "during_shutdown"])
+def test_a_crash_where_no_call_of_a_driver_is_is_refused(at: str) -> None:
+    with pytest.raises(ConfigError, match=f"{at}.*FakeQueue or @simulate"):
+        FaultyDriver(MemoryDriver(), Crash(at=at), on_crash=lambda: None)
+
+
+NEVER = FailBefore(at="reserve")
+
+
+async def test_a_fault_that_never_fired_fails_when_the_driver_is_closed() -> None:
+    driver = FaultyDriver(MemoryDriver(), NEVER)
+    await driver.enqueue([message()])
+
+    with pytest.raises(AssertionError, match=r"FailBefore\(at='reserve'\) \(had 0 occasions\)"):
+        await driver.close()
+
+
+async def test_a_fault_that_fired_or_need_not_is_no_failure() -> None:
+    driver = FaultyDriver(MemoryDriver(), [FailBefore(at="enqueue"), FailBefore(at="reserve", must_fire=False)])
+    with pytest.raises(DriverUnavailable):
+        await driver.enqueue([message()])
+
+    await driver.close()
+
+
+async def test_closing_in_a_finally_hides_no_other_error() -> None:
+    driver = FaultyDriver(MemoryDriver(), NEVER)
+
+    with pytest.raises(ZeroDivisionError) as caught:
+        try:
+            _ = 1 / 0
+        finally:
+            await driver.close()
+
+    assert caught.value.__context__ is None
+
+
+async def test_a_driver_in_a_with_statement_is_opened_and_called_to_account() -> None:
+    with pytest.raises(AssertionError, match="never fires"):
+        async with FaultyDriver(MemoryDriver(), NEVER) as driver:
+            await driver.enqueue([message()])
+
+    with pytest.raises(ZeroDivisionError):
+        async with FaultyDriver(MemoryDriver(), NEVER):
+            _ = 1 / 0
+
+
+async def test_the_inner_driver_is_closed_whatever_the_account_says() -> None:
+    closed: list[bool] = []
+
+    class Inner(MemoryDriver):
+        async def close(self) -> None:
+            closed.append(True)
+
+    with pytest.raises(AssertionError):
+        await FaultyDriver(Inner(), NEVER).close()
+
+    assert closed == [True]
+
+
+async def test_another_thread_that_closes_its_part_is_not_called_to_account() -> None:
+    driver = FaultyDriver(MemoryDriver(), NEVER)
+
+    await asyncio.to_thread(asyncio.run, driver.close())
 
 
 def test_what_the_inner_driver_can_do_is_not_lost() -> None:
