@@ -1,26 +1,31 @@
 """Tells of a failed simulation: shrinks it, keeps its tape, and says in words what is left of it."""
 
-import os
+import hashlib
 import re
+import shlex
 import traceback
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from asynctasq.clock import SystemClock
 from asynctasq.testing._simulate_run import Program, RunOptions, RunResult, quiet, run_program
+from asynctasq.testing._tape_file import write_tape_file
+from asynctasq.testing._tape_owner import current_test, runnable_here
 from asynctasq.testing.shrink import Shrunk, shrink
 from asynctasq.testing.tape import Entry, Tape
 
-__all__ = ["TAPES", "SimulationFailed", "failure_of", "replay_failure", "shown"]
+__all__ = ["TAPES", "Place", "SimulationFailed", "failure_of", "replay_failure", "shown"]
 
 TAPES: Final = Path(".asynctasq", "tapes")
 SHRINK_S: Final = 5.0
 SHRINK_RUNS: Final = 2_000
 DECISIONS_SHOWN: Final = 20
 ENTRIES_SHOWN: Final = 60
+NAME_MAX: Final = 80
+"""Parameters of a test may be long, names of files may not."""
 
 
 class SimulationFailed(AssertionError):
@@ -33,39 +38,58 @@ class SimulationFailed(AssertionError):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Which test this is: its name for files, its node id for pytest."""
+    """Which test this is: its name for files, with a mark that no other test has, and its node id for pytest."""
 
     name: str
+    mark: str
     node_id: str | None
 
     @classmethod
-    def current(cls, name: str) -> "Place":
-        """Return the test that pytest runs now, or a name outside of pytest."""
-        running = os.environ.get("PYTEST_CURRENT_TEST")
-        if running is None:
-            return cls(name, None)
-        node_id = running.rpartition(" (")[0]
-        return cls(re.sub(r"[^\w.\-]+", "_", node_id.rpartition("::")[2]), node_id)
+    def current(cls, function: Callable[..., object]) -> "Place":
+        """Return the test that pytest runs now, or a function outside of pytest."""
+        node_id = current_test()
+        if node_id is None:
+            return cls(getattr(function, "__name__", "program"), _mark(_origin(function)), None)
+        name = re.sub(r"[^\w.\-]+", "_", node_id.rpartition("::")[2])
+        return cls(name[:NAME_MAX], _mark(node_id), node_id)
+
+    def tape(self, seed: int) -> Path:
+        """Return where the tape of a failure is kept."""
+        return TAPES / f"{self.name}-{seed}-{self.mark}.json"
 
     def replay_line(self, tape: Path) -> str:
         """Return what to type to see the failure again."""
         if self.node_id is None:
             return f"call it with replay={str(tape)!r}"
-        return f"pytest '{self.node_id}' --simulation-replay {tape}"
+        test = runnable_here(self.node_id)
+        quoted = shlex.quote(test) if "'" in test else f"'{test}'"
+        return f"pytest {quoted} --simulation-replay {tape}"
+
+
+def _mark(identity: str) -> str:
+    return hashlib.blake2b(identity.encode(), digest_size=4).hexdigest()
+
+
+def _origin(function: Callable[..., object]) -> str:
+    """Return what tells a function from others of its name, in whatever folder the project lies."""
+    code = getattr(function, "__code__", None)
+    file = _as_seen_here(Path("" if code is None else code.co_filename))
+    where = file.name if file.is_absolute() else file.as_posix()
+    return f"{where}:{function.__module__}:{getattr(function, '__qualname__', '')}"
 
 
 def failure_of(
-    program: Program, options: RunOptions, result: RunResult, *, seed: int, run: str, name: str
+    program: Program, options: RunOptions, result: RunResult, *, seed: int, run: str, place: Place
 ) -> SimulationFailed:
     """Shrink the failure, keep the tape of the smallest one, and return it in words."""
     assert result.failure is not None, "only a failed run has a failure"
     shrunk, smallest = _shrink(program, options, result, seed)
-    place = Place.current(name)
-    path = TAPES / f"{place.name}-{seed}.json"
+    path = place.tape(seed)
     tape = Tape.replay(smallest.entries, strict=False, seed=seed)
     for label, n, _ in smallest.entries:
         tape.draw(label, n)
-    tape.save(path, note=f"{place.node_id or place.name}: {_first_line(smallest.failure)}")
+    note = f"{place.node_id or place.name}: {_first_line(smallest.failure)}"
+    write_tape_file(path, seed=seed, entries=tape.entries, note=note, test=place.node_id)
     before = sum(1 for entry in result.entries if entry[2])
     left = [entry for entry in smallest.entries if entry[2]]
     how = "" if shrunk.complete else ", and there was no time to try more"
@@ -86,7 +110,7 @@ def replay_failure(result: RunResult, path: str) -> SimulationFailed:
     assert result.failure is not None, "only a failed run has a failure"
     left = [entry for entry in result.entries if entry[2]]
     lines = [
-        f"simulate: the replay of {path} fails",
+        f"simulate: the replay of {_as_seen_here(Path(path))} fails",
         _why(result.failure),
         f"{len(left)} decisions:",
         *_in_words(left),
@@ -94,6 +118,10 @@ def replay_failure(result: RunResult, path: str) -> SimulationFailed:
         *shown(result.timeline),
     ]
     return SimulationFailed("\n".join(lines), result)
+
+
+def _as_seen_here(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def _shrink(program: Program, options: RunOptions, result: RunResult, seed: int) -> tuple[Shrunk, RunResult]:

@@ -20,12 +20,16 @@ VERSION = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SavedTape:
-    """What a file holds; `origin` says in words where it comes from if this is not the same code."""
+    """What a file holds; `origin` says in words where it comes from if this is not the same code.
+
+    test: the node id of the test that recorded it; None if that was not a test, or is not known.
+    """
 
     seed: int
     entries: list[tuple[str, int, int]]
     note: str
     origin: str
+    test: str | None = None
 
 
 @functools.cache
@@ -39,7 +43,9 @@ def code_digest() -> str:
     return state.hexdigest()
 
 
-def write_tape_file(path: Path, *, seed: int, entries: Sequence[tuple[str, int, int]], note: str) -> None:
+def write_tape_file(
+    path: Path, *, seed: int, entries: Sequence[tuple[str, int, int]], note: str, test: str | None = None
+) -> None:
     """Write the file, and its folder if need be."""
     labels = {label: index for index, label in enumerate(dict.fromkeys(label for label, _, _ in entries))}
     document = {
@@ -47,6 +53,7 @@ def write_tape_file(path: Path, *, seed: int, entries: Sequence[tuple[str, int, 
         "version": VERSION,
         "seed": seed,
         "note": note,
+        "test": test,
         "code": code_digest(),
         "python": platform.python_version(),
         "labels": list(labels),
@@ -71,12 +78,19 @@ def read_tape_file(path: Path) -> SavedTape:
         labels = [str(label) for label in document["labels"]]
         return SavedTape(
             seed=int(document["seed"]),
-            entries=[(labels[index], int(n), int(value)) for index, n, value in document["entries"]],
+            entries=[_entry(labels, *entry) for entry in document["entries"]],
             note=str(document["note"]),
             origin=_origin(str(document["code"]), str(document["python"])),
+            test=None if document.get("test") is None else str(document["test"]),
         )
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise TapeMismatch(f"{path} is not a choice tape ({error!r}); record it again") from error
+
+
+def _entry(labels: Sequence[str], index: int, n: int, value: int) -> tuple[str, int, int]:
+    if not (0 <= index < len(labels) and 0 <= value < n):
+        raise ValueError(f"{value} of {n} under label {index} is no decision")
+    return labels[index], int(n), int(value)
 
 
 def _origin(code: str, python: str) -> str:

@@ -1,18 +1,26 @@
 """The pytest plugin; inert unless one of its fixtures or options is used."""
 
 import inspect
+import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 if TYPE_CHECKING:
+    from asynctasq.testing._simulate_settings import Settings
     from asynctasq.testing.clock import VirtualClock
     from asynctasq.testing.conformance.harness import DriverHarness
     from asynctasq.testing.fake_queue import FakeQueue
     from asynctasq.testing.servers import Servers
 
 pytest.register_assert_rewrite("asynctasq.testing.conformance")
+
+SETTINGS = "asynctasq.testing._simulate_settings"
+BEFORE: "pytest.StashKey[Settings]" = pytest.StashKey()
+"""The choices of the session around this one."""
+RECORDED: "pytest.StashKey[str | None]" = pytest.StashKey()
+"""Which test recorded the tape that is to be replayed."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -29,7 +37,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     simulations = parser.getgroup("asynctasq-simulation", "asynctasq: simulations")
     simulations.addoption("--simulation-seed", type=int, metavar="N", help="run simulations with this seed only")
     simulations.addoption("--simulation-runs", type=int, metavar="N", help="run simulations with so many seeds")
-    simulations.addoption("--simulation-replay", metavar="FILE", help="run the one simulation that this tape recorded")
+    simulations.addoption(
+        "--simulation-replay",
+        metavar="FILE",
+        help="run the one test that recorded this tape, and no other; a tape that does not name its test is replayed "
+        "by every simulation, beside the other tests",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -38,6 +51,15 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--driver") or config.getoption("--conformance-report"):
         _watch(config)
     _tell_simulations(config)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Leave the choices of the session around this one, if there is one, as they were."""
+    before = config.stash.get(BEFORE, None)
+    if before is not None:
+        from asynctasq.testing._simulate_settings import set_settings
+
+        set_settings(before)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -53,9 +75,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Mark simulations, so that `-m` chooses them or leaves them out."""
-    decorated = getattr(getattr(item, "function", None), "asynctasq_simulation", False)
-    if decorated or _uses_our_sim(item):
+    if _is_simulation(item):
         item.add_marker("simulation")
+
+
+def _is_simulation(item: pytest.Item) -> bool:
+    return getattr(getattr(item, "function", None), "asynctasq_simulation", False) or _uses_our_sim(item)
 
 
 def _uses_our_sim(item: pytest.Item) -> bool:
@@ -69,22 +94,72 @@ def _uses_our_sim(item: pytest.Item) -> bool:
     return False
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With `--driver`, leave out modules that run the suite on a driver of their own (`CONFORMANCE_PINNED`)."""
-    if not config.getoption("--driver"):
-        return
-    pinned = [item for item in items if getattr(getattr(item, "module", None), "CONFORMANCE_PINNED", False)]
-    if pinned:
-        config.hook.pytest_deselected(items=pinned)
-        items[:] = [item for item in items if item not in set(pinned)]
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out tests that the options exclude, of those that all others have left."""
+    if config.getoption("--driver"):
+        # These run the suite on a driver of their own.
+        _keep(config, items, lambda item: not getattr(getattr(item, "module", None), "CONFORMANCE_PINNED", False))
+    recorded = config.stash.get(RECORDED, None)
+    if recorded is not None:
+        owner = _owner(session, recorded, [item.nodeid for item in items])
+        _keep(config, items, lambda item: item.nodeid == owner)
+
+
+def _keep(config: pytest.Config, items: list[pytest.Item], wanted: "Callable[[pytest.Item], bool]") -> None:
+    left_out = [item for item in items if not wanted(item)]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if wanted(item)]
+
+
+def _owner(session: pytest.Session, recorded: str, node_ids: list[str]) -> str | None:
+    """Return which of the tests recorded the tape.
+
+    Raises: UsageError if none did; None instead in a process of pytest-xdist, and where a file can't be collected.
+    """
+    from asynctasq.testing._tape_owner import NoOwner, find_owner
+
+    tape = session.config.getoption("--simulation-replay")
+    try:
+        return find_owner(recorded, node_ids)
+    except NoOwner as error:
+        if session.testsfailed:
+            return None
+        text = f"--simulation-replay {tape} was recorded by {recorded}, {error}"
+        if not hasattr(session.config, "workerinput"):
+            raise pytest.UsageError(text) from error
+        session.shouldfail = text  # a UsageError would reach the main process as an internal error
+        return None
 
 
 def _tell_simulations(config: pytest.Config) -> None:
     seed, runs, replay = (config.getoption(f"--simulation-{name}") for name in ("seed", "runs", "replay"))
-    if (seed, runs, replay) != (None, None, None):
-        from asynctasq.testing._simulate_settings import Settings, set_settings
+    if (seed, runs, replay) == (None, None, None) and SETTINGS not in sys.modules:
+        return  # nobody has chosen anything, around this session neither
+    from asynctasq.testing._simulate_settings import Settings, current, set_settings
 
-        set_settings(Settings(seed=seed, runs=runs, replay=replay))
+    if runs is not None and runs < 1:
+        raise pytest.UsageError(f"--simulation-runs={runs} takes a whole number, 1 or more")
+    if replay is not None:
+        replay = _read_tape(config, replay)
+    config.stash[BEFORE] = current()
+    set_settings(Settings(seed=seed, runs=runs, replay=replay))
+
+
+def _read_tape(config: pytest.Config, name: str) -> str:
+    """Return the path of the tape, wherever tests may go; note whose it is."""
+    from asynctasq.testing._simulation_errors import TapeMismatch
+    from asynctasq.testing._tape_file import read_tape_file
+
+    path = config.invocation_params.dir / name
+    try:
+        config.stash[RECORDED] = read_tape_file(path).test
+    except TapeMismatch as error:
+        raise pytest.UsageError(f"--simulation-replay: {error}") from error
+    except OSError as error:
+        raise pytest.UsageError(f"--simulation-replay: {path} can't be read: {error.strerror}") from error
+    return str(path)
 
 
 def _watch(config: pytest.Config) -> None:
@@ -123,7 +198,12 @@ def fake_queue() -> "Iterator[FakeQueue]":
 
 @pytest.fixture
 def virtual_clock(request: pytest.FixtureRequest) -> "VirtualClock":
-    """The clock of the test's `fake_queue` if it has one, else a clock of its own; it moves only when told to."""
+    """The clock of the test's `fake_queue` if it has one, else a clock of its own; it moves only when told to.
+
+    Not for simulations: each run has its own clock, `sim.clock`.
+    """
+    if _is_simulation(request.node):
+        pytest.fail("every run of a simulation has a clock of its own: use `sim.clock`", pytrace=False)
     if "fake_queue" in request.fixturenames:
         queue: FakeQueue = request.getfixturevalue("fake_queue")
         return queue.clock

@@ -4,6 +4,7 @@ import functools
 import inspect
 from collections import Counter
 from collections.abc import Callable, Coroutine
+from pathlib import Path
 from random import Random
 from typing import Any, Final, TypeAlias, TypeVar, overload
 
@@ -11,9 +12,12 @@ from asynctasq.testing._draining import NotIdle, left_text
 from asynctasq.testing._fault_plan import FaultPlan
 from asynctasq.testing._parameters import check_seconds, check_whole
 from asynctasq.testing._simulate_checks import InvariantBroken, PromiseBroken
-from asynctasq.testing._simulate_report import SimulationFailed, failure_of, replay_failure
+from asynctasq.testing._simulate_report import Place, SimulationFailed, failure_of, replay_failure
 from asynctasq.testing._simulate_run import RUN_LIMITS, Program, RunOptions, RunParts, RunResult, quiet, run_program
 from asynctasq.testing._simulate_settings import current
+from asynctasq.testing._simulation_errors import TapeMismatch
+from asynctasq.testing._tape_file import read_tape_file
+from asynctasq.testing._tape_owner import current_test, same_test
 from asynctasq.testing.clock import VirtualClock
 from asynctasq.testing.fake_queue import YEAR_S, FakeQueue
 from asynctasq.testing.faults import FaultChoice, Faults, as_list
@@ -138,14 +142,19 @@ class Explorer:
                 result = run_program(program, self._options, Tape(seed))
             if result.failure is not None:
                 run = f"run {number} of {len(seeds)}"
-                failed = failure_of(program, self._options, result, seed=seed, run=run, name=self._name)
+                place = Place.current(self._function)
+                failed = failure_of(program, self._options, result, seed=seed, run=run, place=place)
                 raise failed from failed.result.failure
             self._add(result)
         if whole:
             self._check_coverage(len(seeds))
 
     def replay(self, program: Program, path: str) -> None:
-        """Run what a tape says."""
+        """Run what a tape says.
+
+        Raises: TapeMismatch for a tape of another test; SimulationFailed if the run fails.
+        """
+        _check_owner(path)
         result = run_program(program, self._options, Tape.load(path))
         if result.failure is not None:
             raise replay_failure(result, path) from result.failure
@@ -270,8 +279,14 @@ def _run_as_told(explorer: Explorer, args: tuple[Any, ...], kwargs: dict[str, An
     elif settings.seed is not None:
         explorer.run(program, range(settings.seed, settings.seed + (settings.runs or 1)), whole=False)
     else:
-        count = settings.runs or runs
+        count = runs if settings.runs is None else settings.runs
         explorer.run(program, range(count), whole=count >= runs)
+
+
+def _check_owner(path: str) -> None:
+    recorded, here = read_tape_file(Path(path)).test, current_test()
+    if recorded is not None and here is not None and not same_test(recorded, here):
+        raise TapeMismatch(f"{path} was recorded by {recorded}, and this is {here}; replay it with that test")
 
 
 def _name_of(function: Callable[..., object]) -> str:

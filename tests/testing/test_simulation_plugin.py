@@ -123,6 +123,40 @@ def test_on_ours(sim):
     sim(program)
 """
 
+INSIDE = """
+from asynctasq.testing._simulate_settings import current
+
+INNER = "def test_inner():\\n    from asynctasq.testing._simulate_settings import current\\n    print('has', current())"
+
+def test_with_options(pytester):
+    before = current()
+    pytester.makepyfile(INNER)
+    result = pytester.runpytest_inprocess("-s", "--simulation-seed", "3")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["*has Settings(seed=3, runs=None, replay=None)*"])
+    assert current() == before
+
+def test_without_options(pytester):
+    before = current()
+    pytester.makepyfile(INNER)
+    result = pytester.runpytest_inprocess("-s")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["*has Settings(seed=None, runs=None, replay=None)*"])
+    assert current() == before
+"""
+
+CLOCK = """
+import asyncio
+from asynctasq.testing import simulate
+
+@simulate(runs=2, faults=())
+async def test_decorated(sim, virtual_clock):
+    await asyncio.sleep(60)
+
+def test_by_fixture(sim, virtual_clock):
+    pass
+"""
+
 OTHER = """
 import sys
 
@@ -201,6 +235,34 @@ def test_options_choose_the_runs(project: Path, options: list[str], seeds: str) 
 
     assert "1 passed" in output
     assert [line for line in output.splitlines() if "seeds so far" in line][-1].endswith(seeds)
+
+
+@pytest.mark.parametrize("runs", ["0", "-3"])
+def test_no_runs_are_no_choice(project: Path, runs: str) -> None:
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--simulation-runs", runs]
+    done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+
+    assert done.returncode == pytest.ExitCode.USAGE_ERROR
+    assert f"--simulation-runs={runs} takes a whole number, 1 or more" in done.stderr
+
+
+@pytest.mark.parametrize("options", [[], ["--simulation-runs", "2"]], ids=["without", "with"])
+def test_the_options_of_a_session_inside_hold_there_and_no_longer(project: Path, options: list[str]) -> None:
+    (project / "conftest.py").write_text("pytest_plugins = 'pytester'")
+    (project / "test_inside.py").write_text(INSIDE)
+
+    output = run_pytest(project, "test_inside.py", *options)
+
+    assert "2 passed" in output, output
+
+
+def test_a_simulation_has_no_use_for_a_clock_that_stands_still(project: Path) -> None:
+    (project / "test_clock.py").write_text(CLOCK)
+
+    output = run_pytest(project, "test_clock.py")
+
+    assert "2 errors" in output
+    assert output.count("every run of a simulation has a clock of its own: use `sim.clock`") >= 2
 
 
 def test_a_forgotten_decorator_is_explained(project: Path) -> None:
