@@ -103,6 +103,8 @@ class Resolver:
             return st.one_of([self.values(argument, place) for argument in ordered])
         if origin is typing.Literal:
             return st.sampled_from(arguments)
+        if _is_empty_tuple(annotation):
+            return st.just(())
         if isinstance(origin, type):
             return self._of_class(origin, arguments, place)
         raise place.refuse(f"{annotation!r} says nothing about values that travel")
@@ -162,6 +164,11 @@ class Resolver:
             return self.values(place.bindings[variable], place.without(variable))
         choices = variable.__constraints__ or (variable.__bound__ or Any,)
         return st.one_of([self.values(choice, place) for choice in choices])
+
+
+def _is_empty_tuple(annotation: object) -> bool:
+    """Say whether it is `tuple[()]`; a bare `tuple` has no arguments at all."""
+    return typing.get_origin(annotation) is tuple and getattr(annotation, "__args__", None) == ()
 
 
 def _given(strategy: Any) -> Values:

@@ -20,10 +20,10 @@ def check_seconds(name: str, value: object, *, above_zero: bool = False, negativ
         raise ValueError(f"{name}={value!r} takes {takes}")
 
 
-def check_whole(name: str, value: object) -> None:
-    """Raise ValueError unless it is a whole number from 1."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name}={value!r} takes a whole number, 1 or more")
+def check_whole(name: str, value: object, *, least: int = 1) -> None:
+    """Raise ValueError unless it is a whole number from `least`."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name}={value!r} takes a whole number, {least} or more")
 
 
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:

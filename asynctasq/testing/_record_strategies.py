@@ -6,6 +6,7 @@ import functools
 import inspect
 import typing
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias, cast
 
@@ -15,7 +16,7 @@ from asynctasq.errors import AsyncTasqError
 from asynctasq.tasks.signatures import Signature
 from asynctasq.testing._hypothesis import SearchStrategy, st
 
-__all__ = ["NoStrategy", "Place", "bindings_of", "building", "constrained", "record_strategy"]
+__all__ = ["NoStrategy", "Place", "bindings_of", "building", "constrained", "record_strategy", "taken_by"]
 
 Values: TypeAlias = SearchStrategy[Any]
 Bindings: TypeAlias = Mapping[object, object]
@@ -186,6 +187,23 @@ def building(
     Raises: NoStrategy, while values are drawn, when it refuses whatever it is given.
     """
     return _built(make, arguments, place, signature, _Tally()).filter(_was_made)
+
+
+def taken_by(
+    make: Callable[..., Any], arguments: SearchStrategy[dict[str, Any]], signature: Signature
+) -> SearchStrategy[dict[str, Any]]:
+    """Call `make` with these arguments until it has once taken them: its TypeError tells of a name it does not know."""
+    tally = _Tally()
+
+    def tried(given: dict[str, Any]) -> dict[str, Any]:
+        if not tally.taken:
+            args, kwargs = signature.unbind(given)
+            with suppress(ValueError):  # of the values, not of their names
+                make(*args, **kwargs)
+                tally.taken += 1
+        return given
+
+    return arguments.map(tried)
 
 
 _REFUSED: Final = object()

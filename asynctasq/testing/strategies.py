@@ -18,7 +18,8 @@ from asynctasq.testing import faults as kinds
 from asynctasq.testing._annotation_strategies import ANYTHING, Resolver
 from asynctasq.testing._fault_points import AFTER_POINTS, BEFORE_POINTS, CRASH_POINTS, STEP_POINTS
 from asynctasq.testing._hypothesis import SearchStrategy, st
-from asynctasq.testing._record_strategies import NoStrategy, Place, building
+from asynctasq.testing._parameters import check_seconds, check_whole
+from asynctasq.testing._record_strategies import NoStrategy, Place, building, taken_by
 from asynctasq.testing._recording import TaskReference, task_class_of
 from asynctasq.testing.clock import VirtualClock
 
@@ -49,6 +50,8 @@ SHORT_S: Final = 60
 
 def delays(*, least_s: float = 0.000001, most_s: float = 86_400.0) -> SearchStrategy[float]:
     """Seconds to wait, as `.delay()` takes them: whole ones first, then those at which leases end, then any."""
+    check_seconds("least_s", least_s)
+    check_seconds("most_s", most_s)
     least, most = microseconds(least_s), microseconds(most_s)
     if least > most:
         raise ValueError(f"delays(least_s={least_s}, most_s={most_s}) leaves nothing; least_s must not be above most_s")
@@ -66,6 +69,7 @@ def _whole_seconds(least: int, most: int) -> SearchStrategy[float]:
 
 def retry_policies(*, most_s: float = 3600.0) -> SearchStrategy[RetryPolicy]:
     """Retry policies of all three kinds, as a task class can describe them; no delay above `most_s`."""
+    check_seconds("most_s", most_s)
     some = delays(least_s=0.0, most_s=most_s)
     exponential = st.builds(Exponential, base_s=some, cap_s=some, jitter=st.booleans())
     listed = st.builds(Delays, delays_s=st.lists(some, min_size=1, max_size=5).map(tuple))
@@ -78,15 +82,18 @@ def retry_policies(*, most_s: float = 3600.0) -> SearchStrategy[RetryPolicy]:
 def task_arguments(task: TaskReference, /, **given: SearchStrategy[Any]) -> SearchStrategy[Arguments]:
     """Constructor arguments by name, made up from the task's annotations; `given` says how instead, by name.
 
-    A parameter with a default is left out at times. `*args` and `**kwargs` stay empty.
+    A parameter with a default is left out at times. `*args` and `**kwargs` stay empty, but for what is `given`.
 
-    Raises: NoStrategy for a parameter whose annotation tells nothing; TypeError for a name that is no parameter.
+    Raises: NoStrategy for a parameter whose annotation tells nothing; TypeError for a name that is no parameter (where
+    the constructor takes `**kwargs`, when values are drawn: only the task knows), or for what is no strategy.
     """
-    definition = definition_of(task_class_of(task))
+    cls = task_class_of(task)
+    definition = definition_of(cls)
     signature, label = definition.signature, definition.name.rpartition(":")[2]
     unknown = [name for name in given if name not in signature.known and not signature.open]
     if unknown:
         raise TypeError(f"{label} has no parameter {unknown[0]!r}; it takes {', '.join(signature.names) or 'nothing'}")
+    _check_strategies(label, given)
     resolver, found = Resolver(), dict(given)
     for name in signature.names:
         if name not in given:
@@ -97,10 +104,17 @@ def task_arguments(task: TaskReference, /, **given: SearchStrategy[Any]) -> Sear
     parameters = signature.inspected.parameters
     always = {name for name, parameter in parameters.items() if parameter.kind is parameter.POSITIONAL_ONLY}
     always |= signature.required | given.keys()
-    return st.fixed_dictionaries(
+    arguments = st.fixed_dictionaries(
         {name: values for name, values in found.items() if name in always},
         optional={name: values for name, values in found.items() if name not in always},
     )
+    return arguments if signature.known.issuperset(given) else taken_by(cls, arguments, signature)
+
+
+def _check_strategies(label: str, given: Mapping[str, object]) -> None:
+    for name, values in given.items():
+        if not isinstance(values, SearchStrategy):
+            raise TypeError(f"{label}.{name}={values!r} is no strategy; write {name}=st.just({values!r})")
 
 
 def tasks(task: TaskReference, /, **given: SearchStrategy[Any]) -> SearchStrategy[BaseTask[Any]]:
@@ -200,7 +214,12 @@ FAULT_KINDS: Final = tuple(_MAKERS)
 def faults(
     *, of: Collection[str] = FAULT_KINDS, tasks: Sequence[TaskReference] = (), nth_max: int = 3
 ) -> SearchStrategy[kinds.DirectedFault]:
-    """One fault by hand, at a named point. `tasks`: some of them are about one of these only."""
+    """One fault by hand, at a named point. `tasks`: some of them are about one of these, and those derived from it."""
+    check_whole("nth_max", nth_max)
+    if isinstance(of, str):
+        raise TypeError(f"of={of!r} takes a list of kinds, such as [{of!r}]")
+    for task in tasks:
+        task_class_of(task)
     unknown = [kind for kind in of if kind not in _MAKERS]
     if unknown:
         raise ValueError(f"{unknown[0]!r} is no kind of fault; there are {', '.join(FAULT_KINDS)}")
@@ -223,6 +242,7 @@ def fault_plans(
 
     A fault that never strikes is no error here: not every plan fits every run.
     """
+    check_whole("faults_max", faults_max, least=0)
     by_hand = st.lists(faults(of=of, tasks=tasks), max_size=faults_max)
     if not by_chance:
         return by_hand

@@ -7,6 +7,7 @@ import pathlib
 import socket
 import subprocess
 import sys
+import typing
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -18,6 +19,7 @@ import pydantic
 import pytest
 from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
+from hypothesis.errors import NoSuchExample
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from asynctasq.codec.arguments import pack_arguments, unpack_arguments
@@ -369,6 +371,86 @@ def test_a_strategy_for_no_parameter_is_refused() -> None:
 def test_a_strategy_for_an_argument_that_the_task_does_not_take_is_refused_by_the_task() -> None:
     with pytest.raises(TypeError, match=r"Careful\(amount\) got unexpected arguments: amonut"):
         simplest(tasks(Careful, amonut=st.just(3)))
+
+
+def test_arguments_for_a_name_that_the_task_does_not_take_are_refused_too() -> None:
+    with pytest.raises(TypeError, match=r"Careful\(amount\) got unexpected arguments: amonut"):
+        simplest(task_arguments(Careful, amonut=st.just(3)), lambda arguments: arguments["amount"] > 0)
+
+
+def test_a_name_that_a_constructor_hands_on_to_its_base_is_taken() -> None:
+    class Parcel(Careful):
+        def __init__(self, weight: int, **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+
+    arguments = simplest(task_arguments(Parcel, amount=st.just(7)))
+
+    assert arguments == {"weight": 0, "amount": 7}
+
+
+def test_values_that_a_constructor_refuses_do_not_stand_for_a_name_it_refuses() -> None:
+    class Parcel(Careful):
+        def __init__(self, weight: int, **kwargs: Any) -> None:
+            super().__init__(**kwargs)
+
+    assert simplest(task_arguments(Parcel, amount=st.just(-1))) == {"weight": 0, "amount": -1}
+
+
+@pytest.mark.parametrize("make", [task_arguments, tasks])
+def test_a_value_in_place_of_a_strategy_is_refused(make: Callable[..., Any]) -> None:
+    with pytest.raises(TypeError, match=r"Careful\.amount=3 is no strategy; write amount=st\.just\(3\)"):
+        make(Careful, amount=3)
+
+
+@pytest.mark.parametrize("value", [-1, float("nan"), float("inf"), "1"])
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("least_s", lambda value: delays(least_s=value)),
+        ("most_s", lambda value: delays(most_s=value)),
+        ("most_s", lambda value: retry_policies(most_s=value)),
+    ],
+)
+def test_bounds_are_lengths_of_time(name: str, make: Callable[[Any], object], value: Any) -> None:
+    with pytest.raises(ValueError, match=f"{name}={value!r} takes seconds, 0 or more"):
+        make(value)
+
+
+@pytest.mark.parametrize("choice", [{"faults_max": -1}, {"faults_max": 1.5}])
+def test_a_plan_has_no_less_than_no_faults(choice: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"faults_max=.* takes a whole number, 0 or more"):
+        fault_plans(**choice)
+
+
+def test_occasions_of_faults_count_from_one() -> None:
+    with pytest.raises(ValueError, match="nth_max=0 takes a whole number, 1 or more"):
+        faults(nth_max=0)
+
+
+@pytest.mark.parametrize("make", [faults, fault_plans])
+def test_one_kind_is_not_a_list_of_kinds(make: Callable[..., object]) -> None:
+    with pytest.raises(TypeError, match=r"of='crash' takes a list of kinds, such as \['crash'\]"):
+        make(of="crash")
+
+
+@pytest.mark.parametrize("make", [faults, fault_plans])
+def test_faults_are_about_tasks(make: Callable[..., object]) -> None:
+    with pytest.raises(TypeError, match="int"):
+        make(tasks=[int])
+
+
+@pytest.mark.parametrize("annotation", [tuple[()], typing.Tuple[()]])  # noqa: UP006 - the old spelling, too
+def test_a_tuple_of_nothing_is_empty(annotation: Any) -> None:
+    strategy = task_arguments(annotated(annotation))
+
+    assert simplest(strategy) == {"value": ()}
+    with pytest.raises(NoSuchExample):
+        simplest(strategy, lambda values: values["value"] != ())
+
+
+@pytest.mark.parametrize("annotation", [tuple, typing.Tuple])  # noqa: UP006
+def test_a_tuple_of_whatever_is_not_always_empty(annotation: Any) -> None:
+    assert simplest(task_arguments(annotated(annotation)), lambda values: values["value"]) == {"value": (None,)}
 
 
 def test_what_a_constructor_refuses_is_left_out() -> None:
