@@ -3,6 +3,7 @@
 # pyright: reportPrivateUsage=false
 # Strategies and preconditions are functions of the machine; and a machine is made of a queue's engine.
 
+import functools
 import sys
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from contextlib import ExitStack
@@ -47,6 +48,20 @@ def _of_machine(choose: "Callable[[QueueStateMachine], SearchStrategy[Any]]") ->
     return st.runner().flatmap(choose)
 
 
+def _opening(init: "Callable[..., None]") -> "Callable[..., None]":
+    """Make the `__init__` of a subclass tell if it has forgotten ours, before all else goes wrong for want of it."""
+
+    @functools.wraps(init)
+    def checked(self: "QueueStateMachine", *args: Any, **kwargs: Any) -> None:
+        init(self, *args, **kwargs)
+        if "queue" not in self.__dict__:
+            raise TypeError(
+                f"{init.__qualname__} must call super().__init__(), first of all: it opens the machine's queue"
+            )
+
+    return checked
+
+
 _living: "ContextVar[QueueStateMachine | None]" = ContextVar("asynctasq_state_machine", default=None)
 """The machine of this context that was not torn down yet."""
 
@@ -89,6 +104,8 @@ class QueueStateMachine(RuleBasedStateMachine):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if "__init__" in cls.__dict__:
+            type.__setattr__(cls, "__init__", _opening(cls.__init__))
         cls._built = st.one_of([tasks_of(source) for source in cls.tasks])
         cls._faults = strategies.faults(of=cls.faults, nth_max=1) if cls.faults else st.nothing()
 

@@ -368,6 +368,27 @@ def test_an_init_that_raises_hides_nothing_and_leaves_nothing_open() -> None:
         queue.assert_dispatched(Expire)
 
 
+class Forgets(QueueStateMachine):
+    def __init__(self) -> None:
+        self.orders = 0
+
+
+class ForgetsToo(Forgets):
+    def __init__(self) -> None:
+        super().__init__()
+        self.more = 0
+
+
+@pytest.mark.parametrize("machine", [Forgets, ForgetsToo])
+def test_an_init_that_does_not_call_ours_is_told_in_one_error(machine: type[QueueStateMachine]) -> None:
+    failure = fails(machine, examples=5)
+
+    assert isinstance(failure, TypeError)
+    assert str(failure) == "Forgets.__init__ must call super().__init__(), first of all: it opens the machine's queue"
+    assert failure.__context__ is None
+    assert failure.__cause__ is None
+
+
 def test_the_failure_of_a_step_is_not_hidden_by_what_the_end_would_say() -> None:
     class Fails(Shop):
         @rule()
