@@ -18,6 +18,7 @@ from asynctasq.kernel.ledger import Entry, Kind
 from asynctasq.testing._application import application_under_test
 from asynctasq.testing._fault_fencing import fence_of_this_worker
 from asynctasq.testing._fault_plan import FaultPlan
+from asynctasq.testing._giving_up import close_loop, run_to_end
 from asynctasq.testing._link import Gate, WorkerLink, link_of_this_worker
 from asynctasq.testing._real_loop import load_in_real_loop
 from asynctasq.testing._store import FakeStore
@@ -153,16 +154,29 @@ class Engine:
 
     async def run(self, what: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine in the engine's loop: as part of it, or nested inside the loop that runs now."""
+        self._check_open(what)
         if asyncio.get_running_loop() is self.loop:
             return await what
-        return self.loop.run_until_complete(what)
+        return self._run_to_end(what)
 
     def run_sync(self, what: Coroutine[Any, Any, T]) -> T:
         """Do `run` from code that is not in the engine's loop."""
         if self.loop.is_running():
             what.close()
             raise RuntimeError("this runs inside the simulation's own loop; await the method without _sync instead")
-        return self.loop.run_until_complete(what)
+        self._check_open(what)
+        return self._run_to_end(what)
+
+    def _run_to_end(self, what: Coroutine[Any, Any, T]) -> T:
+        return run_to_end(self.loop, what, ledger=self.ledger, messages=self.store.size)
+
+    def _check_open(self, what: Coroutine[Any, Any, Any]) -> None:
+        if self._closing:
+            what.close()
+            raise RuntimeError(
+                "this FakeQueue is closed: nothing runs in it any more, though what it saw can still be asserted; "
+                "run tasks inside its `with` block"
+            )
 
     async def until(self, done: Callable[[], bool], *, virtual_s_max: float) -> bool:
         """Let workers run until `done`, asked at the end of each instant with a change; False after `virtual_s_max`."""
@@ -304,10 +318,10 @@ class Engine:
         for link in self.links.values():
             link.fence.bury()
 
-    def close(self) -> None:
-        """Stop the workers and close the loop, if it is the engine's own."""
+    def close(self, *, failed: BaseException | None = None) -> None:
+        """Stop the workers and close the loop, if it is the engine's own; `failed` is why, if something failed."""
         if self.owns_loop and not self.loop.is_closed():
-            self.loop.run(self.stop_workers())
+            close_loop(self.loop, self.stop_workers(), failed=failed)
 
 
 @dataclass(slots=True, eq=False)

@@ -1,5 +1,6 @@
 """The memory driver of a FakeQueue: the same, with some messages out of sight while a drain leaves them alone."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 
@@ -51,6 +52,16 @@ class FakeStore(MemoryDriver):
     def pending_ids(self) -> list[str]:
         """Return the ids of all living messages that are no dead letters, hidden ones included."""
         return [message_id for message_id, row in self._rows.items() if row.reason is None]
+
+    def unserved(self) -> dict[str, int]:
+        """Return how many of them lie in queues that no worker serves, by queue."""
+        rows = self._rows.values()
+        return dict(Counter(row.message.queue for row in rows if row.reason is None and not self._serves(row)))
+
+    @property
+    def size(self) -> int:
+        """How many messages there are, dead letters included; costs nothing."""
+        return len(self._rows)
 
     def dead(self, queue: str) -> int:
         """Return how many dead letters a queue has."""

@@ -109,12 +109,12 @@ class FakeQueue(Recording):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        del error, trace
+        del kind, trace
         try:
-            self._check_nothing_left(failed=kind is not None)
+            self._check_nothing_left(failed=error is not None)
         finally:
             self._leave()
-            self._engine.close()
+            self._engine.close(failed=error)
 
     async def __aenter__(self) -> Self:
         self._open(_running_simulation())
@@ -123,13 +123,13 @@ class FakeQueue(Recording):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        del error, trace
+        del kind, trace
         try:
-            self._check_nothing_left(failed=kind is not None)
+            self._check_nothing_left(failed=error is not None)
         finally:
             self._leave()
             if self._engine.owns_loop:
-                self._engine.close()
+                self._engine.close(failed=error)
             else:
                 await self._engine.stop_workers()
 
