@@ -33,6 +33,20 @@ class Filter:
             return isinstance(task, self._only)
         return not isinstance(task, self._except)
 
+    def check_faked(self, cls: type[BaseTask[Any]]) -> None:
+        """Raise ValueError for a class all of whose dispatches are let through: of it nothing is known here."""
+        if self._only is None:
+            passes, choice = issubclass(cls, self._except), "except_"
+        else:
+            faked = any(issubclass(cls, some) or issubclass(some, cls) for some in self._only)
+            passes, choice = not faked, "only"
+        if passes:
+            names = ", ".join(some.__qualname__ for some in (self._except if self._only is None else self._only))
+            raise ValueError(
+                f"{cls.__qualname__} is not faked by FakeQueue({choice}=[{names}]): it goes to the configured queue, "
+                f"and nothing is known of it here; ask that queue, or fake it too"
+            )
+
 
 class FakeDispatcher(Dispatcher):
     """Records dispatches and stores their messages; lets through what is not faked."""

@@ -3,23 +3,36 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from asynctasq.errors import AsyncTasqError
 from asynctasq.kernel.ledger import Entry, Kind
+from asynctasq.tasks.options import whole_number
 from asynctasq.testing._engine import Engine
 from asynctasq.testing._history import histories
 from asynctasq.testing.clock import VirtualClock
 
-__all__ = ["DrainOptions", "DrainResult", "Draining", "NotIdle", "left_text", "raise_first", "summarise"]
+__all__ = [
+    "DrainOptions",
+    "DrainResult",
+    "Draining",
+    "Errors",
+    "NotIdle",
+    "Retries",
+    "left_text",
+    "raise_first",
+    "raise_unserved",
+    "summarise",
+]
 
 SHOWN_MAX = 8
 
 Retries = Literal["due", "never", "all"]
+Errors = Literal["raise", "collect"]
 
 
 class NotIdle(AsyncTasqError, AssertionError):
-    """Work was left when the bound on virtual time was reached."""
+    """Work was left: when the bound on virtual time was reached, or in queues that no worker serves."""
 
 
 def left_text(engine: Engine, virtual_s_max: float) -> str:
@@ -29,6 +42,18 @@ def left_text(engine: Engine, virtual_s_max: float) -> str:
     lines = [str(known[message_id]) for message_id in ids[:SHOWN_MAX] if message_id in known]
     more = [f"... {len(ids)} messages in all"] if len(ids) > SHOWN_MAX else []
     return "\n".join([f"not idle after {virtual_s_max:g} virtual seconds; still to do:", *lines, *more])
+
+
+def raise_unserved(engine: Engine) -> None:
+    """Raise NotIdle if something waits in queues that no worker serves: it would wait for ever."""
+    left = engine.store.unserved()
+    if left:
+        counts = ", ".join(f"{count} on {queue!r}" for queue, count in left.items())
+        raise NotIdle(
+            f"not idle: no worker of this FakeQueue serves the queues of what is left ({counts}); "
+            f"it has queues={engine.options.queues!r}: name them there, too, or leave that work alone with "
+            "drain(scheduled=True)"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,17 +107,41 @@ class DrainOptions:
 
     scheduled: False runs what is due now, True everything (the clock jumps), a timedelta what comes due within it.
     retries: "due" runs those that come due in that time, "never" none, "all" every one (the clock jumps).
+    errors: "raise" raises the first exception of a task when all has run.
+
+    Raises: ValueError or TypeError for what is none of these.
     """
 
     limit: int | None = None
     recursion: bool = True
     scheduled: bool | timedelta = False
     retries: Retries = "due"
+    errors: Errors = "collect"
+
+    def __post_init__(self) -> None:
+        if self.limit is not None:
+            whole_number(self.limit, "limit", least=0)
+        _check_is("recursion", self.recursion, bool, "True or False")
+        _check_is("scheduled", self.scheduled, bool | timedelta, "True, False or a timedelta")
+        if isinstance(self.scheduled, timedelta) and self.scheduled < timedelta():
+            raise ValueError(f"virtual time never goes back: scheduled={self.scheduled!r}")
+        _check_among("retries", self.retries, get_args(Retries))
+        _check_among("errors", self.errors, get_args(Errors))
 
     @property
     def hides(self) -> bool:
         """Whether some of what appears meanwhile is to stay out of sight."""
         return not self.recursion or self.retries == "never" or (self.retries == "all" and self.scheduled is False)
+
+
+def _check_is(name: str, value: object, kind: Any, wanted: str) -> None:
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} must be {wanted}, not {value!r}")
+
+
+def _check_among(name: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
 
 
 class Draining:

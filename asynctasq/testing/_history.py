@@ -2,8 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from asynctasq.kernel.ledger import Entry, Kind
+from asynctasq.testing._wording import short
 
 __all__ = ["AttemptRecord", "History", "histories"]
 
@@ -12,6 +14,8 @@ __all__ = ["AttemptRecord", "History", "histories"]
 class AttemptRecord:
     """One execution. Times are in virtual seconds since the dispatch.
 
+    `number` is that of the attempt, from 1: a crashed execution, one that was handed back or one that snoozed is no
+    attempt by itself, and the next execution has the same number.
     `outcome` is "succeeded", "failed", "snoozed", ... or "" if it never ended; `settlement` what the queue was told:
     "complete", "retry", "snooze", "hand back", "crash", "bury: REASON", or "" if nothing reached it.
     """
@@ -28,7 +32,11 @@ class AttemptRecord:
 
 @dataclass(slots=True, kw_only=True)
 class History:
-    """What happened to one dispatched task, attempt by attempt."""
+    """What happened to one dispatched task, execution by execution.
+
+    `attempts` lists every execution, crashed ones included; `attempts_made` counts attempts as `max_attempts` does.
+    `dispatched_at_s` is an instant: seconds since the epoch on the virtual clock. All other times are relative to it.
+    """
 
     task_id: str
     name: str = ""
@@ -53,14 +61,40 @@ class History:
         return next((a.exception for a in reversed(self.attempts) if a.exception is not None), None)
 
     @property
+    def attempts_made(self) -> int:
+        """The highest number of an attempt that ran, since it was driven again if it was; 0 if none did.
+
+        A crash is counted apart and is no attempt: what ran again after one has the number that it had.
+        """
+        return max((attempt.number for attempt in self._last_life()), default=0)
+
+    @property
     def retried_at_s(self) -> list[float]:
-        """When the attempts after the first started, in virtual seconds since the dispatch."""
-        return [round(attempt.started_at_s, 6) for attempt in self.attempts[1:]]
+        """When each attempt after the first started, in virtual seconds since the dispatch.
+
+        Of an attempt that ran again after a crash, when it ran first.
+        """
+        started: list[float] = []
+        highest = 0
+        for attempt in self.attempts:
+            highest = 0 if attempt.number < highest else highest  # driven again: numbers begin anew
+            if attempt.number > highest and attempt.number > 1:
+                started.append(round(attempt.started_at_s, 6))
+            highest = attempt.number
+        return started
+
+    def _last_life(self) -> list[AttemptRecord]:
+        """Return the executions since numbers last began anew, which is when a dead letter is driven again."""
+        begin = 0
+        for at, (earlier, later) in enumerate(pairwise(self.attempts), start=1):
+            if later.number < earlier.number:
+                begin = at
+        return self.attempts[begin:]
 
     def __str__(self) -> str:
         lines = [f"{self.name} {self.task_id}: {self.settlement or 'not settled'}"]
         for attempt in self.attempts:
-            raised = f" {attempt.exception!r}" if attempt.exception is not None else ""
+            raised = f" {short(attempt.exception)}" if attempt.exception is not None else ""
             hooks = f" hooks: {', '.join(attempt.hooks)}" if attempt.hooks else ""
             lines.append(
                 f"  attempt {attempt.number} at {attempt.started_at_s:g}s on {attempt.worker}: "

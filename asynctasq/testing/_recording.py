@@ -2,112 +2,20 @@
 
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
-from functools import cached_property
 from typing import Any
 
-from asynctasq.codec.arguments import unpack_arguments
-from asynctasq.codec.envelope import decode_envelope
-from asynctasq.codec.references import with_references
-from asynctasq.kernel.messages import Message
 from asynctasq.tasks.base import BaseTask
-from asynctasq.tasks.definition import definition_of
 from asynctasq.tasks.functions import TaskFunction
+from asynctasq.testing._argument_names import check_names
+from asynctasq.testing._expectation import Dispatched, Expectation
 
-__all__ = ["Captured", "Dispatched", "Recording", "TaskReference", "task_class_of"]
+__all__ = ["Captured", "Dispatched", "Recording", "TaskReference", "listed", "task_class_of"]
 
 TaskReference = type[BaseTask[Any]] | TaskFunction[..., Any]
 """A task as tests name it: the class, or the decorated function."""
 
 SHOWN_MAX = 8
-
-
-@dataclass(frozen=True, kw_only=True)
-class Dispatched:
-    """One recorded dispatch. `at_s` is in virtual seconds since the FakeQueue was opened."""
-
-    task: type[BaseTask[Any]]
-    message: Message
-    at_s: float
-
-    @property
-    def task_id(self) -> str:
-        """The id of its message."""
-        return self.message.id
-
-    @property
-    def queue(self) -> str:
-        """The queue it went to."""
-        return self.message.queue
-
-    @property
-    def delay_s(self) -> float:
-        """Seconds from the dispatch to the first attempt, at the earliest."""
-        return self.message.delay_s
-
-    @property
-    def size(self) -> int:
-        """The bytes that a backend would store and send."""
-        return self.message.size
-
-    @cached_property
-    def arguments(self) -> Mapping[str, object]:
-        """The constructor's arguments as they came through the codec, defaults filled in; decoded when first asked for.
-
-        Models are `ModelReference`s.
-        """
-        envelope, signature = decode_envelope(self.message.body), definition_of(self.task).signature
-        return _with_defaults(self.task, unpack_arguments(envelope.arguments, signature.annotations))
-
-    def __str__(self) -> str:
-        arguments = ", ".join(f"{name}={value!r}" for name, value in self.arguments.items())
-        delay = f" delay={self.delay_s:g}s" if self.delay_s else ""
-        return f"{self.task.__qualname__}({arguments}) on queue {self.queue!r}{delay}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Expectation:
-    """What an assertion looks for; None means: whatever."""
-
-    task: type[BaseTask[Any]] | None = None
-    arguments: Mapping[str, object]
-    on_queue: str | None = None
-    delay: float | timedelta | None = None
-    where: Callable[[Dispatched], bool] | None = None
-
-    def differences(self, record: Dispatched) -> list[str]:
-        """Return the names of what does not fit; "task" first."""
-        found: list[str] = []
-        if self.task is not None and not issubclass(record.task, self.task):
-            found.append("task")
-        for name, wanted in self.arguments.items():
-            if name not in record.arguments or not _fits(wanted, record.arguments[name]):
-                found.append(name)
-        if self.on_queue is not None and self.on_queue != record.queue:
-            found.append("queue")
-        if self.delay is not None and abs(_seconds(self.delay) - record.delay_s) > 1e-6:
-            found.append("delay")
-        if not found and self.where is not None and not self.where(record):
-            found.append("where")
-        return found
-
-    def __str__(self) -> str:
-        name = "any task" if self.task is None else self.task.__qualname__
-        arguments = ", ".join(f"{key}={value!r}" for key, value in self.arguments.items())
-        parts = [f"{name}({arguments})"]
-        if self.on_queue is not None:
-            parts.append(f"on queue {self.on_queue!r}")
-        if self.delay is not None:
-            parts.append(f"delay={_seconds(self.delay):g}s")
-        if self.where is not None:
-            parts.append(f"where {getattr(self.where, '__name__', 'the predicate')} holds")
-        return " ".join(parts)
-
-
-def _fits(wanted: object, found: object) -> bool:
-    """Say whether an argument is what was wanted; a model fits the reference to it."""
-    return bool(wanted == found) or bool(with_references(wanted) == found)
 
 
 class Recording:
@@ -141,9 +49,32 @@ class Recording:
         """Return what else a failure should show."""
         return ""
 
+    def _check_faked(self, task: type[BaseTask[Any]]) -> None:
+        """Raise ValueError for a task whose dispatches go elsewhere."""
+
+    def _class_asked(self, task: TaskReference) -> type[BaseTask[Any]]:
+        """Return the class of a task that something is asked of."""
+        cls = task_class_of(task)
+        self._check_faked(cls)
+        return cls
+
+    def _expect(
+        self,
+        task: TaskReference | None,
+        arguments: Mapping[str, object] | None,
+        kwargs: Mapping[str, object],
+        **rest: Any,
+    ) -> Expectation:
+        """Return what is looked for; refuse what could never be."""
+        cls = None if task is None else self._class_asked(task)
+        wanted = _together(arguments, kwargs)
+        if cls is not None:
+            check_names(cls, wanted)
+        return Expectation(task=cls, arguments=wanted, **rest)
+
     def dispatched(self, task: TaskReference | None = None) -> list[Dispatched]:
         """Return what was dispatched, in order; of one task, or all."""
-        wanted = None if task is None else task_class_of(task)
+        wanted = None if task is None else self._class_asked(task)
         return [record for record in self._records if wanted is None or issubclass(record.task, wanted)]
 
     def assert_dispatched(
@@ -162,14 +93,10 @@ class Recording:
 
         Arguments are compared by `wanted == actual`, so matcher objects work; give them by name, or as a
         mapping where a name is also a keyword of this method. `delay` is in seconds or a timedelta.
+
+        Raises: TypeError for an argument that the task does not have.
         """
-        expectation = Expectation(
-            task=task_class_of(task),
-            arguments={**(arguments or {}), **kwargs},
-            on_queue=on_queue,
-            delay=delay,
-            where=where,
-        )
+        expectation = self._expect(task, arguments, kwargs, on_queue=on_queue, delay=delay, where=where)
         matches = [record for record in self._records if not expectation.differences(record)]
         if (times is None and not matches) or (times is not None and len(matches) != times):
             wanted = "at least once" if times is None else f"{times} times"
@@ -184,16 +111,17 @@ class Recording:
         *,
         ever: bool = True,
         on_queue: str | None = None,
+        delay: float | timedelta | None = None,
         where: Callable[[Dispatched], bool] | None = None,
         **kwargs: object,
     ) -> None:
-        """Assert that no such dispatch was made; with `ever=False`, that none is still waiting to be run."""
-        expectation = Expectation(
-            task=None if task is None else task_class_of(task),
-            arguments={**(arguments or {}), **kwargs},
-            on_queue=on_queue,
-            where=where,
-        )
+        """Assert that no such dispatch was made; with `ever=False`, that none is still waiting to be run.
+
+        What makes a dispatch such a one is said as for `assert_dispatched`.
+
+        Raises: TypeError for an argument that the task does not have.
+        """
+        expectation = self._expect(task, arguments, kwargs, on_queue=on_queue, delay=delay, where=where)
         pending = None if ever else self._pending_ids()
         matches = [
             record
@@ -202,11 +130,15 @@ class Recording:
         ]
         if matches:
             what = "dispatched" if ever else "waiting to be run"
-            lines = "".join(f"\n  {record}" for record in matches[:SHOWN_MAX])
-            raise AssertionError(f"expected no {expectation} to be {what}, but:{lines}{self._circumstances()}")
+            raise AssertionError(
+                f"expected no {expectation} to be {what}, but:{listed(matches)}{self._circumstances()}"
+            )
 
     def assert_nothing_dispatched(self, *, ever: bool = True) -> None:
-        """Assert that nothing at all was dispatched; with `ever=False`, that nothing is waiting to be run."""
+        """Assert that nothing at all was dispatched; with `ever=False`, that nothing is waiting to be run.
+
+        What a FakeQueue lets through (`only=`, `except_=`) is not counted: nothing is known of it.
+        """
         self.assert_not_dispatched(ever=ever)
 
     def assert_dispatched_in_order(self, *expected: TaskReference | tuple[TaskReference, Mapping[str, object]]) -> None:
@@ -214,11 +146,15 @@ class Recording:
 
         Each is a task, or a pair of a task and the arguments it was given.
         """
+        if not expected:
+            raise TypeError(
+                "assert_dispatched_in_order() was given no tasks; for none at all: assert_nothing_dispatched()"
+            )
         left = iter(self._records)
         for position, item in enumerate(expected):
             nothing: Mapping[str, object] = {}
             task, arguments = item if isinstance(item, tuple) else (item, nothing)
-            expectation = Expectation(task=task_class_of(task), arguments=arguments)
+            expectation = self._expect(task, arguments, nothing)
             if not any(not expectation.differences(record) for record in left):
                 text = f"expected {expectation} as number {position + 1} of {len(expected)}"
                 raise AssertionError(self._explain(text, expectation, 0, in_order=True))
@@ -235,6 +171,8 @@ class Recording:
                 differs = expectation.differences(record)
                 mark = f"  <- differs: {', '.join(differs)}" if differs else "  <- matches"
                 lines.append(f"  {label}: {record}{mark}")
+                if label == "nearest":
+                    lines += [f"    {said}" for said in expectation.contrasts(record)]
         if total > SHOWN_MAX:
             lines.append(f"  ... {total} in all")
         return "\n".join(lines) + self._circumstances()
@@ -253,6 +191,9 @@ class Captured(Recording):
     def _circumstances(self) -> str:
         return self._origin._circumstances()  # noqa: SLF001 - of its own kind
 
+    def _check_faked(self, task: type[BaseTask[Any]]) -> None:
+        self._origin._check_faked(task)  # noqa: SLF001 - of its own kind
+
 
 def task_class_of(task: TaskReference) -> type[BaseTask[Any]]:
     """Return the class of a task named by class or by decorated function.
@@ -266,23 +207,24 @@ def task_class_of(task: TaskReference) -> type[BaseTask[Any]]:
     raise TypeError(f"expected a task class or a @task function, not {task!r}")
 
 
-def _with_defaults(task: type[BaseTask[Any]], arguments: Mapping[str, object]) -> dict[str, object]:
-    """Return the arguments with the constructor's defaults filled in, in the constructor's order."""
-    signature = definition_of(task).signature
-    args, kwargs = signature.unbind(arguments)
-    bound = signature.inspected.bind(*args, **kwargs)
-    bound.apply_defaults()
-    filled = dict(bound.arguments)
-    for name, parameter in signature.inspected.parameters.items():
-        if parameter.kind is parameter.VAR_KEYWORD:
-            filled.update(filled.pop(name, {}))
-    return filled
+def listed(records: list[Dispatched]) -> str:
+    """Return dispatches as lines, of many the first and how many there are."""
+    more = f"\n  ... {len(records)} in all" if len(records) > SHOWN_MAX else ""
+    return "".join(f"\n  {record}" for record in records[:SHOWN_MAX]) + more
+
+
+def _together(arguments: Mapping[str, object] | None, kwargs: Mapping[str, object]) -> dict[str, object]:
+    """Return the arguments of the mapping and those given by name; one that is in both is ambiguous."""
+    if arguments is None:
+        return dict(kwargs)
+    if not isinstance(arguments, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] - users' input
+        raise TypeError(f"give arguments by name or as a mapping from names to values, not {arguments!r}")
+    twice = [name for name in arguments if name in kwargs]
+    if twice:
+        raise TypeError(f"argument {twice[0]!r} is in the mapping and given by name, too; give it once")
+    return {**arguments, **kwargs}
 
 
 def _distance(expectation: Expectation, record: Dispatched) -> tuple[bool, int]:
     differs = expectation.differences(record)
     return ("task" in differs, len(differs))
-
-
-def _seconds(value: float | timedelta) -> float:
-    return value.total_seconds() if isinstance(value, timedelta) else float(value)

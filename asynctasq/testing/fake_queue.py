@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Literal, NoReturn, Self
+from typing import Any, Self
 
 from asynctasq.drivers.base import Driver
 from asynctasq.errors import AsyncTasqError
@@ -13,14 +13,27 @@ from asynctasq.kernel.ledger import Entry, timeline
 from asynctasq.queue import MessageFactory
 from asynctasq.tasks.base import BaseTask
 from asynctasq.tasks.dispatching import scoped_dispatcher
+from asynctasq.tasks.options import seconds as seconds_of
+from asynctasq.tasks.options import whole_number
 from asynctasq.testing._dispatcher import FakeDispatcher, Filter
-from asynctasq.testing._draining import Draining, DrainOptions, DrainResult, NotIdle, raise_first, summarise
+from asynctasq.testing._draining import (
+    Draining,
+    DrainOptions,
+    DrainResult,
+    Errors,
+    NotIdle,
+    Retries,
+    raise_first,
+    raise_unserved,
+    summarise,
+)
 from asynctasq.testing._engine import Engine, EngineOptions
 from asynctasq.testing._fault_injector import injecting, seed_of
 from asynctasq.testing._fault_plan import FaultPlan
-from asynctasq.testing._history import AttemptRecord, History, histories
+from asynctasq.testing._history import AttemptRecord, History
+from asynctasq.testing._outcomes import Outcomes
 from asynctasq.testing._performing import Performed, perform
-from asynctasq.testing._recording import Dispatched, Recording, TaskReference, task_class_of
+from asynctasq.testing._recording import Dispatched, Recording, TaskReference, listed, task_class_of
 from asynctasq.testing.clock import VirtualClock
 from asynctasq.testing.faults import FaultChoice
 from asynctasq.testing.loop import SimulationLoop
@@ -46,7 +59,7 @@ class NestedFakeError(AsyncTasqError):
     """A FakeQueue was opened inside another one of the same context."""
 
 
-class FakeQueue(Recording):
+class FakeQueue(Outcomes):
     """Record dispatches, and run them with the real worker in virtual time.
 
     Use it as `with FakeQueue() as queue:` or `async with FakeQueue() as queue:`; it is scoped by a context
@@ -79,6 +92,9 @@ class FakeQueue(Recording):
         strict: bool = False,
     ) -> None:
         super().__init__()
+        whole_number(workers, "workers", least=1)
+        whole_number(concurrency, "concurrency", least=1)
+        _check_seed(seed)
         self._filter = Filter(
             None if only is None else [task_class_of(task) for task in only], [task_class_of(task) for task in except_]
         )
@@ -88,7 +104,7 @@ class FakeQueue(Recording):
             queues=queues,
             search=search,
             real_executors=real_executors,
-            lease_s=lease_s,
+            lease_s=seconds_of(lease_s, "lease_s", above_zero=True),
         )
         self._seed = seed or seed_of(faults)
         self._injecting = None if faults is None else injecting(faults)
@@ -156,8 +172,12 @@ class FakeQueue(Recording):
             self._engine.plan.check_fired()
         left = self._engine.store.pending_ids()
         if self._strict and left and not failed:
-            lines = "".join(f"\n  {record}" for record in self._records if record.task_id in left)
-            raise AssertionError(f"{len(left)} tasks were dispatched and not run to their end:{lines}")
+            waiting = listed([record for record in self._records if record.task_id in left])
+            nobody = ", ".join(map(repr, self._engine.store.unserved()))
+            unserved = (
+                f"\nno worker of this FakeQueue serves {nobody} (queues={self._options.queues!r})" if nobody else ""
+            )
+            raise AssertionError(f"{len(left)} tasks were dispatched and not run to their end:{waiting}{unserved}")
 
     @property
     def _engine(self) -> Engine:
@@ -194,16 +214,12 @@ class FakeQueue(Recording):
             raise RuntimeError("this FakeQueue has no faults; make it with FakeQueue(faults=...)")
         return self._engine.plan
 
-    def history(self, task_id: str) -> History:
-        """Return the attempts of one task: start times, outcomes, exceptions, hooks."""
-        try:
-            return histories(self.ledger)[task_id]
-        except KeyError:
-            raise KeyError(f"no task {task_id!r} was dispatched here") from None
-
     def timeline(self) -> str:
         """Return everything that happened as text, one line an event, in virtual seconds since the opening."""
         return timeline(self.ledger, start=self.clock.now() - self.clock.monotonic())
+
+    def _check_faked(self, task: type[BaseTask[Any]]) -> None:
+        self._filter.check_faked(task)
 
     def _pending_ids(self) -> frozenset[str]:
         return frozenset(self._engine.store.pending_ids())
@@ -215,7 +231,7 @@ class FakeQueue(Recording):
 
     async def run_due(self) -> DrainResult:
         """Run all that is due now, and what that makes due; the clock moves only as far as tasks sleep."""
-        return await self._engine.run(self._drain(DrainOptions(), errors="collect"))
+        return await self._engine.run(self._drain(DrainOptions()))
 
     async def advance(
         self,
@@ -228,15 +244,15 @@ class FakeQueue(Recording):
     ) -> DrainResult:
         """Let so much virtual time pass and run what comes due in it, each at its instant."""
         step = _step(delta, seconds=seconds, minutes=minutes, hours=hours, days=days)
-        return await self._engine.run(self._drain(DrainOptions(scheduled=step), errors="collect"))
+        return await self._engine.run(self._drain(DrainOptions(scheduled=step)))
 
     async def run_until_idle(self, *, virtual_s_max: float = YEAR_S) -> DrainResult:
         """Run until nothing is left but dead letters; the clock jumps, at most `virtual_s_max` seconds.
 
-        Raises: NotIdle if work is left then.
+        Raises: NotIdle if work is left then, or lies in a queue that no worker serves.
         """
-        options = DrainOptions(scheduled=True)
-        return await self._engine.run(self._drain(options, errors="collect", virtual_s_max=virtual_s_max))
+        bound_s = seconds_of(virtual_s_max, "virtual_s_max", above_zero=False)
+        return await self._engine.run(self._run_until_idle(bound_s))
 
     async def drain(
         self,
@@ -244,8 +260,8 @@ class FakeQueue(Recording):
         limit: int | None = None,
         recursion: bool = True,
         scheduled: bool | timedelta = False,
-        retries: Literal["due", "never", "all"] = "due",
-        errors: Literal["raise", "collect"] = "raise",
+        retries: Retries = "due",
+        errors: Errors = "raise",
     ) -> DrainResult:
         """Run what is waiting, and count.
 
@@ -253,17 +269,19 @@ class FakeQueue(Recording):
         scheduled: False runs what is due, True everything, a timedelta what comes due within it.
         retries: "due" runs those that come due in that time, "never" none, "all" every one.
         errors: "raise" raises, once all has run, the first exception a task raised, with a note on where.
+
+        What lies in queues that no worker serves is left.
         """
-        options = DrainOptions(limit=limit, recursion=recursion, scheduled=scheduled, retries=retries)
-        return await self._engine.run(self._drain(options, errors=errors))
+        options = DrainOptions(limit=limit, recursion=recursion, scheduled=scheduled, retries=retries, errors=errors)
+        return await self._engine.run(self._drain(options))
 
     async def perform(self, task: BaseTask[Any], *, attempt: int = 1) -> Performed:
         """Run one task as the worker would in its attempt number `attempt`, hooks included, without the queue."""
-        return await self._engine.run(self._perform(task, attempt))
+        return await self._engine.run(self._perform(_instance(task), whole_number(attempt, "attempt", least=1)))
 
     def run_due_sync(self) -> DrainResult:
         """Do `run_due` from synchronous code."""
-        return self._engine.run_sync(self._drain(DrainOptions(), errors="collect"))
+        return self._engine.run_sync(self._drain(DrainOptions()))
 
     def advance_sync(
         self,
@@ -276,12 +294,12 @@ class FakeQueue(Recording):
     ) -> DrainResult:
         """Do `advance` from synchronous code."""
         step = _step(delta, seconds=seconds, minutes=minutes, hours=hours, days=days)
-        return self._engine.run_sync(self._drain(DrainOptions(scheduled=step), errors="collect"))
+        return self._engine.run_sync(self._drain(DrainOptions(scheduled=step)))
 
     def run_until_idle_sync(self, *, virtual_s_max: float = YEAR_S) -> DrainResult:
         """Do `run_until_idle` from synchronous code."""
-        options = DrainOptions(scheduled=True)
-        return self._engine.run_sync(self._drain(options, errors="collect", virtual_s_max=virtual_s_max))
+        bound_s = seconds_of(virtual_s_max, "virtual_s_max", above_zero=False)
+        return self._engine.run_sync(self._run_until_idle(bound_s))
 
     def drain_sync(
         self,
@@ -289,85 +307,34 @@ class FakeQueue(Recording):
         limit: int | None = None,
         recursion: bool = True,
         scheduled: bool | timedelta = False,
-        retries: Literal["due", "never", "all"] = "due",
-        errors: Literal["raise", "collect"] = "raise",
+        retries: Retries = "due",
+        errors: Errors = "raise",
     ) -> DrainResult:
         """Do `drain` from synchronous code."""
-        options = DrainOptions(limit=limit, recursion=recursion, scheduled=scheduled, retries=retries)
-        return self._engine.run_sync(self._drain(options, errors=errors))
+        options = DrainOptions(limit=limit, recursion=recursion, scheduled=scheduled, retries=retries, errors=errors)
+        return self._engine.run_sync(self._drain(options))
 
     def perform_sync(self, task: BaseTask[Any], *, attempt: int = 1) -> Performed:
         """Do `perform` from synchronous code."""
-        return self._engine.run_sync(self._perform(task, attempt))
+        return self._engine.run_sync(self._perform(_instance(task), whole_number(attempt, "attempt", least=1)))
 
-    async def _drain(
-        self, options: DrainOptions, *, errors: Literal["raise", "collect"], virtual_s_max: float = YEAR_S
-    ) -> DrainResult:
+    async def _run_until_idle(self, virtual_s_max: float) -> DrainResult:
+        result = await self._drain(DrainOptions(scheduled=True), virtual_s_max=virtual_s_max)
+        raise_unserved(self._engine)
+        return result
+
+    async def _drain(self, options: DrainOptions, *, virtual_s_max: float = YEAR_S) -> DrainResult:
         engine = self._engine
         before, started = len(engine.ledger), engine.clock.elapsed
         await Draining(engine, options).run(virtual_s_max=virtual_s_max)
         entries = engine.ledger[before:]
-        if errors == "raise":
+        if options.errors == "raise":
             raise_first(entries, engine.clock)
         return summarise(entries, engine.clock.elapsed - started)
 
     async def _perform(self, task: BaseTask[Any], attempt: int) -> Performed:
         message = MessageFactory(clock=self.clock, new_id=self._engine.new_id).message(task)
         return await perform(self._engine, message, attempt=attempt)
-
-    # -- assertions on what ran ------------------------------------------------------------------
-
-    def assert_completed(self, task: TaskReference, *, times: int | None = None) -> None:
-        """Assert that a dispatch of this task ended well; or exactly `times` of them."""
-        done = [history for history in self._histories(task) if history.completed]
-        if (times is None and not done) or (times is not None and len(done) != times):
-            wanted = "to complete" if times is None else f"to complete {times} times"
-            self._fail(f"expected {_name(task)} {wanted}; {len(done)} did", task)
-
-    def assert_failed(
-        self, task: TaskReference, *, with_: type[BaseException] | None = None, attempts: int | None = None
-    ) -> None:
-        """Assert that a dispatch of this task became a dead letter: `with_` this exception, after so many attempts."""
-        for history in self._histories(task):
-            fits = with_ is None or isinstance(history.exception, with_)
-            if history.failed and fits and attempts in (None, len(history.attempts)):
-                return
-        wanted = f" with {with_.__name__}" if with_ else ""
-        counted = f" after {attempts} attempts" if attempts is not None else ""
-        self._fail(f"expected {_name(task)} to fail for good{wanted}{counted}", task)
-
-    def assert_retried_at(self, seconds: Sequence[float], *, task: TaskReference | None = None) -> None:
-        """Assert when attempts after the first started, in virtual seconds since the dispatch.
-
-        Of the one task that was retried, or of `task`.
-        """
-        retried = [history for history in self._histories(task) if history.retried_at_s]
-        if len(retried) > 1:
-            self._fail(f"{len(retried)} tasks were retried; say which with task=", task)
-        actual = retried[0].retried_at_s if retried else []
-        if [round(float(second), 6) for second in seconds] != actual:
-            self._fail(f"expected retries at {list(seconds)} s after the dispatch, they were at {actual}", task)
-
-    def assert_failed_hook(self, task: TaskReference, *, times: int = 1) -> None:
-        """Assert how often the `failed` hook of this task ran, over all its dispatches."""
-        ran = sum(history.hooks.count("failed") for history in self._histories(task))
-        if ran != times:
-            self._fail(f"expected failed() of {_name(task)} to run {times} times; it ran {ran} times", task)
-
-    def _histories(self, task: TaskReference | None) -> list[History]:
-        found = histories(self.ledger).values()
-        if task is None:
-            return list(found)
-        wanted = {record.task_id for record in self.dispatched(task)}
-        return [history for history in found if history.task_id in wanted]
-
-    def _fail(self, text: str, task: TaskReference | None) -> NoReturn:
-        lines = "".join(f"\n{history}" for history in self._histories(task)) or "\nnothing of it was dispatched"
-        raise AssertionError(f"{text}{lines}{self._circumstances()}")
-
-
-def _name(task: TaskReference) -> str:
-    return task_class_of(task).__qualname__
 
 
 def _running_simulation() -> SimulationLoop | None:
@@ -378,7 +345,20 @@ def _running_simulation() -> SimulationLoop | None:
     return loop if isinstance(loop, SimulationLoop) else None
 
 
+def _check_seed(seed: object) -> None:
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f"seed must be a whole number, not {seed!r}")
+
+
+def _instance(task: BaseTask[Any]) -> BaseTask[Any]:
+    if not isinstance(task, BaseTask):  # pyright: ignore[reportUnnecessaryIsInstance] - users' input
+        raise TypeError(f"perform runs a task with its arguments, such as SendEmail('a@b.c'), not {task!r}")
+    return task
+
+
 def _step(delta: timedelta | None, *, seconds: float, minutes: float, hours: float, days: float) -> timedelta:
+    if delta is not None and not isinstance(delta, timedelta):  # pyright: ignore[reportUnnecessaryIsInstance] - users' input
+        raise TypeError(f"advance takes a timedelta, or a number by the name of its unit, seconds=5; not {delta!r}")
     step = (delta or timedelta()) + timedelta(seconds=seconds, minutes=minutes, hours=hours, days=days)
     if step < timedelta():
         raise ValueError(f"virtual time never goes back: advance({step})")

@@ -524,7 +524,7 @@ def test_only_the_named_queues_are_served_in_their_order() -> None:
     with FakeQueue(queues="high,low", concurrency=1) as queue:
         for name in ("low", "other", "high"):
             note(name).on_queue(name).dispatch_sync()
-        queue.run_until_idle_sync()
+        queue.drain_sync(scheduled=True)
 
         queue.assert_not_dispatched(note, ever=False, name="low")
 
