@@ -96,6 +96,8 @@ class Faults:
         check_seconds("reply_timeout_s", self.reply_timeout_s)
         if self.latency is not None and not isinstance(self.latency, Latency):
             _check_latency(self.latency)
+        if not isinstance(self.seed, int) or isinstance(self.seed, bool):  # pyright: ignore[reportUnnecessaryIsInstance] - users' input
+            raise ValueError(f"seed={self.seed!r} takes a whole number, not 0")
         if self.seed == 0:
             raise ValueError("seed 0 is the run in which nothing happens by chance; give another one")
 

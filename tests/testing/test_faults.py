@@ -144,6 +144,12 @@ def test_seed_0_is_refused() -> None:
         Faults(seed=0)
 
 
+@pytest.mark.parametrize("seed", [1.5, "1", True, None])
+def test_a_seed_is_a_whole_number(seed: Any) -> None:
+    with pytest.raises(ValueError, match=r"seed=.* takes a whole number"):
+        Faults(seed=seed)
+
+
 def test_a_number_for_latency_is_its_typical_length() -> None:
     assert Faults(latency=0.2).delays == Latency(typical_s=0.2)
     assert Faults(latency=Latency(often=1.0)).delays == Latency(often=1.0)
