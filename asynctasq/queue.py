@@ -23,7 +23,7 @@ from asynctasq.tasks.definition import TaskDefinition, arguments_of, definition_
 from asynctasq.tasks.dispatching import Dispatcher
 from asynctasq.tasks.functions import TaskFunction
 
-__all__ = ["MessageFactory", "Queue", "background"]
+__all__ = ["MessageFactory", "Queue", "background", "refuse_running_loop"]
 
 T = TypeVar("T")
 
@@ -117,7 +117,7 @@ class Queue(Dispatcher):
 
     def dispatch_sync(self, tasks: Sequence[BaseTask[Any]], *, connection: Any = None) -> list[str]:
         if connection is None:
-            _refuse_running_loop()
+            refuse_running_loop()
             return background.run(lambda: self.dispatch(tasks))
         ids, batches = self._prepare(tasks)
         for transactional, messages in _all_transactional(batches):
@@ -185,7 +185,8 @@ def _transactional(driver: Driver) -> Transactional:
     return driver
 
 
-def _refuse_running_loop() -> None:
+def refuse_running_loop() -> None:
+    """Raise RuntimeError inside a running event loop, which a synchronous dispatch would block."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

@@ -12,7 +12,7 @@ from uuid import uuid4
 from asynctasq.queue import MessageFactory, Queue
 from asynctasq.tasks.base import BaseTask
 from asynctasq.tasks.definition import definition_of, options_of, tell_id
-from asynctasq.tasks.dispatching import Dispatcher, current_dispatcher, scoped_dispatcher
+from asynctasq.tasks.dispatching import Dispatcher, current_dispatcher
 
 __all__ = ["Deferred", "defer", "refuse_running_loop", "send", "send_sync"]
 
@@ -46,9 +46,7 @@ def defer(task: BaseTask[Any]) -> Deferred:
 
 
 def refuse_running_loop(advice: str) -> None:
-    """Raise now what `dispatch_sync` would raise after the commit, when it is too late. A FakeQueue blocks nothing."""
-    if scoped_dispatcher.get() is not None:
-        return
+    """Raise now what `dispatch_sync` would raise after the commit, when it is too late."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:

@@ -1,5 +1,7 @@
 """How a task reaches a queue: the `Dispatcher` port. This floor never imports the one that implements it."""
 
+import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol
@@ -27,6 +29,10 @@ class Dispatcher(Protocol):
 scoped_dispatcher: ContextVar[Dispatcher | None] = ContextVar("asynctasq_dispatcher", default=None)
 """A dispatcher for this context alone (FakeQueue); None outside."""
 
+_faking: Counter[int] = Counter()
+"""The threads in which a fake is open, and how many."""
+_faking_lock = threading.Lock()
+
 _default: Callable[[], Dispatcher] | None = None
 
 
@@ -37,13 +43,40 @@ def set_default_dispatcher(provide: Callable[[], Dispatcher] | None) -> None:
 
 
 def current_dispatcher() -> Dispatcher:
-    """Return the dispatcher of this context, or the application's default."""
+    """Return the dispatcher of this context, or the application's default.
+
+    Raises: DispatchError in a thread that knows nothing of a FakeQueue that is open in another one.
+    """
     scoped = scoped_dispatcher.get()
     if scoped is not None:
         return scoped
+    if _faking and threading.get_ident() not in _faking:
+        raise DispatchError(
+            "a FakeQueue is open, but not in this thread, and this dispatch would reach the real queue; start the "
+            "thread in the test's context: threading.Thread(target=contextvars.copy_context().run, args=(function,))"
+        )
+    return default_dispatcher()
+
+
+def default_dispatcher() -> Dispatcher:
+    """Return the application's own dispatcher, whatever this context has."""
     if _default is None:
         raise DispatchError("no queue is set up; import asynctasq (the package) before dispatching")
     return _default()
+
+
+def fake_opened(thread_id: int) -> None:
+    """Note that a fake is open in this thread: others must not dispatch past it without a word."""
+    with _faking_lock:
+        _faking[thread_id] += 1
+
+
+def fake_closed(thread_id: int) -> None:
+    """Note that one of the fakes of this thread was closed."""
+    with _faking_lock:
+        _faking[thread_id] -= 1
+        if not _faking[thread_id]:
+            del _faking[thread_id]
 
 
 async def dispatch_many(tasks: "Sequence[BaseTask[Any]]", *, connection: Any = None) -> list[str]:

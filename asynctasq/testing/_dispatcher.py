@@ -1,16 +1,15 @@
 """Where dispatches go while a FakeQueue is open: into its store, through the real codec, whatever their driver."""
 
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from asynctasq.errors import DriverUnavailable
 from asynctasq.kernel.ledger import Entry, Kind
 from asynctasq.kernel.messages import Message, check_queue_name
-from asynctasq.queue import MessageFactory
+from asynctasq.queue import MessageFactory, refuse_running_loop
 from asynctasq.tasks.base import BaseTask
 from asynctasq.tasks.definition import definition_of, options_of
-from asynctasq.tasks.dispatching import Dispatcher, current_dispatcher, scoped_dispatcher
+from asynctasq.tasks.dispatching import Dispatcher, default_dispatcher
 from asynctasq.testing._engine import Engine
 from asynctasq.testing._link import link_of_this_worker
 from asynctasq.testing._recording import Dispatched
@@ -63,17 +62,20 @@ class FakeDispatcher(Dispatcher):
         ids = await self._take([task for task in tasks if self._chosen.fakes(task)])
         passed = [task for task in tasks if not self._chosen.fakes(task)]
         if passed:
-            with _outside():
-                ids |= _by_task(passed, await current_dispatcher().dispatch(passed, connection=connection))
+            ids |= _by_task(passed, await default_dispatcher().dispatch(passed, connection=connection))
         return [ids[id(task)].pop(0) for task in tasks]
 
     def dispatch_sync(self, tasks: Sequence[BaseTask[Any]], *, connection: Any = None) -> list[str]:
-        """Do `dispatch`; allowed inside a running loop too, since faked dispatches block nothing."""
+        """Do `dispatch`; inside a running loop refused as the application's own queue refuses it.
+
+        Raises: RuntimeError there.
+        """
+        if connection is None:
+            refuse_running_loop()
         ids = self._take_now([task for task in tasks if self._chosen.fakes(task)])
         passed = [task for task in tasks if not self._chosen.fakes(task)]
         if passed:
-            with _outside():
-                ids |= _by_task(passed, current_dispatcher().dispatch_sync(passed, connection=connection))
+            ids |= _by_task(passed, default_dispatcher().dispatch_sync(passed, connection=connection))
         return [ids[id(task)].pop(0) for task in tasks]
 
     async def _take(self, tasks: Sequence[BaseTask[Any]]) -> dict[int, list[str]]:
@@ -119,16 +121,6 @@ class FakeDispatcher(Dispatcher):
                     max_attempts=max_attempts,
                 )
             )
-
-
-@contextmanager
-def _outside() -> Generator[None]:
-    """Dispatch as if no FakeQueue were open."""
-    token = scoped_dispatcher.set(None)
-    try:
-        yield
-    finally:
-        scoped_dispatcher.reset(token)
 
 
 def _by_task(tasks: Sequence[BaseTask[Any]], ids: Sequence[str]) -> dict[int, list[str]]:

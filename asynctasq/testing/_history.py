@@ -70,17 +70,19 @@ class History:
 
     @property
     def retried_at_s(self) -> list[float]:
-        """When each attempt after the first started, in virtual seconds since the dispatch.
+        """When it ran again because it was retried or had snoozed, in virtual seconds since the dispatch.
 
         Of an attempt that ran again after a crash, when it ran first.
         """
         started: list[float] = []
-        highest = 0
+        latest, snoozes = (1, 0), 0
         for attempt in self.attempts:
-            highest = 0 if attempt.number < highest else highest  # driven again: numbers begin anew
-            if attempt.number > highest and attempt.number > 1:
+            if attempt.number < latest[0]:  # driven again: numbers begin anew
+                latest, snoozes = (1, 0), 0
+            if (attempt.number, snoozes) > latest:
+                latest = attempt.number, snoozes
                 started.append(round(attempt.started_at_s, 6))
-            highest = attempt.number
+            snoozes += attempt.outcome == "snoozed" and attempt.settlement != ""
         return started
 
     def _last_life(self) -> list[AttemptRecord]:

@@ -48,7 +48,7 @@ class Outcomes(Recording):
         self._fail(f"expected {_name(task)} to fail for good{wanted}{counted}", task)
 
     def assert_retried_at(self, seconds: Sequence[float], *, task: TaskReference | str | None = None) -> None:
-        """Assert when the attempts after the first started, in virtual seconds since the dispatch.
+        """Assert when it ran again, retried or after a snooze, in virtual seconds since the dispatch.
 
         Of the one task that was retried, or of `task`: a task that was dispatched once, or the id of a dispatch. What
         ran again after a crash is no retry; the crashed attempt counts from its first start.

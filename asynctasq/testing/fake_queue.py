@@ -1,6 +1,7 @@
 """FakeQueue: while it is open, every dispatch of its context is recorded, and runs when the test says so."""
 
 import asyncio
+import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import timedelta
@@ -12,7 +13,7 @@ from asynctasq.errors import AsyncTasqError
 from asynctasq.kernel.ledger import Entry, timeline
 from asynctasq.queue import MessageFactory
 from asynctasq.tasks.base import BaseTask
-from asynctasq.tasks.dispatching import scoped_dispatcher
+from asynctasq.tasks.dispatching import fake_closed, fake_opened, scoped_dispatcher
 from asynctasq.tasks.options import seconds as seconds_of
 from asynctasq.tasks.options import whole_number
 from asynctasq.testing._dispatcher import FakeDispatcher, Filter
@@ -161,6 +162,8 @@ class FakeQueue(Outcomes):
 
             self._exits.enter_context(frozen_to(engine.clock))
         scoped_dispatcher.set(FakeDispatcher(engine, self._filter, self._add))
+        self._exits.callback(fake_closed, threading.get_ident())
+        fake_opened(threading.get_ident())
 
     def _leave(self) -> None:
         # Not reset with a token: a fixture may be torn down in another context than it was set up in.

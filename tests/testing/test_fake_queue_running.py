@@ -404,7 +404,7 @@ def test_every_way_to_run_has_a_sync_twin(queue: FakeQueue) -> None:
 
 
 async def test_a_sync_twin_works_inside_a_foreign_running_loop(queue: FakeQueue) -> None:
-    note.dispatch_sync("a")
+    await note.dispatch("a")
 
     queue.run_due_sync()
 

@@ -247,10 +247,22 @@ async def test_many_threads_at_once_lose_nothing(fake_queue: FakeQueue) -> None:
     assert {record.arguments["to"] for record in fake_queue.dispatched()} == {str(number) for number in range(50)}
 
 
-async def test_sync_code_may_dispatch_inside_a_running_loop(fake_queue: FakeQueue) -> None:
-    mail.dispatch_sync("a")
+async def test_sync_code_must_not_dispatch_inside_a_running_loop_here_neither(fake_queue: FakeQueue) -> None:
+    with pytest.raises(RuntimeError, match="would block the running event loop"):
+        mail.dispatch_sync("a")
 
-    fake_queue.assert_dispatched(mail)
+    fake_queue.assert_nothing_dispatched()
+
+
+def test_an_async_task_must_not_dispatch_like_sync_code(fake_queue: FakeQueue) -> None:
+    @task
+    async def careless() -> None:
+        mail.dispatch_sync("a")
+
+    careless.dispatch_sync()
+
+    [error] = fake_queue.drain_sync(errors="collect", retries="never").errors
+    assert "use `await task.dispatch()` here" in str(error)
 
 
 def test_a_loop_of_its_own_inside_a_sync_test_is_fine(fake_queue: FakeQueue) -> None:
