@@ -187,12 +187,21 @@ class Explorer:
 
 
 def explore(
-    function: Simulated, *, runs: int, first_seed: int = 0, options: RunOptions | None = None, must_cover: bool = False
+    function: Simulated,
+    *,
+    runs: int,
+    first_seed: int = 0,
+    options: RunOptions | None = None,
+    must_cover: bool = False,
+    replay: str | None = None,
 ) -> Explorer:
-    """Run `function(sim=...)` under many seeds, from any code; return what was seen over all of them."""
+    """Run `function(sim=...)` under many seeds, from any code, or as the tape `replay` says; return what was seen."""
     check_whole("runs", runs)
     explorer = Explorer(function, options or RunOptions(faults=DEFAULT_FAULTS), name=_name_of(function))
-    explorer.run(explorer.program(), range(first_seed, first_seed + runs), whole=must_cover)
+    if replay is None:
+        explorer.run(explorer.program(), range(first_seed, first_seed + runs), whole=must_cover)
+    else:
+        explorer.replay(explorer.program(), replay)
     return explorer
 
 
@@ -233,7 +242,7 @@ def simulate(  # noqa: PLR0913 - one keyword per choice of a test
     invariants: check after each run that the queue kept its promises. limits: when a run is given up.
     Other fixtures of the test work as usual; what they give is shared by all runs. A failure is shrunk and says
     how to see it again; `--simulation-seed N`, `--simulation-runs N` and `--simulation-replay FILE` of pytest
-    choose the runs.
+    choose the runs. Called outside of pytest, the test takes `replay="FILE"`.
     """
     check_whole("runs", runs)
     options = RunOptions(
@@ -254,7 +263,12 @@ def simulate(  # noqa: PLR0913 - one keyword per choice of a test
 
         @functools.wraps(function)
         def test(*args: Any, **kwargs: Any) -> None:
-            _run_as_told(Explorer(function, options, name=_name_of(function)), args, kwargs, runs)
+            explorer = Explorer(function, options, name=_name_of(function))
+            tape = None if "replay" in signature.parameters else kwargs.pop("replay", None)
+            if tape is None:
+                _run_as_told(explorer, args, kwargs, runs)
+            else:
+                explorer.replay(explorer.program(*args, **kwargs), tape)
 
         # pytest reads the signature for fixtures, and `sim` is not one of them.
         signature = inspect.signature(function)

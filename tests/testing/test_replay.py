@@ -282,3 +282,46 @@ def test_a_simulation_refuses_the_tape_of_another_test(here: Path, monkeypatch: 
             simulate(faults=())(fails)()
     finally:
         set_settings(Settings())
+
+
+def test_outside_of_pytest_the_test_and_explore_take_the_tape(tmp_path: Path) -> None:
+    program = """
+from asynctasq.testing import SimulationFailed, simulate
+from asynctasq.testing.simulation import explore
+
+async def fails(sim):
+    ran.append(sim.seed)
+    assert sim.seed < 1, "it is not 0"
+
+@simulate(runs=3, faults=())
+async def test_fails(sim):
+    await fails(sim)
+
+for call in (test_fails, lambda **given: explore(fails, runs=3, **given)):
+    ran = []
+    try:
+        call()
+    except SimulationFailed as error:
+        [line] = [each for each in str(error).splitlines() if each.startswith("to see it again: ")]
+    assert "call it with replay=" in line, line
+    ran.clear()
+    try:
+        call(replay=line.partition("replay=")[2].strip("'"))
+    except SimulationFailed as error:
+        print(ran, str(error).splitlines()[0])
+"""
+
+    outside = {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=outside,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2, done.stderr
+    assert all(line.startswith("[1] simulate: the replay of .asynctasq/tapes/") for line in lines)
