@@ -4,13 +4,14 @@
 # pyright: reportPrivateUsage=false
 
 import asyncio
+import threading
 import types
 from asyncio import events, futures, tasks
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, cast
 
-__all__ = ["STEP", "WAKEUP", "BaseLoop", "Notice", "Timer", "enter_task", "is_python_step", "leave_task"]
+__all__ = ["STEP", "THREADS", "WAKEUP", "BaseLoop", "Notice", "Timer", "enter_task", "is_python_step", "leave_task"]
 
 if TYPE_CHECKING:
 
@@ -35,6 +36,8 @@ _tasks = cast("Any", tasks)
 enter_task: Final[Callable[[asyncio.AbstractEventLoop, Any], None]] = _tasks._enter_task
 leave_task: Final[Callable[[asyncio.AbstractEventLoop, Any], None]] = _tasks._leave_task
 _PYTHON_TASK: Final[type] = _tasks._PyTask
+# Every live thread by its number. `threading.enumerate()` takes a lock and makes a list, at every jump of the clock.
+THREADS: Final[dict[int, threading.Thread]] = cast("Any", threading)._active
 
 
 class _Recorder:

@@ -17,15 +17,23 @@ __all__ = ["deadlock_text", "limit_text", "livelock_text", "name_of"]
 _SHOWN: Final = 30
 
 
-def deadlock_text(loop: "SimulationLoop") -> str:
-    """List what every unfinished task awaits."""
+def deadlock_text(loop: "SimulationLoop", outside: Sequence[str]) -> str:
+    """List what every unfinished task awaits, and what is alive outside the loop."""
     lines = [describe_task(task) for task in pending_tasks(loop)]
     if len(lines) > _SHOWN:
         lines[_SHOWN:] = [f"... and {len(lines) - _SHOWN} more"]
     listed = "\n  ".join(lines) or "no task is left; something still waits for the loop to be stopped"
+    if not outside:
+        return (
+            f"nothing can ever run again at {_where(loop)}: nothing is ready, no timer is set and no thread is at work"
+            f"\n  {listed}"
+        )
+    threads = "\n  ".join(outside)
     return (
-        f"nothing can ever run again at {_where(loop)}: nothing is ready, no timer is set and no thread is at work\n"
-        f"  {listed}"
+        f"nothing can run any more at {_where(loop)}: nothing is ready, no timer is set, and nothing arrives from "
+        f"outside (threads are given {loop.limits.grace_s} s of real time, Limits.grace_s), where\n  {threads}\n"
+        "await the coroutine instead of waiting for it in a thread; where a thread needs more time, declare its work "
+        f"(loop.outside_work()); the tasks:\n  {listed}"
     )
 
 
@@ -34,7 +42,7 @@ def limit_text(loop: "SimulationLoop", when_us: int) -> str:
     lines = [describe_task(task) for task in pending_tasks(loop)][:_SHOWN]
     return (
         f"given up at {_where(loop)} after {loop.steps} steps, the next timer is at {_virtual(when_us)}: allowed are "
-        f"{_virtual(int(loop.limits.virtual_s_max * 1e6))} and {loop.limits.steps_max} steps (Limits); "
+        f"{_virtual(loop.limits.virtual_s_max * 1e6)} and {loop.limits.steps_max} steps (Limits); "
         "if the program should have ended by itself, see what still runs\n  " + "\n  ".join(lines)
     )
 
@@ -71,7 +79,7 @@ def name_of(callback: Any) -> str:
     if callable(name := getattr(subject, "get_name", None)):
         return str(name())
     function = getattr(callback, "func", callback)
-    return f"callback {getattr(function, '__qualname__', repr(function))}"
+    return f"callback {getattr(function, '__qualname__', None) or _shown(function)}"
 
 
 def describe_task(task: "asyncio.Task[Any]") -> str:
@@ -88,7 +96,7 @@ def _location(task: "asyncio.Task[Any]") -> tuple[str, str]:
         if _is_asyncio(frame):
             owner = frame.f_locals.get("self")
             if owner is not None:
-                awaited = f"{type(owner).__name__}.{frame.f_code.co_name} of {owner!r}"
+                awaited = f"{type(owner).__name__}.{frame.f_code.co_name} of {_shown(owner)}"
         else:
             place, awaited = _place(frame), ""
     return place or (_place(frames[0]) if frames else "at its end"), awaited
@@ -128,12 +136,23 @@ def _awaited_by(task: "asyncio.Task[Any]") -> str:
         return "its turn"
     if isinstance(waiter, asyncio.Task):
         return f"task {waiter.get_name()}"
-    return repr(waiter)
+    return _shown(waiter)
+
+
+def _shown(subject: object) -> str:
+    try:
+        return repr(subject)
+    except Exception as error:  # noqa: BLE001 - user code; the report must not fail by what it reports
+        return f"<{type(subject).__qualname__} whose repr() fails: {error.__class__.__qualname__}>"
 
 
 def _where(loop: "SimulationLoop") -> str:
     return f"virtual time {_virtual(loop.clock.elapsed_us)} (seed {loop.tape.seed})"
 
 
-def _virtual(elapsed_us: int) -> str:
-    return str(timedelta(microseconds=elapsed_us))
+def _virtual(elapsed_us: float) -> str:
+    try:
+        return str(timedelta(microseconds=elapsed_us))
+    except (OverflowError, ValueError):
+        # The seconds of the greatest float fit one; its microseconds do not.
+        return f"{elapsed_us // 1_000_000 if isinstance(elapsed_us, int) else elapsed_us / 1e6:g} s"

@@ -16,6 +16,7 @@ from typing import Any, Final, TypeVar
 
 from asynctasq.kernel.messages import MICROSECONDS
 from asynctasq.testing._loop_explorer import Explorer
+from asynctasq.testing._loop_inline import answer_for_asgiref
 from asynctasq.testing._loop_lifecycle import LoopLifecycle
 from asynctasq.testing._loop_outside import OutsideWork
 from asynctasq.testing._loop_private import STEP, WAKEUP, Notice, Timer
@@ -52,14 +53,16 @@ T = TypeVar("T")
 _WATCHED: Final = 2_048
 _NEVER: Final = float("inf")
 _STEP: Final = 1 / MICROSECONDS
+_LONGEST_S: Final = 4e12  # some hundred thousand years; in microseconds it fits the trace's 64 bits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """When a run is given up. Steps are callbacks and task steps together, counted anew in every run of the loop.
 
-    `stalled_steps_max` counts steps at one virtual instant. `grace_s` is real time: how long a run
-    that only a foreign thread could move waits for one before it is called a deadlock.
+    `stalled_steps_max` counts steps at one virtual instant. `grace_s` is real time in which nothing is
+    heard: so long a thread that the program started holds virtual time, and so long a run that only a
+    foreign thread could move waits for one before it is called a deadlock.
     """
 
     virtual_s_max: float = 100 * 365 * 86_400.0
@@ -75,6 +78,10 @@ class SimulationLoop(RealWorldRefusals, LoopLifecycle):
     from; plain callbacks keep their order. With `trace` the steps are hashed (`trace_digest`); under
     a search other than first in line they always are. Functions for an executor run inline, at a
     point the search chooses, unless `real_executors`: then virtual time stands still while they run.
+    A function that waits for a coroutine which it handed to this loop gets its answer either way.
+
+    Virtual time also stands still while a thread works that was started since the loop was made and is
+    no daemon, but once it has not been heard of for `Limits.grace_s` time goes on, and a log entry names it.
     """
 
     def __init__(
@@ -103,7 +110,7 @@ class SimulationLoop(RealWorldRefusals, LoopLifecycle):
         self._tasks_made = 0
         self._stalled = 0
         self._steps_before = 0
-        self._limit_us = int(self.limits.virtual_s_max * MICROSECONDS)
+        self._limit_us = int(min(self.limits.virtual_s_max, _LONGEST_S) * MICROSECONDS)
         self._outside = OutsideWork(self, real=real_executors, grace_s=self.limits.grace_s)
         # Without real executors threads are heard only when nothing is ready: a point that is always the same.
         self._polled: Sized = self._outside.arrived if real_executors else ()
@@ -149,7 +156,10 @@ class SimulationLoop(RealWorldRefusals, LoopLifecycle):
         if when == _NEVER:
             return timer
         # The nearest microsecond: time() + delay is a sum of floats, off by up to a tenth of one after some years.
-        when_us = int(when * MICROSECONDS + 0.5)
+        try:
+            when_us = int(when * MICROSECONDS + 0.5)
+        except (ValueError, OverflowError):
+            when_us = _extreme_us(when)
         if when_us <= self.clock.elapsed_us:
             self._ready.append((None, timer, ()))
         else:
@@ -172,7 +182,10 @@ class SimulationLoop(RealWorldRefusals, LoopLifecycle):
         handle = Notice(callback, args, self, contextvars.copy_context() if context is None else context)
         if self._thread_id == threading.get_ident():
             self._ready.append((None, handle, ()))
+            if (inline := self._outside.inline) is not None:
+                inline.handed(handle)
         else:
+            answer_for_asgiref(handle)
             self._outside.deliver(handle)
         return handle
 
@@ -200,7 +213,7 @@ class SimulationLoop(RealWorldRefusals, LoopLifecycle):
         if self._outside.real:
             return self._outside.submit(executor, func, args)
         self._tasks_made += 1
-        return self._outside.run_inline(func, args, self._tasks_made)
+        return self._outside.run_inline(executor, func, args, self._tasks_made)
 
     @contextmanager
     def outside_work(self) -> Generator[None]:
@@ -216,7 +229,7 @@ class SimulationLoop(RealWorldRefusals, LoopLifecycle):
         self._executor_shutdown_called = True
         executor = self._default_executor
         if executor is not None:
-            await self._outside.in_thread(executor.shutdown)
+            await self._outside.shut_down(executor)
 
     def choose_by(self, search: Search) -> None:
         """Choose among ready task steps in this way from the next run of the loop on."""
@@ -237,6 +250,15 @@ class SimulationLoop(RealWorldRefusals, LoopLifecycle):
                 raise
             except Exception as error:  # noqa: BLE001 - asyncio's own fault, like a task that runs already
                 self.call_exception_handler({"message": "Exception in a task step", "exception": error})
+
+    def _guarded(self, turn: Callable[[], None]) -> None:
+        """Take one turn of a loop that runs inside itself."""
+        try:
+            turn()
+        except SimulationError:
+            raise
+        except Exception as error:  # noqa: BLE001 - as in `_run_all`
+            self.call_exception_handler({"message": "Exception in a task step", "exception": error})
 
     def _has_ready(self) -> bool:
         return bool(self._ready) or (self._explorer is not None and self._explorer.busy)
@@ -272,6 +294,15 @@ class SimulationLoop(RealWorldRefusals, LoopLifecycle):
 
     def _wait_for_work(self) -> None:
         """Nothing is ready: take what other threads sent, else jump to the next timer, else give up."""
+        try:
+            self._find_work()
+        except SimulationError:
+            raise
+        except Exception as error:
+            # An error of ours that was taken for one of a callback would be met again and again.
+            raise SimulationError(f"the simulation loop itself failed: {error!r}") from error
+
+    def _find_work(self) -> None:
         outside = self._outside
         while not self._ready and not self._stopping:
             if outside.wait():
@@ -282,7 +313,7 @@ class SimulationLoop(RealWorldRefusals, LoopLifecycle):
                 self._jump(self._heap[0][0])
                 self._fire_due()
             elif not outside.wait_in_grace():
-                raise Deadlock(deadlock_text(self))
+                raise Deadlock(deadlock_text(self, outside.describe()))
 
     def _next_timer(self) -> Timer | None:
         heap = self._heap
@@ -320,9 +351,13 @@ class SimulationLoop(RealWorldRefusals, LoopLifecycle):
             return
         explorer = self._explorer or Explorer(self, None)
         count = min(_WATCHED, self.limits.stalled_steps_max)
-        names = explorer.watch(count)
         if self._explorer is None:
+            self._explorer = explorer  # an inline call may run the loop inside itself
+            names = explorer.watch(count)
+            self._explorer = None
             explorer.give_back()
+        else:
+            names = explorer.watch(count)
         if len(names) >= count:
             raise Livelock(livelock_text(self, names))
 
@@ -338,3 +373,10 @@ class SimulationLoop(RealWorldRefusals, LoopLifecycle):
         self._at_rest.clear()
         if self._explorer is not None:
             self._explorer.clear()
+
+
+def _extreme_us(when: float) -> int:
+    """Return the instant of a time that is no number of microseconds."""
+    if when != when:  # noqa: PLR0124 - only NaN differs from itself
+        raise ValueError("Invalid delay: NaN (not a number)")
+    return -1 if when < 0 else int(when) * MICROSECONDS

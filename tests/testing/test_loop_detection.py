@@ -6,7 +6,15 @@ import signal
 
 import pytest
 
-from asynctasq.testing.loop import Deadlock, LimitExceeded, Limits, Livelock, RealWorldAccess, SimulationLoop
+from asynctasq.testing.loop import (
+    Deadlock,
+    LimitExceeded,
+    Limits,
+    Livelock,
+    RealWorldAccess,
+    SimulationError,
+    SimulationLoop,
+)
 from asynctasq.testing.tape import Tape
 
 SEARCHES = ["fifo", "random", "pct"]
@@ -243,6 +251,60 @@ def test_every_run_of_a_loop_has_the_whole_budget_of_steps():
 
     loop.close()
     assert loop.steps > 2_000
+
+
+@pytest.mark.parametrize("delay_s", [1e14, 1e300, 1.7e308])
+def test_a_delay_beyond_all_dates_is_reported(loop: SimulationLoop, delay_s: float):
+    with pytest.raises(LimitExceeded, match=r"the next timer is at \S+ s: allowed are 36500 days"):
+        loop.run(asyncio.sleep(delay_s))
+
+
+def test_time_without_limit_ends_somewhere_all_the_same():
+    loop = SimulationLoop(Tape(5), search="random", limits=Limits(virtual_s_max=float("inf")))
+
+    with pytest.raises(LimitExceeded, match=r"the next timer is at 1e\+300 s: allowed are inf s"):
+        loop.run(asyncio.sleep(1e300))
+
+
+def test_a_delay_that_is_no_number_is_refused(loop: SimulationLoop):
+    async def main() -> None:
+        for set_timer in (loop.call_later, loop.call_at):
+            with pytest.raises(ValueError, match="Invalid delay: NaN"):
+                set_timer(float("nan"), print)
+        with pytest.raises(ValueError, match="Invalid delay: NaN"):
+            await asyncio.sleep(float("nan"))
+
+    loop.run(main())
+
+
+def test_an_instant_before_all_time_is_now(loop: SimulationLoop):
+    async def main() -> list[int]:
+        seen: list[int] = []
+        loop.call_later(float("-inf"), seen.append, 1)
+        loop.call_at(-1e308, seen.append, 2)
+        await asyncio.sleep(0.001)
+        return seen
+
+    assert loop.run(main()) == [1, 2]
+
+
+class Unprintable(asyncio.Event):
+    def __repr__(self) -> str:
+        raise RuntimeError("no words")
+
+
+def test_a_report_survives_what_cannot_be_printed(loop: SimulationLoop):
+    with pytest.raises(Deadlock, match=r"Unprintable\.wait of <Unprintable whose repr\(\) fails: RuntimeError>"):
+        loop.run(Unprintable().wait())
+
+
+def test_an_error_of_the_loops_own_ends_the_run():
+    class Broken(SimulationLoop):
+        def _next_timer(self):
+            raise ZeroDivisionError
+
+    with pytest.raises(SimulationError, match="itself failed: ZeroDivisionError"):
+        Broken().run(asyncio.sleep(1))
 
 
 # -- the real world --------------------------------------------------------------------------------

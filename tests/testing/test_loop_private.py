@@ -1,15 +1,24 @@
-"""The private parts of asyncio that the simulation loop stands on, watched one by one, on every Python version."""
+"""The private parts that the simulation loop stands on, watched one by one, on every Python version."""
 
 import asyncio
 import contextvars
 import inspect
+import sys
+import threading
+import time
 from asyncio import base_events, events, futures, tasks
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
+from asgiref import current_thread_executor
+from asgiref.sync import AsyncToSync
 
-from asynctasq.testing._loop_private import STEP, WAKEUP, Notice, Timer, is_python_step
+from asynctasq.core.threads import ThreadPool
+from asynctasq.testing._loop_private import STEP, THREADS, WAKEUP, Notice, Timer, is_python_step
 from asynctasq.testing._loop_tasks import SimulatedTask
+from asynctasq.testing._loop_threads import Call, Standing, closed_over, describe_function, outsiders, standing
 from asynctasq.testing.loop import SimulationLoop
 
 
@@ -169,3 +178,131 @@ def test_a_task_puts_itself_into_a_set_only_after_it_has_its_number(loop: Simula
     assert asyncio.all_tasks(loop) == {task}
     loop.run_until_complete(task)
     assert asyncio.all_tasks(loop) == set()
+
+
+# -- the parts of threading, concurrent.futures and asgiref --------------------------------------------
+
+
+def test_every_live_thread_is_in_the_dict_that_is_looked_at():
+    release = threading.Event()
+    thread = threading.Thread(target=release.wait)
+    thread.start()
+
+    assert set(THREADS.values()) == set(threading.enumerate())
+    release.set()
+    thread.join()
+    assert thread not in THREADS.values()
+
+
+def settled(thread: threading.Thread, loop: object, *, unlike: Standing = Standing.WORKS) -> Standing:
+    """Give a thread time to get where it is going."""
+    for _ in range(2_000):
+        found = standing(sys._current_frames().get(thread.ident or 0), loop)
+        if found is not unlike:
+            return found
+        time.sleep(0.001)
+    return unlike
+
+
+def test_a_thread_parked_on_a_condition_is_told_from_one_that_was_notified():
+    condition = threading.Condition()
+
+    def wait() -> None:
+        with condition:
+            condition.wait()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    assert settled(thread, None) is Standing.PARKED
+    with condition:
+        condition.notify()
+        assert standing(sys._current_frames()[thread.ident or 0], None) is Standing.WORKS
+    thread.join()
+
+
+def test_a_thread_parked_with_a_timeout_works():
+    release = threading.Event()
+    thread = threading.Thread(target=release.wait, args=(30,))
+    thread.start()
+    time.sleep(0.02)
+
+    assert standing(sys._current_frames()[thread.ident or 0], None) is Standing.WORKS
+    release.set()
+    thread.join()
+
+
+@pytest.mark.parametrize("timeout_s", [None, 30])
+def test_a_thread_that_waits_for_a_coroutine_asks_the_loop_of_that_coroutine(timeout_s: float | None):
+    asked, other = asyncio.new_event_loop(), asyncio.new_event_loop()
+    future = asyncio.run_coroutine_threadsafe(asyncio.sleep(0), asked)
+    thread = threading.Thread(target=future.result, args=(timeout_s,))
+    thread.start()
+    try:
+        asked._run_once()  # type: ignore[attr-defined] # chains the future
+        assert settled(thread, asked) is Standing.ASKS
+        assert settled(thread, other, unlike=Standing.ASKS) is (
+            Standing.PARKED if timeout_s is None else Standing.WORKS
+        )
+    finally:
+        asked.run_until_complete(asyncio.sleep(0.01))
+        thread.join()
+        asked.close()
+        other.close()
+
+
+def test_what_run_coroutine_threadsafe_hands_over_is_recognised():
+    class Taking(SimulationLoop):
+        def call_soon_threadsafe(self, callback: Any, *args: Any, context: Any = None) -> Any:
+            handed.append(callback)
+            return super().call_soon_threadsafe(callback, *args, context=context)
+
+    handed: list[Any] = []
+    loop = Taking()
+    future = asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop)
+
+    assert handed[0].__qualname__ == "run_coroutine_threadsafe.<locals>.callback"
+    assert closed_over(handed[0], "future") is future
+    loop.run(asyncio.sleep(1))
+    assert future.result() is None
+
+
+def test_what_asgiref_hands_over_is_recognised(loop: SimulationLoop):
+    source = inspect.getsource(AsyncToSync)
+
+    assert AsyncToSync.main_wrap.__qualname__ == "AsyncToSync.main_wrap"
+    assert {"call_result", "awaitable"} <= set(inspect.signature(AsyncToSync.main_wrap).parameters)
+    assert "running_in_main_event_loop" in source
+    assert "main_event_loop.call_soon_threadsafe(" in source
+    assert current_thread_executor.CurrentThreadExecutor.run_until_future.__name__ == "run_until_future"
+
+
+@pytest.mark.parametrize("make", [ThreadPoolExecutor, ThreadPool])
+def test_a_pools_thread_is_found_by_the_future_it_is_to_fulfil(make: Any):
+    pool, release = make(1), threading.Event()
+    future, behind = pool.submit(release.wait), pool.submit(int)
+    calls = {future: Call("first", pool), behind: Call("second", pool)}
+
+    for _ in range(2_000):
+        found = {each.name: each.standing for each in outsiders(None, calls, (), threading.get_ident())}
+        if found["first"] is Standing.PARKED:
+            break
+        time.sleep(0.001)
+    release.set()
+    pool.shutdown()
+
+    assert found == {"first": Standing.PARKED, "second": Standing.BEHIND}
+
+
+def test_a_pools_thread_without_a_function_is_idle():
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(int).result()
+        (thread,) = pool._threads
+
+        assert settled(thread, None) is Standing.IDLE
+
+
+@pytest.mark.parametrize(
+    "wrapped", [partial(contextvars.copy_context().run, divmod, 7), partial(divmod, 7), partial(partial(divmod), 7)]
+)
+def test_a_wrapped_function_keeps_its_name(wrapped: Any):
+    assert describe_function(wrapped) == "divmod"
