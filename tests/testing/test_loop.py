@@ -1,8 +1,10 @@
 """The simulation loop runs what asyncio offers, in virtual time and in asyncio's order."""
 
 import asyncio
+import contextlib
 import contextvars
 import gc
+import warnings
 from datetime import timedelta
 from typing import Any
 
@@ -279,6 +281,26 @@ def test_leftovers_are_cancelled_in_the_order_they_were_made(loop: SimulationLoo
     assert sorted(ended) == list(range(30))
     if loop._explorer is None or loop.tape.seed == 0:
         assert ended == list(range(30))
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_task_that_never_started_is_cancelled_quietly_at_the_end(fails: bool):
+    async def main() -> None:
+        left.append(asyncio.create_task(asyncio.sleep(1_000)))
+        if fails:
+            raise ZeroDivisionError
+
+    left: list[asyncio.Task[None]] = []
+    for seed in range(20):
+        loop = SimulationLoop(Tape(seed), search="random" if seed else "fifo")
+        with warnings.catch_warnings(record=True, action="always") as warned:
+            with pytest.raises(ZeroDivisionError) if fails else contextlib.nullcontext():
+                loop.run(main())
+            assert left.pop().cancelled()
+            del loop
+            gc.collect()
+
+        assert [str(each.message) for each in warned if "never awaited" in str(each.message)] == []
 
 
 def test_leftovers_may_take_virtual_time_to_end(loop: SimulationLoop):
