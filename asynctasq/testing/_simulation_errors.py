@@ -21,7 +21,7 @@ class SimulationError(AsyncTasqError):
 
 
 class Deadlock(SimulationError):
-    """Nothing is ready, no timer is set and nothing outside is under way; the text says who awaits what."""
+    """Nothing is ready, no timer is set, and nothing outside is under way that could change it; the text says who awaits what."""
 
 
 class Livelock(SimulationError):

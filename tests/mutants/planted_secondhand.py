@@ -163,7 +163,7 @@ def _hook_all_the_same(_: Any) -> Any:
         self._note(run.held, attempt_module.Kind.HOOK, "failed")
         try:
             async with attempt_module.asyncio.timeout(self._hook_timeout_s):
-                await self._call_failed(run, task, exception)
+                await self._call_hook(run, task.failed, exception)
         except BaseException as error:
             self._hook_broke(run, "failed", error)
 

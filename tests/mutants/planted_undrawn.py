@@ -131,14 +131,17 @@ def _naive(_: Any) -> Any:
     return property(lambda self: datetime.fromtimestamp(self.envelope.dispatched_at, UTC).replace(tzinfo=None))
 
 
-@_plant(AttemptRunner, "_call_failed", "async failed() never awaited", "its coroutine is made and dropped")
+@_plant(AttemptRunner, "_call_hook", "async failed() never awaited", "its coroutine is made and dropped")
 def _dropped(original: Any) -> Any:
-    async def call_failed(self: Any, run: Any, task: Any, exception: Any) -> None:
-        answer = task.failed(exception)
+    async def call_hook(self: Any, run: Any, hook: Any, exception: Any) -> Any:
+        if hook.__name__ != "failed":
+            return await original(self, run, hook, exception)
+        answer = hook(exception)
         if hasattr(answer, "close"):
             answer.close()
+        return None
 
-    return call_failed
+    return call_hook
 
 
 @_plant(
