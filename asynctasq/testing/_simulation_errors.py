@@ -21,7 +21,10 @@ class SimulationError(AsyncTasqError):
 
 
 class Deadlock(SimulationError):
-    """Nothing is ready, no timer is set, and nothing outside is under way that could change it; the text says who awaits what."""
+    """Nothing is ready, no timer is set, and nothing outside is under way that could change it.
+
+    The text says who awaits what.
+    """
 
 
 class Livelock(SimulationError):

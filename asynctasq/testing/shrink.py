@@ -11,6 +11,9 @@ from asynctasq.testing.tape import Entry
 
 __all__ = ["Shrunk", "shrink"]
 
+REAL_NUMBER = 1 << 53
+"""A draw of so many choices is one of a number from 0 to 1."""
+
 LATER = 8
 """So many more places of each kind are tried than the failing run had: another schedule may reach them."""
 
@@ -124,11 +127,11 @@ class _Shrinker:
         self._by_blocks(self._without)
 
     def lower(self) -> None:
-        """Replace single values by 1, by half, by one less."""
+        """Replace single values by 1, by half, by one less; of numbers from 0 to 1 none is simpler than another."""
         index = 0
         while index < len(self.best):
             label, n, value = self.best[index]
-            for lower in sorted({1, value // 2, value - 1} - {0}):
+            for lower in sorted({1, value // 2, value - 1} - {0}) if n < REAL_NUMBER else ():
                 if lower < value and self._try((*self.best[:index], (label, n, lower), *self.best[index + 1 :])):
                     break
             else:

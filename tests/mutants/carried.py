@@ -27,7 +27,7 @@ from asynctasq.queue import MessageFactory, Queue
 from asynctasq.tasks import AsyncProcessTask, AsyncTask, BaseTask, SyncProcessTask, SyncTask, TaskFunction, task
 from asynctasq.tasks.registry import Application
 from asynctasq.testing import Simulation
-from tests.mutants.oracle import want
+from tests.mutants.oracle import begin, want
 
 TASKS: Final = 5
 DAY_S: Final = 86_400.0
@@ -206,6 +206,12 @@ Call = tuple[type[BaseTask[Any]], BaseTask[Any], BaseTask[Any]]
 """The class of a call, the task to dispatch, and one that is run here."""
 
 
+def _drawn(sim: Simulation, name: str) -> Call:
+    begin(sim, name)
+    draw: Callable[[Simulation], Call] = _pick(sim, (_values, _values, _records))
+    return draw(sim)
+
+
 def _values(sim: Simulation) -> Call:
     """Draw a call with plain values."""
     functions = (gathers, gathers_in_thread, gathers_in_child)
@@ -306,11 +312,13 @@ class Side:
 
 async def carried(sim: Simulation) -> None:
     """Dispatch drawn calls in one go, once with a bad one among them; compare what they come to."""
+    _forget()
     drivers = {name: MemoryDriver(clock=sim.clock) for name in ("default", "other")}
     numbers = count(1)
     factory = MessageFactory(clock=sim.clock, new_id=lambda: str(uuid.UUID(int=next(numbers))))
     side = Side(sim, drivers, Queue(drivers["default"], find_driver=drivers.__getitem__, factory=factory))
-    calls = [_pick(sim, (_values, _values, _records))(sim) for _ in range(TASKS)]
+    calls = [_drawn(sim, f"call {n}") for n in range(TASKS)]
+    begin(sim, "the batch")
     kept = [_pick(sim, KEPT) for _ in calls]
     tasks = [one.with_options(keep_result=keep) for (_, one, _), (keep, _) in zip(calls, kept, strict=True)]
     await _refused(side, tasks)
@@ -329,6 +337,13 @@ async def carried(sim: Simulation) -> None:
     )
     for driver in drivers.values():
         await driver.close()
+
+
+def _forget() -> None:
+    """Let the classes be as in a process that has just begun: they find out about themselves when they are used."""
+    for cls in (Keeps, KeepsMore):
+        if "_definition" in vars(cls):
+            del cls._definition
 
 
 async def _refused(side: Side, tasks: Sequence[BaseTask[Any]]) -> None:

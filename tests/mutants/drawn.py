@@ -12,7 +12,7 @@ from asynctasq.tasks import AsyncProcessTask, AsyncTask, BaseTask, SyncProcessTa
 from asynctasq.tasks.options import Duration
 from asynctasq.testing import Simulation
 from property_tests.plain_model import ceil_us, is_asked, sequel
-from tests.mutants.oracle import Expected, Wait, judge, want
+from tests.mutants.oracle import Expected, Wait, begin, judge, want
 from tests.mutants.tasks import CONSTRUCTOR_ERRORS, LOG, Fragile, Run, now
 
 TASKS: Final = 9
@@ -219,29 +219,14 @@ def _pick(sim: Simulation, values: Sequence[Any]) -> Any:
 
 def _drawn(sim: Simulation, key: str) -> Expected:
     """Return a task and what it comes to, by the model."""
+    begin(sim, key)
     family, waits = _pick(sim, FAMILIES)
     timeout = _pick(sim, (LIMIT_S, timedelta(seconds=LIMIT_S), None))
     takes = 0.0 if issubclass(family, Blocking) else RUN_S
     runs_on = ("runs on",) if timeout is not None and takes else ()
-    others = (
-        "raises for a cause",
-        "snoozes",
-        "rejects",
-        "times out by itself",
-        "is cancelled",
-        "leaves",
-        "child dies",
-        *runs_on,
-    )
-    does = (
-        *["raises", "raises for a cause"] * 2,
-        "returns",
-        "returns an object",
-        "asks again",
-        "asks again soon",
-        *others,
-    )
-    script = [[_pick(sim, does), _pick(sim, (*["yes"] * 3, *ANSWERS, "breaks"))] for _ in range(12)] + [
+    others = ("snoozes", "rejects", "times out by itself", "is cancelled", "leaves", "child dies", *runs_on)
+    does = ("returns", *["raises", "raises for a cause"] * 2, "returns an object", "asks again", "asks again soon")
+    script = [[_pick(sim, (*does, *others)), _pick(sim, (*["yes"] * 3, *ANSWERS, "breaks"))] for _ in range(12)] + [
         ["returns", "yes"]
     ]
     policy: dict[str, Any] = {"max_attempts": _pick(sim, (6, 6, 6, 3, 1, 0)), "max_crashes": _pick(sim, (3, 1, 4))}

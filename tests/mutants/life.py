@@ -23,7 +23,7 @@ from asynctasq.queue import MessageFactory
 from asynctasq.tasks.base import BaseTask
 from asynctasq.tasks.registry import Application
 from asynctasq.testing import Simulation
-from tests.mutants.oracle import HAIR, MICROSECOND, want
+from tests.mutants.oracle import HAIR, MICROSECOND, begin, want
 from tests.mutants.tasks import (
     LOG,
     Endless,
@@ -67,6 +67,7 @@ async def life(sim: Simulation) -> None:
     )
     for part, kind in product(parts, (Frail, Deaf, Slow)):
         LOG.clear()
+        begin(sim, f"{part.__name__} {kind.__name__}")
         driver = kind(clock=sim.clock)
         await part(sim, driver)
         for queue in ("high", "low"):

@@ -63,6 +63,11 @@ def want(condition: bool, name: str, text: str) -> None:
         raise PromiseBroken(name, f"{name}: {text}")
 
 
+def begin(sim: Simulation, part: str) -> None:
+    """Draw what follows under a name of its own: shrunk to nothing, a part lets the others draw what they drew."""
+    sim.rng = sim._engine.tape.random(part)
+
+
 async def judge(sim: Simulation, expected: Sequence[Expected], base: float, *, exact: bool) -> None:
     """Compare what the log and the queue show with what is expected of dispatches at `base`."""
     store = sim.queue._engine.store

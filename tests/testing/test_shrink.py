@@ -55,6 +55,23 @@ def test_decisions_of_one_label_that_only_count_together_go_together():
     assert shrink(entries, failing_when(condition)).decisions == [("b", 10, 5)]
 
 
+def test_numbers_between_0_and_1_are_dropped_and_not_halved_again_and_again() -> None:
+    def drawn(tape: Tape) -> list[float]:
+        rng = tape.random("program")
+        return [rng.random() for _ in range(8)]
+
+    def still_fails(entries: Sequence[Entry]) -> Sequence[Entry] | None:
+        tape = Tape.replay(entries, strict=False)
+        return tape.entries if drawn(tape)[5] > 0 else None
+
+    tape = Tape(3)
+    drawn(tape)
+    shrunk = shrink(tape.entries, still_fails)
+
+    assert [entry[2] for entry in shrunk.decisions] == [tape.entries[5][2]]
+    assert shrunk.runs < 40
+
+
 def test_a_fault_found_under_a_schedule_is_shown_without_it_at_another_moment() -> None:
     """The schedule decides who takes the message: w1, or first come w2, who must be hit at its fifth turn then."""
 
