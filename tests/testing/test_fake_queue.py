@@ -10,6 +10,7 @@ import pytest
 from asynctasq.errors import InvalidQueueName
 from asynctasq.tasks import AsyncTask, SyncTask, dispatch_many, dispatch_many_sync, task
 from asynctasq.testing import Dispatched, FakeQueue
+from tests.testing.failing import failure
 
 
 class SendEmail(AsyncTask[None]):
@@ -60,17 +61,6 @@ class Matching:
 
     def __repr__(self) -> str:
         return "<matching>"
-
-
-@pytest.fixture
-def queue(fake_queue: FakeQueue) -> FakeQueue:
-    return fake_queue
-
-
-def failure(assertion: Callable[..., object], *args: Any, **kwargs: Any) -> str:
-    with pytest.raises(AssertionError) as caught:
-        assertion(*args, **kwargs)
-    return str(caught.value)
 
 
 # -- dispatched ------------------------------------------------------------------------------------

@@ -1,12 +1,10 @@
 """Attempts, retries and crashes as a FakeQueue counts them, and work that nobody will ever do."""
 
-from collections.abc import Callable
-from typing import Any
-
 import pytest
 
 from asynctasq.tasks import AsyncTask, task
 from asynctasq.testing import Crash, FakeQueue, NotIdle
+from tests.testing.failing import failure
 
 
 class Bad(AsyncTask[None]):
@@ -27,17 +25,6 @@ class Once(AsyncTask[None]):
 @task
 async def note(name: str) -> None:
     return None
-
-
-@pytest.fixture
-def queue(fake_queue: FakeQueue) -> FakeQueue:
-    return fake_queue
-
-
-def failure(assertion: Callable[..., object], *args: Any, **kwargs: Any) -> str:
-    with pytest.raises(AssertionError) as caught:
-        assertion(*args, **kwargs)
-    return str(caught.value)
 
 
 # -- crashes are no attempts -----------------------------------------------------------------------

@@ -62,11 +62,6 @@ def measure(*sizes: int, **named: int) -> None:
     return None
 
 
-@pytest.fixture
-def queue(fake_queue: FakeQueue) -> FakeQueue:
-    return fake_queue
-
-
 # -- names of arguments ----------------------------------------------------------------------------
 
 

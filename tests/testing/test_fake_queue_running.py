@@ -3,7 +3,6 @@
 import asyncio
 import os
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from asynctasq.errors import Reject, Snooze
 from asynctasq.kernel.messages import Complete
 from asynctasq.tasks import AsyncTask, SyncProcessTask, SyncTask, task
 from asynctasq.testing import FakeQueue, NotIdle
+from tests.testing.failing import failure
 
 RAN: list[Any] = []
 
@@ -21,11 +21,6 @@ RAN: list[Any] = []
 @pytest.fixture(autouse=True)
 def nothing_ran() -> None:
     RAN.clear()
-
-
-@pytest.fixture
-def queue(fake_queue: FakeQueue) -> FakeQueue:
-    return fake_queue
 
 
 @task
@@ -105,12 +100,6 @@ class Child(SyncProcessTask[None]):
 @task
 async def wall() -> None:
     RAN.append(datetime.now(UTC))
-
-
-def failure(assertion: Callable[..., object], *args: Any, **kwargs: Any) -> str:
-    with pytest.raises(AssertionError) as caught:
-        assertion(*args, **kwargs)
-    return str(caught.value)
 
 
 # -- run_due, advance, run_until_idle --------------------------------------------------------------

@@ -4,15 +4,12 @@ import asyncio
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import asynctasq
-from asynctasq.core import setup
 from asynctasq.core.setup import Setup, install
 from asynctasq.drivers.memory_driver import MemoryDriver
 from asynctasq.tasks import AsyncTask, dispatch_many_sync, task
@@ -35,17 +32,6 @@ class Overridden(AsyncTask[None]):
 
     async def execute(self) -> None:
         return None
-
-
-@pytest.fixture
-def outside(monkeypatch: pytest.MonkeyPatch) -> Iterator[MemoryDriver]:
-    """The queue that is configured: what is not faked goes there."""
-    monkeypatch.setattr(setup, "_current", None)
-    asynctasq.init(driver="memory")
-    driver = setup.current_setup().queue.driver
-    assert isinstance(driver, MemoryDriver)
-    yield driver
-    setup._replaced.clear()
 
 
 async def ready(driver: MemoryDriver) -> int:

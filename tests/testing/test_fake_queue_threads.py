@@ -1,14 +1,10 @@
 """Threads that know nothing of a FakeQueue that is open: what they dispatch must not reach the real queue unnoticed."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextvars import copy_context
 
-import pytest
-
-import asynctasq
 from asynctasq import task
-from asynctasq.core import setup
 from asynctasq.drivers.memory_driver import MemoryDriver
 from asynctasq.errors import DispatchError
 from asynctasq.testing import FakeQueue
@@ -20,17 +16,6 @@ async def mail(to: str) -> None: ...
 
 @task
 async def audit(what: str) -> None: ...
-
-
-@pytest.fixture
-def outside(monkeypatch: pytest.MonkeyPatch) -> Iterator[MemoryDriver]:
-    """The queue that is configured."""
-    monkeypatch.setattr(setup, "_current", None)
-    asynctasq.init(driver="memory")
-    driver = setup.current_setup().queue.driver
-    assert isinstance(driver, MemoryDriver)
-    yield driver
-    setup._replaced.clear()
 
 
 def in_thread(call: Callable[[], object]) -> list[BaseException]:

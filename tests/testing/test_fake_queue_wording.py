@@ -1,12 +1,10 @@
 """What a failing assertion of a FakeQueue shows of long values, of differences, and of many dispatches."""
 
-from collections.abc import Callable
 from typing import Any
-
-import pytest
 
 from asynctasq.tasks import AsyncTask, task
 from asynctasq.testing import FakeQueue
+from tests.testing.failing import failure
 
 
 class SendEmail(AsyncTask[None]):
@@ -34,17 +32,6 @@ class Look:
 
     def __repr__(self) -> str:
         return "'a'"
-
-
-@pytest.fixture
-def queue(fake_queue: FakeQueue) -> FakeQueue:
-    return fake_queue
-
-
-def failure(assertion: Callable[..., object], *args: Any, **kwargs: Any) -> str:
-    with pytest.raises(AssertionError) as caught:
-        assertion(*args, **kwargs)
-    return str(caught.value)
 
 
 def test_each_argument_that_differs_is_shown_as_wanted_and_as_it_was(queue: FakeQueue) -> None:
