@@ -5,9 +5,9 @@ from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context, ContextVar, copy_context
 from typing import Any
 
-__all__ = ["Fence", "Fenced", "Killed", "fence_of_this_worker", "fence_tasks"]
+from asynctasq.testing._loop_tasks import close_in
 
-CLOSES_MAX = 100
+__all__ = ["Fence", "Fenced", "Killed", "fence_of_this_worker", "fence_tasks"]
 
 
 class Killed(asyncio.CancelledError):
@@ -122,23 +122,8 @@ class Fenced(Coroutine[Any, Any, Any]):
             self._fence.members.pop(self, None)
 
     def bury(self) -> None:
-        """Close the coroutine in its own context, so that what it still tries is known to be its dead worker's.
-
-        The very context, where it can be had: a `finally` may reset a context variable with the token of its setting.
-        """
-        context = self._context
-        try:
-            context.run(int)
-        except RuntimeError:  # entered already: it is shared with what runs now
-            context = context.copy()
-        for _ in range(CLOSES_MAX):
-            try:
-                context.run(self.inner.close)
-            except RuntimeError:  # it awaits in a `finally`; what it awaits never comes
-                continue
-            except BaseException:  # noqa: BLE001 - user code of a dead worker
-                return
-            return
+        """Close the coroutine in its own context, so that what it still tries is known to be its dead worker's."""
+        close_in(self._context, self.inner)
 
     # What asyncio and the reports of a simulation ask of a coroutine.
     @property

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from asynctasq.testing._loop_private import BaseLoop, enter_task, leave_task
-from asynctasq.testing._loop_tasks import pending_tasks
+from asynctasq.testing._loop_tasks import abandon, pending_tasks
 from asynctasq.testing._simulation_errors import UnhandledErrors
 
 __all__ = ["LoopLifecycle"]
@@ -104,6 +104,7 @@ class LoopLifecycle(BaseLoop):
             self._wind_down()
         except Exception as further:  # noqa: BLE001 - the first error is the one to report
             error.add_note(f"then winding down failed: {further!r}")
+            abandon(pending_tasks(self))
 
     def raise_unhandled(self) -> None:
         """Raise, once, what went to the exception handler so far."""

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import ContextVar
 
 import pytest
 
@@ -138,6 +139,29 @@ def test_a_task_that_will_not_be_stopped_is_told_of_at_the_end() -> None:
     with pytest.raises(LimitExceeded, match="this does not end"), FakeQueue() as queue:
         Swallow().dispatch_sync()
         queue.advance_sync(seconds=10)
+
+
+def test_what_is_given_up_is_closed_at_once_and_in_its_own_context() -> None:
+    kept: ContextVar[str] = ContextVar("kept")
+    closed: list[str] = []
+
+    @task
+    async def stubborn() -> None:
+        token = kept.set("its own")
+        try:
+            while True:
+                with suppress(asyncio.CancelledError):
+                    await asyncio.sleep(100)
+        finally:
+            closed.append(kept.get())
+            kept.reset(token)
+            closed.append(kept.get("none"))
+
+    with pytest.raises(LimitExceeded), FakeQueue() as queue:
+        stubborn.dispatch_sync()
+        queue.advance_sync(seconds=10)
+
+    assert closed == ["its own", "none"]
 
 
 def test_the_failure_of_the_test_is_the_one_to_see() -> None:
