@@ -29,9 +29,10 @@ unit: $(VENV)/installed servers
 conformance: $(VENV)/installed servers
 	$(BIN)/pytest -m conformance --driver=all -n $(JOBS) --dist worksteal --conformance-report=conformance-report.json
 
-# What needs no server and no child process, for another Python: make fast PYTHON=python3.13 VENV=.venvs/3.13
+# What needs no server, for another Python: make fast PYTHON=python3.13 VENV=.venvs/3.13
 fast: $(VENV)/installed
-	$(BIN)/pytest -n $(JOBS) tests/kernel tests/codec tests/tasks tests/testing tests/scenarios property_tests
+	$(BIN)/pytest -n $(JOBS) $(patsubst %,--ignore=tests/testing/test_%.py,conformance_suite servers) \
+		tests/kernel tests/codec tests/tasks tests/testing tests/scenarios property_tests
 
 servers:
 	.ci/servers
