@@ -185,13 +185,15 @@ def _transactional(driver: Driver) -> Transactional:
     return driver
 
 
-def refuse_running_loop() -> None:
-    """Raise RuntimeError inside a running event loop, which a synchronous dispatch would block."""
+def refuse_running_loop(
+    why: str = "dispatch_sync() would block the running event loop; use `await task.dispatch()` here",
+) -> None:
+    """Raise RuntimeError that says `why` inside a running event loop."""
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         return
-    raise RuntimeError("dispatch_sync() would block the running event loop; use `await task.dispatch()` here")
+    raise RuntimeError(why)
 
 
 class _BackgroundLoop:

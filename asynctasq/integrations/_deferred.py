@@ -1,6 +1,5 @@
 """A dispatch that waits for a commit: the task as it is now, under an id that is known now. Knows no framework."""
 
-import asyncio
 import copy
 import logging
 from collections.abc import Generator, Sequence
@@ -9,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
-from asynctasq.queue import MessageFactory, Queue
+from asynctasq.queue import MessageFactory, Queue, refuse_running_loop
 from asynctasq.tasks.base import BaseTask
 from asynctasq.tasks.definition import definition_of, options_of, tell_id
 from asynctasq.tasks.dispatching import Dispatcher, current_dispatcher
 
-__all__ = ["Deferred", "defer", "refuse_running_loop", "send", "send_sync"]
+__all__ = ["Deferred", "defer", "refuse_blocking_commit", "send", "send_sync"]
 
 logger = logging.getLogger(__name__)
 
@@ -45,13 +44,9 @@ def defer(task: BaseTask[Any]) -> Deferred:
     return Deferred(task_id=task_id, task=fixed, dispatcher=dispatcher)
 
 
-def refuse_running_loop(advice: str) -> None:
+def refuse_blocking_commit(advice: str) -> None:
     """Raise now what `dispatch_sync` would raise after the commit, when it is too late."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return
-    raise RuntimeError(f"dispatching after this commit would block the running event loop; {advice}")
+    refuse_running_loop(f"dispatching after this commit would block the running event loop; {advice}")
 
 
 async def send(deferred: Sequence[Deferred]) -> None:

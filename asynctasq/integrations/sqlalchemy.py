@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from asynctasq.errors import MissingExtra
-from asynctasq.integrations._deferred import Deferred, defer, refuse_running_loop, send, send_sync
+from asynctasq.integrations._deferred import Deferred, defer, refuse_blocking_commit, send, send_sync
 from asynctasq.tasks.base import BaseTask
 
 try:
@@ -36,7 +36,7 @@ def on_commit(task: BaseTask[Any], session: Any) -> str:
     """
     sync, is_async = _sync_session(session)
     if not is_async and not in_greenlet():
-        refuse_running_loop("use an AsyncSession, or dispatch with await after the commit")
+        refuse_blocking_commit("use an AsyncSession, or dispatch with await after the commit")
     deferred = defer(task)
     if not sync.in_transaction():
         sync.begin()

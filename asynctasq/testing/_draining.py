@@ -10,6 +10,7 @@ from asynctasq.kernel.ledger import Entry, Kind
 from asynctasq.tasks.options import whole_number
 from asynctasq.testing._engine import Engine
 from asynctasq.testing._history import histories
+from asynctasq.testing._parameters import check_choice
 from asynctasq.testing.clock import VirtualClock
 
 __all__ = [
@@ -125,8 +126,8 @@ class DrainOptions:
         _check_is("scheduled", self.scheduled, bool | timedelta, "True, False or a timedelta")
         if isinstance(self.scheduled, timedelta) and self.scheduled < timedelta():
             raise ValueError(f"virtual time never goes back: scheduled={self.scheduled!r}")
-        _check_among("retries", self.retries, get_args(Retries))
-        _check_among("errors", self.errors, get_args(Errors))
+        check_choice("retries", self.retries, get_args(Retries))
+        check_choice("errors", self.errors, get_args(Errors))
 
     @property
     def hides(self) -> bool:
@@ -137,11 +138,6 @@ class DrainOptions:
 def _check_is(name: str, value: object, kind: Any, wanted: str) -> None:
     if not isinstance(value, kind):
         raise TypeError(f"{name} must be {wanted}, not {value!r}")
-
-
-def _check_among(name: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
 
 
 class Draining:

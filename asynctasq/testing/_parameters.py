@@ -1,10 +1,10 @@
-"""Checks of what test tools are given: each error names the parameter, and says what it takes."""
+"""Checks of what only test tools are given; the other numbers are checked as a task's own settings are."""
 
 import math
 from collections.abc import Sequence
 from typing import TypeGuard
 
-__all__ = ["check_choice", "check_seconds", "check_whole", "is_number"]
+__all__ = ["check_choice", "check_seconds", "check_seed", "is_number"]
 
 
 def is_number(value: object) -> TypeGuard[int | float]:
@@ -13,20 +13,19 @@ def is_number(value: object) -> TypeGuard[int | float]:
 
 
 def check_seconds(name: str, value: object, *, above_zero: bool = False, negative: bool = False) -> None:
-    """Raise ValueError unless it is a finite length of time; with `negative`, in either direction."""
-    least = "more than 0" if above_zero else "0 or more"
-    takes = "seconds, either way" if negative else f"seconds, {least}"
+    """Raise ValueError unless it is a finite number of seconds; with `negative`, in either direction."""
+    wanted = "either way" if negative else "more than 0" if above_zero else "0 or more"
     if not is_number(value) or not (negative or value > 0 or (value == 0 and not above_zero)):
-        raise ValueError(f"{name}={value!r} takes {takes}")
+        raise ValueError(f"{name} must be a number of seconds, {wanted}, not {value!r}")
 
 
-def check_whole(name: str, value: object, *, least: int = 1) -> None:
-    """Raise ValueError unless it is a whole number from `least`."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name}={value!r} takes a whole number, {least} or more")
+def check_seed(value: object) -> None:
+    """Raise ValueError unless it is a whole number, of whatever sign."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"seed must be a whole number, not {value!r}")
 
 
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
     """Raise ValueError unless it is one of these words."""
     if value not in choices:
-        raise ValueError(f"{name}={value!r} takes one of {', '.join(map(repr, choices))}")
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")

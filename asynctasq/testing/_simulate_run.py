@@ -11,9 +11,10 @@ from typing import Any, Final, TypeAlias, get_args
 
 from asynctasq.kernel.ledger import Entry as LedgerEntry
 from asynctasq.kernel.ledger import check, timeline
+from asynctasq.tasks.options import whole_number
 from asynctasq.testing._engine import Engine
 from asynctasq.testing._fault_plan import check_faults
-from asynctasq.testing._parameters import check_choice, check_seconds, check_whole
+from asynctasq.testing._parameters import check_choice, check_seconds
 from asynctasq.testing._simulate_checks import Checks, InvariantBroken
 from asynctasq.testing.fake_queue import FakeQueue
 from asynctasq.testing.faults import DirectedFault, FaultChoice, Faults, as_list
@@ -45,8 +46,8 @@ class RunOptions:
     limits: Limits = RUN_LIMITS
 
     def __post_init__(self) -> None:
-        check_whole("workers", self.workers)
-        check_whole("concurrency", self.concurrency)
+        whole_number(self.workers, "workers", least=1)
+        whole_number(self.concurrency, "concurrency", least=1)
         check_seconds("lease_s", self.lease_s, above_zero=True)
         check_choice("search", self.search, get_args(Search))
         check_faults(self.faults)

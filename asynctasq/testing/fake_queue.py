@@ -33,6 +33,7 @@ from asynctasq.testing._fault_injector import injecting, seed_of
 from asynctasq.testing._fault_plan import FaultPlan
 from asynctasq.testing._history import AttemptRecord, History
 from asynctasq.testing._outcomes import Outcomes
+from asynctasq.testing._parameters import check_seed
 from asynctasq.testing._performing import Performed, perform
 from asynctasq.testing._recording import Dispatched, Recording, TaskReference, listed, task_class_of
 from asynctasq.testing.clock import VirtualClock
@@ -95,7 +96,7 @@ class FakeQueue(Outcomes):
         super().__init__()
         whole_number(workers, "workers", least=1)
         whole_number(concurrency, "concurrency", least=1)
-        _check_seed(seed)
+        check_seed(seed)
         self._filter = Filter(
             None if only is None else [task_class_of(task) for task in only], [task_class_of(task) for task in except_]
         )
@@ -346,11 +347,6 @@ def _running_simulation() -> SimulationLoop | None:
     except RuntimeError:
         return None
     return loop if isinstance(loop, SimulationLoop) else None
-
-
-def _check_seed(seed: object) -> None:
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise TypeError(f"seed must be a whole number, not {seed!r}")
 
 
 def _instance(task: BaseTask[Any]) -> BaseTask[Any]:

@@ -6,6 +6,7 @@ from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Self, TypeAlias, get_args
 
+from asynctasq.tasks.options import whole_number
 from asynctasq.testing._fault_points import (
     AFTER_POINTS,
     BEFORE_POINTS,
@@ -14,7 +15,7 @@ from asynctasq.testing._fault_points import (
     CRASH_POINTS,
     STEP_POINTS,
 )
-from asynctasq.testing._parameters import check_seconds, check_whole, is_number
+from asynctasq.testing._parameters import check_seconds, check_seed, is_number
 from asynctasq.testing._recording import TaskReference, task_class_of
 
 __all__ = [
@@ -96,8 +97,7 @@ class Faults:
         check_seconds("reply_timeout_s", self.reply_timeout_s)
         if self.latency is not None and not isinstance(self.latency, Latency):
             _check_latency(self.latency)
-        if not isinstance(self.seed, int) or isinstance(self.seed, bool):  # pyright: ignore[reportUnnecessaryIsInstance] - users' input
-            raise ValueError(f"seed={self.seed!r} takes a whole number, not 0")
+        check_seed(self.seed)
         if self.seed == 0:
             raise ValueError("seed 0 is the run in which nothing happens by chance; give another one")
 
@@ -150,9 +150,9 @@ class _Directed:
     def __post_init__(self) -> None:
         if not isinstance(self.at, str) or self.at not in self.points:  # pyright: ignore[reportUnnecessaryIsInstance] - users' input
             raise ValueError(f"{type(self).__name__}(at={self.at!r}) is no point; {_nearest(self.at, self.points)}")
-        check_whole("nth", self.nth)
+        whole_number(self.nth, "nth", least=1)
         if self.attempt is not None:
-            check_whole("attempt", self.attempt)
+            whole_number(self.attempt, "attempt", least=1)
         if self.worker is not None:
             _check_worker(self.worker)
         if self.task is not None:
@@ -287,7 +287,9 @@ def as_list(choice: FaultChoice) -> list[DirectedFault | Faults]:
 def _check_latency(latency: object) -> None:
     """Raise ValueError unless it is a length of time, as `Faults(latency=...)` takes it in place of a `Latency`."""
     if not (is_number(latency) and latency >= 0):
-        raise ValueError(f"latency={latency!r} takes a Latency(...), or its typical length in seconds, 0 or more")
+        raise ValueError(
+            f"latency must be a Latency(...), or its typical length in seconds, 0 or more, not {latency!r}"
+        )
 
 
 def _check_rates(rates: Mapping[str, float]) -> None:
@@ -305,7 +307,7 @@ def _check_rates(rates: Mapping[str, float]) -> None:
 
 def _check_worker(name: object) -> None:
     if not isinstance(name, str) or not name:
-        raise ValueError(f"worker={name!r} takes the name of a worker, such as 'w1'")
+        raise ValueError(f"worker must be the name of a worker, such as 'w1', not {name!r}")
 
 
 def _nearest(at: object, points: Collection[str]) -> str:

@@ -140,7 +140,7 @@ def _tell_simulations(config: pytest.Config) -> None:
     from asynctasq.testing._simulate_settings import Settings, current, set_settings
 
     if runs is not None and runs < 1:
-        raise pytest.UsageError(f"--simulation-runs={runs} takes a whole number, 1 or more")
+        raise pytest.UsageError(f"--simulation-runs must be 1 or more, not {runs}")
     if replay is not None:
         replay = _read_tape(config, replay)
     config.stash[BEFORE] = current()

@@ -8,9 +8,10 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final, TypeAlias, TypeVar, overload
 
+from asynctasq.tasks.options import whole_number
 from asynctasq.testing._draining import NotIdle, left_text
 from asynctasq.testing._fault_plan import FaultPlan
-from asynctasq.testing._parameters import check_seconds, check_whole
+from asynctasq.testing._parameters import check_seconds
 from asynctasq.testing._simulate_checks import InvariantBroken, PromiseBroken
 from asynctasq.testing._simulate_report import Place, SimulationFailed, failure_of, replay_failure
 from asynctasq.testing._simulate_run import RUN_LIMITS, Program, RunOptions, RunParts, RunResult, quiet, run_program
@@ -196,7 +197,7 @@ def explore(
     replay: str | None = None,
 ) -> Explorer:
     """Run `function(sim=...)` under many seeds, from any code, or as the tape `replay` says; return what was seen."""
-    check_whole("runs", runs)
+    whole_number(runs, "runs", least=1)
     explorer = Explorer(function, options or RunOptions(faults=DEFAULT_FAULTS), name=_name_of(function))
     if replay is None:
         explorer.run(explorer.program(), range(first_seed, first_seed + runs), whole=must_cover)
@@ -244,7 +245,7 @@ def simulate(  # noqa: PLR0913 - one keyword per choice of a test
     how to see it again; `--simulation-seed N`, `--simulation-runs N` and `--simulation-replay FILE` of pytest
     choose the runs. Called outside of pytest, the test takes `replay="FILE"`.
     """
-    check_whole("runs", runs)
+    whole_number(runs, "runs", least=1)
     options = RunOptions(
         workers=workers,
         concurrency=concurrency,

@@ -14,11 +14,12 @@ from asynctasq.kernel.retry import Delays, Exponential, Fixed, RetryPolicy
 from asynctasq.queue import MessageFactory
 from asynctasq.tasks.base import BaseTask
 from asynctasq.tasks.definition import definition_of
+from asynctasq.tasks.options import whole_number
 from asynctasq.testing import faults as kinds
 from asynctasq.testing._annotation_strategies import ANYTHING, Resolver
 from asynctasq.testing._fault_points import AFTER_POINTS, BEFORE_POINTS, CRASH_POINTS, STEP_POINTS
 from asynctasq.testing._hypothesis import SearchStrategy, st
-from asynctasq.testing._parameters import check_seconds, check_whole
+from asynctasq.testing._parameters import check_seconds
 from asynctasq.testing._record_strategies import NoStrategy, Place, building, taken_by
 from asynctasq.testing._recording import TaskReference, task_class_of
 from asynctasq.testing.clock import VirtualClock
@@ -215,7 +216,7 @@ def faults(
     *, of: Collection[str] = FAULT_KINDS, tasks: Sequence[TaskReference] = (), nth_max: int = 3
 ) -> SearchStrategy[kinds.DirectedFault]:
     """One fault by hand, at a named point. `tasks`: some of them are about one of these, and those derived from it."""
-    check_whole("nth_max", nth_max)
+    whole_number(nth_max, "nth_max", least=1)
     if isinstance(of, str):
         raise TypeError(f"of={of!r} takes a list of kinds, such as [{of!r}]")
     for task in tasks:
@@ -242,7 +243,7 @@ def fault_plans(
 
     A fault that never strikes is no error here: not every plan fits every run.
     """
-    check_whole("faults_max", faults_max, least=0)
+    whole_number(faults_max, "faults_max", least=0)
     by_hand = st.lists(faults(of=of, tasks=tasks), max_size=faults_max)
     if not by_chance:
         return by_hand

@@ -224,7 +224,8 @@ def test_a_thread_parked_with_a_timeout_works():
     release = threading.Event()
     thread = threading.Thread(target=release.wait, args=(30,))
     thread.start()
-    time.sleep(0.02)
+    while sys._current_frames()[thread.ident or 0].f_code is not threading.Condition.wait.__code__:
+        time.sleep(0.001)
 
     assert standing(sys._current_frames()[thread.ident or 0], None) is Standing.WORKS
     release.set()

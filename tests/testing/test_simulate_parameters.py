@@ -15,18 +15,18 @@ async def program(sim: Simulation) -> None:
 @pytest.mark.parametrize("name", ["runs", "workers", "concurrency"])
 @pytest.mark.parametrize("value", [0, -1, 1.5, "5", True, None])
 def test_counts_are_whole_numbers_from_one(name: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=f"{name}=.* takes a whole number, 1 or more"):
+    with pytest.raises(ValueError, match=f"{name} must be a whole number, 1 or more"):
         simulate(**{name: value})
 
 
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), "30", None])
 def test_a_lease_takes_time(value: Any) -> None:
-    with pytest.raises(ValueError, match=r"lease_s=.* takes seconds, more than 0"):
+    with pytest.raises(ValueError, match="lease_s must be a number of seconds, more than 0"):
         simulate(lease_s=value)
 
 
 def test_a_search_is_one_of_those_there_are() -> None:
-    with pytest.raises(ValueError, match="search='all' takes one of 'fifo', 'random', 'pct', 'mix'"):
+    with pytest.raises(ValueError, match="search must be one of 'fifo', 'random', 'pct', 'mix', not 'all'"):
         simulate(search="all")  # type: ignore[call-overload]
 
 
@@ -42,5 +42,5 @@ def test_one_plan_of_chance_is_enough() -> None:
 
 
 def test_exploring_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="runs=0 takes a whole number"):
+    with pytest.raises(ValueError, match="runs must be a whole number, 1 or more, not 0"):
         explore(program, runs=0)

@@ -243,7 +243,7 @@ def test_no_runs_are_no_choice(project: Path, runs: str) -> None:
     done = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
 
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
-    assert f"--simulation-runs={runs} takes a whole number, 1 or more" in done.stderr
+    assert f"--simulation-runs must be 1 or more, not {runs}" in done.stderr
 
 
 @pytest.mark.parametrize("options", [[], ["--simulation-runs", "2"]], ids=["without", "with"])
