@@ -308,8 +308,8 @@ async def test_a_loss_that_is_told_late_does_not_strike_the_lease_taken_since() 
 
     driver, record = MemoryDriver(), list[Entry]()
     await dispatch(driver, Waits())
-    worker = worker_on(driver, settings=settings_of(lease_s=0.3), record=record)
-    keeper = worker._keeper = TellsLate(driver, lease_s=0.3, clock=worker._clock)
+    worker = worker_on(driver, settings=settings_of(lease_s=1.0), record=record)
+    keeper = worker._keeper = TellsLate(driver, lease_s=1.0, clock=worker._clock)
     running = asyncio.create_task(worker.start())
     await until("begun", 2)
 
