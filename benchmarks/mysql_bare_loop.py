@@ -12,10 +12,10 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 
-from asynctasq.drivers._mysql_address import parse_address
-from asynctasq.drivers._mysql_pool import Link, connect
 from asynctasq.drivers.base import Settlements
 from asynctasq.drivers.mysql_driver import MySQLDriver
+from asynctasq.drivers.mysql_driver.address import parse_address
+from asynctasq.drivers.mysql_driver.pool import Link, connect
 from asynctasq.kernel.messages import Complete, Message
 from asynctasq.testing.conformance.harnesses.mysql import MySQLHarness
 from asynctasq.testing.servers import Server, Servers

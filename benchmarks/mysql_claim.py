@@ -12,9 +12,9 @@ import uuid
 
 from mysql_bare_loop import QUEUE, drain, fill, open_link, stores
 
-from asynctasq.drivers._mysql_pool import Link
-from asynctasq.drivers._mysql_sql import Statements, literal, server_now
 from asynctasq.drivers.mysql_driver import MySQLDriver
+from asynctasq.drivers.mysql_driver.pool import Link
+from asynctasq.drivers.mysql_driver.statements import Statements, literal, server_now
 from asynctasq.kernel.messages import Complete, Message
 
 SQL = Statements("asynctasq")

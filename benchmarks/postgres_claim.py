@@ -17,9 +17,9 @@ from typing import Any
 
 import asyncpg
 
-from asynctasq.drivers._postgres_rows import ANYTHING_US, Horizon
 from asynctasq.drivers.base import Settlements
 from asynctasq.drivers.postgres_driver import PostgresDriver
+from asynctasq.drivers.postgres_driver.rows import ANYTHING_US, Horizon
 from asynctasq.kernel.messages import Complete, Message
 from asynctasq.testing.servers import Servers
 

@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 from asynctasq.tasks import AsyncTask
 from asynctasq.testing import FakeQueue
-from asynctasq.testing._simulate_run import RunOptions
 from asynctasq.testing.faults import Faults
 from asynctasq.testing.loop import SimulationLoop
-from asynctasq.testing.simulation import DEFAULT_FAULTS, Simulation, explore
+from asynctasq.testing.simulation import Simulation
+from asynctasq.testing.simulation.run import RunOptions
+from asynctasq.testing.simulation.simulation import DEFAULT_FAULTS, explore
 
 REPEATS = 3
 DRAINED = 10_000

@@ -19,8 +19,8 @@ from asynctasq.kernel.messages import DeadReason, State
 from asynctasq.tasks.base import BaseTask
 from asynctasq.testing import Crash, Delay, Duplicate, ExpireLease, FailAfter, FailBefore, FakeQueue, Faults, LoseReply
 from asynctasq.testing import Stop as StopWorker
-from asynctasq.testing._simulate_run import quiet
 from asynctasq.testing.faults import DirectedFault
+from asynctasq.testing.simulation.run import quiet
 from property_tests.reached import MeasuredMachine, explore, goes_red, step
 from property_tests.worker_tasks import (
     AGAIN_S,

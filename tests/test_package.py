@@ -68,4 +68,4 @@ def test_type_checkers_are_told_that_the_package_is_typed() -> None:
 
 
 def test_the_scripts_of_the_redis_driver_are_beside_it() -> None:
-    assert list((PACKAGE / "drivers" / "redis_scripts").glob("*.lua"))
+    assert list((PACKAGE / "drivers" / "redis_driver" / "scripts").glob("*.lua"))

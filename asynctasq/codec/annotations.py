@@ -6,9 +6,9 @@ from typing import cast
 
 from asynctasq.codec._structure import LEAVES, short
 from asynctasq.codec.extensions import Unsupported
+from asynctasq.codec.orm.references import adapter_for
 from asynctasq.codec.placeholders import ModelReference, Record
 from asynctasq.codec.records import kind_of, remake
-from asynctasq.codec.references import adapter_for
 from asynctasq.codec.shapes import Shape, field_shape, shape_of
 from asynctasq.errors import UndecodableBody, UnserializableValue
 

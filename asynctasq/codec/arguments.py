@@ -5,7 +5,7 @@ from typing import cast
 
 from asynctasq.codec.annotations import check_rebuildable, rebuild
 from asynctasq.codec.limits import DEFAULT_LIMITS, Limits
-from asynctasq.codec.references import UnresolvedArguments
+from asynctasq.codec.orm.references import UnresolvedArguments
 from asynctasq.codec.values import Decoding, Encoding
 from asynctasq.errors import UndecodableBody
 from asynctasq.kernel.envelope import VAR_KEYWORD

@@ -10,8 +10,8 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
+from asynctasq.codec.orm.references import adapter_for
 from asynctasq.codec.records import DATACLASS, NAMED_TUPLE, PYDANTIC, kind_of
-from asynctasq.codec.references import adapter_for
 
 __all__ = ["PLAIN", "Shape", "field_shape", "shape_of"]
 

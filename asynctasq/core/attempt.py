@@ -10,12 +10,12 @@ from typing import Any, Protocol, cast
 
 from asynctasq.clock import Clock
 from asynctasq.core.building import BadArguments, Builder, Invocation, reason_of
-from asynctasq.core.child import ReplyKind, Request
 from asynctasq.core.exceptions import record_of
 from asynctasq.core.held import Fate, Held
-from asynctasq.core.lanes import Lanes
+from asynctasq.core.lanes.child import ReplyKind, Request
+from asynctasq.core.lanes.lanes import Lanes
+from asynctasq.core.lanes.processes import ChildCrashed
 from asynctasq.core.orms import attempt_scope
-from asynctasq.core.processes import ChildCrashed
 from asynctasq.core.running import running_task
 from asynctasq.core.tracebacks import forget_our_frames
 from asynctasq.errors import (

@@ -8,7 +8,7 @@ from typing import Any
 from asynctasq.codec.arguments import pack_result, unpack_arguments, unpack_result
 from asynctasq.codec.envelope import decode_envelope
 from asynctasq.codec.limits import DEFAULT_LIMITS, Limits
-from asynctasq.codec.references import LoadElsewhere, has_references, resolve_for_hooks, resolve_references
+from asynctasq.codec.orm.references import LoadElsewhere, has_references, resolve_for_hooks, resolve_references
 from asynctasq.codec.signing import SigningKeys
 from asynctasq.errors import BadSignature, TaskTimeoutError, UndecodableBody, UnknownTask
 from asynctasq.kernel.envelope import Envelope

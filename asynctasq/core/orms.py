@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
 
-from asynctasq.codec.references import release_connections, session_factories
+from asynctasq.codec.orm.references import release_connections, session_factories
 from asynctasq.errors import ConfigError
 
 __all__ = ["attempt_scope", "open_orms", "release_thread", "set_up_django"]

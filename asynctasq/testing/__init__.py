@@ -24,15 +24,15 @@ if TYPE_CHECKING:
     from asynctasq.testing.faults import FailAfter as FailAfter
     from asynctasq.testing.faults import FailBefore as FailBefore
     from asynctasq.testing.faults import Faults as Faults
+    from asynctasq.testing.faults import FaultyDriver as FaultyDriver
     from asynctasq.testing.faults import Latency as Latency
     from asynctasq.testing.faults import LoseReply as LoseReply
     from asynctasq.testing.faults import SkewClock as SkewClock
     from asynctasq.testing.faults import Stop as Stop
-    from asynctasq.testing.faulty_driver import FaultyDriver as FaultyDriver
     from asynctasq.testing.simulation import Simulation as Simulation
     from asynctasq.testing.simulation import SimulationFailed as SimulationFailed
     from asynctasq.testing.simulation import simulate as simulate
-    from asynctasq.testing.state_machine import QueueStateMachine as QueueStateMachine
+    from asynctasq.testing.simulation.state_machine import QueueStateMachine as QueueStateMachine
 
 _LAZY = {
     "AttemptRecord": "asynctasq.testing.fake_queue",
@@ -46,14 +46,14 @@ _LAZY = {
     "FailBefore": "asynctasq.testing.faults",
     "FakeQueue": "asynctasq.testing.fake_queue",
     "Faults": "asynctasq.testing.faults",
-    "FaultyDriver": "asynctasq.testing.faulty_driver",
+    "FaultyDriver": "asynctasq.testing.faults.faulty_driver",
     "History": "asynctasq.testing.fake_queue",
     "Latency": "asynctasq.testing.faults",
     "LoseReply": "asynctasq.testing.faults",
     "NestedFakeError": "asynctasq.testing.fake_queue",
     "NotIdle": "asynctasq.testing.fake_queue",
     "Performed": "asynctasq.testing.fake_queue",
-    "QueueStateMachine": "asynctasq.testing.state_machine",
+    "QueueStateMachine": "asynctasq.testing.simulation.state_machine",
     "Recording": "asynctasq.testing.fake_queue",
     "Simulation": "asynctasq.testing.simulation",
     "SimulationFailed": "asynctasq.testing.simulation",

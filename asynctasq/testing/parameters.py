@@ -2,9 +2,15 @@
 
 import math
 from collections.abc import Sequence
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
-__all__ = ["check_choice", "check_seconds", "check_seed", "is_number"]
+from asynctasq.tasks.base import BaseTask
+from asynctasq.tasks.functions import TaskFunction
+
+__all__ = ["TaskReference", "check_choice", "check_seconds", "check_seed", "is_number", "task_class_of"]
+
+TaskReference = type[BaseTask[Any]] | TaskFunction[..., Any]
+"""A task as tests name it: the class, or the decorated function."""
 
 
 def is_number(value: object) -> TypeGuard[int | float]:
@@ -29,3 +35,15 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
     """Raise ValueError unless it is one of these words."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
+
+
+def task_class_of(task: TaskReference) -> type[BaseTask[Any]]:
+    """Return the class of a task named by class or by decorated function.
+
+    Raises: TypeError for anything else, an instance for one.
+    """
+    if isinstance(task, TaskFunction):
+        return task.task_class
+    if isinstance(task, type) and issubclass(task, BaseTask):  # pyright: ignore[reportUnnecessaryIsInstance] - users' input
+        return task
+    raise TypeError(f"expected a task class or a @task function, not {task!r}")

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 if TYPE_CHECKING:
-    from asynctasq.testing._simulate_settings import Settings
     from asynctasq.testing.clock import VirtualClock
     from asynctasq.testing.conformance.harness import DriverHarness
     from asynctasq.testing.fake_queue import FakeQueue
     from asynctasq.testing.servers import Servers
+    from asynctasq.testing.simulation.settings import Settings
 
 pytest.register_assert_rewrite("asynctasq.testing.conformance")
 
-SETTINGS = "asynctasq.testing._simulate_settings"
+SETTINGS = "asynctasq.testing.simulation.settings"
 BEFORE: "pytest.StashKey[Settings]" = pytest.StashKey()
 """The choices of the session around this one."""
 RECORDED: "pytest.StashKey[str | None]" = pytest.StashKey()
@@ -57,7 +57,7 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """Leave the choices of the session around this one, if there is one, as they were."""
     before = config.stash.get(BEFORE, None)
     if before is not None:
-        from asynctasq.testing._simulate_settings import set_settings
+        from asynctasq.testing.simulation.settings import set_settings
 
         set_settings(before)
 
@@ -118,7 +118,7 @@ def _owner(session: pytest.Session, recorded: str, node_ids: list[str]) -> str |
 
     Raises: UsageError if none did; None instead in a process of pytest-xdist, and where a file can't be collected.
     """
-    from asynctasq.testing._tape_owner import NoOwner, find_owner
+    from asynctasq.testing.tape.owner import NoOwner, find_owner
 
     tape = session.config.getoption("--simulation-replay")
     try:
@@ -137,7 +137,7 @@ def _tell_simulations(config: pytest.Config) -> None:
     seed, runs, replay = (config.getoption(f"--simulation-{name}") for name in ("seed", "runs", "replay"))
     if (seed, runs, replay) == (None, None, None) and SETTINGS not in sys.modules:
         return  # nobody has chosen anything, around this session neither
-    from asynctasq.testing._simulate_settings import Settings, current, set_settings
+    from asynctasq.testing.simulation.settings import Settings, current, set_settings
 
     if runs is not None and runs < 1:
         raise pytest.UsageError(f"--simulation-runs must be 1 or more, not {runs}")
@@ -149,8 +149,8 @@ def _tell_simulations(config: pytest.Config) -> None:
 
 def _read_tape(config: pytest.Config, name: str) -> str:
     """Return the path of the tape, wherever tests may go; note whose it is."""
-    from asynctasq.testing._simulation_errors import TapeMismatch
-    from asynctasq.testing._tape_file import read_tape_file
+    from asynctasq.testing.errors import TapeMismatch
+    from asynctasq.testing.tape.file import read_tape_file
 
     path = config.invocation_params.dir / name
     try:
@@ -217,6 +217,6 @@ def sim(request: pytest.FixtureRequest) -> "Callable[..., None]":
     """For a test without decorator: `sim(program, runs=100, ...)` runs `async def program(sim)` as `@simulate` does."""
     if inspect.iscoroutinefunction(getattr(request, "function", None)):
         pytest.fail("an async test gets its `sim` from the decorator: put @simulate(...) above it", pytrace=False)
-    from asynctasq.testing.simulation import simulate_now
+    from asynctasq.testing.simulation.simulation import simulate_now
 
     return simulate_now

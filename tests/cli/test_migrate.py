@@ -14,10 +14,10 @@ from typing import Any
 import asyncpg
 import pytest
 
-from asynctasq.drivers._mysql_address import parse_address
-from asynctasq.drivers._mysql_pool import connect
-from asynctasq.drivers._postgres_sql import Names
 from asynctasq.drivers.base import Driver, Migratable
+from asynctasq.drivers.mysql_driver.address import parse_address
+from asynctasq.drivers.mysql_driver.pool import connect
+from asynctasq.drivers.postgres_driver.statements import Names
 from asynctasq.drivers.urls import create_driver
 from asynctasq.testing.conformance.harnesses.mysql import MySQLHarness
 from asynctasq.testing.conformance.harnesses.postgres import PostgresHarness

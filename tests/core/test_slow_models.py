@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from asynctasq.codec import references
-from asynctasq.codec.references import register_adapter
+from asynctasq.codec.orm import references
+from asynctasq.codec.orm.references import register_adapter
 from asynctasq.errors import TaskTimeoutError
 from asynctasq.tasks import AsyncTask, SyncTask
 from asynctasq.testing import FakeQueue

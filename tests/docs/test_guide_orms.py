@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.codec.orm_databases import KINDS, database
+from tests.codec.orm.databases import KINDS, database
 from tests.docs.test_guide import BLOCKS, block_with
 from tests.integrations.test_orm_workers import Project
 

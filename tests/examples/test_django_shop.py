@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from asynctasq.testing.servers import Servers
-from tests.codec.orm_databases import KINDS, Database, database
+from tests.codec.orm.databases import KINDS, Database, database
 from tests.examples.running import copied, free_port
 
 NAME = "django_shop"

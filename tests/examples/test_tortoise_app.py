@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from asynctasq.testing.servers import Servers
-from tests.codec.orm_databases import KINDS, database
+from tests.codec.orm.databases import KINDS, database
 from tests.examples.running import copied
 
 NAME = "tortoise_app"

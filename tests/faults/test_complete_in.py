@@ -20,7 +20,7 @@ from asynctasq.queue import Queue
 from asynctasq.testing.conformance.harnesses.mysql import MySQLHarness
 from asynctasq.testing.conformance.harnesses.postgres import PostgresHarness
 from asynctasq.testing.servers import Servers
-from tests.drivers.postgres_support import until
+from tests.drivers.postgres_driver.support import until
 from tests.faults.exactly_once_app import Effect, MayRepeat, open_database
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from asynctasq.config import ENV_PREFIX
-from tests.codec.orm_databases import KINDS, Database, database
+from tests.codec.orm.databases import KINDS, Database, database
 
 APPS = Path(__file__).with_name("orm_apps")
 LIMIT_S = 50.0

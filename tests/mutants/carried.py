@@ -17,8 +17,8 @@ from typing import Any, ClassVar, Final, NamedTuple, cast
 from zoneinfo import ZoneInfo
 
 from asynctasq.core.building import Builder
-from asynctasq.core.child import Reply, Request
-from asynctasq.core.lanes import InlineLanes, Lanes
+from asynctasq.core.lanes.child import Reply, Request
+from asynctasq.core.lanes.lanes import InlineLanes, Lanes
 from asynctasq.core.surroundings import SimulatedSurroundings, WorkerSettings
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.memory_driver import MemoryDriver

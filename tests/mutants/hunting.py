@@ -6,10 +6,10 @@ from typing import Any, Final, TypeAlias
 
 from asynctasq.clock import SystemClock
 from asynctasq.testing import Crash, Delay, Duplicate, FailBefore, Faults, Latency, Simulation, Stop
-from asynctasq.testing._simulate_run import RunOptions, RunParts, RunResult, quiet, run_program
 from asynctasq.testing.faults import FaultChoice
 from asynctasq.testing.loop import Limits
-from asynctasq.testing.shrink import shrink
+from asynctasq.testing.simulation.run import RunOptions, RunParts, RunResult, quiet, run_program
+from asynctasq.testing.simulation.shrink import shrink
 from asynctasq.testing.tape import Entry, Tape
 from tests.mutants.carried import carried
 from tests.mutants.contract import contract

@@ -12,7 +12,7 @@ from asynctasq.codec.arguments import pack_arguments
 from asynctasq.codec.envelope import WIRE_VERSION, decode_envelope, encode_envelope
 from asynctasq.codec.signing import SigningKeys
 from asynctasq.core.building import Builder
-from asynctasq.core.lanes import InlineLanes, Lanes
+from asynctasq.core.lanes.lanes import InlineLanes, Lanes
 from asynctasq.core.surroundings import SimulatedSurroundings, WorkerSettings
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.base import NO, Settlements

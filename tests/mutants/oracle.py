@@ -9,8 +9,8 @@ from typing import Any
 from asynctasq.codec.arguments import unpack_result
 from asynctasq.tasks.base import BaseTask
 from asynctasq.testing import Simulation
-from asynctasq.testing._simulate_checks import PromiseBroken
-from asynctasq.testing._store import FakeStore
+from asynctasq.testing.engine.store import FakeStore
+from asynctasq.testing.simulation.checks import PromiseBroken
 from tests.mutants.tasks import LOG, Run
 
 MICROSECOND = 1e-6

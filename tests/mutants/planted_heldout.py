@@ -7,15 +7,15 @@ from dataclasses import replace
 from typing import Any
 
 from asynctasq.codec import envelope as envelope_module
-from asynctasq.core import lanes as lanes_module
 from asynctasq.core.attempt import AttemptRunner
 from asynctasq.core.building import Builder
+from asynctasq.core.lanes import lanes as lanes_module
 from asynctasq.core.queues import QueueOrder
 from asynctasq.core.shutdown import StopRequest
 from asynctasq.core.watch import Watch
 from asynctasq.core.worker import Worker
-from asynctasq.drivers import _memory_row as memory_row
 from asynctasq.drivers.memory_driver import MemoryDriver
+from asynctasq.drivers.memory_driver import row as memory_row
 from asynctasq.errors import TaskTimeoutError, UndecodableBody, UnsupportedVersion
 from asynctasq.kernel import decide as decide_module
 from asynctasq.kernel import retry as retry_module

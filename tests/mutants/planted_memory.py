@@ -4,8 +4,8 @@ from dataclasses import replace
 from math import inf
 from typing import Any
 
-from asynctasq.drivers import memory_driver as module
 from asynctasq.drivers.memory_driver import MemoryDriver
+from asynctasq.drivers.memory_driver import driver as module
 from asynctasq.kernel.messages import MICROSECONDS, Bury, Complete, Release
 from tests.mutants.planting import Change, Mutant, attribute
 

@@ -12,12 +12,12 @@ from asynctasq import queue as queue_module
 from asynctasq.codec import values as values_module
 from asynctasq.core import attempt as attempt_module
 from asynctasq.core import broker as broker_module
-from asynctasq.core import child as child_module
 from asynctasq.core import exceptions as exceptions_module
 from asynctasq.core import running as running_module
 from asynctasq.core.attempt import AttemptRunner
 from asynctasq.core.broker import Outage
 from asynctasq.core.building import BadArguments, Builder
+from asynctasq.core.lanes import child as child_module
 from asynctasq.core.leases import LoopLeaseKeeper
 from asynctasq.core.queues import QueueOrder
 from asynctasq.core.worker import Worker

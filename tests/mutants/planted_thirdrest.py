@@ -9,15 +9,15 @@ from asynctasq import queue as queue_module
 from asynctasq.codec import envelope as envelope_module
 from asynctasq.core import attempt as attempt_module
 from asynctasq.core import building as building_module
-from asynctasq.core import child as child_module
 from asynctasq.core import exceptions as exceptions_module
-from asynctasq.core import lanes as lanes_module
 from asynctasq.core import worker as worker_module
 from asynctasq.core.attempt import AttemptRunner
+from asynctasq.core.lanes import child as child_module
+from asynctasq.core.lanes import lanes as lanes_module
 from asynctasq.core.queues import QueueOrder
 from asynctasq.core.worker import Worker
-from asynctasq.drivers import _memory_row as memory_row
 from asynctasq.drivers.memory_driver import MemoryDriver
+from asynctasq.drivers.memory_driver import row as memory_row
 from asynctasq.kernel.messages import Release
 from asynctasq.kernel.retry import Delays
 from asynctasq.queue import MessageFactory, Queue

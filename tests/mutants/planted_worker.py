@@ -8,7 +8,7 @@ from asynctasq.core import attempt as attempt_module
 from asynctasq.core.attempt import AttemptRunner, Fate
 from asynctasq.core.broker import Outage
 from asynctasq.core.exceptions import record_of
-from asynctasq.core.lanes import InlineLanes
+from asynctasq.core.lanes.lanes import InlineLanes
 from asynctasq.core.leases import LoopLeaseKeeper, _Renewals
 from asynctasq.core.queues import QueueOrder
 from asynctasq.core.watch import NOTHING, Watch

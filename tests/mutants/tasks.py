@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import NAMESPACE_URL, uuid5
 
-from asynctasq.core.processes import ChildCrashed
+from asynctasq.core.lanes.processes import ChildCrashed
 from asynctasq.core.running import current_task
 from asynctasq.errors import Reject, Retry, Snooze
 from asynctasq.tasks import AsyncTask, SyncTask

@@ -13,11 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from asynctasq.clock import SystemClock
-from asynctasq.testing._simulate_run import RunParts, quiet, run_program
 from asynctasq.testing.simulation import Simulation
+from asynctasq.testing.simulation.run import RunParts, quiet, run_program
 from asynctasq.testing.tape import Tape
 from tests.mutants.hunting import CASES
-from tests.testing import determinism_program
+from tests.testing.loop import determinism_program
 
 ROOT = Path(__file__).parents[2]
 HASH_SEEDS = ("1", "4711")

@@ -7,11 +7,11 @@ import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Protocol, cast
 
-from asynctasq.codec._orm_django import DjangoAdapter, release_connections
-from asynctasq.codec._orm_sqlalchemy import SQLAlchemyAdapter, session_factories
-from asynctasq.codec._orm_tortoise import TortoiseAdapter
 from asynctasq.codec._structure import LEAVES
 from asynctasq.codec.extensions import ENCODERS, Unsupported
+from asynctasq.codec.orm.django import DjangoAdapter, release_connections
+from asynctasq.codec.orm.sqlalchemy import SQLAlchemyAdapter, session_factories
+from asynctasq.codec.orm.tortoise import TortoiseAdapter
 from asynctasq.codec.placeholders import ModelReference
 from asynctasq.codec.records import kind_of, remake
 from asynctasq.errors import ModelNotFoundError, UndecodableBody

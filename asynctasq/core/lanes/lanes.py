@@ -8,11 +8,11 @@ from functools import partial
 from typing import Protocol
 
 from asynctasq.core.building import Builder
-from asynctasq.core.child import ChildSettings, Reply, Request, serve
+from asynctasq.core.lanes.child import ChildSettings, Reply, Request, serve
+from asynctasq.core.lanes.processes import ProcessPool
+from asynctasq.core.lanes.threads import ThreadPool
 from asynctasq.core.orms import release_thread
-from asynctasq.core.processes import ProcessPool
 from asynctasq.core.running import without_loop
-from asynctasq.core.threads import ThreadPool
 from asynctasq.errors import TaskTimeoutError
 from asynctasq.tasks.base import AsyncTask
 

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
-from asynctasq.core.child import READY, ChildSettings, receive_frame, send_frame
-from asynctasq.core.threads import ThreadPool
+from asynctasq.core.lanes.child import READY, ChildSettings, receive_frame, send_frame
+from asynctasq.core.lanes.threads import ThreadPool
 from asynctasq.errors import TaskTimeoutError, WorkerCrashedError
 
 __all__ = ["ChildCrashed", "ProcessPool"]
@@ -39,7 +39,7 @@ class _Child:
         ours, theirs = socket.socketpair()
         with theirs:
             theirs.set_inheritable(True)
-            command = [sys.executable, "-m", "asynctasq.core.child", str(theirs.fileno()), str(os.getpid())]
+            command = [sys.executable, "-m", "asynctasq.core.lanes.child", str(theirs.fileno()), str(os.getpid())]
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
                 command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
             )

@@ -12,9 +12,9 @@ from collections.abc import Set as AbstractSet
 from typing import Any, Self
 
 from asynctasq.clock import Clock, SystemClock
-from asynctasq.drivers._memory_row import MemoryRow
-from asynctasq.drivers._memory_waiter import Waiter
 from asynctasq.drivers.base import NO, YES, Capabilities, Driver, Page, Settlements
+from asynctasq.drivers.memory_driver.row import MemoryRow
+from asynctasq.drivers.memory_driver.waiter import Waiter
 from asynctasq.drivers.urls import read_options, split_options
 from asynctasq.errors import BodyTooLarge
 from asynctasq.kernel.messages import (

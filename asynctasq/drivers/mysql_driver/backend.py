@@ -5,13 +5,13 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
-from asynctasq.drivers._mysql_address import Address
-from asynctasq.drivers._mysql_migrate import read_state
-from asynctasq.drivers._mysql_pool import Link, Pool, connect, is_conflict
-from asynctasq.drivers._mysql_sql import Statements
-from asynctasq.drivers._mysql_steps import Result, Steps, drive
-from asynctasq.drivers._sql import check_schema_version, retry_conflicts
 from asynctasq.drivers.loops import PerLoop
+from asynctasq.drivers.mysql_driver.address import Address
+from asynctasq.drivers.mysql_driver.migrations import read_state
+from asynctasq.drivers.mysql_driver.pool import Link, Pool, connect, is_conflict
+from asynctasq.drivers.mysql_driver.statements import Statements
+from asynctasq.drivers.mysql_driver.steps import Result, Steps, drive
+from asynctasq.drivers.sql.checks import check_schema_version, retry_conflicts
 
 __all__ = ["Backend"]
 

@@ -3,11 +3,11 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from asynctasq.drivers import _foreign
-from asynctasq.drivers._mysql_address import Address
-from asynctasq.drivers._mysql_sql import Statements, server_now
-from asynctasq.drivers._mysql_steps import Result, Steps, drive, drive_sync, settle, store_in
 from asynctasq.drivers.base import Settlements
+from asynctasq.drivers.mysql_driver.address import Address
+from asynctasq.drivers.mysql_driver.statements import Statements, server_now
+from asynctasq.drivers.mysql_driver.steps import Result, Steps, drive, drive_sync, settle, store_in
+from asynctasq.drivers.sql import foreign_connections as _foreign
 from asynctasq.errors import UnsupportedFeature
 from asynctasq.kernel.messages import Message
 

@@ -10,14 +10,15 @@ from dataclasses import replace
 from typing import Any, Self
 from urllib.parse import urlencode
 
-from asynctasq.drivers._mysql_address import ADDRESS_OPTIONS, parse_address
-from asynctasq.drivers._mysql_backend import Backend
-from asynctasq.drivers._mysql_callers import InCallersTransaction
-from asynctasq.drivers._mysql_heads import Heads
-from asynctasq.drivers._mysql_migrate import migrate, read_version
-from asynctasq.drivers._mysql_sql import Statements, server_now
-from asynctasq.drivers._mysql_steps import Claim, extend, remove, store, stored, work
-from asynctasq.drivers._sql import (
+from asynctasq.drivers.base import YES, Capabilities, Driver, Migration, Page, Settlements, partial
+from asynctasq.drivers.mysql_driver.address import ADDRESS_OPTIONS, parse_address
+from asynctasq.drivers.mysql_driver.backend import Backend
+from asynctasq.drivers.mysql_driver.callers_transaction import InCallersTransaction
+from asynctasq.drivers.mysql_driver.heads import Heads
+from asynctasq.drivers.mysql_driver.migrations import migrate, read_version
+from asynctasq.drivers.mysql_driver.statements import Statements, server_now
+from asynctasq.drivers.mysql_driver.steps import Claim, extend, remove, store, stored, work
+from asynctasq.drivers.sql.checks import (
     Pace,
     Waiter,
     Wakeups,
@@ -26,7 +27,6 @@ from asynctasq.drivers._sql import (
     depth_from,
     wait_until_visible,
 )
-from asynctasq.drivers.base import YES, Capabilities, Driver, Migration, Page, Settlements, partial
 from asynctasq.drivers.urls import read_options, split_options
 from asynctasq.errors import BodyTooLarge, ConfigError, DriverError
 from asynctasq.kernel.messages import (

@@ -3,11 +3,11 @@
 import hashlib
 from dataclasses import replace
 
-from asynctasq.drivers._mysql_address import Address
-from asynctasq.drivers._mysql_pool import Link, NoSuchTable, connect
-from asynctasq.drivers._mysql_sql import Statements, literal
-from asynctasq.drivers._sql import apply_pending
 from asynctasq.drivers.base import Migration
+from asynctasq.drivers.mysql_driver.address import Address
+from asynctasq.drivers.mysql_driver.pool import Link, NoSuchTable, connect
+from asynctasq.drivers.mysql_driver.statements import Statements, literal
+from asynctasq.drivers.sql.checks import apply_pending
 from asynctasq.errors import DriverUnavailable
 
 __all__ = ["migrate", "read_state", "read_version"]

@@ -12,9 +12,9 @@ from typing import Any, cast
 import asyncmy
 from asyncmy.errors import MySQLError
 
-from asynctasq.drivers._mysql_address import Address
-from asynctasq.drivers._mysql_steps import Result
-from asynctasq.drivers._sql import Waiter
+from asynctasq.drivers.mysql_driver.address import Address
+from asynctasq.drivers.mysql_driver.steps import Result
+from asynctasq.drivers.sql.checks import Waiter
 from asynctasq.errors import DriverError, DriverMisconfigured, DriverUnavailable
 
 __all__ = ["Conflict", "Link", "NoSuchTable", "Pool", "connect", "is_conflict", "mapped", "packets"]

@@ -8,9 +8,9 @@ characters `%`, `:` or `?` that other libraries read as placeholders.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from asynctasq.drivers._mysql_heads import Position
-from asynctasq.drivers._sql import quote
 from asynctasq.drivers.base import Migration
+from asynctasq.drivers.mysql_driver.heads import Position
+from asynctasq.drivers.sql.checks import quote
 from asynctasq.kernel.messages import Message, State, microseconds
 
 __all__ = ["CLAIM", "LIVING_COLUMNS", "NOW", "Ending", "Held", "KeptResult", "Statements", "literal", "server_now"]

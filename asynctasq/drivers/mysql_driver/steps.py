@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, S
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
-from asynctasq.drivers._mysql_heads import Position
-from asynctasq.drivers._mysql_sql import CLAIM, NOW, Ending, Held, KeptResult, Statements, server_now
-from asynctasq.drivers._sql import chunks, independent_batches, stored_message
 from asynctasq.drivers.base import Settlements
+from asynctasq.drivers.mysql_driver.heads import Position
+from asynctasq.drivers.mysql_driver.statements import CLAIM, NOW, Ending, Held, KeptResult, Statements, server_now
+from asynctasq.drivers.sql.checks import chunks, independent_batches, stored_message
 from asynctasq.kernel.messages import (
     MICROSECONDS,
     Bury,

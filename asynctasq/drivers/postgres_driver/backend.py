@@ -4,8 +4,8 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
 
-from asynctasq.drivers._postgres_pool import Listener, Pool
-from asynctasq.drivers._sql import Pace, Waiter, wait_until_visible
+from asynctasq.drivers.postgres_driver.pool import Listener, Pool
+from asynctasq.drivers.sql.checks import Pace, Waiter, wait_until_visible
 
 __all__ = ["Backend"]
 

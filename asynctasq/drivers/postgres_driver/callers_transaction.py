@@ -3,11 +3,11 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from asynctasq.drivers import _foreign
-from asynctasq.drivers._postgres_rows import enqueue_columns, full_columns, lost_ids, parts_of
-from asynctasq.drivers._postgres_sql import Statements
-from asynctasq.drivers._sql import independent_batches
 from asynctasq.drivers.base import Settlements
+from asynctasq.drivers.postgres_driver.rows import enqueue_columns, full_columns, lost_ids, parts_of
+from asynctasq.drivers.postgres_driver.statements import Statements
+from asynctasq.drivers.sql import foreign_connections as _foreign
+from asynctasq.drivers.sql.checks import independent_batches
 from asynctasq.errors import UnsupportedFeature
 from asynctasq.kernel.messages import Message
 

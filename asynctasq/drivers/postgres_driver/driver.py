@@ -7,11 +7,13 @@ from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import Any, Self, TypeVar
 
-from asynctasq.drivers import _postgres_schema
-from asynctasq.drivers._postgres_backend import Backend
-from asynctasq.drivers._postgres_callers import InCallersTransaction
-from asynctasq.drivers._postgres_operator import Operator
-from asynctasq.drivers._postgres_pool import (
+from asynctasq.drivers.base import YES, Capabilities, Driver, Migration, Page, Settlements
+from asynctasq.drivers.loops import PerLoop
+from asynctasq.drivers.postgres_driver import schema as _postgres_schema
+from asynctasq.drivers.postgres_driver.backend import Backend
+from asynctasq.drivers.postgres_driver.callers_transaction import InCallersTransaction
+from asynctasq.drivers.postgres_driver.operator import Operator
+from asynctasq.drivers.postgres_driver.pool import (
     Address,
     Listener,
     Operation,
@@ -20,7 +22,7 @@ from asynctasq.drivers._postgres_pool import (
     errors_mapped,
     is_conflict,
 )
-from asynctasq.drivers._postgres_rows import (
+from asynctasq.drivers.postgres_driver.rows import (
     Horizon,
     delay_us,
     enqueue_columns,
@@ -33,8 +35,8 @@ from asynctasq.drivers._postgres_rows import (
     noisy_queues,
     parts_of,
 )
-from asynctasq.drivers._postgres_sql import Names, Statements
-from asynctasq.drivers._sql import (
+from asynctasq.drivers.postgres_driver.statements import Names, Statements
+from asynctasq.drivers.sql.checks import (
     Pace,
     Wakeups,
     check_at_least,
@@ -46,8 +48,6 @@ from asynctasq.drivers._sql import (
     is_plain,
     retry_conflicts,
 )
-from asynctasq.drivers.base import YES, Capabilities, Driver, Migration, Page, Settlements
-from asynctasq.drivers.loops import PerLoop
 from asynctasq.drivers.urls import read_options, redact, split_options
 from asynctasq.kernel.messages import (
     MICROSECONDS,

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from operator import itemgetter
 from typing import Any
 
-from asynctasq.drivers._postgres_sql import KIND_BURY, KIND_COMPLETE, KIND_RELEASE
 from asynctasq.drivers.base import Settlements
+from asynctasq.drivers.postgres_driver.statements import KIND_BURY, KIND_COMPLETE, KIND_RELEASE
 from asynctasq.kernel.messages import (
     MICROSECONDS,
     Bury,

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from asynctasq.drivers._postgres_sql import Names
-from asynctasq.drivers._sql import apply_pending, quote
 from asynctasq.drivers.base import Migration
+from asynctasq.drivers.postgres_driver.statements import Names
+from asynctasq.drivers.sql.checks import apply_pending, quote
 
 __all__ = ["migrate", "migrations", "schema_version"]
 

@@ -1,11 +1,11 @@
-"""Messages, settlements and leases as arguments and replies of the scripts. redis_scripts/common.lua has the shapes."""
+"""Messages, settlements and leases as arguments and replies of the scripts. scripts/common.lua has the shapes."""
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import Any
 
-from asynctasq.drivers._redis_pool import Argument
 from asynctasq.drivers.base import Settlements
+from asynctasq.drivers.redis_driver.pool import Argument
 from asynctasq.kernel.lifecycle import derive_state
 from asynctasq.kernel.messages import (
     MICROSECONDS,

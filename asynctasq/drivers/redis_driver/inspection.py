@@ -4,9 +4,9 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, Protocol
 
-from asynctasq.drivers._redis_codec import decode_stored
-from asynctasq.drivers._redis_pool import Argument
 from asynctasq.drivers.base import Page
+from asynctasq.drivers.redis_driver.codec import decode_stored
+from asynctasq.drivers.redis_driver.pool import Argument
 from asynctasq.kernel.messages import State, StoredMessage
 
 __all__ = ["Inspection", "Server"]
@@ -65,7 +65,7 @@ class Inspection:
     async def _members(self, queue: str, state: State | None, after: int) -> list[bytes]:
         """Return arrival and id of messages after the cursor that could be in that state, by arrival.
 
-        The server says later which of them are. redis_scripts/common.lua has the shape of the members.
+        The server says later which of them are. scripts/common.lua has the shape of the members.
         """
         now = int((await self._server.script("show"))[0])
         members: set[bytes] = set()

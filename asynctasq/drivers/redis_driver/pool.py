@@ -8,9 +8,9 @@ from hiredis import pack_command  # pyright: ignore[reportUnknownVariableType] -
 from redis import exceptions as redis_errors
 from redis.asyncio.connection import Connection
 
-from asynctasq.drivers._redis_address import Address
-from asynctasq.drivers._redis_errors import connection_failed, translated, wrong_server
-from asynctasq.drivers._redis_scripts import load_script
+from asynctasq.drivers.redis_driver.address import Address
+from asynctasq.drivers.redis_driver.errors import connection_failed, translated, wrong_server
+from asynctasq.drivers.redis_driver.script import load_script
 from asynctasq.errors import DriverError, DriverUnavailable
 
 __all__ = ["Argument", "Pool", "discard", "pack"]

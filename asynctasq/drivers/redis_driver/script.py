@@ -37,7 +37,7 @@ class Script:
 def load_script(name: str, *, with_flags: bool) -> Script:
     """Return a script; `with_flags` for servers that know script flags, that is Redis 7 and Valkey."""
     parts, flags = PARTS[name]
-    folder = files("asynctasq.drivers") / "redis_scripts"
+    folder = files("asynctasq.drivers.redis_driver") / "scripts"
     texts = [(folder / f"{part}.lua").read_text(encoding="utf-8") for part in parts]
     text = ((f"#!lua{flags}\n" if with_flags else "") + "\n".join(texts)).encode()
     return Script(name=name, text=text, digest=hashlib.sha1(text, usedforsecurity=False).hexdigest())

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 from redis.exceptions import NoPermissionError
 
-from asynctasq.drivers._redis_pool import Pool
+from asynctasq.drivers.redis_driver.pool import Pool
 from asynctasq.errors import DriverError, DriverMisconfigured, DriverUnavailable
 
 __all__ = ["check_version", "examine", "parse_info", "warnings_about"]

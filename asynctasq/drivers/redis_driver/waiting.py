@@ -7,8 +7,8 @@ from typing import Any
 
 from redis.asyncio.connection import Connection
 
-from asynctasq.drivers._redis_errors import translated
-from asynctasq.drivers._redis_pool import Pool, discard, pack
+from asynctasq.drivers.redis_driver.errors import translated
+from asynctasq.drivers.redis_driver.pool import Pool, discard, pack
 from asynctasq.errors import DriverError
 
 __all__ = ["BLOCK_S", "Bell", "Bells"]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn, Protocol
 
-from asynctasq.drivers._paramstyles import translate
+from asynctasq.drivers.sql.paramstyles import translate
 from asynctasq.errors import AsyncTasqError, DriverError, UnsupportedFeature
 
 __all__ = ["Callers", "CallersSync", "adapt", "adapt_sync"]

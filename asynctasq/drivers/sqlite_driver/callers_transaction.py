@@ -7,9 +7,9 @@ from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
-from asynctasq.drivers import _foreign
-from asynctasq.drivers._foreign import Callers, CallersSync
-from asynctasq.drivers._sqlite_schema import SQLiteFile, Step, Steps, ensure_schema, run_on
+from asynctasq.drivers.sql import foreign_connections as _foreign
+from asynctasq.drivers.sql.foreign_connections import Callers, CallersSync
+from asynctasq.drivers.sqlite_driver.schema import SQLiteFile, Step, Steps, ensure_schema, run_on
 from asynctasq.errors import DriverError, UnsupportedFeature
 
 __all__ = ["in_transaction", "run_in", "run_in_async"]

@@ -15,14 +15,14 @@ from typing import Any, Self, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from asynctasq.clock import SystemClock
-from asynctasq.drivers import _sqlite_statements as statements
-from asynctasq.drivers._sql import Wakeups, check_messages
-from asynctasq.drivers._sqlite_callers import run_in, run_in_async
-from asynctasq.drivers._sqlite_schema import SQLiteFile, Steps, mapped_errors
-from asynctasq.drivers._sqlite_statements import Taken
-from asynctasq.drivers._sqlite_thread import Job, Session
 from asynctasq.drivers.base import YES, Capabilities, Driver, Page, Settlements, partial
 from asynctasq.drivers.loops import PerLoop
+from asynctasq.drivers.sql.checks import Wakeups, check_messages
+from asynctasq.drivers.sqlite_driver import statements
+from asynctasq.drivers.sqlite_driver.callers_transaction import run_in, run_in_async
+from asynctasq.drivers.sqlite_driver.schema import SQLiteFile, Steps, mapped_errors
+from asynctasq.drivers.sqlite_driver.statements import Taken
+from asynctasq.drivers.sqlite_driver.thread import Job, Session
 from asynctasq.drivers.urls import read_options, split_options
 from asynctasq.errors import ConfigError
 from asynctasq.kernel.messages import (

@@ -10,9 +10,9 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from asynctasq.drivers._sql import depth_from, independent_batches, stored_message
-from asynctasq.drivers._sqlite_schema import Row, Step, Steps
 from asynctasq.drivers.base import Page, Settlements
+from asynctasq.drivers.sql.checks import depth_from, independent_batches, stored_message
+from asynctasq.drivers.sqlite_driver.schema import Row, Step, Steps
 from asynctasq.kernel.messages import (
     MICROSECONDS,
     Bury,

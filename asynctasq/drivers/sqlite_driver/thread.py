@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
 from asynctasq.clock import SystemClock
-from asynctasq.drivers._sql import Waiter, Wakeups
-from asynctasq.drivers._sqlite_schema import (
+from asynctasq.drivers.sql.checks import Waiter, Wakeups
+from asynctasq.drivers.sqlite_driver.schema import (
     SQLiteFile,
     Steps,
     driver_error,

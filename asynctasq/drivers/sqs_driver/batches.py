@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from asynctasq.drivers._sqs_client import Connection, Failure
-from asynctasq.drivers._sqs_errors import QueueGone
-from asynctasq.drivers._sqs_queues import QueueDirectory
-from asynctasq.drivers._sqs_wire import BATCH_ENTRIES_MAX, Outgoing
+from asynctasq.drivers.sqs_driver.client import Connection, Failure
+from asynctasq.drivers.sqs_driver.errors import QueueGone
+from asynctasq.drivers.sqs_driver.queues import QueueDirectory
+from asynctasq.drivers.sqs_driver.wire import BATCH_ENTRIES_MAX, Outgoing
 from asynctasq.errors import DispatchError, DriverError
 
 __all__ = ["Batches", "Copy"]

@@ -15,8 +15,8 @@ from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession
 
 from asynctasq.clock import Clock
-from asynctasq.drivers._sqs_errors import QueueGone, Refused, mapped
-from asynctasq.drivers._sqs_wire import BATCH_ENTRIES_MAX
+from asynctasq.drivers.sqs_driver.errors import QueueGone, Refused, mapped
+from asynctasq.drivers.sqs_driver.wire import BATCH_ENTRIES_MAX
 from asynctasq.errors import AsyncTasqError, DriverError, DriverUnavailable
 
 __all__ = ["Connection", "Endpoint", "Failure", "Reply", "ServerClock"]

@@ -1,4 +1,4 @@
-"""The driver for Amazon SQS; what SQS can't promise, it does not claim. Wire format and calls are in `_sqs_*`.
+"""The driver for Amazon SQS; what SQS can't promise, it does not claim. Its wire format is in `wire`, its calls in `client`.
 
 Why it works as it does: docs/decisions/sqs-delivery.md.
 """
@@ -12,19 +12,19 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 from asynctasq.clock import Clock, SystemClock
-from asynctasq.drivers._sqs_batches import Batches
-from asynctasq.drivers._sqs_client import Connection, Endpoint, Failure, ServerClock
-from asynctasq.drivers._sqs_errors import QueueGone
-from asynctasq.drivers._sqs_hops import Hops
-from asynctasq.drivers._sqs_leases import LeaseBook
-from asynctasq.drivers._sqs_names import QueueNames
-from asynctasq.drivers._sqs_queues import QueueDirectory
-from asynctasq.drivers._sqs_receiver import Receiver
-from asynctasq.drivers._sqs_redrive import read_depth, redrive
-from asynctasq.drivers._sqs_settle import Settler, first_copy
-from asynctasq.drivers._sqs_wire import DELAY_S_MAX, HEADER_BYTES_MAX, MESSAGE_BYTES_MAX, Writer, check_message
 from asynctasq.drivers.base import YES, Capabilities, Driver, Settlements, Support, partial
 from asynctasq.drivers.loops import PerLoop
+from asynctasq.drivers.sqs_driver.batches import Batches
+from asynctasq.drivers.sqs_driver.client import Connection, Endpoint, Failure, ServerClock
+from asynctasq.drivers.sqs_driver.errors import QueueGone
+from asynctasq.drivers.sqs_driver.hops import Hops
+from asynctasq.drivers.sqs_driver.leases import LeaseBook
+from asynctasq.drivers.sqs_driver.names import QueueNames
+from asynctasq.drivers.sqs_driver.queues import QueueDirectory
+from asynctasq.drivers.sqs_driver.receiver import Receiver
+from asynctasq.drivers.sqs_driver.redrive import read_depth, redrive
+from asynctasq.drivers.sqs_driver.settle import Settler, first_copy
+from asynctasq.drivers.sqs_driver.wire import DELAY_S_MAX, HEADER_BYTES_MAX, MESSAGE_BYTES_MAX, Writer, check_message
 from asynctasq.drivers.urls import read_options, redact, split_options
 from asynctasq.errors import ConfigError, DriverError, DriverUnavailable
 from asynctasq.kernel.messages import Complete, Depth, Lease, Message, check_queue_name

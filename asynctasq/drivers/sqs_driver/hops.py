@@ -7,9 +7,9 @@ import logging
 import math
 from collections.abc import Sequence
 
-from asynctasq.drivers._sqs_batches import Batches, Copy
-from asynctasq.drivers._sqs_client import Failure, ServerClock
-from asynctasq.drivers._sqs_wire import DELAY_S_MAX, Envelope, Outgoing, Received, Writer
+from asynctasq.drivers.sqs_driver.batches import Batches, Copy
+from asynctasq.drivers.sqs_driver.client import Failure, ServerClock
+from asynctasq.drivers.sqs_driver.wire import DELAY_S_MAX, Envelope, Outgoing, Received, Writer
 from asynctasq.errors import DriverUnavailable
 from asynctasq.kernel.messages import MICROSECONDS
 

@@ -7,7 +7,7 @@ Two copies of one message, which at-least-once allows, are one lease here, as lo
 import threading
 from dataclasses import dataclass
 
-from asynctasq.drivers._sqs_wire import Received, receipt_of
+from asynctasq.drivers.sqs_driver.wire import Received, receipt_of
 from asynctasq.kernel.messages import Lease
 
 __all__ = ["Held", "LeaseBook"]

@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import TypeVar
 
-from asynctasq.drivers._sqs_client import Connection
-from asynctasq.drivers._sqs_errors import QueueGone
-from asynctasq.drivers._sqs_names import QueueNames
+from asynctasq.drivers.sqs_driver.client import Connection
+from asynctasq.drivers.sqs_driver.errors import QueueGone
+from asynctasq.drivers.sqs_driver.names import QueueNames
 from asynctasq.errors import DriverUnavailable, UnknownQueue
 
 __all__ = ["QueueDirectory"]

@@ -13,12 +13,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from asynctasq.drivers._sqs_batches import Batches, Copy
-from asynctasq.drivers._sqs_client import Connection, Reply
-from asynctasq.drivers._sqs_hops import Hops
-from asynctasq.drivers._sqs_leases import LeaseBook
-from asynctasq.drivers._sqs_queues import QueueDirectory
-from asynctasq.drivers._sqs_wire import BATCH_ENTRIES_MAX, BODY, SYSTEM_ATTRIBUTES, NewerVersion, Received
+from asynctasq.drivers.sqs_driver.batches import Batches, Copy
+from asynctasq.drivers.sqs_driver.client import Connection, Reply
+from asynctasq.drivers.sqs_driver.hops import Hops
+from asynctasq.drivers.sqs_driver.leases import LeaseBook
+from asynctasq.drivers.sqs_driver.queues import QueueDirectory
+from asynctasq.drivers.sqs_driver.wire import BATCH_ENTRIES_MAX, BODY, SYSTEM_ATTRIBUTES, NewerVersion, Received
 from asynctasq.errors import AsyncTasqError
 from asynctasq.kernel.messages import Lease
 

@@ -1,10 +1,17 @@
 """Count a queue, and move its dead letters back; both know the queue of dead letters beside it."""
 
-from asynctasq.drivers._sqs_client import Connection
-from asynctasq.drivers._sqs_errors import QueueGone
-from asynctasq.drivers._sqs_hops import Hops
-from asynctasq.drivers._sqs_queues import QueueDirectory
-from asynctasq.drivers._sqs_wire import BATCH_ENTRIES_MAX, BODY, SYSTEM_ATTRIBUTES, NewerVersion, Received, Writer
+from asynctasq.drivers.sqs_driver.client import Connection
+from asynctasq.drivers.sqs_driver.errors import QueueGone
+from asynctasq.drivers.sqs_driver.hops import Hops
+from asynctasq.drivers.sqs_driver.queues import QueueDirectory
+from asynctasq.drivers.sqs_driver.wire import (
+    BATCH_ENTRIES_MAX,
+    BODY,
+    SYSTEM_ATTRIBUTES,
+    NewerVersion,
+    Received,
+    Writer,
+)
 from asynctasq.kernel.messages import Depth
 
 __all__ = ["read_depth", "redrive"]

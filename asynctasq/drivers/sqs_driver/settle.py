@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
-from asynctasq.drivers._sqs_batches import Batches, Copy
-from asynctasq.drivers._sqs_client import Connection, Failure
-from asynctasq.drivers._sqs_leases import Held, LeaseBook
-from asynctasq.drivers._sqs_receiver import LEASE_S_MAX, whole_lease_s
-from asynctasq.drivers._sqs_wire import Envelope, Outgoing, Writer
 from asynctasq.drivers.base import Settlements
+from asynctasq.drivers.sqs_driver.batches import Batches, Copy
+from asynctasq.drivers.sqs_driver.client import Connection, Failure
+from asynctasq.drivers.sqs_driver.leases import Held, LeaseBook
+from asynctasq.drivers.sqs_driver.receiver import LEASE_S_MAX, whole_lease_s
+from asynctasq.drivers.sqs_driver.wire import Envelope, Outgoing, Writer
 from asynctasq.errors import AsyncTasqError, DriverUnavailable
 from asynctasq.kernel.messages import Bury, Complete, Lease, Message, Release, Settlement, microseconds
 

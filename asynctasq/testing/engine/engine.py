@@ -15,15 +15,13 @@ from asynctasq.core.worker import Worker
 from asynctasq.drivers.base import Driver, Settlements
 from asynctasq.errors import DriverError
 from asynctasq.kernel.ledger import Entry, Kind
-from asynctasq.testing._application import application_under_test
-from asynctasq.testing._fault_fencing import fence_of_this_worker
-from asynctasq.testing._fault_plan import FaultPlan
-from asynctasq.testing._giving_up import close_loop, run_to_end
-from asynctasq.testing._link import Gate, WorkerLink, link_of_this_worker
-from asynctasq.testing._real_loop import load_in_real_loop
-from asynctasq.testing._store import FakeStore
-from asynctasq.testing.loop import SimulationLoop
-from asynctasq.testing.search import Search
+from asynctasq.testing.engine.application import application_under_test
+from asynctasq.testing.engine.fence import fence_of_this_worker
+from asynctasq.testing.engine.giving_up import close_loop, run_to_end
+from asynctasq.testing.engine.link import Gate, WorkerLink, link_of_this_worker
+from asynctasq.testing.engine.real_loop import load_in_real_loop
+from asynctasq.testing.engine.store import FakeStore
+from asynctasq.testing.loop import Search, SimulationLoop
 from asynctasq.testing.tape import Tape
 
 __all__ = ["Engine", "EngineOptions", "Faulting"]
@@ -45,9 +43,7 @@ class EngineOptions:
 
 
 class Faulting(Protocol):
-    """What makes workers and their calls go wrong, as its plan says."""
-
-    plan: FaultPlan
+    """What makes workers and their calls go wrong."""
 
     def driver(self, worker: str) -> Driver:
         """Return the store as this worker is to see it."""
@@ -112,7 +108,6 @@ class Engine:
         self._closing = False
         self.failure: BaseException | None = None
         self._faults = None if faults is None else faults(self)
-        self.plan = None if self._faults is None else self._faults.plan
 
     def new_id(self) -> str:
         """Return the next message id, a random UUID from the tape, put together without the cost of a UUID object."""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context, ContextVar, copy_context
 from typing import Any
 
-from asynctasq.testing._loop_tasks import close_in
+from asynctasq.testing.loop.tasks import close_in
 
 __all__ = ["Fence", "Fenced", "Killed", "fence_of_this_worker", "fence_tasks"]
 

@@ -7,7 +7,8 @@ from itertools import islice
 from typing import Any, Final, TypeVar
 
 from asynctasq.kernel.ledger import Entry, Kind
-from asynctasq.testing.loop import LimitExceeded, Limits, Livelock, SimulationError, SimulationLoop
+from asynctasq.testing.errors import LimitExceeded, Livelock, SimulationError
+from asynctasq.testing.loop import Limits, SimulationLoop
 
 __all__ = ["close_loop", "run_to_end"]
 

@@ -10,8 +10,8 @@ from typing import Any, Self, cast
 from asynctasq.drivers.base import YES, Capabilities, Driver, Notifies, Settlements, Transactional
 from asynctasq.errors import DriverUnavailable
 from asynctasq.kernel.messages import Depth, Lease, Message
-from asynctasq.testing._fault_fencing import Fence
-from asynctasq.testing._store import FakeStore
+from asynctasq.testing.engine.fence import Fence
+from asynctasq.testing.engine.store import FakeStore
 
 __all__ = ["Gate", "WorkerLink", "link_of_this_worker"]
 

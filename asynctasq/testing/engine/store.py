@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 
 from asynctasq.drivers.base import Settlements
-from asynctasq.drivers.memory_driver import MemoryDriver, MemoryRow
+from asynctasq.drivers.memory_driver import MemoryDriver
+from asynctasq.drivers.memory_driver.driver import MemoryRow
 from asynctasq.kernel.messages import Lease, Message, State
 from asynctasq.testing.clock import VirtualClock
 

@@ -10,9 +10,9 @@ from asynctasq.queue import MessageFactory, refuse_running_loop
 from asynctasq.tasks.base import BaseTask
 from asynctasq.tasks.definition import definition_of, options_of
 from asynctasq.tasks.dispatching import Dispatcher, default_dispatcher
-from asynctasq.testing._engine import Engine
-from asynctasq.testing._link import link_of_this_worker
-from asynctasq.testing._recording import Dispatched
+from asynctasq.testing.engine import Engine
+from asynctasq.testing.engine.link import link_of_this_worker
+from asynctasq.testing.fake_queue.recording import Dispatched
 
 __all__ = ["FakeDispatcher", "Filter"]
 

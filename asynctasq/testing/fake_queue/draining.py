@@ -8,10 +8,10 @@ from typing import Any, Literal, get_args
 from asynctasq.errors import AsyncTasqError
 from asynctasq.kernel.ledger import Entry, Kind
 from asynctasq.tasks.options import whole_number
-from asynctasq.testing._engine import Engine
-from asynctasq.testing._history import histories
-from asynctasq.testing._parameters import check_choice
 from asynctasq.testing.clock import VirtualClock
+from asynctasq.testing.engine import Engine
+from asynctasq.testing.fake_queue.history import histories
+from asynctasq.testing.parameters import check_choice
 
 __all__ = [
     "DrainOptions",

@@ -9,11 +9,11 @@ from typing import Any
 
 from asynctasq.codec.arguments import unpack_arguments
 from asynctasq.codec.envelope import decode_envelope
-from asynctasq.codec.references import with_references
+from asynctasq.codec.orm.references import with_references
 from asynctasq.kernel.messages import Message
 from asynctasq.tasks.base import BaseTask
 from asynctasq.tasks.definition import definition_of
-from asynctasq.testing._wording import contrast, short
+from asynctasq.testing.fake_queue.wording import contrast, short
 
 __all__ = ["Dispatched", "Expectation"]
 

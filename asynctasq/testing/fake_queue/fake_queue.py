@@ -5,6 +5,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import timedelta
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,8 +17,10 @@ from asynctasq.tasks.base import BaseTask
 from asynctasq.tasks.dispatching import fake_closed, fake_opened, scoped_dispatcher
 from asynctasq.tasks.options import seconds as seconds_of
 from asynctasq.tasks.options import whole_number
-from asynctasq.testing._dispatcher import FakeDispatcher, Filter
-from asynctasq.testing._draining import (
+from asynctasq.testing.clock import VirtualClock
+from asynctasq.testing.engine import Engine, EngineOptions
+from asynctasq.testing.fake_queue.dispatcher import FakeDispatcher, Filter
+from asynctasq.testing.fake_queue.draining import (
     Draining,
     DrainOptions,
     DrainResult,
@@ -28,18 +31,14 @@ from asynctasq.testing._draining import (
     raise_unserved,
     summarise,
 )
-from asynctasq.testing._engine import Engine, EngineOptions
-from asynctasq.testing._fault_injector import injecting, seed_of
-from asynctasq.testing._fault_plan import FaultPlan
-from asynctasq.testing._history import AttemptRecord, History
-from asynctasq.testing._outcomes import Outcomes
-from asynctasq.testing._parameters import check_seed
-from asynctasq.testing._performing import Performed, perform
-from asynctasq.testing._recording import Dispatched, Recording, TaskReference, listed, task_class_of
-from asynctasq.testing.clock import VirtualClock
-from asynctasq.testing.faults import FaultChoice
-from asynctasq.testing.loop import SimulationLoop
-from asynctasq.testing.search import Search
+from asynctasq.testing.fake_queue.history import AttemptRecord, History
+from asynctasq.testing.fake_queue.outcomes import Outcomes
+from asynctasq.testing.fake_queue.performing import Performed, perform
+from asynctasq.testing.fake_queue.recording import Dispatched, Recording, listed
+from asynctasq.testing.faults import FaultChoice, FaultPlan
+from asynctasq.testing.faults.injector import Injector, seed_of
+from asynctasq.testing.loop import Search, SimulationLoop
+from asynctasq.testing.parameters import TaskReference, check_seed, task_class_of
 from asynctasq.testing.tape import Tape
 
 __all__ = [
@@ -109,10 +108,11 @@ class FakeQueue(Outcomes):
             lease_s=seconds_of(lease_s, "lease_s", above_zero=True),
         )
         self._seed = seed or seed_of(faults)
-        self._injecting = None if faults is None else injecting(faults)
+        self._faults = faults
         self._freeze_time = freeze_time
         self._strict = strict
         self._opened: Engine | None = None
+        self._plan: FaultPlan | None = None
         self._exits = ExitStack()
 
     # -- opening and closing ---------------------------------------------------------------------
@@ -156,7 +156,8 @@ class FakeQueue(Outcomes):
             raise NestedFakeError("this FakeQueue was opened already; make a new one for each test")
         if isinstance(scoped_dispatcher.get(), FakeDispatcher):
             raise NestedFakeError("a FakeQueue is open in this context already; use that one, or close it first")
-        engine = Engine(self._options, tape=Tape(self._seed), loop=loop, faults=self._injecting)
+        faults = None if self._faults is None else partial(self._inject, self._faults)
+        engine = Engine(self._options, tape=Tape(self._seed), loop=loop, faults=faults)
         self._opened = engine
         if self._freeze_time:
             from asynctasq.testing.freeze import frozen_to
@@ -166,14 +167,18 @@ class FakeQueue(Outcomes):
         self._exits.callback(fake_closed, threading.get_ident())
         fake_opened(threading.get_ident())
 
+    def _inject(self, faults: FaultChoice, engine: Engine) -> Injector:
+        self._plan = FaultPlan(faults, engine.tape)
+        return Injector(engine, self._plan)
+
     def _leave(self) -> None:
         # Not reset with a token: a fixture may be torn down in another context than it was set up in.
         scoped_dispatcher.set(None)
         self._exits.close()
 
     def _check_nothing_left(self, *, failed: bool) -> None:
-        if self._engine.plan is not None and not failed:
-            self._engine.plan.check_fired()
+        if self._plan is not None and not failed:
+            self._plan.check_fired()
         left = self._engine.store.pending_ids()
         if self._strict and left and not failed:
             waiting = listed([record for record in self._records if record.task_id in left])
@@ -214,9 +219,9 @@ class FakeQueue(Outcomes):
     @property
     def faults(self) -> FaultPlan:
         """What goes wrong: `faults.fired` counts it by kind, `faults.stop()` ends it."""
-        if self._engine.plan is None:
+        if self._plan is None:
             raise RuntimeError("this FakeQueue has no faults; make it with FakeQueue(faults=...)")
-        return self._engine.plan
+        return self._plan
 
     def timeline(self) -> str:
         """Return everything that happened as text, one line an event, in virtual seconds since the opening."""

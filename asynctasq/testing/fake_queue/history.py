@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from asynctasq.kernel.ledger import Entry, Kind
-from asynctasq.testing._wording import short
+from asynctasq.testing.fake_queue.wording import short
 
 __all__ = ["AttemptRecord", "History", "histories"]
 

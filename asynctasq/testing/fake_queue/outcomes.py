@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from asynctasq.kernel.ledger import Entry
-from asynctasq.testing._history import History, histories
-from asynctasq.testing._recording import Recording, TaskReference, task_class_of
+from asynctasq.testing.fake_queue.history import History, histories
+from asynctasq.testing.fake_queue.recording import Recording
+from asynctasq.testing.parameters import TaskReference, task_class_of
 
 __all__ = ["Outcomes"]
 

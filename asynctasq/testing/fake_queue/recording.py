@@ -6,14 +6,11 @@ from datetime import timedelta
 from typing import Any
 
 from asynctasq.tasks.base import BaseTask
-from asynctasq.tasks.functions import TaskFunction
-from asynctasq.testing._argument_names import check_names
-from asynctasq.testing._expectation import Dispatched, Expectation
+from asynctasq.testing.fake_queue.argument_names import check_names
+from asynctasq.testing.fake_queue.expectation import Dispatched, Expectation
+from asynctasq.testing.parameters import TaskReference, task_class_of
 
-__all__ = ["Captured", "Dispatched", "Recording", "TaskReference", "listed", "task_class_of"]
-
-TaskReference = type[BaseTask[Any]] | TaskFunction[..., Any]
-"""A task as tests name it: the class, or the decorated function."""
+__all__ = ["Captured", "Dispatched", "Recording", "listed"]
 
 SHOWN_MAX = 8
 
@@ -193,18 +190,6 @@ class Captured(Recording):
 
     def _check_faked(self, task: type[BaseTask[Any]]) -> None:
         self._origin._check_faked(task)  # noqa: SLF001 - of its own kind
-
-
-def task_class_of(task: TaskReference) -> type[BaseTask[Any]]:
-    """Return the class of a task named by class or by decorated function.
-
-    Raises: TypeError for anything else, an instance for one.
-    """
-    if isinstance(task, TaskFunction):
-        return task.task_class
-    if isinstance(task, type) and issubclass(task, BaseTask):  # pyright: ignore[reportUnnecessaryIsInstance] - users' input
-        return task
-    raise TypeError(f"expected a task class or a @task function, not {task!r}")
 
 
 def listed(records: list[Dispatched]) -> str:

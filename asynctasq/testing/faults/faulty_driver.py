@@ -12,10 +12,10 @@ from asynctasq.codec.envelope import decode_envelope
 from asynctasq.drivers.base import Capabilities, Driver, Notifies, Settlements
 from asynctasq.errors import CodecError, ConfigError, DriverUnavailable
 from asynctasq.kernel.messages import Depth, Lease, Message, Release
-from asynctasq.testing._fault_passthrough import PassThrough
-from asynctasq.testing._fault_plan import Facet, FaultPlan, Phase, Strike, Subject
-from asynctasq.testing._fault_points import SIMULATED_POINTS
-from asynctasq.testing.faults import FaultChoice, Faults
+from asynctasq.testing.faults.kinds import FaultChoice, Faults
+from asynctasq.testing.faults.passthrough import PassThrough
+from asynctasq.testing.faults.plan import Facet, FaultPlan, Phase, Strike, Subject
+from asynctasq.testing.faults.points import SIMULATED_POINTS
 from asynctasq.testing.tape import Tape
 
 __all__ = ["FaultyDriver"]

@@ -14,13 +14,13 @@ from asynctasq.errors import CodecError
 from asynctasq.kernel.envelope import MAX_CRASHES_DEFAULT
 from asynctasq.kernel.ledger import Entry, Kind
 from asynctasq.kernel.messages import Lease, Release
-from asynctasq.testing._engine import Engine
-from asynctasq.testing._fault_fencing import Fenced, Killed, fence_tasks
-from asynctasq.testing._fault_plan import FaultPlan, Strike
-from asynctasq.testing.faults import FaultChoice, Faults, as_list
-from asynctasq.testing.faulty_driver import FaultyDriver
+from asynctasq.testing.engine import Engine
+from asynctasq.testing.engine.fence import Fenced, Killed, fence_tasks
+from asynctasq.testing.faults.faulty_driver import FaultyDriver
+from asynctasq.testing.faults.kinds import FaultChoice, Faults, as_list
+from asynctasq.testing.faults.plan import FaultPlan, Strike
 
-__all__ = ["Injector", "injecting", "seed_of"]
+__all__ = ["Injector", "seed_of"]
 
 RESTART_S: Final = (0.5, 0.0, 2.0, 40.0)
 SUSPENSIONS: Final = (1.0, 2.0, 3.0, 5.0)
@@ -36,11 +36,6 @@ SEEN_BY_THE_STORE: Final = frozenset({Kind.RESERVED, Kind.EXTENDED, Kind.SETTLED
 def seed_of(choice: FaultChoice | None) -> int:
     """Return the seed that the faults bring with them; 0 if they need none."""
     return next((fault.seed for fault in as_list(choice or []) if isinstance(fault, Faults)), 0)
-
-
-def injecting(choice: FaultChoice) -> "Callable[[Engine], Injector]":
-    """Return what makes an injector for an engine."""
-    return lambda engine: Injector(engine, FaultPlan(choice, engine.tape))
 
 
 class Injector:

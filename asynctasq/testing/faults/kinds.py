@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, Self, TypeAlias, get_args
 
 from asynctasq.tasks.options import whole_number
-from asynctasq.testing._fault_points import (
+from asynctasq.testing.faults.points import (
     AFTER_POINTS,
     BEFORE_POINTS,
     CALL_POINTS,
@@ -15,8 +15,7 @@ from asynctasq.testing._fault_points import (
     CRASH_POINTS,
     STEP_POINTS,
 )
-from asynctasq.testing._parameters import check_seconds, check_seed, is_number
-from asynctasq.testing._recording import TaskReference, task_class_of
+from asynctasq.testing.parameters import TaskReference, check_seconds, check_seed, is_number, task_class_of
 
 __all__ = [
     "Crash",

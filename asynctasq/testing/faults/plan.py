@@ -7,9 +7,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from asynctasq.tasks.base import BaseTask
 from asynctasq.tasks.definition import definition_of
-from asynctasq.testing._fault_points import CHANCES
-from asynctasq.testing._recording import task_class_of
-from asynctasq.testing.faults import (
+from asynctasq.testing.faults.kinds import (
     Delay,
     DirectedFault,
     ExpireLease,
@@ -20,6 +18,8 @@ from asynctasq.testing.faults import (
     Stop,
     as_list,
 )
+from asynctasq.testing.faults.points import CHANCES
+from asynctasq.testing.parameters import task_class_of
 from asynctasq.testing.tape import Tape
 
 __all__ = ["Facet", "FaultPlan", "Phase", "Strike", "Subject", "check_faults"]

@@ -10,12 +10,12 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
-from asynctasq.testing._loop_private import is_python_step
-from asynctasq.testing._loop_report import name_of
-from asynctasq.testing.search import Fifo, Scheduler
+from asynctasq.testing.loop.asyncio_internals import is_python_step
+from asynctasq.testing.loop.report import name_of
+from asynctasq.testing.loop.search import Fifo, Scheduler
 
 if TYPE_CHECKING:
-    from asynctasq.testing.loop import SimulationLoop
+    from asynctasq.testing.loop.loop import SimulationLoop
 
 __all__ = ["Explorer"]
 

@@ -12,12 +12,12 @@ from contextlib import contextmanager
 from contextvars import Context
 from typing import TYPE_CHECKING, Any, Final
 
-from asynctasq.testing._loop_private import Notice
-from asynctasq.testing._loop_threads import closed_over, describe_function
-from asynctasq.testing._simulation_errors import Deadlock, SimulationError
+from asynctasq.testing.errors import Deadlock, SimulationError
+from asynctasq.testing.loop.asyncio_internals import Notice
+from asynctasq.testing.loop.threads import closed_over, describe_function
 
 if TYPE_CHECKING:
-    from asynctasq.testing.loop import SimulationLoop
+    from asynctasq.testing.loop.loop import SimulationLoop
 
 __all__ = ["InlineCall", "InlineCalls", "answer_for_asgiref", "line_of"]
 

@@ -12,9 +12,9 @@ from collections.abc import AsyncGenerator, Coroutine, Generator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from asynctasq.testing._loop_private import BaseLoop, enter_task, leave_task
-from asynctasq.testing._loop_tasks import abandon, pending_tasks
-from asynctasq.testing._simulation_errors import UnhandledErrors
+from asynctasq.testing.errors import UnhandledErrors
+from asynctasq.testing.loop.asyncio_internals import BaseLoop, enter_task, leave_task
+from asynctasq.testing.loop.tasks import abandon, pending_tasks
 
 __all__ = ["LoopLifecycle"]
 

@@ -15,15 +15,8 @@ from heapq import heapify, heappop, heappush
 from typing import Any, Final, TypeVar
 
 from asynctasq.kernel.messages import MICROSECONDS
-from asynctasq.testing._loop_explorer import Explorer
-from asynctasq.testing._loop_inline import answer_for_asgiref
-from asynctasq.testing._loop_lifecycle import LoopLifecycle
-from asynctasq.testing._loop_outside import OutsideWork
-from asynctasq.testing._loop_private import STEP, WAKEUP, Notice, Timer
-from asynctasq.testing._loop_refusals import RealWorldRefusals
-from asynctasq.testing._loop_report import deadlock_text, limit_text, livelock_text
-from asynctasq.testing._loop_tasks import SimulatedTask
-from asynctasq.testing._simulation_errors import (
+from asynctasq.testing.clock import VirtualClock
+from asynctasq.testing.errors import (
     Deadlock,
     LimitExceeded,
     Livelock,
@@ -32,8 +25,15 @@ from asynctasq.testing._simulation_errors import (
     TapeMismatch,
     UnhandledErrors,
 )
-from asynctasq.testing.clock import VirtualClock
-from asynctasq.testing.search import Search, make_scheduler
+from asynctasq.testing.loop.asyncio_internals import STEP, WAKEUP, Notice, Timer
+from asynctasq.testing.loop.explorer import Explorer
+from asynctasq.testing.loop.inline import answer_for_asgiref
+from asynctasq.testing.loop.lifecycle import LoopLifecycle
+from asynctasq.testing.loop.outside import OutsideWork
+from asynctasq.testing.loop.refusals import RealWorldRefusals
+from asynctasq.testing.loop.report import deadlock_text, limit_text, livelock_text
+from asynctasq.testing.loop.search import Search, make_scheduler
+from asynctasq.testing.loop.tasks import SimulatedTask
 from asynctasq.testing.tape import Tape
 
 __all__ = [

@@ -14,12 +14,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
-from asynctasq.testing._loop_inline import InlineCall, InlineCalls, line_of
-from asynctasq.testing._loop_private import THREADS, Notice
-from asynctasq.testing._loop_threads import Call, Outsider, Standing, closed_over, describe_function, outsiders
+from asynctasq.testing.loop.asyncio_internals import THREADS, Notice
+from asynctasq.testing.loop.inline import InlineCall, InlineCalls, line_of
+from asynctasq.testing.loop.threads import Call, Outsider, Standing, closed_over, describe_function, outsiders
 
 if TYPE_CHECKING:
-    from asynctasq.testing.loop import SimulationLoop
+    from asynctasq.testing.loop.loop import SimulationLoop
 
 __all__ = ["OutsideWork"]
 

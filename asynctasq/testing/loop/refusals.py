@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Final, NoReturn
 
-from asynctasq.testing._simulation_errors import RealWorldAccess
+from asynctasq.testing.errors import RealWorldAccess
 
 __all__ = ["RealWorldRefusals"]
 

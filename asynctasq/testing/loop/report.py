@@ -7,10 +7,10 @@ from datetime import timedelta
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
-from asynctasq.testing._loop_tasks import pending_tasks
+from asynctasq.testing.loop.tasks import pending_tasks
 
 if TYPE_CHECKING:
-    from asynctasq.testing.loop import SimulationLoop
+    from asynctasq.testing.loop.loop import SimulationLoop
 
 __all__ = ["deadlock_text", "limit_text", "livelock_text", "name_of"]
 

@@ -23,7 +23,7 @@ from typing import Self
 from urllib.parse import urlsplit
 
 from asynctasq.drivers.urls import redact
-from asynctasq.testing._server_recipes import HOST, KINDS, RECIPES, Recipe, ServerUnavailable
+from asynctasq.testing.servers.recipes import HOST, KINDS, RECIPES, Recipe, ServerUnavailable
 
 __all__ = ["KINDS", "NotPossible", "Server", "ServerUnavailable", "Servers", "start_server"]
 

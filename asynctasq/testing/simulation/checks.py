@@ -5,8 +5,8 @@ import inspect
 from collections.abc import Callable
 
 from asynctasq.kernel.ledger import Entry, Violation
-from asynctasq.testing._engine import Engine
-from asynctasq.testing._parameters import check_seconds
+from asynctasq.testing.engine import Engine
+from asynctasq.testing.parameters import check_seconds
 
 __all__ = ["Checks", "InvariantBroken", "PromiseBroken"]
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Final
 
 from asynctasq.clock import SystemClock
-from asynctasq.testing._simulate_run import Program, RunOptions, RunResult, quiet, run_program
-from asynctasq.testing._tape_file import write_tape_file
-from asynctasq.testing._tape_owner import current_test, runnable_here
-from asynctasq.testing.shrink import Shrunk, shrink
+from asynctasq.testing.simulation.run import Program, RunOptions, RunResult, quiet, run_program
+from asynctasq.testing.simulation.shrink import Shrunk, shrink
 from asynctasq.testing.tape import Entry, Tape
+from asynctasq.testing.tape.file import write_tape_file
+from asynctasq.testing.tape.owner import current_test, runnable_here
 
 __all__ = ["TAPES", "Place", "SimulationFailed", "failure_of", "replay_failure", "shown"]
 

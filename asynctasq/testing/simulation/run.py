@@ -12,14 +12,14 @@ from typing import Any, Final, TypeAlias, get_args
 from asynctasq.kernel.ledger import Entry as LedgerEntry
 from asynctasq.kernel.ledger import check, timeline
 from asynctasq.tasks.options import whole_number
-from asynctasq.testing._engine import Engine
-from asynctasq.testing._fault_plan import check_faults
-from asynctasq.testing._parameters import check_choice, check_seconds
-from asynctasq.testing._simulate_checks import Checks, InvariantBroken
+from asynctasq.testing.engine import Engine
 from asynctasq.testing.fake_queue import FakeQueue
-from asynctasq.testing.faults import DirectedFault, FaultChoice, Faults, as_list
-from asynctasq.testing.loop import Limits, SimulationLoop
-from asynctasq.testing.search import Search
+from asynctasq.testing.faults import DirectedFault, FaultChoice, Faults
+from asynctasq.testing.faults.kinds import as_list
+from asynctasq.testing.faults.plan import check_faults
+from asynctasq.testing.loop import Limits, Search, SimulationLoop
+from asynctasq.testing.parameters import check_choice, check_seconds
+from asynctasq.testing.simulation.checks import Checks, InvariantBroken
 from asynctasq.testing.tape import Entry, Tape
 
 __all__ = ["Program", "RunOptions", "RunParts", "RunResult", "quiet", "run_program"]

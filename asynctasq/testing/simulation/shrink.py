@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TypeAlias
 
-from asynctasq.testing.search import SCHEDULING
+from asynctasq.testing.loop.search import SCHEDULING
 from asynctasq.testing.tape import Entry
 
 __all__ = ["Shrunk", "shrink"]

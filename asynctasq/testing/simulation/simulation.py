@@ -9,22 +9,22 @@ from random import Random
 from typing import Any, Final, TypeAlias, TypeVar, overload
 
 from asynctasq.tasks.options import whole_number
-from asynctasq.testing._draining import NotIdle, left_text
-from asynctasq.testing._fault_plan import FaultPlan
-from asynctasq.testing._parameters import check_seconds
-from asynctasq.testing._simulate_checks import InvariantBroken, PromiseBroken
-from asynctasq.testing._simulate_report import Place, SimulationFailed, failure_of, replay_failure
-from asynctasq.testing._simulate_run import RUN_LIMITS, Program, RunOptions, RunParts, RunResult, quiet, run_program
-from asynctasq.testing._simulate_settings import current
-from asynctasq.testing._simulation_errors import TapeMismatch
-from asynctasq.testing._tape_file import read_tape_file
-from asynctasq.testing._tape_owner import current_test, same_test
 from asynctasq.testing.clock import VirtualClock
-from asynctasq.testing.fake_queue import YEAR_S, FakeQueue
-from asynctasq.testing.faults import FaultChoice, Faults, as_list
-from asynctasq.testing.loop import Limits
-from asynctasq.testing.search import Search
+from asynctasq.testing.errors import TapeMismatch
+from asynctasq.testing.fake_queue import FakeQueue, NotIdle
+from asynctasq.testing.fake_queue.draining import left_text
+from asynctasq.testing.fake_queue.fake_queue import YEAR_S
+from asynctasq.testing.faults import FaultChoice, FaultPlan, Faults
+from asynctasq.testing.faults.kinds import as_list
+from asynctasq.testing.loop import Limits, Search
+from asynctasq.testing.parameters import check_seconds
+from asynctasq.testing.simulation.checks import InvariantBroken, PromiseBroken
+from asynctasq.testing.simulation.report import Place, SimulationFailed, failure_of, replay_failure
+from asynctasq.testing.simulation.run import RUN_LIMITS, Program, RunOptions, RunParts, RunResult, quiet, run_program
+from asynctasq.testing.simulation.settings import current
 from asynctasq.testing.tape import Tape
+from asynctasq.testing.tape.file import read_tape_file
+from asynctasq.testing.tape.owner import current_test, same_test
 
 __all__ = [
     "DEFAULT_FAULTS",

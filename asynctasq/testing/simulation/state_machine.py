@@ -13,8 +13,19 @@ from typing import Any, ClassVar, Final, TypeVar
 from asynctasq.kernel.ledger import check
 from asynctasq.tasks.base import BaseTask
 from asynctasq.testing import strategies
-from asynctasq.testing._engine import Engine
-from asynctasq.testing._hypothesis import (
+from asynctasq.testing.clock import VirtualClock
+from asynctasq.testing.engine import Engine
+from asynctasq.testing.errors import SimulationError
+from asynctasq.testing.fake_queue import FakeQueue
+from asynctasq.testing.fake_queue.fake_queue import YEAR_S
+from asynctasq.testing.faults import PointFault
+from asynctasq.testing.loop import Search
+from asynctasq.testing.simulation.checks import InvariantBroken
+from asynctasq.testing.simulation.report import shown
+from asynctasq.testing.simulation.run import RUN_LIMITS, quiet
+from asynctasq.testing.strategies import FAULT_KINDS, TaskSource
+from asynctasq.testing.strategies.dispatches import tasks_of
+from asynctasq.testing.strategies.hypothesis import (
     Bundle,
     HypothesisException,
     RuleBasedStateMachine,
@@ -25,15 +36,6 @@ from asynctasq.testing._hypothesis import (
     rule,
     st,
 )
-from asynctasq.testing._simulate_checks import InvariantBroken
-from asynctasq.testing._simulate_report import shown
-from asynctasq.testing._simulate_run import RUN_LIMITS, quiet
-from asynctasq.testing._simulation_errors import SimulationError
-from asynctasq.testing.clock import VirtualClock
-from asynctasq.testing.fake_queue import YEAR_S, FakeQueue
-from asynctasq.testing.faults import PointFault
-from asynctasq.testing.search import Search
-from asynctasq.testing.strategies import FAULT_KINDS, TaskSource, tasks_of
 
 __all__ = ["QueueStateMachine"]
 

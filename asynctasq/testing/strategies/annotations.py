@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, Final, TypeAlias, cast
 
-from asynctasq.testing._hypothesis import SearchStrategy, st
-from asynctasq.testing._record_strategies import Place, bindings_of, constrained, record_strategy
+from asynctasq.testing.strategies.hypothesis import SearchStrategy, st
+from asynctasq.testing.strategies.records import Place, bindings_of, constrained, record_strategy
 
 __all__ = ["ANYTHING", "Resolver"]
 

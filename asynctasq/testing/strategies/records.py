@@ -10,11 +10,11 @@ from contextlib import suppress
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias, cast
 
+from asynctasq.codec.orm.references import adapter_for
 from asynctasq.codec.records import DATACLASS, ENUM, NAMED_TUPLE, PYDANTIC, URL, kind_of
-from asynctasq.codec.references import adapter_for
 from asynctasq.errors import AsyncTasqError
 from asynctasq.tasks.signatures import Signature
-from asynctasq.testing._hypothesis import SearchStrategy, st
+from asynctasq.testing.strategies.hypothesis import SearchStrategy, st
 
 __all__ = ["NoStrategy", "Place", "bindings_of", "building", "constrained", "record_strategy", "taken_by"]
 

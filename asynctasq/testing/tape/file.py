@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import asynctasq
-from asynctasq.testing._simulation_errors import TapeMismatch
+from asynctasq.testing.errors import TapeMismatch
 
 __all__ = ["SavedTape", "code_digest", "read_tape_file", "write_tape_file"]
 

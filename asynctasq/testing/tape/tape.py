@@ -6,8 +6,8 @@ from pathlib import Path
 from random import Random
 from typing import Any, TypeAlias, TypeVar
 
-from asynctasq.testing._simulation_errors import TapeMismatch
-from asynctasq.testing._tape_file import read_tape_file, write_tape_file
+from asynctasq.testing.errors import TapeMismatch
+from asynctasq.testing.tape.file import read_tape_file, write_tape_file
 
 __all__ = ["Entry", "Tape"]
 

@@ -1,6 +1,6 @@
 """Run as a program by test_references_django: a Django application with its settings, dispatching to itself.
 
-    python tests/codec/django_app.py DATABASES    (a JSON object)
+    python tests/codec/orm/django_app.py DATABASES    (a JSON object)
 
 Every line it prints is one claim: `name value`.
 """
@@ -25,7 +25,7 @@ django.setup()
 from django.db import connections, models  # noqa: E402 - Django wants its settings first
 
 from asynctasq.codec.arguments import pack_arguments, unpack_arguments  # noqa: E402
-from asynctasq.codec.references import resolve_references  # noqa: E402
+from asynctasq.codec.orm.references import resolve_references  # noqa: E402
 from asynctasq.errors import ConfigError, ModelNotFoundError, UnserializableValue  # noqa: E402
 
 DEVICE_ID = uuid.UUID("12345678-1234-5678-1234-567812345678")

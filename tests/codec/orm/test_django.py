@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.codec.orm_databases import KINDS, database
+from tests.codec.orm.databases import KINDS, database
 
 PROGRAM = Path(__file__).with_name("django_app.py")
 
@@ -15,7 +15,7 @@ PROGRAM = Path(__file__).with_name("django_app.py")
 @pytest.fixture(scope="module", params=KINDS)
 def lines(request, conformance_servers, tmp_path_factory) -> dict[str, list[str]]:
     folder = tmp_path_factory.mktemp("django")
-    root = PROGRAM.parents[2]
+    root = PROGRAM.parents[3]
     with (
         database(request.param, conformance_servers, folder) as default,
         database(request.param, conformance_servers, folder) as other,

@@ -14,8 +14,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, Session, 
 from sqlalchemy.pool import NullPool
 
 from asynctasq.codec.arguments import pack_arguments, unpack_arguments
+from asynctasq.codec.orm.references import UnresolvedArguments, resolve_references
 from asynctasq.codec.placeholders import ModelReference
-from asynctasq.codec.references import UnresolvedArguments, resolve_references
 from asynctasq.codec.values import pack, unpack
 from asynctasq.errors import AsyncTasqError, ConfigError, ModelNotFoundError, UndecodableBody, UnserializableValue
 
@@ -174,7 +174,7 @@ async def test_a_missing_row_is_named(session, database):
         other.execute("DELETE FROM users WHERE id = 3")
     other.close()
 
-    with pytest.raises(ModelNotFoundError, match=r"test_references_sqlalchemy\.User has the primary key 3") as caught:
+    with pytest.raises(ModelNotFoundError, match=r"test_sqlalchemy\.User has the primary key 3") as caught:
         await resolve_references(unpack_arguments(data, {"user": User}))
 
     assert isinstance(caught.value, AsyncTasqError)

@@ -13,9 +13,9 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scop
 from sqlalchemy.pool import AsyncAdaptedQueuePool, NullPool, QueuePool
 
 from asynctasq.codec.arguments import pack_arguments, unpack_arguments
-from asynctasq.codec.references import resolve_for_hooks, resolve_references
+from asynctasq.codec.orm.references import resolve_for_hooks, resolve_references
 from asynctasq.errors import ConfigError, ModelNotFoundError, UndecodableBody, UnserializableValue
-from tests.codec.orm_databases import KINDS, Database, database
+from tests.codec.orm.databases import KINDS, Database, database
 
 DEVICE_ID = uuid.UUID("12345678-1234-5678-1234-567812345678")
 

@@ -8,11 +8,11 @@ from tortoise import fields, models
 from tortoise.context import TortoiseContext
 
 from asynctasq.codec.arguments import pack_arguments, unpack_arguments
+from asynctasq.codec.orm.references import reference_to, resolve_for_hooks, resolve_references
 from asynctasq.codec.placeholders import ModelReference
-from asynctasq.codec.references import reference_to, resolve_for_hooks, resolve_references
 from asynctasq.errors import ConfigError, ModelNotFoundError, UndecodableBody, UnserializableValue
-from tests.codec import tortoise_archive
-from tests.codec.orm_databases import KINDS, database
+from tests.codec.orm import tortoise_archive
+from tests.codec.orm.databases import KINDS, database
 
 DEVICE_ID = uuid.UUID("12345678-1234-5678-1234-567812345678")
 
@@ -50,7 +50,7 @@ async def users(places):
     connections = {f"{kind}1": places[0].tortoise, f"{kind}2": places[1].tortoise}
     apps = {
         "models": {"models": [__name__], "default_connection": f"{kind}1"},
-        "archive": {"models": ["tests.codec.tortoise_archive"], "default_connection": f"{kind}2"},
+        "archive": {"models": ["tests.codec.orm.tortoise_archive"], "default_connection": f"{kind}2"},
     }
     async with TortoiseContext() as context:
         await context.init(config={"connections": connections, "apps": apps})

@@ -12,8 +12,8 @@ import pytest
 
 from asynctasq.codec.arguments import unpack_result
 from asynctasq.core.building import Builder
-from asynctasq.core.child import ChildSettings, Reply, ReplyKind, Request
-from asynctasq.core.processes import ChildCrashed, ProcessPool
+from asynctasq.core.lanes.child import ChildSettings, Reply, ReplyKind, Request
+from asynctasq.core.lanes.processes import ChildCrashed, ProcessPool
 from asynctasq.core.surroundings import RealSurroundings, WorkerSettings
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.memory_driver import MemoryDriver
@@ -23,10 +23,10 @@ from asynctasq.kernel.messages import DeadReason, State
 from asynctasq.queue import MessageFactory, Queue
 from asynctasq.tasks.base import BaseTask
 from asynctasq.tasks.registry import Application
-from tests.core.process_tasks import Big, Endless, Harm, Parent, Pid, PidAsync, Speaks
+from tests.core.lanes.process_tasks import Big, Endless, Harm, Parent, Pid, PidAsync, Speaks
 
-MODULE = "tests.core.process_tasks"
-ROOT = str(Path(__file__).parents[2])
+MODULE = "tests.core.lanes.process_tasks"
+ROOT = str(Path(__file__).parents[3])
 SETTINGS = ChildSettings(modules=(MODULE,), path=(ROOT,))
 SOON_S = 10.0
 FAILED: list[BaseException] = []
@@ -207,7 +207,7 @@ async def test_an_application_that_can_not_be_imported_is_told_in_words() -> Non
 async def test_an_application_that_takes_too_long_to_import_is_no_timeout_of_the_task(
     monkeypatch: pytest.MonkeyPatch, pool: ProcessPool
 ) -> None:
-    monkeypatch.setattr("asynctasq.core.processes.START_S_MAX", 0.001)
+    monkeypatch.setattr("asynctasq.core.lanes.processes.START_S_MAX", 0.001)
 
     with pytest.raises(ChildCrashed, match=r"was not ready after 0\.001 s"):
         await pool.run(request(Pid()), timeout_s=None)

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
-from asynctasq.drivers._mysql_address import parse_address
-from asynctasq.drivers._mysql_pool import Link, connect
+from asynctasq.drivers.mysql_driver.address import parse_address
+from asynctasq.drivers.mysql_driver.pool import Link, connect
 from asynctasq.errors import UnsupportedFeature
 from asynctasq.kernel.messages import Complete, Depth, ErrorRecord, Lease, Message, Release
 from asynctasq.testing.conformance.harnesses.mysql import MySQLHarness

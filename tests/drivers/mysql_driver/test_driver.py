@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from asynctasq.drivers._mysql_address import parse_address
-from asynctasq.drivers._mysql_heads import Heads
-from asynctasq.drivers._mysql_pool import Conflict, Link, check_server, connect, mapped, packets
-from asynctasq.drivers._mysql_sql import Ending, Statements, literal, server_now
-from asynctasq.drivers._mysql_steps import parse_token
 from asynctasq.drivers.memory_driver import MemoryDriver
 from asynctasq.drivers.mysql_driver import MySQLDriver
+from asynctasq.drivers.mysql_driver.address import parse_address
+from asynctasq.drivers.mysql_driver.heads import Heads
+from asynctasq.drivers.mysql_driver.pool import Conflict, Link, check_server, connect, mapped, packets
+from asynctasq.drivers.mysql_driver.statements import Ending, Statements, literal, server_now
+from asynctasq.drivers.mysql_driver.steps import parse_token
 from asynctasq.drivers.urls import create_driver
 from asynctasq.errors import (
     BodyTooLarge,

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from asynctasq.drivers._mysql_address import parse_address
-from asynctasq.drivers._mysql_pool import Link, connect
-from asynctasq.drivers._mysql_sql import Statements, server_now
 from asynctasq.drivers.mysql_driver import MySQLDriver
+from asynctasq.drivers.mysql_driver.address import parse_address
+from asynctasq.drivers.mysql_driver.pool import Link, connect
+from asynctasq.drivers.mysql_driver.statements import Statements, server_now
 from asynctasq.errors import DriverError, DriverUnavailable
 from asynctasq.kernel.messages import Bury, Complete, DeadReason, Depth, Lease, Message, Release, Settlement
 from asynctasq.testing.conformance.harnesses.mysql import MySQLHarness

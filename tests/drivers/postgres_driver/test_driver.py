@@ -7,15 +7,15 @@ from typing import Any
 import asyncpg
 import pytest
 
-from asynctasq.drivers._postgres_pool import Address
-from asynctasq.drivers._postgres_rows import ANYTHING_US, SLACK_US, Horizon, parts_of
 from asynctasq.drivers.postgres_driver import PostgresDriver
+from asynctasq.drivers.postgres_driver.pool import Address
+from asynctasq.drivers.postgres_driver.rows import ANYTHING_US, SLACK_US, Horizon, parts_of
 from asynctasq.drivers.urls import create_driver
 from asynctasq.errors import ConfigError, DispatchError, DriverMisconfigured, DriverUnavailable
 from asynctasq.kernel.messages import Bury, Complete, DeadReason, Lease, Message, Release
 from asynctasq.testing.conformance.harnesses.postgres import PostgresHarness
 from asynctasq.testing.servers import Servers
-from tests.drivers.postgres_support import Q, ids, make, messages, until, waits_for_lock
+from tests.drivers.postgres_driver.support import Q, ids, make, messages, until, waits_for_lock
 
 NOWHERE = "postgresql://someone:s3cr3t@127.0.0.1:1/nothing"
 

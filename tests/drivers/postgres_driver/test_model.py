@@ -7,7 +7,7 @@ import pytest
 from asynctasq.drivers.postgres_driver import PostgresDriver
 from asynctasq.testing.conformance.harnesses.postgres import PostgresHarness
 from asynctasq.testing.servers import Servers
-from tests.drivers.test_redis_model import Program
+from tests.drivers.redis_driver.test_model import Program
 
 
 @pytest.fixture

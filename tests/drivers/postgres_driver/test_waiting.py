@@ -12,13 +12,13 @@ from typing import Any
 import asyncpg
 import pytest
 
-from asynctasq.drivers._postgres_pool import Pool
 from asynctasq.drivers.postgres_driver import PostgresDriver
+from asynctasq.drivers.postgres_driver.pool import Pool
 from asynctasq.errors import DriverUnavailable
 from asynctasq.kernel.messages import Release
 from asynctasq.testing.conformance.harnesses.postgres import PostgresHarness
 from asynctasq.testing.servers import Servers
-from tests.drivers.postgres_support import Q, ids, make, messages, until, waits_for_lock
+from tests.drivers.postgres_driver.support import Q, ids, make, messages, until, waits_for_lock
 
 
 @pytest.fixture

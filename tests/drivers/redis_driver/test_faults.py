@@ -13,7 +13,7 @@ import pytest
 from asynctasq.drivers.redis_driver import RedisDriver
 from asynctasq.errors import DriverMisconfigured, DriverUnavailable
 from asynctasq.kernel.messages import Complete, Lease, Message
-from tests.drivers.redis_server import RedisServer, driving, free_port, until
+from tests.drivers.redis_driver.server import RedisServer, driving, free_port, until
 
 SECRET = "s3cret-word"
 

@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 
 import pytest
 
-from asynctasq.drivers._redis_checks import parse_info
 from asynctasq.drivers.redis_driver import RedisDriver
+from asynctasq.drivers.redis_driver.server_checks import parse_info
 from asynctasq.errors import DriverUnavailable
 from asynctasq.kernel.messages import Complete, Lease, Message, Release
-from tests.drivers.redis_server import RedisServer, driving, until
+from tests.drivers.redis_driver.server import RedisServer, driving, until
 
 FAR_S = 60.0
 SOON_S = 3.0

@@ -20,8 +20,8 @@ from django.db.utils import ConnectionHandler
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
-from asynctasq.drivers import _foreign
 from asynctasq.drivers.postgres_driver import PostgresDriver
+from asynctasq.drivers.sql import foreign_connections as _foreign
 from asynctasq.errors import DriverError, UnsupportedFeature
 from asynctasq.kernel.messages import Bury, Complete, DeadReason, ErrorRecord, Message, Release
 from asynctasq.testing.conformance.harnesses.postgres import PostgresHarness

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from asynctasq.drivers._paramstyles import translate
-from asynctasq.drivers._sql import (
+from asynctasq.drivers.sql.checks import (
     Pace,
     Wakeups,
     check_identifier,
@@ -18,6 +17,7 @@ from asynctasq.drivers._sql import (
     retry_conflicts,
     wait_until_visible,
 )
+from asynctasq.drivers.sql.paramstyles import translate
 from asynctasq.errors import ConfigError, DriverUnavailable, UnsupportedFeature
 from asynctasq.kernel.messages import Complete, Lease, Message, Release
 

@@ -14,10 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from asynctasq.drivers import _sqlite_statements as statements
-from asynctasq.drivers._sqlite_schema import SCHEMA_VERSION
-from asynctasq.drivers._sqlite_thread import Job
-from asynctasq.drivers.sqlite_driver import SQLiteDriver
+from asynctasq.drivers.sqlite_driver import SQLiteDriver, statements
+from asynctasq.drivers.sqlite_driver.schema import SCHEMA_VERSION
+from asynctasq.drivers.sqlite_driver.thread import Job
 from asynctasq.drivers.urls import create_driver
 from asynctasq.errors import ConfigError, DriverError, DriverMisconfigured, DriverUnavailable
 from asynctasq.kernel.messages import Complete, Lease, Message

@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 
-from asynctasq.drivers import _sqlite_statements as statements
-from asynctasq.drivers._sqlite_schema import Steps, run
 from asynctasq.drivers.base import Driver
 from asynctasq.drivers.memory_driver import MemoryDriver
-from asynctasq.drivers.sqlite_driver import SQLiteDriver
+from asynctasq.drivers.sqlite_driver import SQLiteDriver, statements
+from asynctasq.drivers.sqlite_driver.schema import Steps, run
 from asynctasq.kernel.messages import (
     Bury,
     Complete,

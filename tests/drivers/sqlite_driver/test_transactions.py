@@ -11,10 +11,9 @@ from typing import Any
 import aiosqlite
 import pytest
 
-from asynctasq.drivers import _sqlite_statements as statements
-from asynctasq.drivers._sqlite_callers import in_transaction
-from asynctasq.drivers._sqlite_schema import run
-from asynctasq.drivers.sqlite_driver import SQLiteDriver
+from asynctasq.drivers.sqlite_driver import SQLiteDriver, statements
+from asynctasq.drivers.sqlite_driver.callers_transaction import in_transaction
+from asynctasq.drivers.sqlite_driver.schema import run
 from asynctasq.errors import BodyTooLarge, DriverError, DriverUnavailable, InvalidQueueName, UnsupportedFeature
 from asynctasq.kernel.messages import Complete, Message, Release
 

@@ -12,7 +12,7 @@ from asynctasq.drivers.sqs_driver import SQSDriver
 from asynctasq.kernel.messages import Lease, Message
 from asynctasq.testing.servers import Server, start_server
 
-from .sqs_proxy import FaultProxy
+from .proxy import FaultProxy
 
 __all__ = ["credentials", "driver", "prefix", "proxy", "raw", "server"]
 

@@ -11,9 +11,9 @@ from asynctasq.drivers.sqs_driver import SQSDriver
 from asynctasq.kernel.messages import Bury, Complete, DeadReason, Depth, ErrorRecord, Release
 from asynctasq.testing.servers import Server
 
-from .sqs_fixtures import *  # noqa: F403 - fixtures, found by their names
-from .sqs_fixtures import REGION, attributes_of, message, take, take_one, until, url_of
-from .sqs_proxy import Fault, FaultProxy, first
+from .fixtures import *  # noqa: F403 - fixtures, found by their names
+from .fixtures import REGION, attributes_of, message, take, take_one, until, url_of
+from .proxy import Fault, FaultProxy, first
 
 # -- settling ------------------------------------------------------------------------------------
 

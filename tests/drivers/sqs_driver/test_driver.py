@@ -16,9 +16,9 @@ from asynctasq.kernel.messages import Bury, Complete, DeadReason, Depth, ErrorRe
 from asynctasq.tasks import AsyncTask
 from asynctasq.testing.servers import Server
 
-from .sqs_fixtures import *  # noqa: F403 - fixtures, found by their names
-from .sqs_fixtures import REGION, SECRET, attributes_of, message, take, take_one, until, url_of
-from .sqs_proxy import Fault, FaultProxy, first
+from .fixtures import *  # noqa: F403 - fixtures, found by their names
+from .fixtures import REGION, SECRET, attributes_of, message, take, take_one, until, url_of
+from .proxy import Fault, FaultProxy, first
 
 # -- addresses -----------------------------------------------------------------------------------
 

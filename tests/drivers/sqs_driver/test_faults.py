@@ -16,9 +16,9 @@ from asynctasq.errors import DriverError, DriverMisconfigured, DriverUnavailable
 from asynctasq.kernel.messages import Bury, Complete, DeadReason, Depth, Lease, Message, Release
 from asynctasq.testing.servers import start_server
 
-from .sqs_fixtures import *  # noqa: F403 - fixtures, found by their names
-from .sqs_fixtures import REGION
-from .sqs_proxy import Fault, FaultProxy, Seen, first
+from .fixtures import *  # noqa: F403 - fixtures, found by their names
+from .fixtures import REGION
+from .proxy import Fault, FaultProxy, Seen, first
 
 EMPTY = Depth(ready=0, scheduled=0, reserved=0, dead=0)
 LOSE = Fault("lose")

@@ -12,12 +12,12 @@ from botocore.exceptions import ClientError, ConnectTimeoutError, EndpointConnec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asynctasq.drivers._sqs_client import ServerClock
-from asynctasq.drivers._sqs_errors import QueueGone, Refused, mapped
-from asynctasq.drivers._sqs_hops import HIDE_S_MAX, REFRESH_AFTER_S, Hops
-from asynctasq.drivers._sqs_leases import FORGET_AFTER_S, REMEMBERED_MAX, SWEEP_AT_LEAST, LeaseBook
-from asynctasq.drivers._sqs_names import QueueNames
-from asynctasq.drivers._sqs_wire import (
+from asynctasq.drivers.sqs_driver.client import ServerClock
+from asynctasq.drivers.sqs_driver.errors import QueueGone, Refused, mapped
+from asynctasq.drivers.sqs_driver.hops import HIDE_S_MAX, REFRESH_AFTER_S, Hops
+from asynctasq.drivers.sqs_driver.leases import FORGET_AFTER_S, REMEMBERED_MAX, SWEEP_AT_LEAST, LeaseBook
+from asynctasq.drivers.sqs_driver.names import QueueNames
+from asynctasq.drivers.sqs_driver.wire import (
     HEADER_BYTES_MAX,
     MESSAGE_BYTES_MAX,
     Envelope,
@@ -468,4 +468,4 @@ def test_outgoing_counts_what_sqs_counts() -> None:
     outgoing = Outgoing(queue="q", dead=False, text="12345", body=b"123", delay_s=0, fifo_group=None, fifo_key=None)
 
     assert outgoing.bytes == 5 + len("body") + len("Binary") + 3
-    assert logging.getLogger("asynctasq.drivers._sqs_client").handlers == []
+    assert logging.getLogger("asynctasq.drivers.sqs_driver.client").handlers == []

@@ -1,6 +1,6 @@
 """Run as a program by test_models_django: Django models in a FakeQueue, in transactions that are rolled back.
 
-python -m tests.testing.django_fake DATABASE    (a JSON object)
+python -m tests.testing.fake_queue.django_fake DATABASE    (a JSON object)
 """
 
 import asyncio

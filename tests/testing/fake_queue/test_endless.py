@@ -10,8 +10,9 @@ import pytest
 from asynctasq.errors import Snooze
 from asynctasq.tasks import AsyncTask, task
 from asynctasq.testing import FakeQueue
-from asynctasq.testing import _giving_up as giving_up
-from asynctasq.testing.loop import LimitExceeded, Limits, Livelock, SimulationError
+from asynctasq.testing.engine import giving_up
+from asynctasq.testing.errors import LimitExceeded, Livelock, SimulationError
+from asynctasq.testing.loop import Limits
 
 
 class Poll(AsyncTask[None]):

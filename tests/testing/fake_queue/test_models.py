@@ -15,8 +15,9 @@ from asynctasq import task
 from asynctasq.errors import ModelNotFoundError, TaskDefinitionError
 from asynctasq.tasks import AsyncProcessTask, AsyncTask, SyncProcessTask, SyncTask
 from asynctasq.testing import FakeQueue
-from asynctasq.testing.simulation import Simulation, simulate_now
-from tests.codec.orm_databases import KINDS, database
+from asynctasq.testing.simulation import Simulation
+from asynctasq.testing.simulation.simulation import simulate_now
+from tests.codec.orm.databases import KINDS, database
 
 seen: list[object] = []
 

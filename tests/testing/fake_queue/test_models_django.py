@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.codec.orm_databases import KINDS, database
+from tests.codec.orm.databases import KINDS, database
 
 
 @pytest.fixture(scope="module", params=KINDS)
 def said(request, conformance_servers, tmp_path_factory) -> dict[str, str]:
     with database(request.param, conformance_servers, tmp_path_factory.mktemp("django")) as made:
-        command = [sys.executable, "-W", "error", "-m", "tests.testing.django_fake", json.dumps(made.django)]
-        done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+        command = [sys.executable, "-W", "error", "-m", "tests.testing.fake_queue.django_fake", json.dumps(made.django)]
+        done = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return dict(line.split(" ", 1) for line in done.stdout.splitlines())
 

@@ -4,7 +4,7 @@ import pytest
 
 from asynctasq.tasks import AsyncTask, task
 from asynctasq.testing import Crash, FakeQueue, NotIdle
-from tests.testing.failing import failure
+from tests.testing.simulation.failing import failure
 
 
 class Bad(AsyncTask[None]):

@@ -10,7 +10,7 @@ import pytest
 from asynctasq.errors import InvalidQueueName
 from asynctasq.tasks import AsyncTask, SyncTask, dispatch_many, dispatch_many_sync, task
 from asynctasq.testing import Dispatched, FakeQueue
-from tests.testing.failing import failure
+from tests.testing.simulation.failing import failure
 
 
 class SendEmail(AsyncTask[None]):

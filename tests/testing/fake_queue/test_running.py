@@ -13,7 +13,7 @@ from asynctasq.errors import Reject, Snooze
 from asynctasq.kernel.messages import Complete
 from asynctasq.tasks import AsyncTask, SyncProcessTask, SyncTask, task
 from asynctasq.testing import FakeQueue, NotIdle
-from tests.testing.failing import failure
+from tests.testing.simulation.failing import failure
 
 RAN: list[Any] = []
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from asynctasq.tasks import AsyncTask, task
 from asynctasq.testing import FakeQueue
-from tests.testing.failing import failure
+from tests.testing.simulation.failing import failure
 
 
 class SendEmail(AsyncTask[None]):

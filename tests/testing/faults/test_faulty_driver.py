@@ -23,7 +23,7 @@ from asynctasq.testing.faults import DirectedFault, FaultChoice, Latency, SkewCl
 from asynctasq.testing.loop import SimulationLoop
 from asynctasq.testing.servers import Servers
 
-CONFORMANCE_DRIVERS = ("tests.testing.faulty_harness:make_harness",)
+CONFORMANCE_DRIVERS = ("tests.testing.faults.faulty_harness:make_harness",)
 CONFORMANCE_PINNED = True
 
 

@@ -7,19 +7,19 @@ from typing import Any
 import pytest
 
 from asynctasq.tasks import AsyncTask, task
-from asynctasq.testing._fault_plan import FaultPlan
-from asynctasq.testing._fault_points import CRASH_POINTS
 from asynctasq.testing.faults import (
     Crash,
     Delay,
     ExpireLease,
     FailBefore,
+    FaultPlan,
     Faults,
     Latency,
     LoseReply,
     SkewClock,
-    as_list,
 )
+from asynctasq.testing.faults.kinds import as_list
+from asynctasq.testing.faults.points import CRASH_POINTS
 from asynctasq.testing.tape import Tape
 
 

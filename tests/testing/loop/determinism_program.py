@@ -1,14 +1,13 @@
 """A program with many ways to go, run once for a seed and a search; prints what it did as digests.
 
-Run by `test_loop_determinism.py` in other processes, with other hash seeds and other Pythons.
+Run by `test_determinism.py` in other processes, with other hash seeds and other Pythons.
 """
 
 import asyncio
 import sys
 from typing import cast
 
-from asynctasq.testing.loop import SimulationLoop
-from asynctasq.testing.search import Search
+from asynctasq.testing.loop import Search, SimulationLoop
 from asynctasq.testing.tape import Tape
 
 

@@ -15,11 +15,11 @@ import pytest
 from asgiref import current_thread_executor
 from asgiref.sync import AsyncToSync
 
-from asynctasq.core.threads import ThreadPool
-from asynctasq.testing._loop_private import STEP, THREADS, WAKEUP, Notice, Timer, is_python_step
-from asynctasq.testing._loop_tasks import SimulatedTask
-from asynctasq.testing._loop_threads import Call, Standing, closed_over, describe_function, outsiders, standing
+from asynctasq.core.lanes.threads import ThreadPool
 from asynctasq.testing.loop import SimulationLoop
+from asynctasq.testing.loop.asyncio_internals import STEP, THREADS, WAKEUP, Notice, Timer, is_python_step
+from asynctasq.testing.loop.tasks import SimulatedTask
+from asynctasq.testing.loop.threads import Call, Standing, closed_over, describe_function, outsiders, standing
 
 
 @pytest.fixture

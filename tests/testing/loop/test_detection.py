@@ -6,15 +6,8 @@ import signal
 
 import pytest
 
-from asynctasq.testing.loop import (
-    Deadlock,
-    LimitExceeded,
-    Limits,
-    Livelock,
-    RealWorldAccess,
-    SimulationError,
-    SimulationLoop,
-)
+from asynctasq.testing.errors import Deadlock, LimitExceeded, Livelock, RealWorldAccess, SimulationError
+from asynctasq.testing.loop import Limits, SimulationLoop
 from asynctasq.testing.tape import Tape
 
 SEARCHES = ["fifo", "random", "pct"]
@@ -52,7 +45,7 @@ def test_a_deadlock_lists_who_awaits_what(loop: SimulationLoop):
     assert [line.split()[0] for line in lines[1:]] == ["Task-1", "ada", "bob"]
     assert "main" in lines[1]
     assert "hold" in lines[2]
-    assert "test_loop_detection.py:" in lines[2]
+    assert "test_detection.py:" in lines[2]
     assert "Lock.acquire" in lines[2]
     assert loop.is_closed()
 
@@ -87,7 +80,7 @@ def test_a_deadlock_inside_an_async_generator_is_located(loop: SimulationLoop):
         async for _ in endless():
             pass
 
-    with pytest.raises(Deadlock, match=r"main.*test_loop_detection|endless"):
+    with pytest.raises(Deadlock, match=r"main.*test_detection|endless"):
         loop.run(main())
 
 

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from asynctasq.testing.loop import SimulationLoop
-from asynctasq.testing.search import Search
+from asynctasq.testing.loop import Search, SimulationLoop
 from asynctasq.testing.tape import Tape
-from tests.testing import determinism_program
+from tests.testing.loop import determinism_program
 
 PROGRAM = Path(determinism_program.__file__)
-ROOT = PROGRAM.parents[2]
+ROOT = PROGRAM.parents[3]
 SEARCHES: list[Search] = ["fifo", "random", "pct", "mix"]
 SEEDS = [0, *range(1, 26)]
 

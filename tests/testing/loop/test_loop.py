@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from asynctasq.testing.loop import Limits, SimulationLoop, UnhandledErrors
+from asynctasq.testing.errors import UnhandledErrors
+from asynctasq.testing.loop import Limits, SimulationLoop
 from asynctasq.testing.tape import Tape
 
 MODES: dict[str, dict[str, Any]] = {

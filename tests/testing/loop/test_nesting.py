@@ -6,7 +6,8 @@ from datetime import timedelta
 
 import pytest
 
-from asynctasq.testing.loop import Deadlock, SimulationLoop
+from asynctasq.testing.errors import Deadlock
+from asynctasq.testing.loop import SimulationLoop
 
 
 async def nested() -> float:

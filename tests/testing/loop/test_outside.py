@@ -14,7 +14,8 @@ import anyio.from_thread
 import anyio.to_thread
 import pytest
 
-from asynctasq.testing.loop import Deadlock, Limits, SimulationLoop
+from asynctasq.testing.errors import Deadlock
+from asynctasq.testing.loop import Limits, SimulationLoop
 from asynctasq.testing.tape import Tape
 
 

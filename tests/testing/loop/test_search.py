@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
-from asynctasq.testing.loop import SimulationLoop
-from asynctasq.testing.search import AnyOrder, PriorityBased, Search, make_scheduler
+from asynctasq.testing.loop import Search, SimulationLoop
+from asynctasq.testing.loop.search import AnyOrder, PriorityBased, make_scheduler
 from asynctasq.testing.tape import Tape
 
 

@@ -16,7 +16,8 @@ import anyio.to_thread
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 
-from asynctasq.testing.loop import Deadlock, Limits, Livelock, SimulationLoop
+from asynctasq.testing.errors import Deadlock, Livelock
+from asynctasq.testing.loop import Limits, SimulationLoop
 from asynctasq.testing.tape import Tape
 
 Make = Callable[..., SimulationLoop]

@@ -13,8 +13,9 @@ from urllib.parse import urlsplit
 import asyncmy
 import pytest
 
-from asynctasq.testing import _server_recipes
-from asynctasq.testing.servers import KINDS, NotPossible, Server, Servers, ServerUnavailable, start_server
+from asynctasq.testing.servers import NotPossible, Server, Servers, ServerUnavailable, start_server
+from asynctasq.testing.servers import recipes as _server_recipes
+from asynctasq.testing.servers.server import KINDS
 
 
 @pytest.fixture(params=KINDS)

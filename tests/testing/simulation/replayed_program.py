@@ -1,4 +1,4 @@
-"""A simulation that fails, whose tape is kept: `python -m tests.testing.replayed_program` finds and writes it anew.
+"""A simulation that fails, whose tape is kept; `python -m tests.testing.simulation.replayed_program` writes it anew.
 
 Do that when the worker's steps have changed, so that the tape no longer fits, and look at the story it tells.
 """
@@ -7,8 +7,9 @@ import asyncio
 from pathlib import Path
 
 from asynctasq.tasks import AsyncTask
-from asynctasq.testing._simulate_run import RunOptions
-from asynctasq.testing.simulation import DEFAULT_FAULTS, Explorer, Simulation, SimulationFailed, explore
+from asynctasq.testing.simulation import Simulation, SimulationFailed
+from asynctasq.testing.simulation.run import RunOptions
+from asynctasq.testing.simulation.simulation import DEFAULT_FAULTS, Explorer, explore
 
 TAPE = Path(__file__).parent / "tapes" / "charged_twice.json"
 STORY = TAPE.with_suffix(".txt")

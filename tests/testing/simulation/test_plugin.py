@@ -124,9 +124,12 @@ def test_on_ours(sim):
 """
 
 INSIDE = """
-from asynctasq.testing._simulate_settings import current
+from asynctasq.testing.simulation.settings import current
 
-INNER = "def test_inner():\\n    from asynctasq.testing._simulate_settings import current\\n    print('has', current())"
+INNER = (
+    "def test_inner():\\n    from asynctasq.testing.simulation.settings import current\\n"
+    "    print('has', current())"
+)
 
 def test_with_options(pytester):
     before = current()

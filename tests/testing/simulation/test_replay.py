@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from asynctasq.testing import Simulation, SimulationFailed
-from asynctasq.testing._simulate_run import RunOptions
-from asynctasq.testing._simulate_settings import Settings, set_settings
-from asynctasq.testing._simulation_errors import TapeMismatch
-from asynctasq.testing._tape_owner import runnable_here, same_test
+from asynctasq.testing.errors import TapeMismatch
 from asynctasq.testing.simulation import explore, simulate
+from asynctasq.testing.simulation.run import RunOptions
+from asynctasq.testing.simulation.settings import Settings, set_settings
+from asynctasq.testing.tape.owner import runnable_here, same_test
 
 TESTS = """
 import pytest

@@ -7,14 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.testing.replayed_program import STORY, TAPE, replayed, story
+from tests.testing.simulation.replayed_program import STORY, TAPE, replayed, story
 
-ROOT = Path(__file__).parents[2]
-ANEW = "the worker's steps have changed? then, on Python 3.11: python -m tests.testing.replayed_program"
+ROOT = Path(__file__).parents[3]
+ANEW = "the worker's steps have changed? then, on Python 3.11: python -m tests.testing.simulation.replayed_program"
 
 PROGRAM = """
 from asynctasq.testing import simulate
-from tests.testing.replayed_program import OPTIONS, charged_twice
+from tests.testing.simulation.replayed_program import OPTIONS, charged_twice
 
 test_charges = simulate(faults=OPTIONS.faults)(charged_twice)
 """

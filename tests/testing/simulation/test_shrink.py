@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 from asynctasq.testing.loop import SimulationLoop
-from asynctasq.testing.shrink import shrink
+from asynctasq.testing.simulation.shrink import shrink
 from asynctasq.testing.tape import Entry, Tape
 
 

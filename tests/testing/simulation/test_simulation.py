@@ -14,15 +14,15 @@ from typing import Any
 
 import pytest
 
-from asynctasq.drivers.memory_driver import MemoryRow
+from asynctasq.drivers.memory_driver.driver import MemoryRow
 from asynctasq.kernel.messages import Lease
 from asynctasq.tasks import AsyncTask
 from asynctasq.testing import Crash, Duplicate, Faults, Simulation, SimulationFailed, simulate
-from asynctasq.testing._simulate_run import RunOptions, run_program
-from asynctasq.testing._simulate_settings import Settings, set_settings
-from asynctasq.testing._simulation_errors import TapeMismatch
-from asynctasq.testing._store import FakeStore
-from asynctasq.testing.simulation import DEFAULT_FAULTS, Explorer, explore
+from asynctasq.testing.engine.store import FakeStore
+from asynctasq.testing.errors import TapeMismatch
+from asynctasq.testing.simulation.run import RunOptions, run_program
+from asynctasq.testing.simulation.settings import Settings, set_settings
+from asynctasq.testing.simulation.simulation import DEFAULT_FAULTS, Explorer, explore
 from asynctasq.testing.tape import Tape
 
 SENT: Counter[int] = Counter()
@@ -304,7 +304,7 @@ def test_a_task_that_is_not_idempotent_is_found_shrunk_and_told() -> None:
     assert len(left) <= 3
     assert f"shrunk to {len(left)} in" in text
     assert "simulate: seed" in text
-    assert "started tests.testing.test_simulation:Charge" in text
+    assert "started tests.testing.simulation.test_simulation:Charge" in text
     assert "Counter" in text
     assert isinstance(failed.__cause__, AssertionError)
 
@@ -361,7 +361,7 @@ def test_a_broken_store_breaks_an_invariant(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_invariants_can_be_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("asynctasq.testing._simulate_run.check", lambda *args, **kwargs: [1 / 0])
+    monkeypatch.setattr("asynctasq.testing.simulation.run.check", lambda *args, **kwargs: [1 / 0])
 
     simulate(runs=2, faults=(), invariants=False)(booking)()
 
@@ -398,8 +398,8 @@ DJANGO = "import django.conf; django.conf.settings.configure(); django.setup(); 
 
 @pytest.mark.parametrize(("hash_seed", "before"), [("0", ""), ("1", ""), ("4711", DJANGO)], ids=["0", "1", "django"])
 def test_other_processes_and_hash_seeds_run_the_same(hash_seed: str, before: str) -> None:
-    root = Path(__file__).parents[2]
-    program = f"{before}from tests.testing.test_simulation import digests; print(*digests())"
+    root = Path(__file__).parents[3]
+    program = f"{before}from tests.testing.simulation.test_simulation import digests; print(*digests())"
     environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(root)}
     done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
 

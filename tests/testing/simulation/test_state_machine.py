@@ -13,7 +13,7 @@ from hypothesis.stateful import initialize, invariant, rule, run_state_machine_a
 from asynctasq.kernel.ledger import Kind
 from asynctasq.tasks import AsyncTask, SyncTask, task
 from asynctasq.testing import Crash, FakeQueue, QueueStateMachine, strategies
-from asynctasq.testing._simulate_checks import InvariantBroken
+from asynctasq.testing.simulation.checks import InvariantBroken
 from asynctasq.testing.strategies import FAULT_KINDS, NoStrategy
 from tests.mutants.planting import planted
 from tests.mutants.table import MUTANTS
@@ -96,7 +96,7 @@ def test_a_task_that_is_not_idempotent_is_found_shrunk_and_shown() -> None:
     assert "state.go_wrong(fault=Crash(at='before_settle'" in notes
     assert re.search(r"schedule seed 0, virtual time 0:00:3\d\.\d+, went wrong: crash 1", notes)
     assert re.search(r"w1 crashed at before_settle of \w{8} attempt 1", notes)
-    assert re.search(r"\w{8} dispatched tests.testing.test_state_machine:Pay", notes)
+    assert re.search(r"\w{8} dispatched tests.testing.simulation.test_state_machine:Pay", notes)
 
 
 class PayOnce(Pay):

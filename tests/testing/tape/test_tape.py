@@ -10,7 +10,7 @@ from uuid import UUID
 
 import pytest
 
-from asynctasq.testing.loop import TapeMismatch
+from asynctasq.testing.errors import TapeMismatch
 from asynctasq.testing.tape import Tape
 
 

@@ -9,9 +9,9 @@ from urllib.parse import urlsplit, urlunsplit
 
 import asyncmy
 
-from asynctasq.drivers._mysql_address import parse_address
-from asynctasq.drivers._mysql_pool import Link, connect
 from asynctasq.drivers.mysql_driver import MySQLDriver
+from asynctasq.drivers.mysql_driver.address import parse_address
+from asynctasq.drivers.mysql_driver.pool import Link, connect
 from asynctasq.errors import DriverError
 from asynctasq.testing.conformance.harness import CallersTransaction, DriverHarness
 from asynctasq.testing.servers import Server, Servers

@@ -15,14 +15,13 @@ from asynctasq.queue import MessageFactory
 from asynctasq.tasks.base import BaseTask
 from asynctasq.tasks.definition import definition_of
 from asynctasq.tasks.options import whole_number
-from asynctasq.testing import faults as kinds
-from asynctasq.testing._annotation_strategies import ANYTHING, Resolver
-from asynctasq.testing._fault_points import AFTER_POINTS, BEFORE_POINTS, CRASH_POINTS, STEP_POINTS
-from asynctasq.testing._hypothesis import SearchStrategy, st
-from asynctasq.testing._parameters import check_seconds
-from asynctasq.testing._record_strategies import NoStrategy, Place, building, taken_by
-from asynctasq.testing._recording import TaskReference, task_class_of
 from asynctasq.testing.clock import VirtualClock
+from asynctasq.testing.faults import kinds
+from asynctasq.testing.faults.points import AFTER_POINTS, BEFORE_POINTS, CRASH_POINTS, STEP_POINTS
+from asynctasq.testing.parameters import TaskReference, check_seconds, task_class_of
+from asynctasq.testing.strategies.annotations import ANYTHING, Resolver
+from asynctasq.testing.strategies.hypothesis import SearchStrategy, st
+from asynctasq.testing.strategies.records import NoStrategy, Place, building, taken_by
 
 __all__ = [
     "FAULT_KINDS",

@@ -1,0 +1,5 @@
+"""Runs the real worker on a store in memory, in virtual time; for use outside this folder are the names below."""
+
+from asynctasq.testing.engine.engine import Engine, EngineOptions
+
+__all__ = ["Engine", "EngineOptions"]

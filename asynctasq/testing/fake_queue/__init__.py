@@ -1,0 +1,20 @@
+"""FakeQueue and what it tells; for use outside this folder are the names below."""
+
+from asynctasq.testing.fake_queue.draining import DrainResult, NotIdle
+from asynctasq.testing.fake_queue.expectation import Dispatched
+from asynctasq.testing.fake_queue.fake_queue import FakeQueue, NestedFakeError
+from asynctasq.testing.fake_queue.history import AttemptRecord, History
+from asynctasq.testing.fake_queue.performing import Performed
+from asynctasq.testing.fake_queue.recording import Recording
+
+__all__ = [
+    "AttemptRecord",
+    "Dispatched",
+    "DrainResult",
+    "FakeQueue",
+    "History",
+    "NestedFakeError",
+    "NotIdle",
+    "Performed",
+    "Recording",
+]

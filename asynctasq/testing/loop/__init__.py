@@ -1,0 +1,6 @@
+"""The event loop of a simulation; for use outside this folder are the names below."""
+
+from asynctasq.testing.loop.loop import Limits, SimulationLoop
+from asynctasq.testing.loop.search import Search
+
+__all__ = ["Limits", "Search", "SimulationLoop"]
