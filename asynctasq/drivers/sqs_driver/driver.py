@@ -1,4 +1,4 @@
-"""The driver for Amazon SQS; what SQS can't promise, it does not claim. Its wire format is in `wire`, its calls in `client`.
+"""The driver for Amazon SQS; what SQS can't promise, it does not claim. `wire` has its format, `client` its calls.
 
 Why it works as it does: docs/decisions/sqs-delivery.md.
 """
