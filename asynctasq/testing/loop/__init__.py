@@ -1,6 +1,7 @@
 """The event loop of a simulation; for use outside this folder are the names below."""
 
-from asynctasq.testing.loop.loop import Limits, SimulationLoop
+from asynctasq.testing.loop.limits import Limits
+from asynctasq.testing.loop.loop import SimulationLoop
 from asynctasq.testing.loop.search import Search
 
 __all__ = ["Limits", "Search", "SimulationLoop"]

@@ -7,18 +7,34 @@ import asyncio
 import threading
 import types
 from asyncio import events, futures, tasks
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, cast
 
-__all__ = ["STEP", "THREADS", "WAKEUP", "BaseLoop", "Notice", "Timer", "enter_task", "is_python_step", "leave_task"]
+__all__ = [
+    "NO_CALLBACK",
+    "STEP",
+    "THREADS",
+    "WAKEUP",
+    "BaseLoop",
+    "Notice",
+    "Timer",
+    "enter_task",
+    "is_python_step",
+    "leave_task",
+]
 
 if TYPE_CHECKING:
 
     class BaseLoop(asyncio.BaseEventLoop):
-        """asyncio's loop with the private attributes that the type stubs leave out."""
+        """asyncio's loop with the private attributes that the type stubs leave out.
+
+        `_ready` as a simulation fills it: (context, step, args) for a step of a task, (None, handle, ()) for all else.
+        """
 
         _closed: bool
+        _ready: deque[tuple[Any, Any, tuple[Any, ...]]]
         _stopping: bool
         _thread_id: int | None
         _default_executor: ThreadPoolExecutor | None
@@ -132,6 +148,15 @@ class Timer(events.TimerHandle):
             self._args = ()
             if self._scheduled:
                 self._loop._timer_handle_cancelled(self)
+
+
+def _do_nothing() -> None:
+    pass
+
+
+NO_CALLBACK: Final[Any] = Notice(_do_nothing, (), None, None)
+"""A cancelled callback: it takes a place among what is ready, and nothing runs."""
+NO_CALLBACK._cancelled = True
 
 
 def is_python_step(callback: Any) -> bool:

@@ -7,19 +7,39 @@ import hashlib
 import sys
 from array import array
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 from weakref import WeakKeyDictionary
 
 from asynctasq.testing.loop.asyncio_internals import is_python_step
+from asynctasq.testing.loop.limits import Limits
 from asynctasq.testing.loop.report import name_of
 from asynctasq.testing.loop.search import Fifo, Scheduler
-
-if TYPE_CHECKING:
-    from asynctasq.testing.loop.loop import SimulationLoop
 
 __all__ = ["Explorer"]
 
 _FLUSH: Final = 4_096
+
+
+class ExploredLoop(Protocol):
+    """What is used of the loop whose steps are chosen."""
+
+    limits: Limits
+    _ready: deque[tuple[Any, Any, tuple[Any, ...]]]
+    _stopping: bool
+    _stalled: int
+    _tasks_made: int
+
+    def _gather(self) -> None:
+        """Make ready what is due by now."""
+        ...
+
+    def _wait_for_work(self) -> None:
+        """Let time pass until something is ready."""
+        ...
+
+    def _explain_stall(self) -> None:
+        """Raise Livelock if steps repeat while time stands still."""
+        ...
 
 
 class Explorer:
@@ -29,7 +49,7 @@ class Explorer:
     program differs between versions of Python.
     """
 
-    def __init__(self, loop: "SimulationLoop", scheduler: Scheduler | None) -> None:
+    def __init__(self, loop: ExploredLoop, scheduler: Scheduler | None) -> None:
         self._loop = loop
         self._choose = (scheduler or Fifo()).choose
         self._steps: list[tuple[int, Any, Any, tuple[Any, ...]]] = []

@@ -6,20 +6,16 @@
 import asyncio
 import threading
 from asyncio import events
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from contextvars import Context
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from asynctasq.testing.errors import Deadlock, SimulationError
-from asynctasq.testing.loop.asyncio_internals import Notice
+from asynctasq.testing.loop.asyncio_internals import BaseLoop, Notice
 from asynctasq.testing.loop.threads import closed_over, describe_function
 
-if TYPE_CHECKING:
-    from asynctasq.testing.loop.loop import SimulationLoop
-
-__all__ = ["InlineCall", "InlineCalls", "answer_for_asgiref", "line_of"]
+__all__ = ["InlineCalls", "answer_for_asgiref"]
 
 _HANDING: Final = "run_coroutine_threadsafe.<locals>.callback"
 _ASGIREF: Final = "AsyncToSync.main_wrap"
@@ -83,15 +79,28 @@ class InlineCall:
 
 
 class InlineCalls:
-    """The inline calls under way, each begun while the loop ran inside the one before it."""
+    """The inline calls under way, each begun while the loop ran inside the one before it.
 
-    __slots__ = ("_held", "failure", "loop", "stack")
+    `run_nested(done)` runs the loop inside the function that it runs, until `done()` or until the loop is stopped.
+    """
 
-    def __init__(self, loop: "SimulationLoop") -> None:
+    __slots__ = ("_held", "_run_nested", "failure", "loop", "stack")
+
+    def __init__(self, loop: BaseLoop, run_nested: Callable[[Callable[[], bool]], None]) -> None:
         self.loop = loop
         self.stack: list[InlineCall] = []
         self.failure: SimulationError | None = None
+        self._run_nested = run_nested
         self._held: list[InlineCall] = []
+
+    def schedule(
+        self, executor: object, func: Callable[..., Any], args: tuple[Any, ...], order: int
+    ) -> asyncio.Future[Any]:
+        """Schedule the function as a step of its own, which the search may choose early or late."""
+        call = InlineCall(self, func, args, order, None if executor is None else _line_of(executor))
+        # An empty context, as a pool's thread has.
+        self.loop._ready.append((Context(), call.run, ()))
+        return call.future
 
     def hold(self, call: InlineCall) -> bool:
         """Keep a call back if another one of its line is under way."""
@@ -121,16 +130,13 @@ class InlineCalls:
 
     def run_until(self, awaited: "Future[Any]", timeout_s: float | None) -> None:
         """Run the loop inside the innermost call until the future is done, or for that long in virtual time."""
-        loop, call = self.loop, self.stack[-1]
+        call = self.stack[-1]
         call.awaited, call.expired = awaited, []
-        timer = None if timeout_s is None else loop.call_later(timeout_s, call.expired.append, True)
-        turn = loop._run_once if loop._explorer is None else loop._explorer.advance
+        timer = None if timeout_s is None else self.loop.call_later(timeout_s, call.expired.append, True)
         try:
-            with self._running_again():
-                while not awaited.done() and not call.expired:
-                    if loop._stopping:
-                        raise CancelledError(f"{call.get_name()}: the loop it waits for was stopped")
-                    loop._guarded(turn)
+            self._run_nested(lambda: awaited.done() or bool(call.expired))
+            if not awaited.done() and not call.expired:
+                raise CancelledError(f"{call.get_name()}: the loop it waits for was stopped")
         except SimulationError as error:
             self.failure = error
             raise
@@ -138,19 +144,6 @@ class InlineCalls:
             call.awaited = None
             if timer is not None:
                 timer.cancel()
-
-    @contextmanager
-    def _running_again(self) -> Generator[None]:
-        loop = self.loop
-        owed = len(loop._ready)
-        events._set_running_loop(loop)
-        try:
-            yield
-        finally:
-            events._set_running_loop(None)
-            # The turn that runs the call has counted what was ready, and goes on to take as many entries.
-            while loop._explorer is None and len(loop._ready) < owed:
-                loop._ready.append((None, _NOTHING, ()))
 
     def check_order(self) -> None:
         """Refuse to let time pass while a call has its answer, but lies below another one that waits.
@@ -229,15 +222,7 @@ def answer_for_asgiref(handle: Notice) -> "Future[Any] | None":
     return answer
 
 
-def line_of(executor: object) -> object:
+def _line_of(executor: object) -> object:
     """Return what calls to an executor queue for: asgiref's thread-sensitive ones share a pool of one thread."""
     alone = isinstance(executor, ThreadPoolExecutor) and executor._max_workers == 1
     return executor if alone else None
-
-
-def _nothing() -> None:
-    pass
-
-
-_NOTHING: Final[Any] = Notice(_nothing, (), None, None)
-_NOTHING._cancelled = True

@@ -10,43 +10,25 @@ from asyncio import events
 from collections import deque
 from collections.abc import Callable, Generator, Sized
 from contextlib import contextmanager
-from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from typing import Any, Final, TypeVar
 
 from asynctasq.kernel.messages import MICROSECONDS
 from asynctasq.testing.clock import VirtualClock
-from asynctasq.testing.errors import (
-    Deadlock,
-    LimitExceeded,
-    Livelock,
-    RealWorldAccess,
-    SimulationError,
-    TapeMismatch,
-    UnhandledErrors,
-)
-from asynctasq.testing.loop.asyncio_internals import STEP, WAKEUP, Notice, Timer
+from asynctasq.testing.errors import Deadlock, LimitExceeded, Livelock, SimulationError
+from asynctasq.testing.loop.asyncio_internals import NO_CALLBACK, STEP, WAKEUP, Notice, Timer
 from asynctasq.testing.loop.explorer import Explorer
-from asynctasq.testing.loop.inline import answer_for_asgiref
+from asynctasq.testing.loop.inline import InlineCalls, answer_for_asgiref
 from asynctasq.testing.loop.lifecycle import LoopLifecycle
+from asynctasq.testing.loop.limits import Limits
 from asynctasq.testing.loop.outside import OutsideWork
 from asynctasq.testing.loop.refusals import RealWorldRefusals
-from asynctasq.testing.loop.report import deadlock_text, limit_text, livelock_text
+from asynctasq.testing.loop.report import LoopState, deadlock_text, limit_text, livelock_text
 from asynctasq.testing.loop.search import Search, make_scheduler
-from asynctasq.testing.loop.tasks import SimulatedTask
+from asynctasq.testing.loop.tasks import SimulatedTask, pending_tasks
 from asynctasq.testing.tape import Tape
 
-__all__ = [
-    "Deadlock",
-    "LimitExceeded",
-    "Limits",
-    "Livelock",
-    "RealWorldAccess",
-    "SimulationError",
-    "SimulationLoop",
-    "TapeMismatch",
-    "UnhandledErrors",
-]
+__all__ = ["SimulationLoop"]
 
 T = TypeVar("T")
 
@@ -54,21 +36,6 @@ _WATCHED: Final = 2_048
 _NEVER: Final = float("inf")
 _STEP: Final = 1 / MICROSECONDS
 _LONGEST_S: Final = 4e12  # some hundred thousand years; in microseconds it fits the trace's 64 bits
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """When a run is given up. Steps are callbacks and task steps together, counted anew in every run of the loop.
-
-    `stalled_steps_max` counts steps at one virtual instant. `grace_s` is real time in which nothing is
-    heard: so long a thread that the program started holds virtual time, and so long a run that only a
-    foreign thread could move waits for one before it is called a deadlock.
-    """
-
-    virtual_s_max: float = 100 * 365 * 86_400.0
-    steps_max: int = 50_000_000
-    stalled_steps_max: int = 100_000
-    grace_s: float = 1.0
 
 
 class SimulationLoop(RealWorldRefusals, LoopLifecycle):
@@ -101,8 +68,7 @@ class SimulationLoop(RealWorldRefusals, LoopLifecycle):
         self.tape = tape
         self.limits = limits or Limits()
         self.steps = 0
-        # Ready entries are (context, step, args) for the steps of tasks, (None, handle, ()) for all else.
-        self._ready: deque[tuple[Any, Any, tuple[Any, ...]]] = deque()
+        self._ready = deque()
         self._heap: list[tuple[int, int, Timer]] = []
         self._at_rest: deque[Notice] = deque()
         self._timers = 0
@@ -112,6 +78,7 @@ class SimulationLoop(RealWorldRefusals, LoopLifecycle):
         self._steps_before = 0
         self._limit_us = int(min(self.limits.virtual_s_max, _LONGEST_S) * MICROSECONDS)
         self._outside = OutsideWork(self, real=real_executors, grace_s=self.limits.grace_s)
+        self._inline: InlineCalls | None = None
         # Without real executors threads are heard only when nothing is ready: a point that is always the same.
         self._polled: Sized = self._outside.arrived if real_executors else ()
         self._explorer = Explorer(self, scheduler) if scheduler is not None or trace else None
@@ -182,8 +149,8 @@ class SimulationLoop(RealWorldRefusals, LoopLifecycle):
         handle = Notice(callback, args, self, contextvars.copy_context() if context is None else context)
         if self._thread_id == threading.get_ident():
             self._ready.append((None, handle, ()))
-            if (inline := self._outside.inline) is not None:
-                inline.handed(handle)
+            if self._inline is not None:
+                self._inline.handed(handle)
         else:
             answer_for_asgiref(handle)
             self._outside.deliver(handle)
@@ -213,7 +180,9 @@ class SimulationLoop(RealWorldRefusals, LoopLifecycle):
         if self._outside.real:
             return self._outside.submit(executor, func, args)
         self._tasks_made += 1
-        return self._outside.run_inline(executor, func, args, self._tasks_made)
+        if self._inline is None:
+            self._inline = InlineCalls(self, self._run_nested)
+        return self._inline.schedule(executor, func, args, self._tasks_made)
 
     @contextmanager
     def outside_work(self) -> Generator[None]:
@@ -238,9 +207,12 @@ class SimulationLoop(RealWorldRefusals, LoopLifecycle):
 
     # -- running ---------------------------------------------------------------------------------
 
+    def _turn(self) -> Callable[[], None]:
+        return self._run_once if self._explorer is None else self._explorer.advance
+
     def _run_all(self) -> None:
         self._steps_before = self.steps
-        turn = self._run_once if self._explorer is None else self._explorer.advance
+        turn = self._turn()
         while True:
             try:
                 while not self._stopping:
@@ -251,14 +223,23 @@ class SimulationLoop(RealWorldRefusals, LoopLifecycle):
             except Exception as error:  # noqa: BLE001 - asyncio's own fault, like a task that runs already
                 self.call_exception_handler({"message": "Exception in a task step", "exception": error})
 
-    def _guarded(self, turn: Callable[[], None]) -> None:
-        """Take one turn of a loop that runs inside itself."""
+    def _run_nested(self, done: Callable[[], bool]) -> None:
+        """Run inside a function that this loop runs, until `done()` or until it is stopped."""
+        turn, owed = self._turn(), len(self._ready)
+        events._set_running_loop(self)
         try:
-            turn()
-        except SimulationError:
-            raise
-        except Exception as error:  # noqa: BLE001 - as in `_run_all`
-            self.call_exception_handler({"message": "Exception in a task step", "exception": error})
+            while not (done() or self._stopping):
+                try:
+                    turn()
+                except SimulationError:
+                    raise
+                except Exception as error:  # noqa: BLE001 - as in `_run_all`
+                    self.call_exception_handler({"message": "Exception in a task step", "exception": error})
+        finally:
+            events._set_running_loop(None)
+            # The turn that runs the function has counted what was ready, and goes on to take as many entries.
+            while self._explorer is None and len(self._ready) < owed:
+                self._ready.append((None, NO_CALLBACK, ()))
 
     def _has_ready(self) -> bool:
         return bool(self._ready) or (self._explorer is not None and self._explorer.busy)
@@ -305,6 +286,8 @@ class SimulationLoop(RealWorldRefusals, LoopLifecycle):
     def _find_work(self) -> None:
         outside = self._outside
         while not self._ready and not self._stopping:
+            if self._inline is not None:
+                self._inline.check_order()
             if outside.wait():
                 outside.collect()
             elif self._at_rest:
@@ -313,7 +296,8 @@ class SimulationLoop(RealWorldRefusals, LoopLifecycle):
                 self._jump(self._heap[0][0])
                 self._fire_due()
             elif not outside.wait_in_grace():
-                raise Deadlock(deadlock_text(self, outside.describe()))
+                inline = [] if self._inline is None else self._inline.describe()
+                raise Deadlock(deadlock_text(self._state(), [*inline, *outside.describe()]))
 
     def _next_timer(self) -> Timer | None:
         heap = self._heap
@@ -337,7 +321,7 @@ class SimulationLoop(RealWorldRefusals, LoopLifecycle):
         self.steps += self._stalled
         self._stalled = 0
         if when_us > self._limit_us or self.steps - self._steps_before > self.limits.steps_max:
-            raise LimitExceeded(limit_text(self, when_us))
+            raise LimitExceeded(limit_text(self._state(), when_us))
         if self._explorer is not None:
             self._explorer.note_jump(when_us)
         self.clock.move_to_us(when_us)
@@ -359,7 +343,16 @@ class SimulationLoop(RealWorldRefusals, LoopLifecycle):
         else:
             names = explorer.watch(count)
         if len(names) >= count:
-            raise Livelock(livelock_text(self, names))
+            raise Livelock(livelock_text(self._state(), names))
+
+    def _state(self) -> LoopState:
+        return LoopState(
+            tasks=pending_tasks(self),
+            elapsed_us=self.clock.elapsed_us,
+            seed=self.tape.seed,
+            steps=self.steps,
+            limits=self.limits,
+        )
 
     def trace_digest(self) -> str:
         """Return a hash of every task step and jump so far; needs `trace=True` or a search."""

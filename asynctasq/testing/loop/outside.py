@@ -12,14 +12,10 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from asynctasq.testing.loop.asyncio_internals import THREADS, Notice
-from asynctasq.testing.loop.inline import InlineCall, InlineCalls, line_of
+from asynctasq.testing.loop.asyncio_internals import THREADS, BaseLoop, Notice
 from asynctasq.testing.loop.threads import Call, Outsider, Standing, closed_over, describe_function, outsiders
-
-if TYPE_CHECKING:
-    from asynctasq.testing.loop.loop import SimulationLoop
 
 __all__ = ["OutsideWork"]
 
@@ -39,10 +35,9 @@ class OutsideWork:
     What waits for this loop holds nothing.
     """
 
-    def __init__(self, loop: "SimulationLoop", *, real: bool, grace_s: float) -> None:
+    def __init__(self, loop: BaseLoop, *, real: bool, grace_s: float) -> None:
         self.real = real
         self.arrived: deque[events.Handle] = deque()
-        self.inline: InlineCalls | None = None
         self._loop = loop
         self._grace_s = grace_s
         self._declared = 0
@@ -82,8 +77,6 @@ class OutsideWork:
 
     def wait(self) -> bool:
         """If something is or may be at work, wait in real time until something arrives; False if nothing is."""
-        if self.inline is not None:
-            self.inline.check_order()
         if not (self._declared or self._calls or self.real) and self._threads_before.issuperset(THREADS.values()):
             return bool(self.arrived)
         silent_s, glances, glance_s = 0.0, iter(_GLANCES_S), 0.0
@@ -113,8 +106,7 @@ class OutsideWork:
     def describe(self) -> list[str]:
         """Say who is alive outside, and what each is doing."""
         found = [one for one in self._outsiders() if one.standing is not Standing.IDLE]
-        inline = [] if self.inline is None else self.inline.describe()
-        return inline + [f"{one.name} {one.standing.value}" for one in found]
+        return [f"{one.name} {one.standing.value}" for one in found]
 
     # -- who is at work --------------------------------------------------------------------------
 
@@ -155,17 +147,6 @@ class OutsideWork:
         return found
 
     # -- executors -------------------------------------------------------------------------------
-
-    def run_inline(
-        self, executor: Any, func: Callable[..., Any], args: tuple[Any, ...], order: int
-    ) -> asyncio.Future[Any]:
-        """Schedule the function as a step of its own, which the search may choose early or late."""
-        if self.inline is None:
-            self.inline = InlineCalls(self._loop)
-        call = InlineCall(self.inline, func, args, order, None if executor is None else line_of(executor))
-        # An empty context, as a pool's thread has.
-        self._loop._ready.append((contextvars.Context(), call.run, ()))
-        return call.future
 
     def submit(self, executor: Any, func: Callable[..., Any], args: tuple[Any, ...]) -> asyncio.Future[Any]:
         """Run the function in a real pool and count it until its result has arrived."""

@@ -3,51 +3,60 @@
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
-from asynctasq.testing.loop.tasks import pending_tasks
+from asynctasq.testing.loop.limits import Limits
 
-if TYPE_CHECKING:
-    from asynctasq.testing.loop.loop import SimulationLoop
-
-__all__ = ["deadlock_text", "limit_text", "livelock_text", "name_of"]
+__all__ = ["LoopState", "deadlock_text", "limit_text", "livelock_text", "name_of"]
 
 _SHOWN: Final = 30
 
 
-def deadlock_text(loop: "SimulationLoop", outside: Sequence[str]) -> str:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopState:
+    """Where a loop was given up: its unfinished tasks in order of creation, its time, seed, steps and limits."""
+
+    tasks: "Sequence[asyncio.Task[Any]]"
+    elapsed_us: int
+    seed: int
+    steps: int
+    limits: Limits
+
+
+def deadlock_text(state: LoopState, outside: Sequence[str]) -> str:
     """List what every unfinished task awaits, and what is alive outside the loop."""
-    lines = [describe_task(task) for task in pending_tasks(loop)]
+    lines = [describe_task(task) for task in state.tasks]
     if len(lines) > _SHOWN:
         lines[_SHOWN:] = [f"... and {len(lines) - _SHOWN} more"]
     listed = "\n  ".join(lines) or "no task is left; something still waits for the loop to be stopped"
     if not outside:
         return (
-            f"nothing can ever run again at {_where(loop)}: nothing is ready, no timer is set and no thread is at work"
+            f"nothing can ever run again at {_where(state)}: nothing is ready, no timer is set and no thread is at work"
             f"\n  {listed}"
         )
     threads = "\n  ".join(outside)
     return (
-        f"nothing can run any more at {_where(loop)}: nothing is ready, no timer is set, and nothing arrives from "
-        f"outside (threads are given {loop.limits.grace_s} s of real time, Limits.grace_s), where\n  {threads}\n"
+        f"nothing can run any more at {_where(state)}: nothing is ready, no timer is set, and nothing arrives from "
+        f"outside (threads are given {state.limits.grace_s} s of real time, Limits.grace_s), where\n  {threads}\n"
         "await the coroutine instead of waiting for it in a thread; where a thread needs more time, declare its work "
         f"(loop.outside_work()); the tasks:\n  {listed}"
     )
 
 
-def limit_text(loop: "SimulationLoop", when_us: int) -> str:
+def limit_text(state: LoopState, when_us: int) -> str:
     """Say which limit the run met, and what it was doing."""
-    lines = [describe_task(task) for task in pending_tasks(loop)][:_SHOWN]
+    lines = [describe_task(task) for task in state.tasks][:_SHOWN]
     return (
-        f"given up at {_where(loop)} after {loop.steps} steps, the next timer is at {_virtual(when_us)}: allowed are "
-        f"{_virtual(loop.limits.virtual_s_max * 1e6)} and {loop.limits.steps_max} steps (Limits); "
+        f"given up at {_where(state)} after {state.steps} steps, the next timer is at {_virtual(when_us)}: allowed are "
+        f"{_virtual(state.limits.virtual_s_max * 1e6)} and {state.limits.steps_max} steps (Limits); "
         "if the program should have ended by itself, see what still runs\n  " + "\n  ".join(lines)
     )
 
 
-def livelock_text(loop: "SimulationLoop", names: Sequence[str]) -> str:
+def livelock_text(state: LoopState, names: Sequence[str]) -> str:
     """Show the part of the trace that repeats, or who runs most where there is no strict repetition."""
     period = find_period(names)
     if period:
@@ -58,7 +67,7 @@ def livelock_text(loop: "SimulationLoop", names: Sequence[str]) -> str:
         most = Counter(names).most_common(10)
         what = f"of the last {len(names)} steps\n  " + "\n  ".join(f"{count} times {name}" for name, count in most)
     return (
-        f"virtual time stands still at {_where(loop)} while steps go on (over {loop.limits.stalled_steps_max}, "
+        f"virtual time stands still at {_where(state)} while steps go on (over {state.limits.stalled_steps_max}, "
         f"Limits.stalled_steps_max): {what}"
     )
 
@@ -146,8 +155,8 @@ def _shown(subject: object) -> str:
         return f"<{type(subject).__qualname__} whose repr() fails: {error.__class__.__qualname__}>"
 
 
-def _where(loop: "SimulationLoop") -> str:
-    return f"virtual time {_virtual(loop.clock.elapsed_us)} (seed {loop.tape.seed})"
+def _where(state: LoopState) -> str:
+    return f"virtual time {_virtual(state.elapsed_us)} (seed {state.seed})"
 
 
 def _virtual(elapsed_us: float) -> str:

@@ -1,0 +1,20 @@
+"""When a simulated run is given up; a value that the loop and its reports share."""
+
+from dataclasses import dataclass
+
+__all__ = ["Limits"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """When a run is given up. Steps are callbacks and task steps together, counted from 0 in every run of the loop.
+
+    `stalled_steps_max` counts steps at one virtual instant. `grace_s` is real time in which nothing is
+    heard: so long a thread that the program started holds virtual time, and so long a run that only a
+    foreign thread could move waits for one before it is called a deadlock.
+    """
+
+    virtual_s_max: float = 100 * 365 * 86_400.0
+    steps_max: int = 50_000_000
+    stalled_steps_max: int = 100_000
+    grace_s: float = 1.0
