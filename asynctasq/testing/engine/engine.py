@@ -126,7 +126,7 @@ class Engine:
         """Let those who wait for a change look, once all that can happen at this instant has happened."""
         if self._awaited and not self._looks:
             self._looks = True
-            self.loop.call_at_rest(self._look)
+            self.loop.call_at_instant_end(self._look)
 
     def _look(self) -> None:
         self._looks = False
@@ -191,7 +191,7 @@ class Engine:
     async def until_at_rest(self) -> None:
         """Let everything happen that can happen at this virtual instant."""
         rested = asyncio.Event()
-        self.loop.call_at_rest(rested.set)
+        self.loop.call_at_instant_end(rested.set)
         await rested.wait()
         if self.failure is not None:
             raise self.failure

@@ -5,7 +5,7 @@ from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context, ContextVar, copy_context
 from typing import Any
 
-from asynctasq.testing.loop.tasks import close_in
+from asynctasq.testing.loop.tasks import close_in_context
 
 __all__ = ["Fence", "Fenced", "Killed", "fence_of_this_worker", "fence_tasks"]
 
@@ -123,7 +123,7 @@ class Fenced(Coroutine[Any, Any, Any]):
 
     def bury(self) -> None:
         """Close the coroutine in its own context, so that what it still tries is known to be its dead worker's."""
-        close_in(self._context, self.inner)
+        close_in_context(self._context, self.inner)
 
     # What asyncio and the reports of a simulation ask of a coroutine.
     @property

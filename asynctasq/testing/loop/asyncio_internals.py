@@ -18,7 +18,7 @@ __all__ = [
     "THREADS",
     "WAKEUP",
     "BaseLoop",
-    "Notice",
+    "PlainHandle",
     "Timer",
     "enter_task",
     "is_python_step",
@@ -110,7 +110,7 @@ STEP: Final[type] = _found[0]
 WAKEUP: Final[type] = _found[1]
 
 
-class Notice(events.Handle):
+class PlainHandle(events.Handle):
     """A plain callback, made faster than asyncio's handle: it keeps no traceback."""
 
     __slots__ = ()
@@ -154,7 +154,7 @@ def _do_nothing() -> None:
     pass
 
 
-NO_CALLBACK: Final[Any] = Notice(_do_nothing, (), None, None)
+NO_CALLBACK: Final[Any] = PlainHandle(_do_nothing, (), None, None)
 """A cancelled callback: it takes a place among what is ready, and nothing runs."""
 NO_CALLBACK._cancelled = True
 

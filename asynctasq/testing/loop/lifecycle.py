@@ -1,4 +1,4 @@
-"""How a simulation loop begins and ends: runs nested in others, leftovers, generators, errors nobody awaited."""
+"""How a simulation loop begins and ends: runs nested in others, unfinished tasks, generators, unawaited errors."""
 
 # ruff: noqa: SLF001 - the loop is made of asyncio's private parts; a test watches each of them
 # pyright: reportPrivateUsage=false
@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from asynctasq.testing.errors import UnhandledErrors
 from asynctasq.testing.loop.asyncio_internals import BaseLoop, enter_task, leave_task
-from asynctasq.testing.loop.tasks import abandon, pending_tasks
+from asynctasq.testing.loop.tasks import close_unfinished, pending_tasks
 
 __all__ = ["LoopLifecycle"]
 
@@ -42,7 +42,7 @@ class LoopLifecycle(BaseLoop):
     # -- running ---------------------------------------------------------------------------------
 
     def run(self, main: Coroutine[Any, Any, T]) -> T:
-        """Run to the end, cancel in order of creation what is left, close; works inside a running loop too.
+        """Run to the end, cancel unfinished tasks in order of creation, close; works inside a running loop too.
 
         Raises: UnhandledErrors if `main` ended well, but errors went to the exception handler.
         """
@@ -51,9 +51,9 @@ class LoopLifecycle(BaseLoop):
             raise RuntimeError("a simulation loop runs once at a time, and not after it was closed; make another")
         try:
             result = self.run_until_complete(main)
-            self._wind_down()
+            self._end_unfinished()
         except BaseException as error:
-            self._wind_down_after(error)
+            self._end_unfinished_after(error)
             raise
         finally:
             self.close()
@@ -61,11 +61,11 @@ class LoopLifecycle(BaseLoop):
         return result
 
     def run_forever(self) -> None:
-        """Run until stopped. Another loop that runs in this thread is set aside meanwhile."""
+        """Run until stopped. Another loop that runs in this thread is suspended meanwhile."""
         self._check_closed()
         self._check_running()
         hooks = sys.get_asyncgen_hooks()
-        with _set_aside(events._get_running_loop()):
+        with _suspending(events._get_running_loop()):
             try:
                 self._thread_id = threading.get_ident()
                 sys.set_asyncgen_hooks(firstiter=self._asyncgen_firstiter_hook, finalizer=self._asyncgen_finalizer_hook)
@@ -82,13 +82,13 @@ class LoopLifecycle(BaseLoop):
 
     # -- ending ----------------------------------------------------------------------------------
 
-    def _wind_down(self) -> None:
-        leftovers = pending_tasks(self)
-        for task in leftovers:
+    def _end_unfinished(self) -> None:
+        unfinished = pending_tasks(self)
+        for task in unfinished:
             task.cancel()
-        if leftovers:
-            self.run_until_complete(_ended(leftovers))
-        for task in leftovers:
+        if unfinished:
+            self.run_until_complete(_ended(unfinished))
+        for task in unfinished:
             if not task.cancelled() and (error := task.exception()) is not None:
                 message = f"{task.get_name()} failed while it was cancelled"
                 self.call_exception_handler({"message": message, "exception": error, "task": task})
@@ -99,12 +99,12 @@ class LoopLifecycle(BaseLoop):
         if self._has_ready():
             self.run_until_complete(asyncio.sleep(0))  # the done-callbacks of the last tasks
 
-    def _wind_down_after(self, error: BaseException) -> None:
+    def _end_unfinished_after(self, error: BaseException) -> None:
         try:
-            self._wind_down()
+            self._end_unfinished()
         except Exception as further:  # noqa: BLE001 - the first error is the one to report
-            error.add_note(f"then winding down failed: {further!r}")
-            abandon(pending_tasks(self))
+            error.add_note(f"then ending the unfinished tasks failed: {further!r}")
+            close_unfinished(pending_tasks(self))
 
     def raise_unhandled(self) -> None:
         """Raise, once, what went to the exception handler so far."""
@@ -145,7 +145,7 @@ class LoopLifecycle(BaseLoop):
 
 
 @contextmanager
-def _set_aside(outer: asyncio.AbstractEventLoop | None) -> Generator[None]:
+def _suspending(outer: asyncio.AbstractEventLoop | None) -> Generator[None]:
     """Let another loop run inside `outer` and its current task, and put both back afterwards."""
     task = asyncio.current_task(outer) if outer is not None else None
     if outer is not None and task is not None:

@@ -9,9 +9,9 @@ __all__ = ["Limits"]
 class Limits:
     """When a run is given up. Steps are callbacks and task steps together, counted from 0 in every run of the loop.
 
-    `stalled_steps_max` counts steps at one virtual instant. `grace_s` is real time in which nothing is
-    heard: so long a thread that the program started holds virtual time, and so long a run that only a
-    foreign thread could move waits for one before it is called a deadlock.
+    `stalled_steps_max` counts steps at one virtual instant. `grace_s` is real time in which no
+    thread calls back: so long a thread that the program started stops virtual time, and so long a run that
+    only another thread could continue waits before it is called a deadlock.
     """
 
     virtual_s_max: float = 100 * 365 * 86_400.0

@@ -16,15 +16,15 @@ from typing import Any, Final, TypeVar
 from asynctasq.kernel.messages import MICROSECONDS
 from asynctasq.testing.clock import VirtualClock
 from asynctasq.testing.errors import Deadlock, LimitExceeded, Livelock, SimulationError
-from asynctasq.testing.loop.asyncio_internals import NO_CALLBACK, STEP, WAKEUP, Notice, Timer
-from asynctasq.testing.loop.explorer import Explorer
-from asynctasq.testing.loop.inline import InlineCalls, answer_for_asgiref
+from asynctasq.testing.loop.asyncio_internals import NO_CALLBACK, STEP, WAKEUP, PlainHandle, Timer
+from asynctasq.testing.loop.inline import InlineCalls, asgiref_result
 from asynctasq.testing.loop.lifecycle import LoopLifecycle
 from asynctasq.testing.loop.limits import Limits
-from asynctasq.testing.loop.outside import OutsideWork
+from asynctasq.testing.loop.outside_work import OutsideWork
 from asynctasq.testing.loop.refusals import RealWorldRefusals
 from asynctasq.testing.loop.report import LoopState, deadlock_text, limit_text, livelock_text
 from asynctasq.testing.loop.search import Search, make_scheduler
+from asynctasq.testing.loop.step_runner import StepRunner
 from asynctasq.testing.loop.tasks import SimulatedTask, pending_tasks
 from asynctasq.testing.tape import Tape
 
@@ -32,7 +32,7 @@ __all__ = ["SimulationLoop"]
 
 T = TypeVar("T")
 
-_WATCHED: Final = 2_048
+_LIVELOCK_STEPS: Final = 2_048
 _NEVER: Final = float("inf")
 _STEP: Final = 1 / MICROSECONDS
 _LONGEST_S: Final = 4e12  # some hundred thousand years; in microseconds it fits the trace's 64 bits
@@ -45,10 +45,10 @@ class SimulationLoop(RealWorldRefusals, LoopLifecycle):
     from; plain callbacks keep their order. With `trace` the steps are hashed (`trace_digest`); under
     a search other than first in line they always are. Functions for an executor run inline, at a
     point the search chooses, unless `real_executors`: then virtual time stands still while they run.
-    A function that waits for a coroutine which it handed to this loop gets its answer either way.
+    A function that waits for a coroutine that it submitted to this loop gets its result either way.
 
     Virtual time also stands still while a thread works that was started since the loop was made and is
-    no daemon, but once it has not been heard of for `Limits.grace_s` time goes on, and a log entry names it.
+    no daemon, but after `Limits.grace_s` without a callback time goes on, and a log entry names it.
     """
 
     def __init__(
@@ -70,18 +70,18 @@ class SimulationLoop(RealWorldRefusals, LoopLifecycle):
         self.steps = 0
         self._ready = deque()
         self._heap: list[tuple[int, int, Timer]] = []
-        self._at_rest: deque[Notice] = deque()
+        self._at_instant_end: deque[PlainHandle] = deque()
         self._timers = 0
         self._cancelled_timers = 0
         self._tasks_made = 0
-        self._stalled = 0
+        self._stalled_steps = 0
         self._steps_before = 0
         self._limit_us = int(min(self.limits.virtual_s_max, _LONGEST_S) * MICROSECONDS)
         self._outside = OutsideWork(self, real=real_executors, grace_s=self.limits.grace_s)
         self._inline: InlineCalls | None = None
-        # Without real executors threads are heard only when nothing is ready: a point that is always the same.
-        self._polled: Sized = self._outside.arrived if real_executors else ()
-        self._explorer = Explorer(self, scheduler) if scheduler is not None or trace else None
+        # Without real executors callbacks from threads are taken only when nothing is ready: always at the same point.
+        self._polled: Sized = self._outside.received if real_executors else ()
+        self._step_runner = StepRunner(self, scheduler) if scheduler is not None or trace else None
 
     # -- time and scheduling ---------------------------------------------------------------------
 
@@ -102,7 +102,7 @@ class SimulationLoop(RealWorldRefusals, LoopLifecycle):
             if kind is STEP or (kind is WAKEUP and args and isinstance(callback.__self__, asyncio.Task)):
                 self._ready.append((context, callback, args))
                 return None
-        handle = Notice(callback, args, self, context)
+        handle = PlainHandle(callback, args, self, context)
         self._ready.append((None, handle, ()))
         return handle
 
@@ -135,24 +135,24 @@ class SimulationLoop(RealWorldRefusals, LoopLifecycle):
             heappush(self._heap, (when_us, self._timers, timer))
         return timer
 
-    def call_at_rest(self, callback: Any, *args: Any) -> asyncio.Handle:
+    def call_at_instant_end(self, callback: Any, *args: Any) -> asyncio.Handle:
         """Schedule a callback for when all that can happen at this virtual instant has happened."""
         self._check_closed()
-        handle = Notice(callback, args, self, contextvars.copy_context())
-        self._at_rest.append(handle)
+        handle = PlainHandle(callback, args, self, contextvars.copy_context())
+        self._at_instant_end.append(handle)
         return handle
 
     def call_soon_threadsafe(  # type: ignore[override] # see call_soon
         self, callback: Any, *args: Any, context: contextvars.Context | None = None
-    ) -> Notice:
+    ) -> PlainHandle:
         self._check_closed()
-        handle = Notice(callback, args, self, contextvars.copy_context() if context is None else context)
+        handle = PlainHandle(callback, args, self, contextvars.copy_context() if context is None else context)
         if self._thread_id == threading.get_ident():
             self._ready.append((None, handle, ()))
             if self._inline is not None:
-                self._inline.handed(handle)
+                self._inline.on_threadsafe_call(handle)
         else:
-            answer_for_asgiref(handle)
+            asgiref_result(handle)
             self._outside.deliver(handle)
         return handle
 
@@ -203,12 +203,12 @@ class SimulationLoop(RealWorldRefusals, LoopLifecycle):
     def choose_by(self, search: Search) -> None:
         """Choose among ready task steps in this way from the next run of the loop on."""
         scheduler = make_scheduler(search, self.tape)
-        self._explorer = self._explorer if scheduler is None else Explorer(self, scheduler)
+        self._step_runner = self._step_runner if scheduler is None else StepRunner(self, scheduler)
 
     # -- running ---------------------------------------------------------------------------------
 
     def _turn(self) -> Callable[[], None]:
-        return self._run_once if self._explorer is None else self._explorer.advance
+        return self._run_once if self._step_runner is None else self._step_runner.advance
 
     def _run_all(self) -> None:
         self._steps_before = self.steps
@@ -225,7 +225,7 @@ class SimulationLoop(RealWorldRefusals, LoopLifecycle):
 
     def _run_nested(self, done: Callable[[], bool]) -> None:
         """Run inside a function that this loop runs, until `done()` or until it is stopped."""
-        turn, owed = self._turn(), len(self._ready)
+        turn, count = self._turn(), len(self._ready)
         events._set_running_loop(self)
         try:
             while not (done() or self._stopping):
@@ -238,11 +238,11 @@ class SimulationLoop(RealWorldRefusals, LoopLifecycle):
         finally:
             events._set_running_loop(None)
             # The turn that runs the function has counted what was ready, and goes on to take as many entries.
-            while self._explorer is None and len(self._ready) < owed:
+            while self._step_runner is None and len(self._ready) < count:
                 self._ready.append((None, NO_CALLBACK, ()))
 
     def _has_ready(self) -> bool:
-        return bool(self._ready) or (self._explorer is not None and self._explorer.busy)
+        return bool(self._ready) or (self._step_runner is not None and self._step_runner.has_ready)
 
     def _run_once(self) -> None:
         """Run what is ready now, first come, first served; what becomes ready meanwhile waits, as in asyncio."""
@@ -253,9 +253,9 @@ class SimulationLoop(RealWorldRefusals, LoopLifecycle):
         if not ready:
             self._wait_for_work()
         count = len(ready)
-        self._stalled += count
-        if self._stalled > self.limits.stalled_steps_max:
-            self._explain_stall()
+        self._stalled_steps += count
+        if self._stalled_steps > self.limits.stalled_steps_max:
+            self._check_livelock()
             count = len(ready)
         popleft = ready.popleft
         for _ in range(count):
@@ -274,24 +274,24 @@ class SimulationLoop(RealWorldRefusals, LoopLifecycle):
             self._fire_due()
 
     def _wait_for_work(self) -> None:
-        """Nothing is ready: take what other threads sent, else jump to the next timer, else give up."""
+        """Nothing is ready: take what other threads sent, else jump to the next timer, else raise Deadlock."""
         try:
             self._find_work()
         except SimulationError:
             raise
         except Exception as error:
-            # An error of ours that was taken for one of a callback would be met again and again.
+            # Taken for the error of a callback, an error of ours would be raised again and again.
             raise SimulationError(f"the simulation loop itself failed: {error!r}") from error
 
     def _find_work(self) -> None:
         outside = self._outside
         while not self._ready and not self._stopping:
             if self._inline is not None:
-                self._inline.check_order()
+                self._inline.check_nesting()
             if outside.wait():
                 outside.collect()
-            elif self._at_rest:
-                self._ready.extend((None, self._at_rest.popleft(), ()) for _ in range(len(self._at_rest)))
+            elif self._at_instant_end:
+                self._ready.extend((None, self._at_instant_end.popleft(), ()) for _ in range(len(self._at_instant_end)))
             elif self._next_timer() is not None:
                 self._jump(self._heap[0][0])
                 self._fire_due()
@@ -318,30 +318,30 @@ class SimulationLoop(RealWorldRefusals, LoopLifecycle):
                 self._ready.append((None, timer, ()))
 
     def _jump(self, when_us: int) -> None:
-        self.steps += self._stalled
-        self._stalled = 0
+        self.steps += self._stalled_steps
+        self._stalled_steps = 0
         if when_us > self._limit_us or self.steps - self._steps_before > self.limits.steps_max:
             raise LimitExceeded(limit_text(self._state(), when_us))
-        if self._explorer is not None:
-            self._explorer.note_jump(when_us)
+        if self._step_runner is not None:
+            self._step_runner.record_jump(when_us)
         self.clock.move_to_us(when_us)
 
-    def _explain_stall(self) -> None:
-        """Watch some more steps to see what repeats, then give up; return if the loop came to rest meanwhile."""
-        self.steps += self._stalled
-        self._stalled = 0
-        if self._outside.arrived:
+    def _check_livelock(self) -> None:
+        """Record some more steps to see what repeats and raise Livelock; return if nothing is ready any more."""
+        self.steps += self._stalled_steps
+        self._stalled_steps = 0
+        if self._outside.received:
             self._outside.collect()
             return
-        explorer = self._explorer or Explorer(self, None)
-        count = min(_WATCHED, self.limits.stalled_steps_max)
-        if self._explorer is None:
-            self._explorer = explorer  # an inline call may run the loop inside itself
-            names = explorer.watch(count)
-            self._explorer = None
-            explorer.give_back()
+        runner = self._step_runner or StepRunner(self, None)
+        count = min(_LIVELOCK_STEPS, self.limits.stalled_steps_max)
+        if self._step_runner is None:
+            self._step_runner = runner  # an inline call may run the loop inside itself
+            names = runner.record_names(count)
+            self._step_runner = None
+            runner.return_ready()
         else:
-            names = explorer.watch(count)
+            names = runner.record_names(count)
         if len(names) >= count:
             raise Livelock(livelock_text(self._state(), names))
 
@@ -356,16 +356,16 @@ class SimulationLoop(RealWorldRefusals, LoopLifecycle):
 
     def trace_digest(self) -> str:
         """Return a hash of every task step and jump so far; needs `trace=True` or a search."""
-        if self._explorer is None:
+        if self._step_runner is None:
             raise ValueError("this loop keeps no trace; create it with trace=True")
-        return self._explorer.digest()
+        return self._step_runner.digest()
 
     def close(self) -> None:
         super().close()
         self._heap.clear()
-        self._at_rest.clear()
-        if self._explorer is not None:
-            self._explorer.clear()
+        self._at_instant_end.clear()
+        if self._step_runner is not None:
+            self._step_runner.clear()
 
 
 def _extreme_us(when: float) -> int:

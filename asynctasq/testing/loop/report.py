@@ -1,4 +1,4 @@
-"""The words of a simulation loop that cannot go on: who awaits what, and what repeats."""
+"""The error texts of a simulation loop that cannot go on: which task awaits what, and what repeats."""
 
 import asyncio
 from collections import Counter
@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from asynctasq.testing.loop.limits import Limits
 
-__all__ = ["LoopState", "deadlock_text", "limit_text", "livelock_text", "name_of"]
+__all__ = ["LoopState", "callback_name", "deadlock_text", "limit_text", "livelock_text"]
 
-_SHOWN: Final = 30
+_LINES_MAX: Final = 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,8 +29,8 @@ class LoopState:
 def deadlock_text(state: LoopState, outside: Sequence[str]) -> str:
     """List what every unfinished task awaits, and what is alive outside the loop."""
     lines = [describe_task(task) for task in state.tasks]
-    if len(lines) > _SHOWN:
-        lines[_SHOWN:] = [f"... and {len(lines) - _SHOWN} more"]
+    if len(lines) > _LINES_MAX:
+        lines[_LINES_MAX:] = [f"... and {len(lines) - _LINES_MAX} more"]
     listed = "\n  ".join(lines) or "no task is left; something still waits for the loop to be stopped"
     if not outside:
         return (
@@ -48,10 +48,10 @@ def deadlock_text(state: LoopState, outside: Sequence[str]) -> str:
 
 def limit_text(state: LoopState, when_us: int) -> str:
     """Say which limit the run met, and what it was doing."""
-    lines = [describe_task(task) for task in state.tasks][:_SHOWN]
+    lines = [describe_task(task) for task in state.tasks][:_LINES_MAX]
     return (
-        f"given up at {_where(state)} after {state.steps} steps, the next timer is at {_virtual(when_us)}: allowed are "
-        f"{_virtual(state.limits.virtual_s_max * 1e6)} and {state.limits.steps_max} steps (Limits); "
+        f"given up at {_where(state)} after {state.steps} steps, the next timer is at {_virtual_time(when_us)}: "
+        f"allowed are {_virtual_time(state.limits.virtual_s_max * 1e6)} and {state.limits.steps_max} steps (Limits); "
         "if the program should have ended by itself, see what still runs\n  " + "\n  ".join(lines)
     )
 
@@ -61,7 +61,7 @@ def livelock_text(state: LoopState, names: Sequence[str]) -> str:
     period = find_period(names)
     if period:
         part = [*names[-period:]]
-        shown = part[:_SHOWN] + ([f"... {len(part) - _SHOWN} more steps"] if len(part) > _SHOWN else [])
+        shown = part[:_LINES_MAX] + ([f"... {len(part) - _LINES_MAX} more steps"] if len(part) > _LINES_MAX else [])
         what = f"these {period} steps repeat\n  " + "\n  ".join(shown)
     else:
         most = Counter(names).most_common(10)
@@ -80,7 +80,7 @@ def find_period(names: Sequence[str]) -> int:
     return 0
 
 
-def name_of(callback: Any) -> str:
+def callback_name(callback: Any) -> str:
     """Name a callback or the task whose step it is."""
     subject = getattr(callback, "__self__", None)
     if asyncio.isfuture(subject) and isinstance(subject, asyncio.Task):
@@ -88,7 +88,7 @@ def name_of(callback: Any) -> str:
     if callable(name := getattr(subject, "get_name", None)):
         return str(name())
     function = getattr(callback, "func", callback)
-    return f"callback {getattr(function, '__qualname__', None) or _shown(function)}"
+    return f"callback {getattr(function, '__qualname__', None) or _safe_repr(function)}"
 
 
 def describe_task(task: "asyncio.Task[Any]") -> str:
@@ -105,7 +105,7 @@ def _location(task: "asyncio.Task[Any]") -> tuple[str, str]:
         if _is_asyncio(frame):
             owner = frame.f_locals.get("self")
             if owner is not None:
-                awaited = f"{type(owner).__name__}.{frame.f_code.co_name} of {_shown(owner)}"
+                awaited = f"{type(owner).__name__}.{frame.f_code.co_name} of {_safe_repr(owner)}"
         else:
             place, awaited = _place(frame), ""
     return place or (_place(frames[0]) if frames else "at its end"), awaited
@@ -145,10 +145,10 @@ def _awaited_by(task: "asyncio.Task[Any]") -> str:
         return "its turn"
     if isinstance(waiter, asyncio.Task):
         return f"task {waiter.get_name()}"
-    return _shown(waiter)
+    return _safe_repr(waiter)
 
 
-def _shown(subject: object) -> str:
+def _safe_repr(subject: object) -> str:
     try:
         return repr(subject)
     except Exception as error:  # noqa: BLE001 - user code; the report must not fail by what it reports
@@ -156,10 +156,10 @@ def _shown(subject: object) -> str:
 
 
 def _where(state: LoopState) -> str:
-    return f"virtual time {_virtual(state.elapsed_us)} (seed {state.seed})"
+    return f"virtual time {_virtual_time(state.elapsed_us)} (seed {state.seed})"
 
 
-def _virtual(elapsed_us: float) -> str:
+def _virtual_time(elapsed_us: float) -> str:
     try:
         return str(timedelta(microseconds=elapsed_us))
     except (OverflowError, ValueError):

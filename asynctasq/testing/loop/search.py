@@ -5,7 +5,7 @@ from typing import Final, Literal, Protocol, TypeAlias, get_args
 
 from asynctasq.testing.tape import Tape
 
-__all__ = ["SCHEDULING", "AnyOrder", "Fifo", "PriorityBased", "Scheduler", "Search", "make_scheduler"]
+__all__ = ["SCHEDULING", "Fifo", "PriorityBased", "RandomOrder", "Scheduler", "Search", "make_scheduler"]
 
 Search: TypeAlias = Literal["fifo", "random", "pct", "mix"]
 
@@ -14,7 +14,7 @@ SCHEDULING: Final = frozenset({"search", "schedule", "pct.rate", "pct.rank", "pc
 
 _PRIORITIES: Final = 16
 _CHANGE_RATES: Final = (1 / 8, 1 / 32, 1 / 4, 1 / 128)
-_PATIENCE: Final = 64
+_CONSECUTIVE_STEPS_MAX: Final = 64
 
 
 class Scheduler(Protocol):
@@ -32,7 +32,7 @@ class Fifo:
         return 0
 
 
-class AnyOrder:
+class RandomOrder:
     """Any ready step, each as likely as the next."""
 
     def __init__(self, tape: Tape) -> None:
@@ -56,11 +56,11 @@ class PriorityBased:
         self._ranks: dict[int, int] = {}
         self._least_urgent = _PRIORITIES
         self._last = -1
-        self._in_a_row = 0
+        self._consecutive_steps = 0
 
     def choose(self, tasks: Sequence[int]) -> int:
         index = self._most_urgent(tasks)
-        if self._tape.chance("pct.change", self._change_rate) or self._hogs(tasks[index]):
+        if self._tape.chance("pct.change", self._change_rate) or self._starves_others(tasks[index]):
             self._least_urgent += 1
             self._ranks[tasks[index]] = self._least_urgent
             index = self._most_urgent(tasks)
@@ -77,14 +77,14 @@ class PriorityBased:
                 best, best_rank = index, rank
         return best
 
-    def _hogs(self, task: int) -> bool:
-        """Tell a task that yields in a loop, waiting for one that is less urgent: it would never let it run."""
+    def _starves_others(self, task: int) -> bool:
+        """Tell a task that yields in a loop while it waits for a less urgent one, which would never run."""
         if task != self._last:
-            self._last, self._in_a_row = task, 0
-        self._in_a_row += 1
-        if self._in_a_row <= _PATIENCE:
+            self._last, self._consecutive_steps = task, 0
+        self._consecutive_steps += 1
+        if self._consecutive_steps <= _CONSECUTIVE_STEPS_MAX:
             return False
-        self._in_a_row = 0
+        self._consecutive_steps = 0
         return True
 
 
@@ -99,7 +99,7 @@ def make_scheduler(search: Search, tape: Tape) -> Scheduler | None:
         search = ("fifo", "random", "pct", "random", "pct")[tape.draw("search", 5)]
     match search:
         case "random":
-            return AnyOrder(tape)
+            return RandomOrder(tape)
         case "pct":
             return PriorityBased(tape)
         case _:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from contextvars import Context, copy_context
 from typing import Any
 
-__all__ = ["SimulatedTask", "abandon", "close_in", "order_of", "pending_tasks"]
+__all__ = ["SimulatedTask", "close_in_context", "close_unfinished", "order_of", "pending_tasks"]
 
 CLOSES_MAX = 100
 
@@ -46,7 +46,7 @@ _UNNUMBERED = 1 << 40
 
 
 def order_of(task: "asyncio.Task[Any]") -> int:
-    """Return the task's number; those made by a foreign task factory come last."""
+    """Return the task's number; those made by another task factory come last."""
     return task.order if isinstance(task, SimulatedTask) else _UNNUMBERED
 
 
@@ -55,18 +55,18 @@ def pending_tasks(loop: asyncio.AbstractEventLoop) -> "list[asyncio.Task[Any]]":
     return sorted(asyncio.all_tasks(loop), key=lambda task: (order_of(task), task.get_name()))
 
 
-def abandon(tasks: "Iterable[asyncio.Task[Any]]") -> None:
-    """Close what will never end, each in its own context.
+def close_unfinished(tasks: "Iterable[asyncio.Task[Any]]") -> None:
+    """Close the coroutines of tasks that will never end, each in its own context.
 
-    Else its `finally` blocks would run when the garbage collector comes by, in whatever context that is.
+    Otherwise the garbage collector would run their `finally` blocks, in any context.
     """
     for task in tasks:
         untyped: Any = task
         untyped._log_destroy_pending = False
-        close_in(_context_of(untyped), untyped.get_coro())
+        close_in_context(_context_of(untyped), untyped.get_coro())
 
 
-def close_in(context: Context, coroutine: Any) -> None:
+def close_in_context(context: Context, coroutine: Any) -> None:
     """Close a coroutine in a context; the very one, where it can be had.
 
     A `finally` may reset a context variable with the token of its setting.

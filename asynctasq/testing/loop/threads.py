@@ -1,4 +1,4 @@
-"""Tells from the frames of threads who works and who waits, and for whom; it changes nothing in a thread."""
+"""Tells from the frames of threads which ones work and what the others wait for; it changes nothing in a thread."""
 
 # ruff: noqa: SLF001 - it looks into pools, threads and frames; a test watches each part
 # pyright: reportPrivateUsage=false
@@ -17,7 +17,15 @@ from typing import Any, Final
 
 from asynctasq.core.lanes.threads import ThreadPool
 
-__all__ = ["Call", "Outsider", "Standing", "closed_over", "describe_function", "outsiders", "standing"]
+__all__ = [
+    "ExecutorCall",
+    "OutsideActivity",
+    "WorkState",
+    "closure_variable",
+    "describe_function",
+    "outside_activities",
+    "thread_state",
+]
 
 _WAIT: Final[CodeType] = threading.Condition.wait.__code__
 _future: Any = Future
@@ -28,19 +36,19 @@ _ANYIO: Final = "anyio._backends._asyncio"
 _RUNNERS: Final = frozenset({_POOL, _ASGIREF, "asynctasq.core.lanes.threads"})
 
 
-class Standing(Enum):
-    """What is being done outside. Only what works moves by itself."""
+class WorkState(Enum):
+    """What a thread or an executor call is doing. Only one that is RUNNING goes on by itself."""
 
-    WORKS = "is at work"
-    ASKS = "waits for a coroutine that it handed to this loop"
-    PARKED = "waits for another thread"
+    RUNNING = "is at work"
+    WAITS_FOR_LOOP = "waits for a coroutine that it submitted to this loop"
+    WAITS_FOR_THREAD = "waits for another thread"
     QUEUED = "waits for its turn in its pool"
-    BEHIND = "waits for its turn in its pool, whose threads are all taken"
+    QUEUED_IN_FULL_POOL = "waits for its turn in its pool, whose threads are all taken"
     IDLE = "has no work"
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class ExecutorCall:
     """A call to an executor, or to a pool unknown here."""
 
     name: str
@@ -48,19 +56,22 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outsider:
-    """An executor call or a thread; `firm` if the program surely waits for it."""
+class OutsideActivity:
+    """An executor call or a thread; `certain` if it certainly works for the program."""
 
-    who: object
+    source: object
     name: str
-    standing: Standing
-    firm: bool
+    state: WorkState
+    certain: bool
 
 
-def outsiders(
-    loop: object, calls: Mapping["Future[Any]", Call], threads: Iterable[threading.Thread], own_thread_id: int | None
-) -> Iterator[Outsider]:
-    """Judge the calls, which are known by their futures, and the threads that are in none of them."""
+def outside_activities(
+    loop: object,
+    calls: Mapping["Future[Any]", ExecutorCall],
+    threads: Iterable[threading.Thread],
+    own_thread_id: int | None,
+) -> Iterator[OutsideActivity]:
+    """Tell the states of the calls, which are known by their futures, and of the threads that are in none of them."""
     frames = sys._current_frames()
     threads_in: dict[Future[Any], int] = {}
     for ident, frame in frames.items() if calls else ():
@@ -69,19 +80,23 @@ def outsiders(
     running = Counter(id(call.executor) for future, call in calls.items() if future in threads_in)
     for future, call in calls.items():
         if future in threads_in:
-            found = standing(frames[threads_in[future]], loop)
-            found = Standing.WORKS if found is Standing.IDLE else found  # its result is about to arrive
+            found = thread_state(frames[threads_in[future]], loop)
+            found = WorkState.RUNNING if found is WorkState.IDLE else found  # its result is about to arrive
         elif future.running() or future.done():  # in a process, or in a pool of a kind unknown here
-            found = Standing.WORKS
+            found = WorkState.RUNNING
         else:
-            found = Standing.BEHIND if running[id(call.executor)] >= _size(call.executor) else Standing.QUEUED
-        yield Outsider(who=future, name=call.name, standing=found, firm=True)
+            found = (
+                WorkState.QUEUED_IN_FULL_POOL
+                if running[id(call.executor)] >= _size(call.executor)
+                else WorkState.QUEUED
+            )
+        yield OutsideActivity(source=future, name=call.name, state=found, certain=True)
     explained = {threads_in[future] for future in calls if future in threads_in}
     for thread in threads:
-        if thread.ident not in explained and thread.ident != own_thread_id and _counts(thread, loop):
-            found = standing(frames.get(thread.ident or 0), loop)
-            firm = type(thread).__module__ == _ANYIO
-            yield Outsider(who=thread, name=f"thread {thread.name!r}", standing=found, firm=firm)
+        if thread.ident not in explained and thread.ident != own_thread_id and _may_work_for_program(thread, loop):
+            found = thread_state(frames.get(thread.ident or 0), loop)
+            certain = type(thread).__module__ == _ANYIO
+            yield OutsideActivity(source=thread, name=f"thread {thread.name!r}", state=found, certain=certain)
 
 
 def _size(executor: Any) -> float:
@@ -94,32 +109,34 @@ def _size(executor: Any) -> float:
             return float("inf")
 
 
-def standing(frame: FrameType | None, loop: object) -> Standing:
-    """Judge a thread by its innermost frame.
+def thread_state(frame: FrameType | None, loop: object) -> WorkState:
+    """Tell the state of a thread by its innermost frame.
 
-    Every judgement but WORKS holds until a thread that works does something about it: one that was
-    notified works, though it may still have to wake up. A thread that waits for a bare lock, a socket
-    or a process, or not for ever, counts as one that works.
+    Every state but RUNNING lasts until a running thread changes it: one that was notified is running,
+    though it may still have to wake up. A thread that waits for a bare lock, a socket or a process, or
+    with a timeout, counts as running.
     """
     if frame is None:
-        return Standing.WORKS
+        return WorkState.RUNNING
     if frame.f_code is _WAIT:
         waiter, caller = frame.f_locals.get("waiter"), frame.f_back
         if waiter is None or caller is None or not waiter.locked():
-            return Standing.WORKS
-        if _asks(caller, loop):
-            return Standing.ASKS
-        return Standing.PARKED if frame.f_locals.get("timeout") is None else Standing.WORKS
+            return WorkState.RUNNING
+        if _waits_for_loop(caller, loop):
+            return WorkState.WAITS_FOR_LOOP
+        return WorkState.WAITS_FOR_THREAD if frame.f_locals.get("timeout") is None else WorkState.RUNNING
     if frame.f_code.co_name == "_worker" and frame.f_globals.get("__name__") == _POOL:
         found = frame.f_locals
-        return Standing.WORKS if found.get("work_item") is not None or found["work_queue"].qsize() else Standing.IDLE
-    return Standing.WORKS
+        return (
+            WorkState.RUNNING if found.get("work_item") is not None or found["work_queue"].qsize() else WorkState.IDLE
+        )
+    return WorkState.RUNNING
 
 
-def _asks(frame: FrameType, loop: object) -> bool:
+def _waits_for_loop(frame: FrameType, loop: object) -> bool:
     if frame.f_code in _RESULT:
         callbacks = getattr(frame.f_locals.get("self"), "_done_callbacks", ())
-        return any(closed_over(callback, "source_loop") is loop for callback in callbacks)
+        return any(closure_variable(callback, "source_loop") is loop for callback in callbacks)
     if frame.f_code.co_name == "run_until_future" and frame.f_globals.get("__name__") == _ASGIREF:
         found = {} if frame.f_back is None else frame.f_back.f_locals
         return found.get("main_event_loop") is loop and bool(found.get("running_in_main_event_loop"))
@@ -137,8 +154,8 @@ def _jobs_of(frame: FrameType | None) -> Iterator["Future[Any]"]:
         frame = frame.f_back
 
 
-def _counts(thread: Any, loop: object) -> bool:
-    """Tell whether a thread may be doing something for the program. A daemon's maker would not wait for it either."""
+def _may_work_for_program(thread: Any, loop: object) -> bool:
+    """Tell whether a thread may work for the program. Nobody waits for a daemon thread."""
     match type(thread).__module__:
         case "anyio._backends._asyncio":  # it does not ask the loop's executor
             return thread.loop is loop and not thread.stopping and thread not in thread.idle_workers
@@ -148,7 +165,7 @@ def _counts(thread: Any, loop: object) -> bool:
             return not thread.daemon
 
 
-def closed_over(function: object, name: str) -> Any:
+def closure_variable(function: object, name: str) -> Any:
     """Return the variable of that name that a function closes over, or None."""
     if isinstance(function, FunctionType) and function.__closure__ is not None:
         for variable, cell in zip(function.__code__.co_freevars, function.__closure__, strict=True):

@@ -17,9 +17,16 @@ from asgiref.sync import AsyncToSync
 
 from asynctasq.core.lanes.threads import ThreadPool
 from asynctasq.testing.loop import SimulationLoop
-from asynctasq.testing.loop.asyncio_internals import STEP, THREADS, WAKEUP, Notice, Timer, is_python_step
+from asynctasq.testing.loop.asyncio_internals import STEP, THREADS, WAKEUP, PlainHandle, Timer, is_python_step
 from asynctasq.testing.loop.tasks import SimulatedTask
-from asynctasq.testing.loop.threads import Call, Standing, closed_over, describe_function, outsiders, standing
+from asynctasq.testing.loop.threads import (
+    ExecutorCall,
+    WorkState,
+    closure_variable,
+    describe_function,
+    outside_activities,
+    thread_state,
+)
 
 
 @pytest.fixture
@@ -86,7 +93,7 @@ def test_a_python_task_is_recognised_by_its_bound_method(loop: SimulationLoop):
 def test_our_handles_set_every_slot_that_asyncios_set(loop: SimulationLoop):
     loop.set_debug(False)  # ours keep no traceback in debug mode either
     context = contextvars.copy_context()
-    theirs, ours = asyncio.Handle(print, (), loop, context), Notice(print, (), loop, context)
+    theirs, ours = asyncio.Handle(print, (), loop, context), PlainHandle(print, (), loop, context)
     their_timer, our_timer = asyncio.TimerHandle(1.0, print, (), loop, context), Timer(1.0, print, (), loop, context)
 
     for their, our in ((theirs, ours), (their_timer, our_timer)):
@@ -98,12 +105,12 @@ def test_our_handles_set_every_slot_that_asyncios_set(loop: SimulationLoop):
 
 def test_our_handles_run_and_print_as_asyncios(loop: SimulationLoop):
     seen: list[int] = []
-    notice = Notice(seen.append, (1,), loop, contextvars.copy_context())
+    handle = PlainHandle(seen.append, (1,), loop, contextvars.copy_context())
 
-    notice._run()
+    handle._run()
 
     assert seen == [1]
-    assert "append" in repr(notice)
+    assert "append" in repr(handle)
     assert "when=1.0" in repr(Timer(1.0, print, (), loop, contextvars.copy_context()))
 
 
@@ -194,10 +201,10 @@ def test_every_live_thread_is_in_the_dict_that_is_looked_at():
     assert thread not in THREADS.values()
 
 
-def settled(thread: threading.Thread, loop: object, *, unlike: Standing = Standing.WORKS) -> Standing:
+def settled(thread: threading.Thread, loop: object, *, unlike: WorkState = WorkState.RUNNING) -> WorkState:
     """Give a thread time to get where it is going."""
     for _ in range(2_000):
-        found = standing(sys._current_frames().get(thread.ident or 0), loop)
+        found = thread_state(sys._current_frames().get(thread.ident or 0), loop)
         if found is not unlike:
             return found
         time.sleep(0.001)
@@ -213,10 +220,10 @@ def test_a_thread_parked_on_a_condition_is_told_from_one_that_was_notified():
 
     thread = threading.Thread(target=wait)
     thread.start()
-    assert settled(thread, None) is Standing.PARKED
+    assert settled(thread, None) is WorkState.WAITS_FOR_THREAD
     with condition:
         condition.notify()
-        assert standing(sys._current_frames()[thread.ident or 0], None) is Standing.WORKS
+        assert thread_state(sys._current_frames()[thread.ident or 0], None) is WorkState.RUNNING
     thread.join()
 
 
@@ -227,7 +234,7 @@ def test_a_thread_parked_with_a_timeout_works():
     while sys._current_frames()[thread.ident or 0].f_code is not threading.Condition.wait.__code__:
         time.sleep(0.001)
 
-    assert standing(sys._current_frames()[thread.ident or 0], None) is Standing.WORKS
+    assert thread_state(sys._current_frames()[thread.ident or 0], None) is WorkState.RUNNING
     release.set()
     thread.join()
 
@@ -240,9 +247,9 @@ def test_a_thread_that_waits_for_a_coroutine_asks_the_loop_of_that_coroutine(tim
     thread.start()
     try:
         asked._run_once()  # type: ignore[attr-defined] # chains the future
-        assert settled(thread, asked) is Standing.ASKS
-        assert settled(thread, other, unlike=Standing.ASKS) is (
-            Standing.PARKED if timeout_s is None else Standing.WORKS
+        assert settled(thread, asked) is WorkState.WAITS_FOR_LOOP
+        assert settled(thread, other, unlike=WorkState.WAITS_FOR_LOOP) is (
+            WorkState.WAITS_FOR_THREAD if timeout_s is None else WorkState.RUNNING
         )
     finally:
         asked.run_until_complete(asyncio.sleep(0.01))
@@ -254,15 +261,15 @@ def test_a_thread_that_waits_for_a_coroutine_asks_the_loop_of_that_coroutine(tim
 def test_what_run_coroutine_threadsafe_hands_over_is_recognised():
     class Taking(SimulationLoop):
         def call_soon_threadsafe(self, callback: Any, *args: Any, context: Any = None) -> Any:
-            handed.append(callback)
+            submitted.append(callback)
             return super().call_soon_threadsafe(callback, *args, context=context)
 
-    handed: list[Any] = []
+    submitted: list[Any] = []
     loop = Taking()
     future = asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop)
 
-    assert handed[0].__qualname__ == "run_coroutine_threadsafe.<locals>.callback"
-    assert closed_over(handed[0], "future") is future
+    assert submitted[0].__qualname__ == "run_coroutine_threadsafe.<locals>.callback"
+    assert closure_variable(submitted[0], "future") is future
     loop.run(asyncio.sleep(1))
     assert future.result() is None
 
@@ -281,17 +288,17 @@ def test_what_asgiref_hands_over_is_recognised(loop: SimulationLoop):
 def test_a_pools_thread_is_found_by_the_future_it_is_to_fulfil(make: Any):
     pool, release = make(1), threading.Event()
     future, behind = pool.submit(release.wait), pool.submit(int)
-    calls = {future: Call("first", pool), behind: Call("second", pool)}
+    calls = {future: ExecutorCall("first", pool), behind: ExecutorCall("second", pool)}
 
     for _ in range(2_000):
-        found = {each.name: each.standing for each in outsiders(None, calls, (), threading.get_ident())}
-        if found["first"] is Standing.PARKED:
+        found = {each.name: each.state for each in outside_activities(None, calls, (), threading.get_ident())}
+        if found["first"] is WorkState.WAITS_FOR_THREAD:
             break
         time.sleep(0.001)
     release.set()
     pool.shutdown()
 
-    assert found == {"first": Standing.PARKED, "second": Standing.BEHIND}
+    assert found == {"first": WorkState.WAITS_FOR_THREAD, "second": WorkState.QUEUED_IN_FULL_POOL}
 
 
 def test_a_pools_thread_without_a_function_is_idle():
@@ -299,7 +306,7 @@ def test_a_pools_thread_without_a_function_is_idle():
         pool.submit(int).result()
         (thread,) = pool._threads
 
-        assert settled(thread, None) is Standing.IDLE
+        assert settled(thread, None) is WorkState.IDLE
 
 
 @pytest.mark.parametrize(

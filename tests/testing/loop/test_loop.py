@@ -280,7 +280,7 @@ def test_leftovers_are_cancelled_in_the_order_they_were_made(loop: SimulationLoo
     loop.run(main())
 
     assert sorted(ended) == list(range(30))
-    if loop._explorer is None or loop.tape.seed == 0:
+    if loop._step_runner is None or loop.tape.seed == 0:
         assert ended == list(range(30))
 
 
@@ -424,7 +424,7 @@ def test_an_error_while_leftovers_are_cancelled_fails_the_run(loop: SimulationLo
         loop.run(main())
 
 
-def test_call_at_rest_waits_for_all_of_this_instant_and_moves_no_time(loop: SimulationLoop):
+def test_call_at_instant_end_waits_for_all_of_this_instant_and_moves_no_time(loop: SimulationLoop):
     seen: list[str] = []
 
     async def work() -> None:
@@ -436,7 +436,7 @@ def test_call_at_rest_waits_for_all_of_this_instant_and_moves_no_time(loop: Simu
         loop.worker = asyncio.ensure_future(work())  # type: ignore[attr-defined]
         rested = asyncio.Event()
         loop.call_later(1, seen.append, "a second later")
-        loop.call_at_rest(rested.set)
+        loop.call_at_instant_end(rested.set)
         await rested.wait()
         seen.append("rested")
         assert elapsed() == timedelta()
@@ -495,7 +495,7 @@ def test_a_closed_loop_refuses_work(loop: SimulationLoop):
         lambda: loop.call_soon(print),
         lambda: loop.call_later(1, print),
         lambda: loop.call_at(1, print),
-        lambda: loop.call_at_rest(print),
+        lambda: loop.call_at_instant_end(print),
         lambda: loop.call_soon_threadsafe(print),
         lambda: loop.run_in_executor(None, print),
         loop.run_forever,

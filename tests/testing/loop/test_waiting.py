@@ -186,7 +186,7 @@ def test_a_call_that_waits_for_ever_is_named_as_a_deadlock(loop: SimulationLoop)
 
 
 def test_anyios_thread_that_waits_for_ever_is_named_as_a_deadlock(loop: SimulationLoop):
-    with pytest.raises(Deadlock, match="AnyIO worker thread' waits for a coroutine that it handed to this loop"):
+    with pytest.raises(Deadlock, match="AnyIO worker thread' waits for a coroutine that it submitted to this loop"):
         loop.run(anyio.to_thread.run_sync(lambda: anyio.from_thread.run(never)))
 
 

@@ -335,10 +335,10 @@ def test_a_tape_that_no_longer_fits_is_told_of_whoever_draws_first(label: str) -
     with pytest.raises(SimulationFailed, match=f"at decision {first + 1} of") as caught:
         simulate(search="random")(charging)()
 
-    assert "winding down failed" not in str(caught.value)
+    assert "ending the unfinished tasks failed" not in str(caught.value)
     assert isinstance(caught.value.__cause__, TapeMismatch)
     del caught
-    gc.collect()  # coroutines that were not wound down would be told of now
+    gc.collect()  # a coroutine that was not closed would be reported now
 
 
 def test_a_seed_can_be_run_alone() -> None:

@@ -1,4 +1,4 @@
-"""Runs a simulation loop one chosen task step at a time, and keeps the trace of the choices."""
+"""Runs the task steps of a simulation loop in the order that a scheduler chooses, and keeps a trace of it."""
 
 # ruff: noqa: SLF001 - the loop is made of asyncio's private parts; a test watches each of them
 # pyright: reportPrivateUsage=false
@@ -12,21 +12,21 @@ from weakref import WeakKeyDictionary
 
 from asynctasq.testing.loop.asyncio_internals import is_python_step
 from asynctasq.testing.loop.limits import Limits
-from asynctasq.testing.loop.report import name_of
+from asynctasq.testing.loop.report import callback_name
 from asynctasq.testing.loop.search import Fifo, Scheduler
 
-__all__ = ["Explorer"]
+__all__ = ["StepRunner"]
 
 _FLUSH: Final = 4_096
 
 
-class ExploredLoop(Protocol):
-    """What is used of the loop whose steps are chosen."""
+class SteppedLoop(Protocol):
+    """What a step runner uses of its loop."""
 
     limits: Limits
     _ready: deque[tuple[Any, Any, tuple[Any, ...]]]
     _stopping: bool
-    _stalled: int
+    _stalled_steps: int
     _tasks_made: int
 
     def _gather(self) -> None:
@@ -37,26 +37,26 @@ class ExploredLoop(Protocol):
         """Let time pass until something is ready."""
         ...
 
-    def _explain_stall(self) -> None:
+    def _check_livelock(self) -> None:
         """Raise Livelock if steps repeat while time stands still."""
         ...
 
 
-class Explorer:
+class StepRunner:
     """Chooses among ready task steps; plain callbacks keep their order, and their place before younger steps.
 
     Choices are made only between task steps, since how many callbacks asyncio needs for the same
     program differs between versions of Python.
     """
 
-    def __init__(self, loop: ExploredLoop, scheduler: Scheduler | None) -> None:
+    def __init__(self, loop: SteppedLoop, scheduler: Scheduler | None) -> None:
         self._loop = loop
         self._choose = (scheduler or Fifo()).choose
         self._steps: list[tuple[int, Any, Any, tuple[Any, ...]]] = []
         self._orders: list[int] = []
         self._callbacks: deque[tuple[int, Any]] = deque()
         self._arrivals = 0
-        self._trail: list[int] = []
+        self._trace: list[int] = []
         self._hash = hashlib.blake2b(digest_size=16)
         self._names: list[str] | None = None
         self._numbered: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
@@ -64,11 +64,11 @@ class Explorer:
     def advance(self) -> None:
         """Run the callbacks whose turn it is, then one task step; when there is nothing, let time pass."""
         loop = self._loop
-        if loop._stalled > loop.limits.stalled_steps_max and self._names is None:
-            loop._explain_stall()
+        if loop._stalled_steps > loop.limits.stalled_steps_max and self._names is None:
+            loop._check_livelock()
             return
         loop._gather()
-        self._take_in()
+        self._collect_ready()
         steps = self._steps
         if not steps and not self._callbacks:
             loop._wait_for_work()
@@ -81,7 +81,7 @@ class Explorer:
         index = self._choose(self._orders) if count > 1 else 0
         arrival, context, callback, args = steps.pop(index)
         order = self._orders.pop(index)
-        self._trail.append(order)
+        self._trace.append(order)
         if index:
             self._run_callbacks(arrival)
         self._count(callback if context is not None else callback._callback)
@@ -90,7 +90,7 @@ class Explorer:
         else:
             callback._run()
 
-    def _take_in(self) -> None:
+    def _collect_ready(self) -> None:
         ready = self._loop._ready
         while ready:
             context, callback, args = ready.popleft()
@@ -106,10 +106,10 @@ class Explorer:
             try:
                 self._orders.append(subject.order)
             except AttributeError:
-                self._orders.append(self._number(subject))
+                self._orders.append(self._number_of(subject))
 
-    def _number(self, subject: Any) -> int:
-        """Number a task that a foreign task factory made, in order of its first step."""
+    def _number_of(self, subject: Any) -> int:
+        """Number a task that another task factory made, in order of its first step."""
         number = self._numbered.get(subject)
         if number is None:
             self._loop._tasks_made += 1
@@ -127,20 +127,20 @@ class Explorer:
             handle._run()
             if self._loop._stopping:
                 return False
-        self._take_in()
+        self._collect_ready()
         return True
 
     def _count(self, callback: Any) -> None:
-        self._loop._stalled += 1
+        self._loop._stalled_steps += 1
         if self._names is not None:
-            self._names.append(name_of(callback))
+            self._names.append(callback_name(callback))
 
     # -- the trace -------------------------------------------------------------------------------
 
-    def note_jump(self, when_us: int) -> None:
-        """Put a jump of the clock into the trace."""
-        self._trail.append(-when_us)
-        if len(self._trail) > _FLUSH:
+    def record_jump(self, when_us: int) -> None:
+        """Add a jump of the clock to the trace."""
+        self._trace.append(-when_us)
+        if len(self._trace) > _FLUSH:
             self._flush()
 
     def digest(self) -> str:
@@ -149,19 +149,19 @@ class Explorer:
         return self._hash.hexdigest()
 
     def _flush(self) -> None:
-        numbers = array("q", self._trail)
+        numbers = array("q", self._trace)
         if sys.byteorder == "big":
             numbers.byteswap()
         self._hash.update(numbers.tobytes())
-        self._trail.clear()
+        self._trace.clear()
 
-    def watch(self, count: int) -> list[str]:
-        """Run about `count` more entries and return their names; fewer if the loop comes to rest."""
+    def record_names(self, count: int) -> list[str]:
+        """Run about `count` more entries and return their names; fewer if nothing is ready any more."""
         names: list[str] = []
         self._names = names
         try:
             while len(names) < count and not self._loop._stopping:
-                self._take_in()
+                self._collect_ready()
                 if not self._steps and not self._callbacks:
                     break
                 self.advance()
@@ -169,7 +169,7 @@ class Explorer:
             self._names = None
         return names
 
-    def give_back(self) -> None:
+    def return_ready(self) -> None:
         """Put what is ready back into the loop, in order of arrival."""
         entries: list[tuple[int, Any, Any, tuple[Any, ...]]] = [*self._steps]
         entries.extend((arrival, None, handle, ()) for arrival, handle in self._callbacks)
@@ -178,7 +178,7 @@ class Explorer:
         self.clear()
 
     @property
-    def busy(self) -> bool:
+    def has_ready(self) -> bool:
         """Whether something is ready that has been taken from the loop."""
         return bool(self._steps or self._callbacks)
 
