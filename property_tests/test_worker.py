@@ -311,7 +311,7 @@ class Workers(MeasuredMachine):
         queue = self.queue
         queue.advance_sync(seconds=TROUBLE_S)
         if queue._engine.busy or queue._engine.store.pending:
-            queue._engine.calm_down()
+            queue._engine.stop_faults()
             queue.run_until_idle_sync(virtual_s_max=TROUBLE_S)
         violations = check(queue.ledger, exact=True)
         assert not violations, violations

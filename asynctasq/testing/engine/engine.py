@@ -15,16 +15,15 @@ from asynctasq.core.worker import Worker
 from asynctasq.drivers.base import Driver, Settlements
 from asynctasq.errors import DriverError
 from asynctasq.kernel.ledger import Entry, Kind
-from asynctasq.testing.engine.application import application_under_test
-from asynctasq.testing.engine.fence import fence_of_this_worker
-from asynctasq.testing.engine.giving_up import close_loop, run_to_end
-from asynctasq.testing.engine.link import Gate, WorkerLink, link_of_this_worker
-from asynctasq.testing.engine.real_loop import load_in_real_loop
+from asynctasq.testing.engine.application import application_under_test, load_in_real_loop
+from asynctasq.testing.engine.bounded_run import close_loop, run_to_end
+from asynctasq.testing.engine.process import current_process
 from asynctasq.testing.engine.store import FakeStore
+from asynctasq.testing.engine.worker_driver import ReserveGate, WorkerDriver, current_worker_driver
 from asynctasq.testing.loop import Search, SimulationLoop
 from asynctasq.testing.tape import Tape
 
-__all__ = ["Engine", "EngineOptions", "Faulting"]
+__all__ = ["Engine", "EngineOptions", "FaultHooks"]
 
 T = TypeVar("T")
 
@@ -42,8 +41,8 @@ class EngineOptions:
     shutdown_timeout_s: float = 30.0
 
 
-class Faulting(Protocol):
-    """What makes workers and their calls go wrong."""
+class FaultHooks(Protocol):
+    """What injects faults into workers and their calls."""
 
     def driver(self, worker: str) -> Driver:
         """Return the store as this worker is to see it."""
@@ -53,12 +52,12 @@ class Faulting(Protocol):
         """Return the clock as this worker is to see it."""
         ...
 
-    def note(self, worker: str, entry: Entry) -> None:
-        """Take what a worker reports into the ledger; may kill the worker, by raising too."""
+    def record_entry(self, worker: str, entry: Entry) -> None:
+        """Record what a worker reports; may kill the worker, also by raising WorkerKilled."""
         ...
 
-    def settled(self, worker: str, settlements: Settlements, lost: AbstractSet[str]) -> None:
-        """Take into the ledger what was settled past the worker's driver."""
+    def record_settled(self, worker: str, settlements: Settlements, lost: AbstractSet[str]) -> None:
+        """Record what was settled without the worker's faulty driver."""
         ...
 
     def restart_delay_s(self) -> float:
@@ -66,7 +65,7 @@ class Faulting(Protocol):
         ...
 
     def stop(self) -> None:
-        """Let nothing go wrong any more."""
+        """Let no fault happen any more."""
         ...
 
 
@@ -82,7 +81,7 @@ class Engine:
         *,
         tape: Tape,
         loop: SimulationLoop | None = None,
-        faults: "Callable[[Engine], Faulting] | None" = None,
+        faults: "Callable[[Engine], FaultHooks] | None" = None,
     ) -> None:
         self.options = options
         self.owns_loop = loop is None
@@ -91,20 +90,20 @@ class Engine:
         self.clock = self.loop.clock
         order = None if options.queues is None else parse_queues(options.queues, self.tape.random("weights"))
         self.store = FakeStore(clock=self.clock, served=None if order is None else frozenset(order.names))
-        self.store.on_redriven = partial(self._operator, Kind.REDRIVEN)
-        self.store.on_removed = partial(self._operator, Kind.REMOVED)
-        self.gate = Gate()
+        self.store.on_redriven = partial(self._record_operator_action, Kind.REDRIVEN)
+        self.store.on_removed = partial(self._record_operator_action, Kind.REMOVED)
+        self.gate = ReserveGate()
         self.ledger: list[Entry] = []
         self.workers: dict[str, Worker] = {}
-        self.links: dict[str, WorkerLink] = {}
+        self.worker_drivers: dict[str, WorkerDriver] = {}
         self.tasks: dict[str, asyncio.Task[None]] = {}
         self.listeners: list[Callable[[Entry], None]] = []
         self.stopping: set[str] = set()
-        self._awaited: list[_Awaited] = []
-        self._looks = False
+        self._awaited: list[_Wait] = []
+        self._check_scheduled = False
         self._context: Context | None = None
         self._workers_made = 0
-        self._coming = 0
+        self._replacements_due = 0
         self._closing = False
         self.failure: BaseException | None = None
         self._faults = None if faults is None else faults(self)
@@ -116,26 +115,26 @@ class Engine:
         return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
 
     def record(self, entry: Entry) -> None:
-        """Add an entry to the ledger and let whoever waits for a change look."""
+        """Add an entry to the ledger and notify those who wait for a change."""
         self.ledger.append(entry)
-        self.stir()
+        self.notify_change()
         for listener in self.listeners:
             listener(entry)
 
-    def stir(self) -> None:
-        """Let those who wait for a change look, once all that can happen at this instant has happened."""
-        if self._awaited and not self._looks:
-            self._looks = True
-            self.loop.call_at_instant_end(self._look)
+    def notify_change(self) -> None:
+        """Check the conditions that are waited for, once all that can happen at this instant has happened."""
+        if self._awaited and not self._check_scheduled:
+            self._check_scheduled = True
+            self.loop.call_at_instant_end(self._check_waiting)
 
-    def _look(self) -> None:
-        self._looks = False
+    def _check_waiting(self) -> None:
+        self._check_scheduled = False
         for awaited in self._awaited:
             if self.failure is not None or awaited.condition():
                 awaited.finish(True)
 
-    def _operator(self, kind: Kind, message_ids: AbstractSet[str]) -> None:
-        """Note what was done to stored messages by hand."""
+    def _record_operator_action(self, kind: Kind, message_ids: AbstractSet[str]) -> None:
+        """Record what an operator did to stored messages."""
         now = self.clock.now()
         for message_id in sorted(message_ids):
             self.record(Entry(at=now, kind=kind, message_id=message_id, due_at=now if kind is Kind.REDRIVEN else 0.0))
@@ -169,16 +168,16 @@ class Engine:
         if self._closing:
             what.close()
             raise RuntimeError(
-                "this FakeQueue is closed: nothing runs in it any more, though what it saw can still be asserted; "
+                "this FakeQueue is closed: nothing runs in it any more, though its records can still be asserted; "
                 "run tasks inside its `with` block"
             )
 
     async def until(self, done: Callable[[], bool], *, virtual_s_max: float) -> bool:
         """Let workers run until `done`, asked at the end of each instant with a change; False after `virtual_s_max`."""
-        awaited = _Awaited(done, self.loop.create_future())
+        awaited = _Wait(done, self.loop.create_future())
         timer = self.loop.call_later(virtual_s_max, awaited.finish, False)
         self._awaited.append(awaited)
-        self.stir()
+        self.notify_change()
         try:
             held = await awaited.end
         finally:
@@ -188,7 +187,7 @@ class Engine:
             raise self.failure
         return held or done()
 
-    async def until_at_rest(self) -> None:
+    async def until_instant_end(self) -> None:
         """Let everything happen that can happen at this virtual instant."""
         rested = asyncio.Event()
         self.loop.call_at_instant_end(rested.set)
@@ -204,7 +203,7 @@ class Engine:
             await reached.wait()
         finally:
             timer.cancel()
-        await self.until_at_rest()
+        await self.until_instant_end()
 
     @property
     def busy(self) -> bool:
@@ -217,7 +216,7 @@ class Engine:
         """Start as many workers as the options say, unless they run; call from inside the loop."""
         if self._context is None:
             self._context = copy_context()
-        while len(self.workers) + self._coming < self.options.workers:
+        while len(self.workers) + self._replacements_due < self.options.workers:
             self.start_worker()
 
     def start_worker(self) -> str:
@@ -225,14 +224,14 @@ class Engine:
         self._workers_made += 1
         name, faults = f"w{self._workers_made}", self._faults
         inner = self.store if faults is None else faults.driver(name)
-        link = WorkerLink(self.store, inner, self.gate, all_queues=self.options.queues is None)
+        driver = WorkerDriver(self.store, inner, self.gate, all_queues=self.options.queues is None)
         if faults is not None:
-            link.on_settled = partial(faults.settled, name)
+            driver.on_settled = partial(faults.record_settled, name)
         surroundings = SimulatedSurroundings(
             clock=self.clock if faults is None else faults.clock(name),
             rng=self.tape.random("jitter"),
             name=name,
-            record=self.record if faults is None else partial(faults.note, name),
+            record=self.record if faults is None else partial(faults.record_entry, name),
             real_executors=self.options.real_executors,
             elsewhere=load_in_real_loop,
         )
@@ -243,23 +242,23 @@ class Engine:
             handle_signals=False,
         )
         worker = Worker(
-            link,
+            driver,
             self.options.queues or ("default",),
             self.options.concurrency,
             settings=settings,
             surroundings=surroundings,
         )
-        self.workers[name], self.links[name] = worker, link
+        self.workers[name], self.worker_drivers[name] = worker, driver
         context = copy_context() if self._context is None else self._context.copy()
-        context.run(link_of_this_worker.set, link)
-        context.run(fence_of_this_worker.set, link.fence)
+        context.run(current_worker_driver.set, driver)
+        context.run(current_process.set, driver.process)
         task = self.tasks[name] = self.loop.create_task(worker.start(), name=f"worker {name}", context=context)
         task.add_done_callback(partial(self._worker_ended, name))
         return name
 
     def _worker_ended(self, name: str, task: "asyncio.Task[None]") -> None:
         error = None if task.cancelled() else task.exception()
-        if not self.links[name].is_cut:
+        if not self.worker_drivers[name].is_killed:
             self.workers.pop(name, None)
             if isinstance(error, DriverError) and self._faults is not None:
                 self.crash(name, "gave up on its backend")
@@ -267,51 +266,51 @@ class Engine:
                 self.failure = error
             elif self._faults is not None:
                 self._replace_later()
-        self.stir()
+        self.notify_change()
 
     def crash(self, name: str, why: str) -> None:
         """Kill a worker: nothing of it reaches the store, no code of it runs any more; another one takes its place."""
-        link = self.links[name]
-        if link.is_cut:
+        driver = self.worker_drivers[name]
+        if driver.is_killed:
             return
         self.record(Entry(at=self.clock.now(), kind=Kind.CRASHED, worker=name, detail=why))
         self.workers.pop(name, None)
-        link.cut()
+        driver.kill()
         self._replace_later()
-        self.stir()
+        self.notify_change()
 
-    def ask_to_stop(self, name: str, *, immediate: bool = False) -> None:
-        """Ask a worker to drain; another one takes its place when it has ended."""
+    def request_stop(self, name: str, *, immediate: bool = False) -> None:
+        """Request a worker to drain; another one takes its place when it has ended."""
         if name in self.workers:
             self.stopping.add(name)
             self.workers[name].stop(immediate=immediate)
 
     def _replace_later(self) -> None:
         if not self._closing and self._faults is not None:
-            self._coming += 1
+            self._replacements_due += 1
             self.loop.call_later(self._faults.restart_delay_s(), self._replace)
 
     def _replace(self) -> None:
-        self._coming -= 1
+        self._replacements_due -= 1
         if not self._closing:
             self.start_worker()
 
-    def calm_down(self) -> None:
-        """Let nothing go wrong any more."""
+    def stop_faults(self) -> None:
+        """Let no fault happen any more."""
         if self._faults is not None:
             self._faults.stop()
 
     async def stop_workers(self) -> None:
         """Stop every worker at once; what runs is handed back."""
         self._closing = True
-        self.calm_down()
+        self.stop_faults()
         for name in list(self.workers):
-            self.ask_to_stop(name, immediate=True)
+            self.request_stop(name, immediate=True)
         waiting = [task for task in self.tasks.values() if not task.done()]
         if waiting:
             await asyncio.wait(waiting)
-        for link in self.links.values():
-            link.fence.bury()
+        for driver in self.worker_drivers.values():
+            driver.process.close_suspended()
 
     def close(self, *, failed: BaseException | None = None) -> None:
         """Stop the workers and close the loop, if it is the engine's own; `failed` is why, if something failed."""
@@ -320,13 +319,13 @@ class Engine:
 
 
 @dataclass(slots=True, eq=False)
-class _Awaited:
-    """A condition that somebody waits for; `end` gives True once it held at the end of an instant, False too late."""
+class _Wait:
+    """A condition that is waited for; `end` is True if it held at the end of an instant, False if time ran out."""
 
     condition: Callable[[], bool]
     end: asyncio.Future[bool]
 
     def finish(self, held: bool) -> None:
-        """End the wait; whoever waits may find that others have gone on meanwhile."""
+        """End the wait; others may have changed the state before the waiting code goes on."""
         if not self.end.done():
             self.end.set_result(held)

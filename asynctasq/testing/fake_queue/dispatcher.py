@@ -11,7 +11,7 @@ from asynctasq.tasks.base import BaseTask
 from asynctasq.tasks.definition import definition_of, options_of
 from asynctasq.tasks.dispatching import Dispatcher, default_dispatcher
 from asynctasq.testing.engine import Engine
-from asynctasq.testing.engine.link import link_of_this_worker
+from asynctasq.testing.engine.worker_driver import current_worker_driver
 from asynctasq.testing.fake_queue.recording import Dispatched
 
 __all__ = ["FakeDispatcher", "Filter"]
@@ -80,18 +80,18 @@ class FakeDispatcher(Dispatcher):
 
     async def _take(self, tasks: Sequence[BaseTask[Any]]) -> dict[int, list[str]]:
         """Store the messages, through the line of the worker that dispatches them if one does."""
-        link = link_of_this_worker.get()
-        if link is None or not tasks:
+        driver = current_worker_driver.get()
+        if driver is None or not tasks:
             return self._take_now(tasks)
         messages = self._messages(tasks)
-        await link.enqueue(messages)
+        await driver.enqueue(messages)
         return _by_task(tasks, [message.id for message in messages])
 
     def _take_now(self, tasks: Sequence[BaseTask[Any]]) -> dict[int, list[str]]:
         if not tasks:
             return {}
-        link = link_of_this_worker.get()
-        if link is not None and link.is_cut:
+        driver = current_worker_driver.get()
+        if driver is not None and driver.is_killed:
             raise DriverUnavailable("this simulated worker has crashed; nothing of it reaches the queue")
         messages = self._messages(tasks)
         self._engine.store.enqueue_now(messages)

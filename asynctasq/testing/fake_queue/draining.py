@@ -159,7 +159,7 @@ class Draining:
                     engine.store.hide(message_id)
             engine.start_workers()
             engine.gate.quota = options.limit
-            engine.gate.set(open_=True)
+            engine.gate.set_open(is_open=True)
             if isinstance(options.scheduled, timedelta):
                 until = engine.clock.monotonic() + options.scheduled.total_seconds()
                 await engine.until_clock(until)
@@ -169,7 +169,7 @@ class Draining:
             else:
                 await self._until_nothing_due(virtual_s_max)
         finally:
-            engine.gate.set(open_=False)
+            engine.gate.set_open(is_open=False)
             engine.gate.quota = None
             for listener in listeners:
                 engine.listeners.remove(listener)
@@ -181,7 +181,7 @@ class Draining:
     async def _until_nothing_due(self, virtual_s_max: float) -> None:
         engine = self._engine
         while True:
-            await engine.until_at_rest()
+            await engine.until_instant_end()
             if not engine.busy and (self._limit_reached() or not engine.store.any_visible()):
                 return
             # Where nobody is busy and yet something is due, no worker can take it now: it takes time until one is back.

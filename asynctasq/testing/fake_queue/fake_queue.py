@@ -36,7 +36,7 @@ from asynctasq.testing.fake_queue.outcomes import Outcomes
 from asynctasq.testing.fake_queue.performing import Performed, perform
 from asynctasq.testing.fake_queue.recording import Dispatched, Recording, listed
 from asynctasq.testing.faults import FaultChoice, FaultPlan
-from asynctasq.testing.faults.injector import Injector, seed_of
+from asynctasq.testing.faults.injector import FaultInjector, seed_of
 from asynctasq.testing.loop import Search, SimulationLoop
 from asynctasq.testing.parameters import TaskReference, check_seed, task_class_of
 from asynctasq.testing.tape import Tape
@@ -167,9 +167,9 @@ class FakeQueue(Outcomes):
         self._exits.callback(fake_closed, threading.get_ident())
         fake_opened(threading.get_ident())
 
-    def _inject(self, faults: FaultChoice, engine: Engine) -> Injector:
+    def _inject(self, faults: FaultChoice, engine: Engine) -> FaultInjector:
         self._plan = FaultPlan(faults, engine.tape)
-        return Injector(engine, self._plan)
+        return FaultInjector(engine, self._plan)
 
     def _leave(self) -> None:
         # Not reset with a token: a fixture may be torn down in another context than it was set up in.

@@ -10,8 +10,7 @@ from asynctasq.errors import AsyncTasqError
 from asynctasq.kernel.messages import Bury, Complete, Lease, Message, Settlement
 from asynctasq.tasks.base import BaseTask
 from asynctasq.testing.engine import Engine
-from asynctasq.testing.engine.application import application_under_test
-from asynctasq.testing.engine.real_loop import load_in_real_loop
+from asynctasq.testing.engine.application import application_under_test, load_in_real_loop
 
 __all__ = ["Performed", "perform"]
 

@@ -1,4 +1,4 @@
-"""Faults by seed and by hand, and the driver that suffers them; for use outside this folder are the names below."""
+"""Faults by chance and by hand, and the driver they happen to; use from outside only the names below."""
 
 from asynctasq.testing.faults.faulty_driver import FaultyDriver
 from asynctasq.testing.faults.kinds import (

@@ -1,4 +1,4 @@
-"""A driver whose calls go wrong as a plan says: around the store of a simulation, or around a real backend."""
+"""A driver whose calls fail as a plan says: around the store of a simulation, or around a real backend."""
 
 import asyncio
 import sys
@@ -14,40 +14,40 @@ from asynctasq.errors import CodecError, ConfigError, DriverUnavailable
 from asynctasq.kernel.messages import Depth, Lease, Message, Release
 from asynctasq.testing.faults.kinds import FaultChoice, Faults
 from asynctasq.testing.faults.passthrough import PassThrough
-from asynctasq.testing.faults.plan import Facet, FaultPlan, Phase, Strike, Subject
+from asynctasq.testing.faults.plan import FaultPlan, FiredFault, Phase, PointName, Subject
 from asynctasq.testing.faults.points import SIMULATED_POINTS
 from asynctasq.testing.tape import Tape
 
 __all__ = ["FaultyDriver"]
 
 
-TOLD_S = 1.0
-"""A call that takes so long is told as a fault."""
+RECORDED_DELAY_S = 1.0
+"""A call that takes so long is recorded as a fault."""
 
 
-class Host(Protocol):
+class FaultHost(Protocol):
     """The simulation around a faulty driver: it can kill the worker, and keeps the ledger."""
 
     def crash_at_call(self, worker: str, point: str) -> None:
         """Kill the worker."""
         ...
 
-    def struck(self, worker: str, text: str) -> None:
-        """Note a fault that was not a crash."""
+    def record_fault(self, worker: str, text: str) -> None:
+        """Record a fault that was not a crash."""
         ...
 
     def is_stopping(self, worker: str) -> bool:
         """Say whether the worker was asked to stop."""
         ...
 
-    def took_effect(
+    def record_effect(
         self, worker: str, settlements: Settlements, lost: AbstractSet[str], leases: Sequence[Lease], lease_s: float
     ) -> None:
-        """Note what the store has just done."""
+        """Record what the store has just done."""
         ...
 
-    def extended(self, worker: str, leases: Sequence[Lease], lost: AbstractSet[str], lease_s: float) -> None:
-        """Note which leases the store has just renewed."""
+    def record_extended(self, worker: str, leases: Sequence[Lease], lost: AbstractSet[str], lease_s: float) -> None:
+        """Record which leases the store has just renewed."""
         ...
 
 
@@ -59,9 +59,9 @@ class FaultyDriver(PassThrough, Driver, Notifies):
     `lambda: os.kill(os.getpid(), signal.SIGKILL)`. What only a simulation can do to a worker is refused.
 
     `async with FaultyDriver(...) as driver:` opens and closes it. `close`, in the thread that made it, fails if a fault
-    that must fire never did, unless another error is on its way: in a `finally` it hides none. A worker closes its
-    driver, too. `must_fire=False`, or `faults.account_for = False`, asks for no account; a FaultPlan that was handed in
-    is called to account by whoever made it.
+    that must fire never did, unless another error is being raised: in a `finally` it hides none. A worker closes its
+    driver, too. `must_fire=False`, or `faults.account_for = False`, turns this check off; a FaultPlan that was passed
+    in is checked by whoever made it.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class FaultyDriver(PassThrough, Driver, Notifies):
         *,
         name: str = "driver",
         on_crash: Callable[[], object] | None = None,
-        host: Host | None = None,
+        host: FaultHost | None = None,
     ) -> None:
         self.inner = inner
         self.name = name
@@ -103,12 +103,12 @@ class FaultyDriver(PassThrough, Driver, Notifies):
 
     def _refuse_what_needs_a_simulation(self) -> None:
         for kind in ("duplicate", "lease_expiry", "stop", "clock_skew"):
-            if self.faults.may(kind):
+            if self.faults.includes(kind):
                 raise ConfigError(f"{kind}: only a simulation can do that to a worker; use FakeQueue or @simulate")
         for fault in self.faults.by_hand:
             if fault.at in SIMULATED_POINTS:
-                raise ConfigError(f"{fault}: no call of a driver tells of that point; use FakeQueue or @simulate")
-        if self.faults.may("crash") and self._on_crash is None:
+                raise ConfigError(f"{fault}: no driver call reveals that point; use FakeQueue or @simulate")
+        if self.faults.includes("crash") and self._on_crash is None:
             raise ConfigError("a plan with crashes around a real driver needs on_crash=, which must end the process")
 
     # -- the contract ----------------------------------------------------------------------------
@@ -122,7 +122,7 @@ class FaultyDriver(PassThrough, Driver, Notifies):
         Raises: AssertionError for a fault that must fire and never did, if nothing else went wrong.
         """
         await self.inner.close()
-        # The lease thread of a worker closes what is its own, and nobody hears of an error there.
+        # The lease thread of a worker closes its own connection, and an error there would reach nobody.
         if self._accounts and threading.get_ident() == self._made_in and sys.exception() is None:
             self.faults.check_fired()
 
@@ -134,60 +134,60 @@ class FaultyDriver(PassThrough, Driver, Notifies):
         await self.close()
 
     async def enqueue(self, messages: Sequence[Message]) -> list[str]:
-        def facets() -> Iterable[Facet]:
+        def names() -> Iterable[PointName]:
             return [("enqueue", [(_task_of(message.body), 1) for message in messages])]
 
-        await self._point("enqueue", "before", facets)
+        await self._at_point("enqueue", "before", names)
         new = await self.inner.enqueue(messages)
-        await self._point("enqueue", "after", facets)
+        await self._at_point("enqueue", "after", names)
         return new
 
     async def reserve(self, queues: Sequence[str], *, limit: int, lease_s: float, wait_s: float = 0) -> list[Lease]:
-        await self._point("reserve", "before", lambda: [("reserve", [])])
+        await self._at_point("reserve", "before", lambda: [("reserve", [])])
         leases = await self.inner.reserve(queues, limit=limit, lease_s=lease_s, wait_s=wait_s)
         if self._host is not None:
-            self._host.took_effect(self.name, (), frozenset(), leases, lease_s)
+            self._host.record_effect(self.name, (), frozenset(), leases, lease_s)
         try:
-            await self._point("reserve", "after", lambda: _after((), leases, reserves=True))
+            await self._at_point("reserve", "after", lambda: _after((), leases, reserves=True))
         except asyncio.CancelledError:  # a cancelled reserve takes nothing
             await self.inner.settle([(lease, Release(counted=False)) for lease in leases])
             raise
         return leases
 
     async def extend(self, leases: Sequence[Lease], *, lease_s: float) -> AbstractSet[str]:
-        def facets() -> Iterable[Facet]:
+        def names() -> Iterable[PointName]:
             return [("extend", _subjects(leases))]
 
-        await self._point("extend", "before", facets)
+        await self._at_point("extend", "before", names)
         lost = await self.inner.extend(leases, lease_s=lease_s)
         if self._host is not None:
-            self._host.extended(self.name, leases, lost, lease_s)
-        await self._point("extend", "after", facets)
+            self._host.record_extended(self.name, leases, lost, lease_s)
+        await self._at_point("extend", "after", names)
         return lost
 
     async def settle(self, settlements: Settlements) -> AbstractSet[str]:
-        await self._point("settle", "before", lambda: _before(settlements, reserves=False))
+        await self._at_point("settle", "before", lambda: _before(settlements, reserves=False))
         lost = await self.inner.settle(settlements)
         if self._host is not None:
-            self._host.took_effect(self.name, settlements, lost, (), 0.0)
-        await self._point("settle", "after", lambda: _after(settlements, (), reserves=False))
+            self._host.record_effect(self.name, settlements, lost, (), 0.0)
+        await self._at_point("settle", "after", lambda: _after(settlements, (), reserves=False))
         return lost
 
     async def turn(
         self, settlements: Settlements, queues: Sequence[str], *, limit: int, lease_s: float
     ) -> tuple[AbstractSet[str], list[Lease]]:
         reserves = limit > 0
-        await self._point("turn", "before", lambda: [("turn", []), *_before(settlements, reserves=reserves)])
+        await self._at_point("turn", "before", lambda: [("turn", []), *_before(settlements, reserves=reserves)])
         lost, leases = await self.inner.turn(settlements, queues, limit=limit, lease_s=lease_s)
         if self._host is not None:
-            self._host.took_effect(self.name, settlements, lost, leases, lease_s)
-        await self._point("turn", "after", lambda: [("turn", []), *_after(settlements, leases, reserves=reserves)])
+            self._host.record_effect(self.name, settlements, lost, leases, lease_s)
+        await self._at_point("turn", "after", lambda: [("turn", []), *_after(settlements, leases, reserves=reserves)])
         return lost, leases
 
     async def wait_visible(self, queues: Sequence[str], *, wait_s: float) -> bool:
-        await self._point("wait", "before", lambda: [("wait", [])])
+        await self._at_point("wait", "before", lambda: [("wait", [])])
         seen = await cast("Notifies", self.inner).wait_visible(queues, wait_s=wait_s)
-        await self._point("wait", "after", lambda: [("wait", [])])
+        await self._at_point("wait", "after", lambda: [("wait", [])])
         return seen
 
     async def depth(self, queue: str) -> Depth:
@@ -198,45 +198,45 @@ class FaultyDriver(PassThrough, Driver, Notifies):
 
     # -- faults ----------------------------------------------------------------------------------
 
-    async def _point(self, call: str, phase: Phase, facets: Callable[[], Iterable[Facet]]) -> None:
-        """Suspend once, and let happen what is to happen."""
+    async def _at_point(self, call: str, phase: Phase, names: Callable[[], Iterable[PointName]]) -> None:
+        """Suspend once, and apply the fault that is to happen here."""
         if self.faults.stopped:
             return
 
-        def named() -> list[Facet]:
-            found = [(f"{name}:{phase}" if ":" not in name else name, about) for name, about in facets()]
-            bare = [(name, about) for name, about in facets()]
+        def named() -> list[PointName]:
+            found = [(f"{name}:{phase}" if ":" not in name else name, about) for name, about in names()]
+            bare = [(name, about) for name, about in names()]
             stopping = self._host is not None and self._host.is_stopping(self.name)
             return [*bare, *found, *([("during_shutdown", [])] if stopping else [])]
 
-        strike = self.faults.at_call(self.name, call, phase, named)
-        if strike is None:
+        fault = self.faults.at_call(self.name, call, phase, named)
+        if fault is None:
             await _suspend()
         else:
-            await self._suffer(strike, f"{call}:{phase}")
+            await self._apply(fault, f"{call}:{phase}")
 
-    async def _suffer(self, strike: Strike, point: str) -> None:
-        match strike.kind:
+    async def _apply(self, fault: FiredFault, point: str) -> None:
+        match fault.kind:
             case "crash":
                 await self._crash(point)
             case "fail_before" | "fail_after":
-                self._note(f"{strike.kind} at {point}")
-                effect = "had no effect" if strike.kind == "fail_before" else "took effect"
+                self._note(f"{fault.kind} at {point}")
+                effect = "had no effect" if fault.kind == "fail_before" else "took effect"
                 raise DriverUnavailable(f"simulated fault: the call failed at {point} and {effect}")
             case "lost_reply":
-                self._note(f"{strike.kind} at {point}")
+                self._note(f"{fault.kind} at {point}")
                 await asyncio.sleep(self.faults.reply_timeout_s)
                 raise DriverUnavailable(f"simulated fault: the call took effect and its reply was lost at {point}")
             case _:
-                assert strike.seconds is not None, "a delay has a length"
-                if strike.kind != "slow" or strike.seconds >= TOLD_S:
-                    self._note(f"{point} takes {strike.seconds:g} s")
-                await asyncio.sleep(strike.seconds)
+                assert fault.seconds is not None, "a delay has a length"
+                if fault.kind != "slow" or fault.seconds >= RECORDED_DELAY_S:
+                    self._note(f"{point} takes {fault.seconds:g} s")
+                await asyncio.sleep(fault.seconds)
 
     async def _crash(self, point: str) -> NoReturn:
         if self._host is not None:
             self._host.crash_at_call(self.name, point)
-            while True:  # behind its fence no task of a dead worker goes on
+            while True:  # no task of a dead worker goes on
                 await asyncio.get_running_loop().create_future()
         assert self._on_crash is not None, "checked when it was made"
         self._on_crash()
@@ -244,7 +244,7 @@ class FaultyDriver(PassThrough, Driver, Notifies):
 
     def _note(self, text: str) -> None:
         if self._host is not None:
-            self._host.struck(self.name, text)
+            self._host.record_fault(self.name, text)
 
 
 @coroutine
@@ -258,18 +258,20 @@ def _seed_of(faults: FaultChoice) -> int:
     return next((fault.seed for fault in chosen if isinstance(fault, Faults)), 0)
 
 
-def _before(settlements: Settlements, *, reserves: bool) -> list[Facet]:
-    found: list[Facet] = [("reserve", [])] if reserves else []
+def _before(settlements: Settlements, *, reserves: bool) -> list[PointName]:
+    found: list[PointName] = [("reserve", [])] if reserves else []
     if settlements:
         found.append(("settle", _subjects([lease for lease, _ in settlements])))
-        handed = [lease for lease, end in settlements if isinstance(end, Release) and not (end.counted or end.crashed)]
-        if handed:
-            found.append(("in_hand_back", _subjects(handed)))
+        returned = [
+            lease for lease, end in settlements if isinstance(end, Release) and not (end.counted or end.crashed)
+        ]
+        if returned:
+            found.append(("in_hand_back", _subjects(returned)))
     return found
 
 
-def _after(settlements: Settlements, leases: Sequence[Lease], *, reserves: bool) -> list[Facet]:
-    found: list[Facet] = []
+def _after(settlements: Settlements, leases: Sequence[Lease], *, reserves: bool) -> list[PointName]:
+    found: list[PointName] = []
     if reserves:
         found.append(("reserve", _subjects(leases)))
     if leases:

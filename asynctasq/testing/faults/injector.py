@@ -1,4 +1,4 @@
-"""Lets a plan's faults strike a simulation: at driver calls, at the steps of an attempt, and while user code awaits."""
+"""Applies a plan's faults to a simulation: at driver calls, at the steps of an attempt, and while user code awaits."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -15,40 +15,40 @@ from asynctasq.kernel.envelope import MAX_CRASHES_DEFAULT
 from asynctasq.kernel.ledger import Entry, Kind
 from asynctasq.kernel.messages import Lease, Release
 from asynctasq.testing.engine import Engine
-from asynctasq.testing.engine.fence import Fenced, Killed, fence_tasks
+from asynctasq.testing.engine.process import ProcessCoroutine, WorkerKilled, install_task_factory
 from asynctasq.testing.faults.faulty_driver import FaultyDriver
 from asynctasq.testing.faults.kinds import FaultChoice, Faults, as_list
-from asynctasq.testing.faults.plan import FaultPlan, Strike
+from asynctasq.testing.faults.plan import FaultPlan, FiredFault
 
-__all__ = ["Injector", "seed_of"]
+__all__ = ["FaultInjector", "seed_of"]
 
 RESTART_S: Final = (0.5, 0.0, 2.0, 40.0)
 SUSPENSIONS: Final = (1.0, 2.0, 3.0, 5.0)
-"""After how many awaits of the attempt a fault strikes in the midst of it."""
+"""After how many awaits of the attempt a fault happens inside it."""
 LEASE_SHARES: Final = (0.0, 0.0, 0.1, 0.9, 1.5)
 """How long after that, in leases."""
-STANDSTILL_LEASES: Final = 1.5
+PAUSE_LEASES: Final = 1.5
 
-SEEN_BY_THE_STORE: Final = frozenset({Kind.RESERVED, Kind.EXTENDED, Kind.SETTLED})
-"""These are noted when they take effect; what a worker hears of them, and when, is another matter."""
+RECORDED_BY_STORE: Final = frozenset({Kind.RESERVED, Kind.EXTENDED, Kind.SETTLED})
+"""These are recorded when the store does them, whatever the worker learns of them, and when."""
 
 
 def seed_of(choice: FaultChoice | None) -> int:
-    """Return the seed that the faults bring with them; 0 if they need none."""
+    """Return the seed of the faults; 0 if they need none."""
     return next((fault.seed for fault in as_list(choice or []) if isinstance(fault, Faults)), 0)
 
 
-class Injector:
-    """Between an engine and its workers: decides nothing, does what the plan decides."""
+class FaultInjector:
+    """Stands between an engine and its workers and does what the plan decides."""
 
     def __init__(self, engine: Engine, plan: FaultPlan) -> None:
         self.plan = plan
         self._engine = engine
         self._skews: dict[str, float] = {}
-        self._alarms: dict[tuple[str, str], _Alarm] = {}
+        self._scheduled: dict[tuple[str, str], _ScheduledFault] = {}
         self._task_names: dict[str, str] = {}
-        self._last_lives: dict[str, set[str]] = {}
-        fence_tasks(engine.loop)
+        self._at_crash_limit: dict[str, set[str]] = {}
+        install_task_factory(engine.loop)
 
     # -- for the engine --------------------------------------------------------------------------
 
@@ -59,7 +59,7 @@ class Injector:
         skew_s = self._skews[worker] = self.plan.skew_s(worker)
         if not skew_s:
             return self._engine.clock
-        self._tell(worker, f"clock is wrong by {skew_s:+g} s")
+        self._record_note(worker, f"clock is wrong by {skew_s:+g} s")
         return self._engine.clock.skewed(skew_s)
 
     def restart_delay_s(self) -> float:
@@ -67,25 +67,25 @@ class Injector:
 
     def stop(self) -> None:
         self.plan.stop()
-        for link in self._engine.links.values():
-            link.fence.resume()
+        for driver in self._engine.worker_drivers.values():
+            driver.process.resume()
 
-    def note(self, worker: str, entry: Entry) -> None:
-        if self._engine.links[worker].is_cut:
-            raise Killed(f"{worker} is dead")
+    def record_entry(self, worker: str, entry: Entry) -> None:
+        if self._engine.worker_drivers[worker].is_killed:
+            raise WorkerKilled(f"{worker} is dead")
         skew_s = self._skews[worker]
         if skew_s:
             entry = entry._replace(at=entry.at - skew_s, due_at=entry.due_at and entry.due_at - skew_s)
         match entry.kind:
-            case kind if kind in SEEN_BY_THE_STORE:
-                self._engine.stir()
+            case kind if kind in RECORDED_BY_STORE:
+                self._engine.notify_change()
             case Kind.STARTED:
                 self._task_names[entry.message_id] = entry.detail
                 self._step("before_start", entry)
                 self._engine.record(entry)
-                self._arm(entry)
+                self._schedule_mid_attempt(entry)
             case Kind.ENDED:
-                self._disarm(entry)
+                self._cancel_mid_attempt(entry)
                 self._engine.record(entry)
                 self._step("before_settle", entry)
             case Kind.HOOK if entry.detail == "failed":
@@ -99,45 +99,45 @@ class Injector:
     def crash_at_call(self, worker: str, point: str) -> None:
         self._engine.crash(worker, f"at {point}")
 
-    def struck(self, worker: str, text: str) -> None:
+    def record_fault(self, worker: str, text: str) -> None:
         self._engine.record(Entry(at=self._engine.clock.now(), kind=Kind.FAULT, worker=worker, detail=text))
 
-    def _tell(self, worker: str, text: str) -> None:
+    def _record_note(self, worker: str, text: str) -> None:
         self._engine.record(Entry(at=self._engine.clock.now(), kind=Kind.NOTE, worker=worker, detail=text))
 
     def is_stopping(self, worker: str) -> bool:
         return worker in self._engine.stopping
 
-    def settled(self, worker: str, settlements: Settlements, lost: AbstractSet[str]) -> None:
-        self.took_effect(worker, settlements, lost, (), 0.0)
+    def record_settled(self, worker: str, settlements: Settlements, lost: AbstractSet[str]) -> None:
+        self.record_effect(worker, settlements, lost, (), 0.0)
 
-    def took_effect(
+    def record_effect(
         self, worker: str, settlements: Settlements, lost: AbstractSet[str], leases: Sequence[Lease], lease_s: float
     ) -> None:
         engine = self._engine
         now = engine.clock.now()
         for lease, end in settlements:
-            self._spare(worker, lease, last=False)
+            self._update_exempt(worker, lease, last=False)
             if lease.message_id not in lost:
                 due_at = now + end.delay_s if isinstance(end, Release) else 0.0
                 engine.record(_entry(Kind.SETTLED, now, worker, lease, due_at=due_at, detail=describe(end)))
         for lease in leases:
             if lease.crashes and not self.plan.gives_up:
-                self._spare(worker, lease, last=lease.crashes + 1 >= _max_crashes(lease))
+                self._update_exempt(worker, lease, last=lease.crashes + 1 >= _max_crashes(lease))
             engine.record(_entry(Kind.RESERVED, now, worker, lease, due_at=now + lease_s))
 
-    def _spare(self, worker: str, lease: Lease, *, last: bool) -> None:
-        """Let chance leave a worker alone while it holds what would be given up if it crashed now."""
+    def _update_exempt(self, worker: str, lease: Lease, *, last: bool) -> None:
+        """Exempt a worker from random faults while it holds a message that one more crash would make a dead letter."""
         if last:
-            self._last_lives.setdefault(worker, set()).add(lease.message_id)
-            self.plan.spared.add(worker)
-        elif (held := self._last_lives.get(worker)) is not None:
-            held.discard(lease.message_id)
-            if not held:
-                del self._last_lives[worker]
-                self.plan.spared.discard(worker)
+            self._at_crash_limit.setdefault(worker, set()).add(lease.message_id)
+            self.plan.exempt.add(worker)
+        elif (message_ids := self._at_crash_limit.get(worker)) is not None:
+            message_ids.discard(lease.message_id)
+            if not message_ids:
+                del self._at_crash_limit[worker]
+                self.plan.exempt.discard(worker)
 
-    def extended(self, worker: str, leases: Sequence[Lease], lost: AbstractSet[str], lease_s: float) -> None:
+    def record_extended(self, worker: str, leases: Sequence[Lease], lost: AbstractSet[str], lease_s: float) -> None:
         now = self._engine.clock.now()
         for lease in leases:
             if lease.message_id not in lost:
@@ -147,92 +147,94 @@ class Injector:
 
     def _step(self, step: str, entry: Entry) -> None:
         task = self._task_names.get(entry.message_id, "")
-        strike = self.plan.at_step(entry.worker, step, task=task, attempt=entry.attempt)
-        if strike is not None:
-            self._strike(strike, entry, step)
-            if strike.kind == "crash":
-                raise Killed(f"{entry.worker} died {step}")
+        fault = self.plan.at_step(entry.worker, step, task=task, attempt=entry.attempt)
+        if fault is not None:
+            self._apply(fault, entry, step)
+            if fault.kind == "crash":
+                raise WorkerKilled(f"{entry.worker} died {step}")
 
-    def _arm(self, entry: Entry) -> None:
-        """Choose whether, and when, a fault strikes while this attempt's code awaits."""
-        strike = self.plan.at_step(entry.worker, "mid_attempt", task=entry.detail, attempt=entry.attempt)
-        if strike is None:
+    def _schedule_mid_attempt(self, entry: Entry) -> None:
+        """Choose whether, and when, a fault happens while this attempt's code awaits."""
+        fault = self.plan.at_step(entry.worker, "mid_attempt", task=entry.detail, attempt=entry.attempt)
+        if fault is None:
             return
         task = asyncio.current_task()
-        fenced = None if task is None else task.get_coro()
-        assert isinstance(fenced, Fenced), "every task of a worker is behind its fence"
-        directed = strike.directed
+        coroutine = None if task is None else task.get_coro()
+        assert isinstance(coroutine, ProcessCoroutine), "every task of a worker belongs to its process"
+        directed = fault.directed
         after = 1 if directed else int(self.plan.draw(f"{entry.worker} awaits", SUSPENSIONS))
         later_s = 0.0 if directed else self.plan.draw(f"{entry.worker} later", LEASE_SHARES) * self._lease_s
-        alarm = _Alarm(fenced, strike, after, later_s, partial(self._strike, strike, entry, "mid_attempt"))
-        self._alarms[entry.message_id, entry.token] = alarm
+        scheduled = _ScheduledFault(coroutine, fault, after, later_s, partial(self._apply, fault, entry, "mid_attempt"))
+        self._scheduled[entry.message_id, entry.token] = scheduled
 
-    def _disarm(self, entry: Entry) -> None:
-        alarm = self._alarms.pop((entry.message_id, entry.token), None)
-        if alarm is not None and not alarm.cancel():
-            self.plan.take_back(alarm.strike)
+    def _cancel_mid_attempt(self, entry: Entry) -> None:
+        scheduled = self._scheduled.pop((entry.message_id, entry.token), None)
+        if scheduled is not None and not scheduled.cancel():
+            self.plan.unfire(scheduled.fault)
 
-    def _strike(self, strike: Strike, entry: Entry, point: str) -> None:
+    def _apply(self, fault: FiredFault, entry: Entry, point: str) -> None:
         engine, worker = self._engine, entry.worker
-        if engine.links[worker].is_cut:
+        if engine.worker_drivers[worker].is_killed:
             return
-        if worker in self.plan.spared and strike.directed is None:
-            self.plan.take_back(strike)
+        if worker in self.plan.exempt and fault.directed is None:
+            self.plan.unfire(fault)
             return
-        match strike.kind:
+        match fault.kind:
             case "crash":
                 engine.crash(worker, f"at {point} of {entry.message_id[:8]} attempt {entry.attempt}")
             case "duplicate":
                 if engine.store.deliver_twice(entry.message_id):
                     engine.record(entry._replace(at=engine.clock.now(), kind=Kind.FAULT, detail="delivered twice"))
             case "lease_expiry":
-                seconds = strike.seconds or STANDSTILL_LEASES * self._lease_s
-                self.struck(worker, f"stands still for {seconds:g} s at {point}")
-                engine.links[worker].fence.pause()
-                engine.loop.call_later(seconds, engine.links[worker].fence.resume)
+                seconds = fault.seconds or PAUSE_LEASES * self._lease_s
+                self.record_fault(worker, f"stands still for {seconds:g} s at {point}")
+                engine.worker_drivers[worker].process.pause()
+                engine.loop.call_later(seconds, engine.worker_drivers[worker].process.resume)
             case "stop":
-                if strike.immediate or worker in engine.stopping:
-                    self.struck(worker, "is asked to stop at once")
+                if fault.immediate or worker in engine.stopping:
+                    self.record_fault(worker, "is asked to stop at once")
                 else:
-                    self._tell(worker, "is asked to stop")
-                engine.ask_to_stop(worker, immediate=strike.immediate)
+                    self._record_note(worker, "is asked to stop")
+                engine.request_stop(worker, immediate=fault.immediate)
             case _:
-                raise AssertionError(f"{strike.kind} can't strike in an attempt")
+                raise AssertionError(f"{fault.kind} can't happen in an attempt")
 
     @property
     def _lease_s(self) -> float:
         return self._engine.options.lease_s
 
 
-class _Alarm:
-    """Goes off once, when an attempt has awaited so often, and so long after that, unless the attempt ends before."""
+class _ScheduledFault:
+    """Applies a fault once: after so many awaits of an attempt and so many seconds, unless the attempt ends before."""
 
-    def __init__(self, fenced: Fenced, strike: Strike, awaits: int, later_s: float, go_off: Callable[[], None]) -> None:
-        self.strike = strike
-        self._fenced = fenced
+    def __init__(
+        self, coroutine: ProcessCoroutine, fault: FiredFault, awaits: int, later_s: float, apply: Callable[[], None]
+    ) -> None:
+        self.fault = fault
+        self._coroutine = coroutine
         self._awaits = awaits
         self._later_s = later_s
-        self._go_off = go_off
-        self._gone_off = False
+        self._apply = apply
+        self._is_applied = False
         self._timer: asyncio.TimerHandle | None = None
-        fenced.alarm = self._count
+        coroutine.on_suspended = self._count
 
     def cancel(self) -> bool:
-        """Let it not go off any more; return whether it did."""
-        self._fenced.alarm = None
+        """Cancel it; return whether it was applied already."""
+        self._coroutine.on_suspended = None
         if self._timer is not None:
             self._timer.cancel()
-        return self._gone_off
+        return self._is_applied
 
     def _count(self) -> None:
         self._awaits -= 1
         if self._awaits <= 0:
-            self._fenced.alarm = None
+            self._coroutine.on_suspended = None
             self._timer = asyncio.get_running_loop().call_later(self._later_s, self._fire)
 
     def _fire(self) -> None:
-        self._gone_off = True
-        self._go_off()
+        self._is_applied = True
+        self._apply()
 
 
 def _max_crashes(lease: Lease) -> int:

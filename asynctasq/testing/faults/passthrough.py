@@ -1,4 +1,4 @@
-"""What a wrapped driver offers beside the contract, handed on untouched: operators are not what faults are about."""
+"""Passes the optional protocols of a wrapped driver through unchanged: faults concern workers, not operators."""
 
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet

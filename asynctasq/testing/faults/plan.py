@@ -1,4 +1,4 @@
-"""Which fault strikes at a point: asked at every one of them, it answers from the tape and counts what fired."""
+"""Decides at every point, from the tape, whether a fault happens there, and counts the faults that happened."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -22,17 +22,17 @@ from asynctasq.testing.faults.points import CHANCES
 from asynctasq.testing.parameters import task_class_of
 from asynctasq.testing.tape import Tape
 
-__all__ = ["Facet", "FaultPlan", "Phase", "Strike", "Subject", "check_faults"]
+__all__ = ["FaultPlan", "FiredFault", "Phase", "PointName", "Subject", "check_faults"]
 
 Phase: TypeAlias = Literal["before", "after"]
 
 Subject: TypeAlias = tuple[str, int]
-"""What a point is about: the name of a task, and the attempt."""
+"""The task and the attempt that a point concerns."""
 
-Facet: TypeAlias = tuple[str, Sequence[Subject]]
-"""One name of a point, and what it is about under this name."""
+PointName: TypeAlias = tuple[str, Sequence[Subject]]
+"""One name of a point, and the tasks that it concerns under this name."""
 
-STRIKES_IN: Final[dict[str, frozenset[str]]] = {
+KINDS_AT: Final[dict[str, frozenset[str]]] = {
     "before": frozenset({"crash", "delay", "fail_before"}),
     "after": frozenset({"crash", "delay", "fail_after", "lost_reply"}),
     "step": frozenset({"crash", "duplicate", "lease_expiry", "stop"}),
@@ -43,25 +43,25 @@ LATENCIES: Final = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Strike:
+class FiredFault:
     """One fault that happens now. `seconds` None: what the kind takes by itself."""
 
     kind: str
     seconds: float | None = None
     immediate: bool = False
-    directed: "_Counted | None" = None
+    directed: "_CountedFault | None" = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Odds:
-    """At one point: with `total` something strikes, and then each kind with its share of what is left."""
+    """At one point: `total` is the probability of any fault, `kinds` the conditional ones of each kind in turn."""
 
     total: float
     kinds: tuple[tuple[str, float], ...]
 
 
 def _odds_of(faults: Faults) -> dict[str, _Odds]:
-    """Return the odds wherever anything can strike."""
+    """Return the odds of every point at which a fault can happen."""
     rates, latency = faults.rates(), faults.delays
     found: dict[str, _Odds] = {}
     for point, kinds in CHANCES.items():
@@ -90,18 +90,18 @@ def check_faults(choice: FaultChoice) -> tuple[list[DirectedFault | Faults], Fau
 
 
 class FaultPlan:
-    """The faults of one run. `fired` counts them by kind; `stop` ends them. Chance strikes no worker in `spared`."""
+    """The faults of one run. `fired` counts them by kind; `stop` ends them. Workers in `exempt` get no random fault."""
 
     def __init__(self, choice: FaultChoice, tape: Tape) -> None:
         chosen, chances = check_faults(choice)
         self.fired: Counter[str] = Counter()
         self.stopped = False
         self.account_for = True
-        self.spared: set[str] = set()
+        self.exempt: set[str] = set()
         self.gives_up = True if chances is None else chances.give_up
         self._tape = tape
         self._chances = chances
-        self._directed = [_Counted(fault) for fault in chosen if not isinstance(fault, Faults | SkewClock)]
+        self._directed = [_CountedFault(fault) for fault in chosen if not isinstance(fault, Faults | SkewClock)]
         self._skews = {fault.worker: fault for fault in chosen if isinstance(fault, SkewClock)}
         self._skewed: set[str] = set()
         self._odds = {} if self._chances is None else _odds_of(self._chances)
@@ -110,15 +110,15 @@ class FaultPlan:
         self.reply_timeout_s = 5.0 if self._chances is None else self._chances.reply_timeout_s
 
     def add(self, fault: PointFault) -> None:
-        """Let one more fault by hand strike; its occasions are counted from now on."""
-        self._directed.append(_Counted(fault))
+        """Add one more fault by hand; its occasions are counted from now on."""
+        self._directed.append(_CountedFault(fault))
 
     def stop(self) -> None:
-        """Let nothing go wrong from now on."""
+        """Let no fault happen from now on."""
         self.stopped = True
 
-    def may(self, kind: str) -> bool:
-        """Say whether this kind of fault is part of the plan."""
+    def includes(self, kind: str) -> bool:
+        """Say whether the plan can bring a fault of this kind."""
         if kind == "clock_skew":
             return bool(self._skews) or (self._chances is not None and self._chances.clock_skew > 0.0)
         by_hand = any(counted.fault.kind == kind for counted in self._directed)
@@ -126,78 +126,83 @@ class FaultPlan:
 
     @property
     def by_hand(self) -> list[PointFault]:
-        """The faults that strike at a named point."""
+        """The faults by hand that happen at a named point."""
         return [counted.fault for counted in self._directed]
 
     # -- deciding --------------------------------------------------------------------------------
 
-    def at_call(self, worker: str, call: str, phase: Phase, facets: Callable[[], Iterable[Facet]]) -> Strike | None:
-        """Decide at a driver call. `facets` are the names this point goes by, and what each is about."""
+    def at_call(
+        self, worker: str, call: str, phase: Phase, names: Callable[[], Iterable[PointName]]
+    ) -> FiredFault | None:
+        """Decide at a driver call. `names` returns the names of this point, and the tasks that each concerns."""
         if self.stopped:
             return None
-        if self._directed and (struck := self._by_hand(worker, phase, facets())) is not None:
-            return struck
-        return self._by_chance(worker, f"{call}:{phase}", phase)
+        if self._directed and (directed := self._directed_fault(worker, phase, names())) is not None:
+            return directed
+        return self._random_fault(worker, f"{call}:{phase}", phase)
 
-    def at_step(self, worker: str, step: str, *, task: str, attempt: int) -> Strike | None:
+    def at_step(self, worker: str, step: str, *, task: str, attempt: int) -> FiredFault | None:
         """Decide at a step of an attempt."""
         if self.stopped:
             return None
-        if self._directed and (struck := self._by_hand(worker, "step", [(step, [(task, attempt)])])) is not None:
-            return struck
-        return self._by_chance(worker, step, step)
+        if (
+            self._directed
+            and (directed := self._directed_fault(worker, "step", [(step, [(task, attempt)])])) is not None
+        ):
+            return directed
+        return self._random_fault(worker, step, step)
 
-    def _by_chance(self, worker: str, point: str, kinds: str) -> Strike | None:
+    def _random_fault(self, worker: str, point: str, kinds: str) -> FiredFault | None:
         odds = self._odds.get(kinds)
-        if odds is None or worker in self.spared:
+        if odds is None or worker in self.exempt:
             return None
         label = self._labels.get((worker, point)) or self._labels.setdefault((worker, point), f"{worker} {point}")
         if not self._tape.chance(label, odds.total):
             return None
         for kind, share in odds.kinds:
             if self._tape.chance(f"{label} {kind}", share):
-                return self._strike(kind)
+                return self._fire(kind)
         raise AssertionError("the last kind takes all that is left")
 
-    def _strike(self, kind: str) -> Strike:
+    def _fire(self, kind: str) -> FiredFault:
         seconds = None
         if kind in ("slow", "stuck"):
             assert self.latency is not None, "only a plan with latency has these kinds"
             unit = self.latency.typical_s if kind == "slow" else self.latency.longest_s
             seconds = unit * (1 + self._tape.draw("latency", LATENCIES)) / LATENCIES
         self.fired[kind] += 1
-        return Strike(kind=kind, seconds=seconds)
+        return FiredFault(kind=kind, seconds=seconds)
 
-    def _by_hand(self, worker: str, phase: str, facets: Iterable[Facet]) -> Strike | None:
-        """Let every fault count the occasions that fit it; the first whose time has come strikes, others wait."""
-        subjects = dict(facets)
-        strike = None
+    def _directed_fault(self, worker: str, phase: str, names: Iterable[PointName]) -> FiredFault | None:
+        """Count the occasion for every fault that it fits; the first that reaches its `nth` happens, others wait."""
+        subjects = dict(names)
+        fired = None
         for counted in self._directed:
             fault = counted.fault
-            if counted.fired or fault.kind not in STRIKES_IN[phase] or fault.at not in subjects:
+            if counted.fired or fault.kind not in KINDS_AT[phase] or fault.at not in subjects:
                 continue
-            if fault.worker not in (None, worker) or not counted.fits(subjects[fault.at]):
+            if fault.worker not in (None, worker) or not counted.matches(subjects[fault.at]):
                 continue
             counted.occasions += 1
-            if counted.occasions >= fault.nth and strike is None:
+            if counted.occasions >= fault.nth and fired is None:
                 counted.fired = True
                 self.fired[fault.kind] += 1
-                strike = counted.strike()
-        return strike
+                fired = counted.fire()
+        return fired
 
-    def take_back(self, strike: Strike) -> None:
-        """Forget a fault that found no moment to strike; one by hand waits for its next occasion."""
-        self.fired[strike.kind] -= 1
-        if not self.fired[strike.kind]:
-            del self.fired[strike.kind]
-        if strike.directed is not None:
-            strike.directed.fired = False
-            strike.directed.occasions -= 1
+    def unfire(self, fired: FiredFault) -> None:
+        """Uncount a fault that could not be applied; one by hand waits for its next occasion."""
+        self.fired[fired.kind] -= 1
+        if not self.fired[fired.kind]:
+            del self.fired[fired.kind]
+        if fired.directed is not None:
+            fired.directed.fired = False
+            fired.directed.occasions -= 1
 
     # -- drawing ---------------------------------------------------------------------------------
 
     def draw(self, label: str, choices: Sequence[float]) -> float:
-        """Return one of the choices; the first is the dull one."""
+        """Return one of the choices; the first is the simplest."""
         return choices[self._tape.draw(label, len(choices))]
 
     def skew_s(self, worker: str) -> float:
@@ -216,10 +221,10 @@ class FaultPlan:
             self.fired["clock_skew"] += 1
         return skew_s
 
-    # -- the account -----------------------------------------------------------------------------
+    # -- what happened --------------------------------------------------------------------------
 
     def check_fired(self) -> None:
-        """Raise AssertionError if the plan has shown nothing: name what never happened. Not if `account_for` is off."""
+        """Raise AssertionError that names the faults that never happened. Does nothing if `account_for` is off."""
         if not self.account_for:
             return
         never = [
@@ -239,8 +244,8 @@ class FaultPlan:
         return chances is not None and bool(any(chances.rates().values()) or chances.latency or chances.clock_skew)
 
 
-class _Counted:
-    """A fault by hand, and how often it could have struck."""
+class _CountedFault:
+    """A fault by hand, and how many occasions it had."""
 
     def __init__(self, fault: PointFault) -> None:
         self.fault = fault
@@ -249,27 +254,27 @@ class _Counted:
         self._task = None if fault.task is None else task_class_of(fault.task)
         self._names: set[str] = set()
 
-    def fits(self, subjects: Sequence[Subject]) -> bool:
+    def matches(self, subjects: Sequence[Subject]) -> bool:
         if self._task is None and self.fault.attempt is None:
             return True
         return any(self._is_task(task) and self.fault.attempt in (None, attempt) for task, attempt in subjects)
 
     def _is_task(self, name: str) -> bool:
-        """Say whether the task of this name is the one meant, or derived from it."""
+        """Say whether the task of this name is the fault's task, or derived from it."""
         if self._task is None or name in self._names:
             return True
-        self._names = _names_of(self._task)  # looked up anew: a class may have been derived meanwhile
+        self._names = _names_of(self._task)  # looked up again: a class may have been derived meanwhile
         return name in self._names
 
-    def strike(self) -> Strike:
-        """Return the fault as what happens now."""
+    def fire(self) -> FiredFault:
+        """Return what happens now."""
         match self.fault:
             case Delay() | ExpireLease():
-                return Strike(kind=self.fault.kind, seconds=self.fault.seconds, directed=self)
+                return FiredFault(kind=self.fault.kind, seconds=self.fault.seconds, directed=self)
             case Stop():
-                return Strike(kind=self.fault.kind, immediate=self.fault.immediate, directed=self)
+                return FiredFault(kind=self.fault.kind, immediate=self.fault.immediate, directed=self)
             case _:
-                return Strike(kind=self.fault.kind, directed=self)
+                return FiredFault(kind=self.fault.kind, directed=self)
 
 
 def _names_of(cls: type[BaseTask[Any]]) -> set[str]:

@@ -1,4 +1,4 @@
-"""The named points of a worker and its driver at which a fault can strike."""
+"""The named points of a worker and its driver at which a fault can happen."""
 
 from typing import Final
 
@@ -29,15 +29,15 @@ CRASH_POINTS: Final = (
     | STEP_POINTS
     | {
         "after_reserve",  # the store has given a lease, the worker has not begun with it
-        "after_settle",  # the settlement took effect, the worker has not heard so
-        "in_hand_back",  # about to give a message back unfinished
+        "after_settle",  # the settlement took effect, the worker does not know yet
+        "in_hand_back",  # about to hand a message back unfinished
         "in_failed_hook",  # about to call `failed`
         "during_shutdown",  # any call of a worker that was asked to stop
     }
 )
 
 SIMULATED_POINTS: Final = STEP_POINTS | {"in_failed_hook", "during_shutdown"}
-"""No call of a driver tells of these: only a simulation knows that a worker comes by."""
+"""No driver call reveals these: only a simulation knows when a worker reaches them."""
 
 CHANCES: Final[dict[str, tuple[str, ...]]] = {
     "before": ("crash", "fail_before"),
@@ -47,4 +47,4 @@ CHANCES: Final[dict[str, tuple[str, ...]]] = {
     "before_settle": ("crash", "lease_expiry", "stop"),
     "in_failed_hook": ("crash",),
 }
-"""Which kinds strike where by chance; after them comes latency, at the calls."""
+"""Which kinds can happen where by chance; after them comes latency, at the calls."""

@@ -136,7 +136,7 @@ async def _with_workers(program: Program, parts: RunParts, result: RunResult) ->
     engine, checks = parts.engine, parts.checks
     result.declared, result.covered = checks.declared, checks.covered
     engine.start_workers()
-    engine.gate.set(open_=True)
+    engine.gate.set_open(is_open=True)
     running = engine.loop.create_task(program(parts), name="program")
     await asyncio.wait([running, checks.broken], return_when=asyncio.FIRST_COMPLETED)
     if not running.done():

@@ -102,9 +102,9 @@ class Simulation:
         check_seconds("within", within)
         engine = self._engine
         engine.start_workers()
-        engine.gate.set(open_=True)
+        engine.gate.set_open(is_open=True)
         await engine.until(self._is_quiet, virtual_s_max=trouble)
-        engine.calm_down()
+        engine.stop_faults()
         if not await engine.until(self._is_quiet, virtual_s_max=within):
             raise NotIdle(left_text(engine, within))
 

@@ -240,7 +240,7 @@ class QueueStateMachine(RuleBasedStateMachine):
 
     def _settle(self) -> None:
         try:
-            self._engine.calm_down()
+            self._engine.stop_faults()
             self.queue.run_until_idle_sync(virtual_s_max=self.settle_within_s)
             self.the_queue_keeps_its_promises()
             self.when_settled()

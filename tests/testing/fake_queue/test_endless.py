@@ -10,7 +10,7 @@ import pytest
 from asynctasq.errors import Snooze
 from asynctasq.tasks import AsyncTask, task
 from asynctasq.testing import FakeQueue
-from asynctasq.testing.engine import giving_up
+from asynctasq.testing.engine import bounded_run
 from asynctasq.testing.errors import LimitExceeded, Livelock, SimulationError
 from asynctasq.testing.loop import Limits
 
@@ -55,9 +55,9 @@ async def snooze() -> None:
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give up sooner than users' tests do: the same code, fewer steps."""
-    monkeypatch.setattr(giving_up, "BARREN_STEPS_MAX", 5_000)
-    monkeypatch.setattr(giving_up, "STEPS_MAX", 10_000)
-    monkeypatch.setattr(giving_up, "CLOSING", Limits(steps_max=2_000))
+    monkeypatch.setattr(bounded_run, "STEPS_WITHOUT_PROGRESS_MAX", 5_000)
+    monkeypatch.setattr(bounded_run, "STEPS_MAX", 10_000)
+    monkeypatch.setattr(bounded_run, "CLOSING", Limits(steps_max=2_000))
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_tasks_that_go_on_for_ever_are_given_up_later(begin: Callable[[], str]) 
     with FakeQueue() as queue:
         begin()
 
-        with pytest.raises(LimitExceeded, match=r"tasks begin and end, and it goes on.*drain\(limit="):
+        with pytest.raises(LimitExceeded, match=r"tasks keep beginning and ending.*drain\(limit="):
             queue.run_until_idle_sync()
 
         assert queue.drain_sync(scheduled=True, limit=3, errors="collect") is not None
@@ -175,8 +175,8 @@ def test_the_failure_of_the_test_is_the_one_to_see() -> None:
 
 
 def test_much_work_is_no_work_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(giving_up, "BARREN_STEPS_MAX", 2_000)
-    monkeypatch.setattr(giving_up, "STEPS_MAX", 2_000)
+    monkeypatch.setattr(bounded_run, "STEPS_WITHOUT_PROGRESS_MAX", 2_000)
+    monkeypatch.setattr(bounded_run, "STEPS_MAX", 2_000)
 
     with FakeQueue(concurrency=1) as queue:
         for number in range(500):
@@ -184,18 +184,18 @@ def test_much_work_is_no_work_without_end(monkeypatch: pytest.MonkeyPatch) -> No
             note(number).delay(1 + number).dispatch_sync()
 
         assert queue.run_until_idle_sync().succeeded == 1_000
-        assert queue._engine.loop.steps > giving_up.BARREN_STEPS_MAX
+        assert queue._engine.loop.steps > bounded_run.STEPS_WITHOUT_PROGRESS_MAX
 
 
 def test_what_is_due_at_one_instant_is_no_livelock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(giving_up, "STALLED_STEPS_MAX", 1_000)
+    monkeypatch.setattr(bounded_run, "STALLED_STEPS_MAX", 1_000)
 
     with FakeQueue(concurrency=1) as queue:
         for number in range(1_000):
             note.dispatch_sync(number)
 
         assert queue.run_due_sync().succeeded == 1_000
-        assert queue._engine.loop._stalled > 1_000
+        assert queue._engine.loop._stalled_steps > 1_000
 
 
 def test_all_of_it_is_the_simulations_kind_of_error() -> None:

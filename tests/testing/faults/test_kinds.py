@@ -264,10 +264,10 @@ def test_a_fault_of_a_task_strikes_those_derived_from_it(step: bool) -> None:
 
 def test_what_is_taken_back_waits_for_its_next_occasion() -> None:
     plan = FaultPlan(Crash(at="mid_attempt"), Tape(1))
-    strike = plan.at_step("w1", "mid_attempt", task="", attempt=1)
-    assert strike is not None
+    fired = plan.at_step("w1", "mid_attempt", task="", attempt=1)
+    assert fired is not None
 
-    plan.take_back(strike)
+    plan.unfire(fired)
 
     assert plan.fired == {}
     assert plan.at_step("w1", "mid_attempt", task="", attempt=1) is not None
@@ -277,9 +277,9 @@ def test_a_plan_says_what_it_may_do() -> None:
     plan = FaultPlan([Delay(at="turn:before", seconds=1), FailBefore(at="turn"), Faults(crash=0.1)], Tape(1))
 
     kinds = ("crash", "delay", "fail_before", "stop", "clock_skew")
-    assert [kind for kind in kinds if plan.may(kind)] == ["crash", "delay", "fail_before"]
+    assert [kind for kind in kinds if plan.includes(kind)] == ["crash", "delay", "fail_before"]
 
 
 @pytest.mark.parametrize("fault", [SkewClock(worker="w1", seconds=1), Faults(clock_skew=1)])
 def test_a_plan_says_that_it_may_put_a_clock_wrong(fault: SkewClock | Faults) -> None:
-    assert FaultPlan(fault, Tape(1)).may("clock_skew")
+    assert FaultPlan(fault, Tape(1)).includes("clock_skew")

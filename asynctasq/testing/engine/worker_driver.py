@@ -1,4 +1,4 @@
-"""One worker's line to the store of a simulation: it can be shut while nothing is asked to run, and cut for good."""
+"""The driver of one simulated worker: its reserves wait while the gate is closed, its calls hang once it is killed."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -10,56 +10,56 @@ from typing import Any, Self, cast
 from asynctasq.drivers.base import YES, Capabilities, Driver, Notifies, Settlements, Transactional
 from asynctasq.errors import DriverUnavailable
 from asynctasq.kernel.messages import Depth, Lease, Message
-from asynctasq.testing.engine.fence import Fence
+from asynctasq.testing.engine.process import SimulatedProcess
 from asynctasq.testing.engine.store import FakeStore
 
-__all__ = ["Gate", "WorkerLink", "link_of_this_worker"]
+__all__ = ["ReserveGate", "WorkerDriver", "current_worker_driver"]
 
 
-class Gate:
-    """Whether workers may take messages now, and how many more (`quota` None: any number)."""
+class ReserveGate:
+    """Whether workers may reserve messages now, and how many more (`quota` None: any number)."""
 
     def __init__(self) -> None:
-        self.open = False
+        self.is_open = False
         self.quota: int | None = None
         self._opened = asyncio.Event()
 
-    def set(self, *, open_: bool) -> None:
-        """Open or shut it."""
-        self.open = open_
-        self._let_pass()
+    def set_open(self, *, is_open: bool) -> None:
+        """Open or close the gate."""
+        self.is_open = is_open
+        self._update_opened()
 
     def grant(self, wanted: int) -> int:
-        """Return how many of `wanted` messages may be taken, and count them."""
-        if not self.open:
+        """Return how many of `wanted` messages may be reserved, and count them."""
+        if not self.is_open:
             return 0
         if self.quota is None:
             return wanted
         granted = min(wanted, self.quota)
         self.quota -= granted
-        self._let_pass()
+        self._update_opened()
         return granted
 
-    def give_back(self, count: int) -> None:
-        """Uncount what was granted but not taken."""
+    def return_unused(self, count: int) -> None:
+        """Uncount what was granted but not reserved."""
         if self.quota is not None:
             self.quota += count
-            self._let_pass()
+            self._update_opened()
 
-    def _let_pass(self) -> None:
-        # A worker that may take nothing must not wait for what is visible already: it would find it again and again.
-        if self.open and self.quota != 0:
+    def _update_opened(self) -> None:
+        # A worker that may reserve nothing must not wait for one that is visible: it would wake again and again.
+        if self.is_open and self.quota != 0:
             self._opened.set()
         else:
             self._opened.clear()
 
-    async def passed(self) -> None:
-        """Wait until it is open and something may be taken."""
+    async def wait_open(self) -> None:
+        """Wait until it is open and something may be reserved."""
         await self._opened.wait()
 
 
-class WorkerLink(Driver, Notifies, Transactional):
-    """The driver as one worker sees it. `inner` is the store, or what injects faults before it.
+class WorkerDriver(Driver, Notifies, Transactional):
+    """The driver as one worker sees it. `inner` is the store, or a faulty driver around it.
 
     It takes part in no transaction: what is stored or settled "in" a connection is so at once, so that tasks
     which do it can be run without a database.
@@ -67,38 +67,38 @@ class WorkerLink(Driver, Notifies, Transactional):
     With `queues` None the worker serves every queue there is, in order of their first message.
     """
 
-    def __init__(self, store: FakeStore, inner: Driver, gate: Gate, *, all_queues: bool) -> None:
+    def __init__(self, store: FakeStore, inner: Driver, gate: ReserveGate, *, all_queues: bool) -> None:
         self.capabilities: Capabilities = replace(inner.capabilities, transactional=YES)
         self.clock_offset = 0.0
         self._store = store
         self._inner = inner
         self._gate = gate
         self._all_queues = all_queues
-        self._cut: asyncio.Future[None] | None = None
-        self.fence = Fence()
-        self.on_settled: Callable[[Settlements, AbstractSet[str]], None] = _tell_nobody
-        """Hears what `settle_in_sync` did, which passes by what injects faults."""
+        self._killed: asyncio.Future[None] | None = None
+        self.process = SimulatedProcess()
+        self.on_settled: Callable[[Settlements, AbstractSet[str]], None] = _ignore_settled
+        """Is told what `settle_in_sync` did, which bypasses the faulty driver."""
 
     @classmethod
     def from_url(cls, url: str, **options: Any) -> Self:
-        raise NotImplementedError(f"a worker's link is made by a simulation, not from {url!r} and {options}")
+        raise NotImplementedError(f"a worker's driver is made by a simulation, not from {url!r} and {options}")
 
     def __str__(self) -> str:
         return "simulated queue"
 
-    def cut(self) -> None:
+    def kill(self) -> None:
         """Let nothing of this worker reach the store any more, and no code of it run again."""
-        self._cut = asyncio.get_running_loop().create_future()
-        self.fence.kill()
+        self._killed = asyncio.get_running_loop().create_future()
+        self.process.kill()
 
     @property
-    def is_cut(self) -> bool:
-        """Whether the worker behind it is dead."""
-        return self._cut is not None
+    def is_killed(self) -> bool:
+        """Whether the worker was killed."""
+        return self._killed is not None
 
-    async def _pass(self) -> None:
-        if self._cut is not None:
-            await asyncio.shield(self._cut)
+    async def _block_if_killed(self) -> None:
+        if self._killed is not None:
+            await asyncio.shield(self._killed)
 
     async def open(self) -> None:
         await self._inner.open()
@@ -107,20 +107,20 @@ class WorkerLink(Driver, Notifies, Transactional):
         """Do nothing: the store outlives its workers."""
 
     async def enqueue(self, messages: Sequence[Message]) -> list[str]:
-        await self._pass()
+        await self._block_if_killed()
         return await self._inner.enqueue(messages)
 
     async def reserve(self, queues: Sequence[str], *, limit: int, lease_s: float, wait_s: float = 0) -> list[Lease]:
-        await self._gate.passed()
-        await self._pass()
+        await self._gate.wait_open()
+        await self._block_if_killed()
         return await self._inner.reserve(self._queues(queues), limit=limit, lease_s=lease_s, wait_s=wait_s)
 
     async def extend(self, leases: Sequence[Lease], *, lease_s: float) -> AbstractSet[str]:
-        await self._pass()
+        await self._block_if_killed()
         return await self._inner.extend(leases, lease_s=lease_s)
 
     async def settle(self, settlements: Settlements) -> AbstractSet[str]:
-        await self._pass()
+        await self._block_if_killed()
         return await self._inner.settle(settlements)
 
     async def enqueue_in(self, connection: Any, messages: Sequence[Message]) -> list[str]:  # noqa: ARG002
@@ -133,7 +133,7 @@ class WorkerLink(Driver, Notifies, Transactional):
         return await self.settle(settlements)
 
     def settle_in_sync(self, connection: Any, settlements: Settlements) -> AbstractSet[str]:  # noqa: ARG002
-        if self._cut is not None:
+        if self._killed is not None:
             raise DriverUnavailable("this simulated worker has crashed; nothing of it reaches the queue")
         lost = self._store.settle_now(settlements)
         self.on_settled(settlements, lost)
@@ -142,19 +142,19 @@ class WorkerLink(Driver, Notifies, Transactional):
     async def turn(
         self, settlements: Settlements, queues: Sequence[str], *, limit: int, lease_s: float
     ) -> tuple[AbstractSet[str], list[Lease]]:
-        if self._cut is not None:
-            await self._pass()
+        if self._killed is not None:
+            await self._block_if_killed()
         granted, taken = self._gate.grant(limit), 0
         try:
             lost, leases = await self._inner.turn(settlements, self._queues(queues), limit=granted, lease_s=lease_s)
             taken = len(leases)
         finally:
-            self._gate.give_back(granted - taken)
+            self._gate.return_unused(granted - taken)
         return lost, leases
 
     async def wait_visible(self, queues: Sequence[str], *, wait_s: float) -> bool:
-        await self._gate.passed()
-        await self._pass()
+        await self._gate.wait_open()
+        await self._block_if_killed()
         return await cast("Notifies", self._inner).wait_visible(() if self._all_queues else queues, wait_s=wait_s)
 
     async def depth(self, queue: str) -> Depth:
@@ -167,9 +167,9 @@ class WorkerLink(Driver, Notifies, Transactional):
         return self._store.queue_names() if self._all_queues else queues
 
 
-def _tell_nobody(settlements: Settlements, lost: AbstractSet[str]) -> None:
+def _ignore_settled(settlements: Settlements, lost: AbstractSet[str]) -> None:
     del settlements, lost
 
 
-link_of_this_worker: ContextVar[WorkerLink | None] = ContextVar("asynctasq_worker_link", default=None)
-"""The line of the simulated worker that the current code runs in; None outside of workers."""
+current_worker_driver: ContextVar[WorkerDriver | None] = ContextVar("asynctasq_worker_driver", default=None)
+"""The driver of the simulated worker that the current code runs in; None outside of workers."""

@@ -1,4 +1,4 @@
-"""Everything one simulated worker runs, behind a fence: it can be stopped for a while, and for good, anywhere."""
+"""The process of one simulated worker: all of its tasks can be paused, and killed, at any await."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Generator
@@ -7,14 +7,14 @@ from typing import Any
 
 from asynctasq.testing.loop.tasks import close_in_context
 
-__all__ = ["Fence", "Fenced", "Killed", "fence_of_this_worker", "fence_tasks"]
+__all__ = ["ProcessCoroutine", "SimulatedProcess", "WorkerKilled", "current_process", "install_task_factory"]
 
 
-class Killed(asyncio.CancelledError):
-    """Unwinds the code of a worker that dies at a point where it can't be suspended."""
+class WorkerKilled(asyncio.CancelledError):
+    """Unwinds the code of a worker that is killed at a point where it can't be suspended."""
 
 
-class Fence:
+class SimulatedProcess:
     """The tasks of one worker, in order of their creation.
 
     Killed: no code of them runs again, not even a `finally`. Paused: nothing runs until `resume`, then all goes on.
@@ -23,26 +23,26 @@ class Fence:
     def __init__(self) -> None:
         self.dead = False
         self.paused = False
-        self.closed = False
-        self.members: dict[Fenced, None] = {}
+        self.stopped = False
+        self.coroutines: dict[ProcessCoroutine, None] = {}
         self._waiting: list[asyncio.Future[None]] = []
 
     def kill(self) -> None:
         """Let no code of the worker run any more; its tasks end as cancelled, seen from outside."""
-        self.dead = self.closed = True
-        for member in list(self.members):
-            if member.task is not None and not member.task.done():
-                member.task.cancel()
+        self.dead = self.stopped = True
+        for coroutine in list(self.coroutines):
+            if coroutine.task is not None and not coroutine.task.done():
+                coroutine.task.cancel()
 
     def pause(self) -> None:
         """Stop the worker as SIGSTOP does."""
-        self.paused = self.closed = True
+        self.paused = self.stopped = True
 
     def resume(self) -> None:
         """Let a paused worker go on."""
         if self.dead or not self.paused:
             return
-        self.paused = self.closed = False
+        self.paused = self.stopped = False
         waiting, self._waiting = self._waiting, []
         for future in waiting:
             if not future.done():
@@ -54,75 +54,75 @@ class Fence:
         self._waiting.append(future)
         return future
 
-    def bury(self) -> None:
-        """Release what killed coroutines hold: only now do their `finally` blocks run, and reach nothing."""
-        members, self.members = list(self.members), {}
-        for member in members:
-            member.bury()
+    def close_suspended(self) -> None:
+        """Close the suspended coroutines of a killed process: only now their `finally` blocks run, without effect."""
+        coroutines, self.coroutines = list(self.coroutines), {}
+        for coroutine in coroutines:
+            coroutine.close_suspended()
 
 
-class Fenced(Coroutine[Any, Any, Any]):
-    """A coroutine of a worker: steps only while the fence is open. `alarm` is called whenever it has suspended."""
+class ProcessCoroutine(Coroutine[Any, Any, Any]):
+    """A coroutine of a worker: steps only while its process runs. `on_suspended` is called after each suspension."""
 
-    def __init__(self, inner: Coroutine[Any, Any, Any], fence: Fence, context: Context) -> None:
+    def __init__(self, inner: Coroutine[Any, Any, Any], process: SimulatedProcess, context: Context) -> None:
         self.inner = inner
         self.task: asyncio.Task[Any] | None = None
-        self.alarm: Callable[[], None] | None = None
-        self._fence = fence
+        self.on_suspended: Callable[[], None] | None = None
+        self._process = process
         self._context = context
-        self._held_error: BaseException | None = None
+        self._pending_error: BaseException | None = None
         self.__name__ = getattr(inner, "__name__", "coroutine")
         self.__qualname__ = getattr(inner, "__qualname__", self.__name__)
-        fence.members[self] = None
+        process.coroutines[self] = None
 
     def send(self, value: Any, /) -> Any:
-        if self._fence.closed:
-            return self._hold(None)
+        if self._process.stopped:
+            return self._refuse_step(None)
         try:
-            if self._held_error is not None:
-                error, self._held_error = self._held_error, None
+            if self._pending_error is not None:
+                error, self._pending_error = self._pending_error, None
                 awaited = self.inner.throw(error)
             else:
                 awaited = self.inner.send(value)
         except BaseException:
-            self._end()
+            self._unregister()
             raise
-        if self.alarm is not None:
-            self.alarm()
+        if self.on_suspended is not None:
+            self.on_suspended()
         return awaited
 
     def throw(self, kind: Any, value: Any = None, _trace: Any = None, /) -> Any:
         error = kind if isinstance(kind, BaseException) else value or kind()
-        if self._fence.closed:
-            return self._hold(error)
+        if self._process.stopped:
+            return self._refuse_step(error)
         try:
             return self.inner.throw(error)
         except BaseException:
-            self._end()
+            self._unregister()
             raise
 
     def close(self) -> None:
-        self._end()
+        self._unregister()
         self.inner.close()
 
     def __await__(self) -> Generator[Any, Any, Any]:
         return self.inner.__await__()
 
-    def _hold(self, error: BaseException | None) -> Any:
-        """End the task of a dead worker; let that of a paused one wait, and keep what was thrown at it."""
-        if self._fence.dead:
+    def _refuse_step(self, error: BaseException | None) -> Any:
+        """End the task of a killed process; let that of a paused one wait, and keep an error thrown into it."""
+        if self._process.dead:
             raise asyncio.CancelledError("the simulated worker of this task is dead")
-        self._held_error = error or self._held_error
-        future: Any = self._fence.wait_for_resume()
+        self._pending_error = error or self._pending_error
+        future: Any = self._process.wait_for_resume()
         future._asyncio_future_blocking = True  # noqa: SLF001 - what `await` of a future does, where there is no `await`
         return future
 
-    def _end(self) -> None:
-        if not self._fence.dead:
-            self._fence.members.pop(self, None)
+    def _unregister(self) -> None:
+        if not self._process.dead:
+            self._process.coroutines.pop(self, None)
 
-    def bury(self) -> None:
-        """Close the coroutine in its own context, so that what it still tries is known to be its dead worker's."""
+    def close_suspended(self) -> None:
+        """Close the coroutine in its own context, so that its dispatches are known to come from a dead worker."""
         close_in_context(self._context, self.inner)
 
     # What asyncio and the reports of a simulation ask of a coroutine.
@@ -143,25 +143,25 @@ class Fenced(Coroutine[Any, Any, Any]):
         return bool(getattr(self.inner, "cr_running", False))
 
 
-fence_of_this_worker: ContextVar[Fence | None] = ContextVar("asynctasq_fence", default=None)
-"""The fence of the simulated worker that the current code runs in; None outside of workers."""
+current_process: ContextVar[SimulatedProcess | None] = ContextVar("asynctasq_process", default=None)
+"""The process of the simulated worker that the current code runs in; None outside of workers."""
 
 
-def fence_tasks(loop: asyncio.AbstractEventLoop) -> None:
-    """Put every task that is created in a worker's context behind that worker's fence, from now on."""
+def install_task_factory(loop: asyncio.AbstractEventLoop) -> None:
+    """Make every task that is created in a worker's context part of that worker's process, from now on."""
 
     def create(
         loop: asyncio.AbstractEventLoop, coro: Any, *, context: Context | None = None, **options: Any
     ) -> "asyncio.Task[Any]":
-        fence = fence_of_this_worker.get() if context is None else context.get(fence_of_this_worker)
+        process = current_process.get() if context is None else context.get(current_process)
         loop.set_task_factory(None)  # the loop's own way of making tasks, which numbers them
         try:
-            if fence is None:
+            if process is None:
                 return loop.create_task(coro, context=context, **options)
             context = copy_context() if context is None else context
-            fenced = Fenced(coro, fence, context)
-            fenced.task = loop.create_task(fenced, context=context, **options)
-            return fenced.task
+            coroutine = ProcessCoroutine(coro, process, context)
+            coroutine.task = loop.create_task(coroutine, context=context, **options)
+            return coroutine.task
         finally:
             loop.set_task_factory(create)
 

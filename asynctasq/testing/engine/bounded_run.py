@@ -1,4 +1,4 @@
-"""Run a FakeQueue's own loop for one call, and give up on tasks that never end; what came before stays as it is."""
+"""Runs a FakeQueue's own loop for one call, and stops with an error when tasks never end."""
 
 import asyncio
 from collections.abc import Coroutine, Sequence
@@ -14,7 +14,7 @@ __all__ = ["close_loop", "run_to_end"]
 
 T = TypeVar("T")
 
-BARREN_STEPS_MAX: Final = 300_000
+STEPS_WITHOUT_PROGRESS_MAX: Final = 300_000
 """Steps in which no task is dispatched, begins or ends: one that needs so many most likely never ends."""
 STEPS_MAX: Final = 1_000_000
 STEPS_MAX_PER_MESSAGE: Final = 1_000
@@ -32,7 +32,7 @@ def run_to_end(loop: SimulationLoop, what: Coroutine[Any, Any, T], *, ledger: Se
     Raises: LimitExceeded or Livelock, with what to do, if it does not end.
     """
     stalled = STALLED_STEPS_MAX + STALLED_STEPS_MAX_PER_MESSAGE * messages
-    loop.limits = Limits(steps_max=BARREN_STEPS_MAX, stalled_steps_max=stalled)
+    loop.limits = Limits(steps_max=STEPS_WITHOUT_PROGRESS_MAX, stalled_steps_max=stalled)
     last = loop.steps + STEPS_MAX + STEPS_MAX_PER_MESSAGE * messages
     running: asyncio.Task[T] = loop.create_task(what)
     while True:
@@ -43,16 +43,16 @@ def run_to_end(loop: SimulationLoop, what: Coroutine[Any, Any, T], *, ledger: Se
         except (LimitExceeded, Livelock) as error:
             if running.done():
                 raise
-            too_many = loop.steps - steps > BARREN_STEPS_MAX
-            gets_on = any(entry.kind in PROGRESS for entry in islice(ledger, entries, None))
-            if too_many and gets_on and loop.steps < last:
+            too_many = loop.steps - steps > STEPS_WITHOUT_PROGRESS_MAX
+            progress = any(entry.kind in PROGRESS for entry in islice(ledger, entries, None))
+            if too_many and progress and loop.steps < last:
                 continue
             _cancel(loop, running)
-            raise _given_up(error, gets_on=gets_on) from None
+            raise _not_ending(error, progress=progress) from None
 
 
 def _cancel(loop: SimulationLoop, running: asyncio.Task[Any]) -> None:
-    """Let the call's own `finally` blocks run; the reason why it is given up is the error to report."""
+    """Let the call's own `finally` blocks run; the reason why the call is stopped is the error to report."""
     loop.limits = CLOSING
     running.cancel()
     with suppress(asyncio.CancelledError, Exception):
@@ -66,22 +66,22 @@ def close_loop(loop: SimulationLoop, main: Coroutine[Any, Any, None], *, failed:
         loop.run(main)
     except SimulationError as error:
         if isinstance(error, LimitExceeded | Livelock):
-            error = _given_up(error, gets_on=False)
+            error = _not_ending(error, progress=False)
         if failed is None:
             raise error from None
         failed.add_note(f"then the FakeQueue could not be closed: {str(error).splitlines()[0]}")
 
 
-def _given_up(error: SimulationError, *, gets_on: bool) -> SimulationError:
+def _not_ending(error: SimulationError, *, progress: bool) -> SimulationError:
     if isinstance(error, Livelock):
         why = (
             "no time passes any more. A task that loops, or dispatches itself for ever, at one instant has no end: let "
             "time pass in it, with asyncio.sleep, dispatch it with a delay, or let only so much run: drain(limit=...)"
         )
-    elif gets_on:
+    elif progress:
         why = (
-            "tasks begin and end, and it goes on. One that snoozes, retries or dispatches itself for ever has no end: "
-            "let only so much happen, with drain(limit=...), advance(seconds=...) or virtual_s_max="
+            "tasks keep beginning and ending. One that snoozes, retries or dispatches itself for ever has no "
+            "end: let only so much happen, with drain(limit=...), advance(seconds=...) or virtual_s_max="
         )
     else:
         why = (
