@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from asynctasq.drivers.memory_driver import MemoryDriver
-from asynctasq.testing.conformance import SUITE_VERSION, interrupting, suite, test_waiting
+from asynctasq.testing.conformance import SUITE_VERSION, cancelling, suite, test_waiting
 from asynctasq.testing.conformance.report import Entry, Report, render_markdown, render_terminal
-from asynctasq.testing.conformance.verdict import judge
+from asynctasq.testing.conformance.running import run_conformance_test
 from tests.mutants.wrong_drivers import WRONG, UnderClaimsInspection, UnderClaimsOrder, Wrong, WrongHarness
 
 PACKAGE = "asynctasq.testing.conformance"
@@ -27,9 +27,9 @@ def _test(name: str) -> Any:
     return getattr(importlib.import_module(f"{PACKAGE}.{module}"), function)
 
 
-def _judge(name: str, make: Callable[[], MemoryDriver]) -> str:
+def _result_of(name: str, make: Callable[[], MemoryDriver]) -> str:
     test = _test(name)
-    return judge(test.conformance_body, WrongHarness(make), needs=test.conformance_needs).status
+    return run_conformance_test(test.conformance_body, WrongHarness(make), needs=test.conformance_needs).status
 
 
 def _wrong(wrong: Wrong) -> str:
@@ -41,16 +41,16 @@ def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """A wait that is not woken lasts to its end; here that is soon."""
     monkeypatch.setattr(test_waiting, "WAIT_S", 3.0)
     monkeypatch.setattr(test_waiting, "PROMPT_S", 1.2)
-    monkeypatch.setattr(interrupting, "HANGS_S", 3.0)
+    monkeypatch.setattr(cancelling, "HANGS_S", 3.0)
 
 
 @pytest.mark.usefixtures("_short_waits")
 @pytest.mark.parametrize("wrong", WRONG, ids=_wrong)
 def test_a_wrong_driver_fails_in_the_named_test(wrong: Wrong) -> None:
-    assert _judge(wrong.fails, MemoryDriver) == "passed", "the test passes on the right driver"
+    assert _result_of(wrong.fails, MemoryDriver) == "passed", "the test passes on the right driver"
 
     with pytest.raises((AssertionError, TimeoutError)) as caught:
-        _judge(wrong.fails, wrong.driver)
+        _result_of(wrong.fails, wrong.driver)
 
     assert str(caught.value) or caught.type is TimeoutError, "a failure says what was expected"
 
@@ -58,23 +58,25 @@ def test_a_wrong_driver_fails_in_the_named_test(wrong: Wrong) -> None:
 @pytest.mark.parametrize("wrong", [wrong for wrong in WRONG if wrong.in_programs], ids=_wrong)
 def test_random_programs_find_a_wrong_driver_and_show_the_program(wrong: Wrong) -> None:
     with pytest.raises(AssertionError) as caught:
-        _judge(PROGRAMS, wrong.driver)
+        _result_of(PROGRAMS, wrong.driver)
 
     assert "program:\n" in str(caught.value)
 
 
 def test_a_program_that_shows_a_difference_is_small() -> None:
     with pytest.raises(AssertionError) as caught:
-        _judge(PROGRAMS, next(wrong.driver for wrong in WRONG if _wrong(wrong) == "OverwritesIds"))
+        _result_of(PROGRAMS, next(wrong.driver for wrong in WRONG if _wrong(wrong) == "OverwritesIds"))
 
     program = str(caught.value).split("program:\n")[1].split("\n]")[0]
     assert program.count("(") <= 3, program
 
 
 def test_what_works_and_is_not_claimed_is_under_claimed() -> None:
-    assert _judge("test_order.test_first_in_first_out", UnderClaimsOrder) == "under-claimed"
-    assert _judge("test_capabilities.test_inspection_is_claimed_or_refused", UnderClaimsInspection) == "under-claimed"
-    assert _judge("test_inspection.test_find_shows_every_state", UnderClaimsInspection) == "unsupported"
+    assert _result_of("test_order.test_first_in_first_out", UnderClaimsOrder) == "under-claimed"
+    assert (
+        _result_of("test_capabilities.test_inspection_is_claimed_or_refused", UnderClaimsInspection) == "under-claimed"
+    )
+    assert _result_of("test_inspection.test_find_shows_every_state", UnderClaimsInspection) == "unsupported"
 
 
 def test_every_test_says_which_sentence_of_the_contract_it_checks() -> None:
@@ -99,7 +101,7 @@ async def test_a_call_is_cancelled_at_each_of_its_suspensions() -> None:
     async def check() -> None:
         reached.append(-1)
 
-    assert await interrupting.cancel_everywhere(make, check) == 6
+    assert await cancelling.cancel_at_each_suspension(make, check) == 6
     early = [*(0, -1), *(0, 1, -1), *(0, 1, 2, -1), *(0, 1, 2, 3, -1)]
     assert reached == early + early
 

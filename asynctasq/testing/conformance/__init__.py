@@ -1,13 +1,4 @@
-"""The driver contract as tests that any driver author runs.
-
-    pytest --pyargs asynctasq.testing.conformance --driver=mypkg:make_harness
-
-or, to have them in a test run of your own, a file `test_conformance.py` that holds
-
-    from asynctasq.testing.conformance.suite import *
-
-    CONFORMANCE_DRIVERS = ("mypkg:make_harness",)
-"""
+"""The driver contract as tests that any driver author runs; use from outside `suite`, `harness` and the name below."""
 
 __all__ = ["SUITE_VERSION"]
 

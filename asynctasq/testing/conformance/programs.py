@@ -17,21 +17,21 @@ from asynctasq.kernel.messages import (
     Release,
     Settlement,
 )
-from asynctasq.testing.conformance.trial import Trial
+from asynctasq.testing.conformance.store_under_test import StoreUnderTest
 
-__all__ = ["DELAYS_S", "REST", "Step", "run_program", "show"]
+__all__ = ["DELAYS_S", "NO_OP", "Step", "run_program", "show"]
 
 QUEUES = ("a", "b")
 DELAYS_S = (0.0, 0.0, 0.0, 60.0, 120.0, 86400.0)
 """Multiples of a minute, as are leases and what the clock is moved by: real time, which passes too, never decides."""
 LEASES_S = (60.0, 600.0)
-TICK_S = 0.001
+STEP_S = 0.001
 """The model's clock moves on between steps, as a server's does, so that two steps never store at one instant."""
 
 Step = tuple[Any, ...]
 """The name of an operation and numbers; they say which queue, message or lease is meant, whatever there is."""
-REST: Step = ("rest",)
-"""Does nothing: what a step becomes when a failing program does without it."""
+NO_OP: Step = ("no-op",)
+"""Does nothing: shrinking replaces the steps that a failing program does not need by it."""
 
 
 @dataclass(slots=True)
@@ -51,7 +51,7 @@ class ModelClock:
 class _Pair:
     """The model and the driver under test, and every lease that both have given, oldest first."""
 
-    trial: Trial
+    store: StoreUnderTest
     prefix: str
     clock: ModelClock
     model: MemoryDriver
@@ -59,7 +59,7 @@ class _Pair:
 
     @property
     def driver(self) -> Driver:
-        return self.trial.driver
+        return self.store.driver
 
     def queue(self, number: int) -> str:
         return f"{self.prefix}-{QUEUES[number % len(QUEUES)]}"
@@ -77,7 +77,7 @@ class _Pair:
         return [self.leases[number] for number in sorted(chosen)]
 
 
-def _seen(leases: Sequence[Lease]) -> list[tuple[str, str, bytes, int, int]]:
+def _fields(leases: Sequence[Lease]) -> list[tuple[str, str, bytes, int, int]]:
     return [(one.message_id, one.queue, one.body, one.attempt, one.crashes) for one in leases]
 
 
@@ -91,9 +91,9 @@ async def _reserve(pair: _Pair, first: int, limit: int, lease: int) -> tuple[obj
     lease_s = LEASES_S[lease % len(LEASES_S)]
     wanted = await pair.model.reserve(queues, limit=limit, lease_s=lease_s)
     got = await pair.driver.reserve(queues, limit=limit, lease_s=lease_s)
-    if _seen(wanted) == _seen(got):
+    if _fields(wanted) == _fields(got):
         pair.leases += zip(wanted, got, strict=True)
-    return _seen(wanted), _seen(got)
+    return _fields(wanted), _fields(got)
 
 
 def _settlement(pair: _Pair, kind: int, follow_up: int) -> Settlement:
@@ -132,9 +132,9 @@ async def _turn(pair: _Pair, kind: int, limit: int, number: int) -> tuple[object
     driver_lost, got = await pair.driver.turn(
         [(lease, end) for _, lease in chosen], queues, limit=limit, lease_s=lease_s
     )
-    if _seen(wanted) == _seen(got):
+    if _fields(wanted) == _fields(got):
         pair.leases += zip(wanted, got, strict=True)
-    return (sorted(lost), _seen(wanted)), (sorted(driver_lost), _seen(got))
+    return (sorted(lost), _fields(wanted)), (sorted(driver_lost), _fields(got))
 
 
 async def _extend(pair: _Pair, lease: int, *numbers: int) -> tuple[object, object]:
@@ -151,7 +151,7 @@ async def _redrive(pair: _Pair, queue: int, limit: int) -> tuple[object, object]
 
 async def _advance(pair: _Pair, minutes: int) -> tuple[object, object]:
     pair.clock.time_s += 60.0 * minutes
-    await pair.trial.advance(60.0 * minutes)
+    await pair.store.advance(60.0 * minutes)
     return None, None
 
 
@@ -191,20 +191,20 @@ async def _messages(driver: Inspectable, queue: str) -> list[object]:
     ]
 
 
-async def run_program(trial: Trial, prefix: str, steps: Sequence[Step]) -> None:
+async def run_program(store: StoreUnderTest, prefix: str, steps: Sequence[Step]) -> None:
     """Run the steps on both; raise AssertionError at the first difference, with the program so far."""
     clock = ModelClock()
-    pair = _Pair(trial=trial, prefix=prefix, clock=clock, model=MemoryDriver(clock=clock))
+    pair = _Pair(store=store, prefix=prefix, clock=clock, model=MemoryDriver(clock=clock))
     for position, (name, *numbers) in enumerate(steps, 1):
-        clock.time_s += TICK_S
-        if name == "rest":
+        clock.time_s += STEP_S
+        if name == "no-op":
             continue
         wanted, got = await _STEPS[name](pair, *numbers)
         _compare(wanted, got, "returned", steps[:position])
         queue = pair.queue(position)
         counted = _counts(await pair.model.depth(queue)), _counts(await pair.driver.depth(queue))
         _compare(*counted, f"counts in {queue}", steps[:position])
-    driver = trial.driver
+    driver = store.driver
     if isinstance(driver, Inspectable) and driver.capabilities.inspects:
         for queue in (pair.queue(0), pair.queue(1)):
             wanted, got = await _messages(pair.model, queue), await _messages(driver, queue)
@@ -218,4 +218,4 @@ def _compare(wanted: object, got: object, what: str, steps: Sequence[Step]) -> N
 
 def show(steps: Sequence[Step]) -> str:
     """Return the program as text that can be pasted into a test."""
-    return "[\n" + "".join(f"    {step!r},\n" for step in steps if step != REST) + "]"
+    return "[\n" + "".join(f"    {step!r},\n" for step in steps if step != NO_OP) + "]"

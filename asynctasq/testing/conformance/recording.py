@@ -16,7 +16,7 @@ PREFIX = "conformance_"
 
 
 class Recorder:
-    """Listens to a test run. With pytest-xdist the workers judge and the controller reports."""
+    """Listens to a test run. With pytest-xdist the workers run the tests and the controller reports."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config

@@ -5,32 +5,32 @@ import random
 
 from asynctasq.drivers.base import Driver
 from asynctasq.kernel.messages import Bury, Complete, DeadReason, Lease, Release, Settlement
-from asynctasq.testing.conformance.trial import LONG_S, Q, Trial, ids, message, repeated
-from asynctasq.testing.conformance.verdict import conforms
+from asynctasq.testing.conformance.running import conforms
+from asynctasq.testing.conformance.store_under_test import LONG_S, Q, StoreUnderTest, ids, message, repeated
 
 
-async def _take_until_empty(trial: Trial, driver: Driver, queues: list[str], limit: int) -> list[Lease]:
+async def _take_until_empty(store: StoreUnderTest, driver: Driver, queues: list[str], limit: int) -> list[Lease]:
     taken: list[Lease] = []
     empty = 0
-    while empty < (1 if trial.exact else 3):
-        leases = await driver.reserve(queues, limit=limit, lease_s=LONG_S, wait_s=0 if trial.exact else 0.5)
+    while empty < (1 if store.exact else 3):
+        leases = await driver.reserve(queues, limit=limit, lease_s=LONG_S, wait_s=0 if store.exact else 0.5)
         empty = 0 if leases else empty + 1
         taken += leases
     return taken
 
 
-def _drivers(trial: Trial, count: int) -> list[Driver]:
-    return [trial.driver, *(trial.create() for _ in range(count - 1))]
+def _drivers(store: StoreUnderTest, count: int) -> list[Driver]:
+    return [store.driver, *(store.create() for _ in range(count - 1))]
 
 
 @conforms("reserve: each message to one")
-async def test_many_reservers_get_each_message_once(trial: Trial) -> None:
-    names = [f"m{number}" for number in range(trial.sized(400))]
-    await trial.put(*names)
-    drivers = _drivers(trial, 4)
+async def test_many_reservers_get_each_message_once(store: StoreUnderTest) -> None:
+    names = [f"m{number}" for number in range(store.sized(400))]
+    await store.put(*names)
+    drivers = _drivers(store, 4)
 
     taken = await asyncio.gather(
-        *(_take_until_empty(trial, drivers[number % len(drivers)], [Q], 1 + number % 3) for number in range(12))
+        *(_take_until_empty(store, drivers[number % len(drivers)], [Q], 1 + number % 3) for number in range(12))
     )
 
     seen = [lease.message_id for leases in taken for lease in leases]
@@ -39,25 +39,25 @@ async def test_many_reservers_get_each_message_once(trial: Trial) -> None:
 
 
 @conforms("enqueue: while a message with an id lives, the same id again changes nothing", needs="idempotent_enqueue")
-async def test_concurrent_enqueues_of_one_id_store_one(trial: Trial) -> None:
-    drivers = _drivers(trial, 3)
-    for number in range(trial.sized(15)):
+async def test_concurrent_enqueues_of_one_id_store_one(store: StoreUnderTest) -> None:
+    drivers = _drivers(store, 3)
+    for number in range(store.sized(15)):
         new = await asyncio.gather(
             *(drivers[caller % 3].enqueue([message(f"m{number}", body=b"%d" % caller)]) for caller in range(6))
         )
 
         assert sorted(len(found) for found in new) == [0, 0, 0, 0, 0, 1], "exactly one of the calls stored the message"
         winner = next(caller for caller, found in enumerate(new) if found)
-        lease = await trial.take_one()
+        lease = await store.take_one()
         assert lease.body == b"%d" % winner, "the call that was told so is the one whose body was stored"
-        await trial.settle((lease, Complete()))
+        await store.settle((lease, Complete()))
 
 
 @conforms("enqueue: all or none, also when batches overlap", needs="idempotent_enqueue")
-async def test_overlapping_batches_neither_deadlock_nor_duplicate(trial: Trial) -> None:
+async def test_overlapping_batches_neither_deadlock_nor_duplicate(store: StoreUnderTest) -> None:
     rng = random.Random(5)
-    drivers = _drivers(trial, 3)
-    names = [f"m{number}" for number in range(trial.sized(40))]
+    drivers = _drivers(store, 3)
+    names = [f"m{number}" for number in range(store.sized(40))]
     calls = [
         drivers[number % 3].enqueue([message(name) for name in rng.sample(names, len(names))]) for number in range(8)
     ]
@@ -65,14 +65,14 @@ async def test_overlapping_batches_neither_deadlock_nor_duplicate(trial: Trial) 
     new = await asyncio.gather(*calls)
 
     assert sorted(name for found in new for name in found) == sorted(names), "each id was new to exactly one call"
-    assert sorted(ids(await trial.take(len(names)))) == sorted(names)
+    assert sorted(ids(await store.take(len(names)))) == sorted(names)
 
 
 @conforms("settle: of several settlements of one lease exactly one counts", needs="fenced")
-async def test_concurrent_settlements_of_one_lease_count_once(trial: Trial) -> None:
-    drivers = _drivers(trial, 3)
-    for number in range(trial.sized(15)):
-        lease = await trial.lease(f"m{number}")
+async def test_concurrent_settlements_of_one_lease_count_once(store: StoreUnderTest) -> None:
+    drivers = _drivers(store, 3)
+    for number in range(store.sized(15)):
+        lease = await store.lease(f"m{number}")
 
         lost = await asyncio.gather(
             *(
@@ -84,19 +84,19 @@ async def test_concurrent_settlements_of_one_lease_count_once(trial: Trial) -> N
         winners = [caller for caller, ids_lost in enumerate(lost) if not ids_lost]
         assert len(winners) == 1, f"{len(winners)} settlements of one lease counted"
         if winners[0] % 2 == 0:
-            again = await trial.take_one()
+            again = await store.take_one()
             assert again.attempt == 2
-            await trial.settle((again, Complete()))
-    await trial.assert_depth()
+            await store.settle((again, Complete()))
+    await store.assert_depth()
 
 
 @conforms("settle and reserve: batches in any order do not deadlock", needs="fenced")
-async def test_settlements_in_opposite_orders_do_not_deadlock(trial: Trial) -> None:
-    names = [f"m{number}" for number in range(trial.sized(40))]
-    await trial.put(*names)
-    drivers = _drivers(trial, 2)
-    for _ in range(trial.sized(6)):
-        leases = await trial.take(len(names))
+async def test_settlements_in_opposite_orders_do_not_deadlock(store: StoreUnderTest) -> None:
+    names = [f"m{number}" for number in range(store.sized(40))]
+    await store.put(*names)
+    drivers = _drivers(store, 2)
+    for _ in range(store.sized(6)):
+        leases = await store.take(len(names))
         assert len(leases) == len(names)
         forward, back = (
             [(lease, Release(counted=True)) for lease in leases],
@@ -114,14 +114,14 @@ async def test_settlements_in_opposite_orders_do_not_deadlock(trial: Trial) -> N
 
 
 @conforms("reserve: queues in opposite orders do not deadlock, each message to one")
-async def test_reservers_with_opposite_orders_share_the_queues(trial: Trial) -> None:
-    names = [f"m{number}" for number in range(trial.sized(120))]
-    await trial.driver.enqueue([message(name, queue="ab"[number % 2]) for number, name in enumerate(names)])
-    drivers = _drivers(trial, 4)
+async def test_reservers_with_opposite_orders_share_the_queues(store: StoreUnderTest) -> None:
+    names = [f"m{number}" for number in range(store.sized(120))]
+    await store.driver.enqueue([message(name, queue="ab"[number % 2]) for number, name in enumerate(names)])
+    drivers = _drivers(store, 4)
 
     taken = await asyncio.gather(
         *(
-            _take_until_empty(trial, drivers[number % len(drivers)], ["a", "b"] if number % 2 else ["b", "a"], 3)
+            _take_until_empty(store, drivers[number % len(drivers)], ["a", "b"] if number % 2 else ["b", "a"], 3)
             for number in range(8)
         )
     )
@@ -130,10 +130,10 @@ async def test_reservers_with_opposite_orders_share_the_queues(trial: Trial) -> 
 
 
 @conforms("a mixed load: nothing lost, nothing twice")
-async def test_a_mixed_load_ends_with_everything_settled_once(trial: Trial) -> None:
-    total = trial.sized(240)
+async def test_a_mixed_load_ends_with_everything_settled_once(store: StoreUnderTest) -> None:
+    total = store.sized(240)
     completed: list[str] = []
-    drivers = _drivers(trial, 3)
+    drivers = _drivers(store, 3)
     per_producer = -(-total // 3)
     names = [f"p{producer}-{number}" for producer in range(3) for number in range(per_producer)]
 
@@ -159,20 +159,20 @@ async def test_a_mixed_load_ends_with_everything_settled_once(trial: Trial) -> N
     await asyncio.gather(*(produce(number) for number in range(3)), *(consume(number) for number in range(6)))
 
     assert sorted(completed) == sorted(names)
-    await trial.assert_depth()
+    await store.assert_depth()
 
 
 @conforms("takeover: an expired lease goes to one of those who ask")
-async def test_an_expired_lease_is_taken_over_once(trial: Trial) -> None:
-    names = [f"m{number}" for number in range(trial.sized(30))]
-    await trial.put(*names)
-    assert len(await trial.take(len(names), lease_s=trial.brief_s * (1 if trial.exact else 2))) == len(names)
-    await trial.expire()
-    if not trial.exact:
-        await trial.expire()
-    drivers = _drivers(trial, 3)
+async def test_an_expired_lease_is_taken_over_once(store: StoreUnderTest) -> None:
+    names = [f"m{number}" for number in range(store.sized(30))]
+    await store.put(*names)
+    assert len(await store.take(len(names), lease_s=store.brief_s * (1 if store.exact else 2))) == len(names)
+    await store.expire()
+    if not store.exact:
+        await store.expire()
+    drivers = _drivers(store, 3)
 
-    taken = await asyncio.gather(*(_take_until_empty(trial, drivers[number % 3], [Q], 2) for number in range(6)))
+    taken = await asyncio.gather(*(_take_until_empty(store, drivers[number % 3], [Q], 2) for number in range(6)))
 
     leases = [lease for leases in taken for lease in leases]
     assert sorted(ids(leases)) == sorted(names)
@@ -180,19 +180,19 @@ async def test_an_expired_lease_is_taken_over_once(trial: Trial) -> None:
 
 
 @conforms("depth at any instant counts every message once", needs="exact_depth")
-async def test_no_message_is_nowhere_or_twice_at_any_instant(trial: Trial) -> None:
+async def test_no_message_is_nowhere_or_twice_at_any_instant(store: StoreUnderTest) -> None:
     names = [f"m{number}" for number in range(20)]
-    await trial.put(*names)
-    watcher = trial.create()
+    await store.put(*names)
+    watcher = store.create()
     running = True
 
     async def churn(worker: int) -> None:
         rng = random.Random(worker)
         ends: list[Settlement] = [Release(counted=True), Bury(reason=DeadReason.FAILED)]
-        for _ in range(trial.sized(25)):
-            leases = await trial.driver.reserve([Q], limit=3, lease_s=LONG_S)
-            await trial.driver.settle([(lease, rng.choice(ends)) for lease in leases])
-            await trial.driver.redrive(Q, limit=2)
+        for _ in range(store.sized(25)):
+            leases = await store.driver.reserve([Q], limit=3, lease_s=LONG_S)
+            await store.driver.settle([(lease, rng.choice(ends)) for lease in leases])
+            await store.driver.redrive(Q, limit=2)
 
     async def watch() -> None:
         while running:

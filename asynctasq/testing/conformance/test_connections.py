@@ -11,8 +11,8 @@ import pytest
 from asynctasq.drivers.base import Driver
 from asynctasq.errors import ConfigError, DriverUnavailable
 from asynctasq.kernel.messages import Complete, Lease, Release
-from asynctasq.testing.conformance.trial import LONG_S, Q, Trial, ids, message
-from asynctasq.testing.conformance.verdict import conforms
+from asynctasq.testing.conformance.running import conforms
+from asynctasq.testing.conformance.store_under_test import LONG_S, Q, StoreUnderTest, ids, message
 
 T = TypeVar("T")
 CLOSE_S_MAX = 5.0
@@ -29,36 +29,36 @@ async def _in_another_loop(call: Callable[[], Coroutine[Any, Any, T]]) -> T:
 
 
 @conforms("open and close: repeating it changes nothing; a later call opens again")
-async def test_open_and_close_may_be_repeated(trial: Trial) -> None:
-    driver = trial.driver
+async def test_open_and_close_may_be_repeated(store: StoreUnderTest) -> None:
+    driver = store.driver
     await driver.open()
     await driver.open()
-    await trial.put("m")
+    await store.put("m")
     await driver.close()
     await driver.close()
 
-    assert (await trial.take_one()).message_id == "m" if trial.capabilities.durable else True
+    assert (await store.take_one()).message_id == "m" if store.capabilities.durable else True
     await driver.close()
     await driver.open()
-    await trial.put("n")
+    await store.put("n")
 
 
 @conforms("An instance opens lazily: `open` is not needed")
-async def test_a_call_before_open_opens(trial: Trial) -> None:
-    driver = trial.create()
+async def test_a_call_before_open_opens(store: StoreUnderTest) -> None:
+    driver = store.create()
 
     assert await driver.enqueue([message("m")]) == ["m"]
 
-    assert (await trial.take_one(driver=driver)).message_id == "m"
+    assert (await store.take_one(driver=driver)).message_id == "m"
 
 
 @conforms("close: waiting calls of this loop end with nothing, within 5 seconds")
-async def test_close_ends_waiting_calls_with_nothing(trial: Trial) -> None:
-    driver = trial.driver
-    calls = [asyncio.create_task(driver.reserve([Q], limit=1, lease_s=trial.brief_s, wait_s=60)) for _ in range(3)]
+async def test_close_ends_waiting_calls_with_nothing(store: StoreUnderTest) -> None:
+    driver = store.driver
+    calls = [asyncio.create_task(driver.reserve([Q], limit=1, lease_s=store.brief_s, wait_s=60)) for _ in range(3)]
     waits: list[asyncio.Task[bool]] = []
-    if trial.capabilities.wakes_waiting:
-        waits = [asyncio.create_task(trial.notifies().wait_visible([Q], wait_s=60))]
+    if store.capabilities.wakes_waiting:
+        waits = [asyncio.create_task(store.notifies().wait_visible([Q], wait_s=60))]
     await asyncio.sleep(0.3)
     started = time.perf_counter()
 
@@ -68,19 +68,19 @@ async def test_close_ends_waiting_calls_with_nothing(trial: Trial) -> None:
     assert results == [[], [], []]
     assert await asyncio.wait_for(asyncio.gather(*waits), CLOSE_S_MAX) == [False for _ in waits]
     assert time.perf_counter() - started < CLOSE_S_MAX
-    await trial.put("m")
-    if not trial.exact:
-        await trial.expire()  # a long poll that was given up may take one more message on the server's side
-    assert (await trial.take_one()).message_id == "m", "a later call opens again"
+    await store.put("m")
+    if not store.exact:
+        await store.expire()  # a long poll that was given up may take one more message on the server's side
+    assert (await store.take_one()).message_id == "m", "a later call opens again"
 
 
 @conforms("close: releases what the running loop holds")
-async def test_close_leaves_no_task_running(trial: Trial) -> None:
-    await trial.put("m")
-    await trial.driver.reserve([Q], limit=1, lease_s=LONG_S, wait_s=0.2)
-    await trial.driver.reserve([Q], limit=1, lease_s=LONG_S, wait_s=0.2)
+async def test_close_leaves_no_task_running(store: StoreUnderTest) -> None:
+    await store.put("m")
+    await store.driver.reserve([Q], limit=1, lease_s=LONG_S, wait_s=0.2)
+    await store.driver.reserve([Q], limit=1, lease_s=LONG_S, wait_s=0.2)
 
-    await trial.driver.close()
+    await store.driver.close()
 
     deadline = time.perf_counter() + 2
     while (left := asyncio.all_tasks() - {asyncio.current_task()}) and time.perf_counter() < deadline:  # noqa: ASYNC110 - waits for tasks it has no handle of
@@ -89,32 +89,32 @@ async def test_close_leaves_no_task_running(trial: Trial) -> None:
 
 
 @conforms("An instance may be used from several event loops, one after the other")
-async def test_several_asyncio_runs_use_one_instance(trial: Trial) -> None:
-    driver = trial.driver
+async def test_several_asyncio_runs_use_one_instance(store: StoreUnderTest) -> None:
+    driver = store.driver
     for number in range(3):
 
         async def work(name: str = f"m{number}") -> None:
             assert await driver.enqueue([message(name)]) == [name]
-            leases = await driver.reserve([Q], limit=1, lease_s=LONG_S, wait_s=0 if trial.exact else 5)
+            leases = await driver.reserve([Q], limit=1, lease_s=LONG_S, wait_s=0 if store.exact else 5)
             assert ids(leases) == [name]
             assert await driver.settle([(leases[0], Complete())]) == set()
             await driver.close()
 
         await _in_another_loop(work)
-    await trial.put("here")
-    assert (await trial.take_one()).message_id == "here"
+    await store.put("here")
+    assert (await store.take_one()).message_id == "here"
 
 
 @conforms("An instance may be used from several event loops at the same time")
-async def test_several_loops_at_once_use_one_instance(trial: Trial) -> None:
-    driver, count = trial.driver, trial.sized(20)
+async def test_several_loops_at_once_use_one_instance(store: StoreUnderTest) -> None:
+    driver, count = store.driver, store.sized(20)
 
     async def work(worker: int) -> list[str]:
         done = list[str]()
         for number in range(count):
             name = f"m{worker}-{number}"
             assert await driver.enqueue([message(name, queue=f"q{worker}")]) == [name]
-            wait_s = 0 if trial.exact else 5
+            wait_s = 0 if store.exact else 5
             leases = await driver.reserve([f"q{worker}"], limit=1, lease_s=LONG_S, wait_s=wait_s)
             assert await driver.settle([(lease, Complete()) for lease in leases]) == set()
             done += ids(leases)
@@ -127,8 +127,8 @@ async def test_several_loops_at_once_use_one_instance(trial: Trial) -> None:
 
 
 @conforms("reserve: a wake-up across event loops")
-async def test_an_enqueue_in_another_loop_wakes_a_waiting_reserve(trial: Trial) -> None:
-    driver = trial.driver
+async def test_an_enqueue_in_another_loop_wakes_a_waiting_reserve(store: StoreUnderTest) -> None:
+    driver = store.driver
     waiting = asyncio.create_task(driver.reserve([Q], limit=1, lease_s=LONG_S, wait_s=30))
     await asyncio.sleep(0.2)
     started = time.perf_counter()
@@ -144,16 +144,16 @@ async def test_an_enqueue_in_another_loop_wakes_a_waiting_reserve(trial: Trial) 
 
 
 @conforms("another process sees the messages", needs="cross_process")
-async def test_two_instances_share_one_store(trial: Trial) -> None:
-    first, second = trial.driver, trial.other()
+async def test_two_instances_share_one_store(store: StoreUnderTest) -> None:
+    first, second = store.driver, store.other()
     await first.enqueue([message("m")])
 
-    lease = await trial.take_one(driver=second)
+    lease = await store.take_one(driver=second)
 
     assert await first.extend([lease], lease_s=LONG_S) == set()
     assert await first.settle([(lease, Release(counted=True))]) == set()
-    assert (await trial.take_one(driver=second)).attempt == 2
-    assert await second.enqueue([message("m")]) == [] or trial.capabilities.idempotent_enqueue.level != "yes"
+    assert (await store.take_one(driver=second)).attempt == 2
+    assert await second.enqueue([message("m")]) == [] or store.capabilities.idempotent_enqueue.level != "yes"
 
 
 async def _answers_again(call: Callable[[], Awaitable[T]]) -> T:
@@ -167,28 +167,28 @@ async def _answers_again(call: Callable[[], Awaitable[T]]) -> T:
             await asyncio.sleep(0.1)
 
 
-async def _works(trial: Trial, name: str) -> None:
+async def _works(store: StoreUnderTest, name: str) -> None:
     """Check that one message goes through the driver, whatever was cut before."""
-    await _answers_again(lambda: trial.driver.enqueue([message(name, queue="after")]))
-    leases = await _answers_again(lambda: trial.driver.reserve(["after"], limit=1, lease_s=LONG_S, wait_s=5))
+    await _answers_again(lambda: store.driver.enqueue([message(name, queue="after")]))
+    leases = await _answers_again(lambda: store.driver.reserve(["after"], limit=1, lease_s=LONG_S, wait_s=5))
     assert ids(leases) == [name]
-    assert await _answers_again(lambda: trial.driver.settle([(leases[0], Complete())])) == set()
+    assert await _answers_again(lambda: store.driver.settle([(leases[0], Complete())])) == set()
 
 
 @conforms("after connections were cut the next call works, or raises DriverUnavailable and the one after works")
-async def test_the_driver_works_again_after_connections_were_cut(trial: Trial) -> None:
-    lease = await trial.lease("m")
+async def test_the_driver_works_again_after_connections_were_cut(store: StoreUnderTest) -> None:
+    lease = await store.lease("m")
     for number in range(3):
-        await trial.harness.break_connections()
+        await store.harness.break_connections()
 
-        await _works(trial, f"after-{number}")
+        await _works(store, f"after-{number}")
 
-    assert await _answers_again(lambda: trial.driver.extend([lease], lease_s=LONG_S)) == set()
-    await trial.assert_depth(reserved=1)
+    assert await _answers_again(lambda: store.driver.extend([lease], lease_s=LONG_S)) == set()
+    await store.assert_depth(reserved=1)
 
 
 @conforms("no library exception leaves a driver: it becomes a DriverError")
-async def test_cut_connections_raise_nothing_but_driver_errors(trial: Trial) -> None:
+async def test_cut_connections_raise_nothing_but_driver_errors(store: StoreUnderTest) -> None:
     running = True
 
     async def use(worker: int) -> None:
@@ -197,9 +197,9 @@ async def test_cut_connections_raise_nothing_but_driver_errors(trial: Trial) -> 
             number += 1
             await asyncio.sleep(0)  # a driver without a server may never suspend
             try:
-                await trial.driver.enqueue([message(f"m{worker}-{number}")])
-                leases = await trial.driver.reserve([Q], limit=1, lease_s=LONG_S, wait_s=0.05)
-                await trial.driver.turn([(lease, Complete()) for lease in leases], [Q], limit=0, lease_s=LONG_S)
+                await store.driver.enqueue([message(f"m{worker}-{number}")])
+                leases = await store.driver.reserve([Q], limit=1, lease_s=LONG_S, wait_s=0.05)
+                await store.driver.turn([(lease, Complete()) for lease in leases], [Q], limit=0, lease_s=LONG_S)
             except DriverUnavailable:
                 await asyncio.sleep(0.01)
 
@@ -207,7 +207,7 @@ async def test_cut_connections_raise_nothing_but_driver_errors(trial: Trial) -> 
     try:
         for _ in range(4):
             await asyncio.sleep(0.1)
-            await trial.harness.break_connections()
+            await store.harness.break_connections()
     finally:
         running = False
         results = await asyncio.gather(*users, return_exceptions=True)
@@ -215,18 +215,18 @@ async def test_cut_connections_raise_nothing_but_driver_errors(trial: Trial) -> 
 
 
 @conforms("a waiting reserve survives or reports a cut connection; a wake-up that was lost does not matter")
-async def test_a_wait_goes_on_after_its_connection_was_cut(trial: Trial) -> None:
+async def test_a_wait_goes_on_after_its_connection_was_cut(store: StoreUnderTest) -> None:
     async def wait() -> list[str]:
         # A long poll whose connection was cut may take the message on the server's side; its lease runs out.
         leases: list[Lease] = []
         while not leases:
-            leases = await trial.driver.reserve([Q], limit=1, lease_s=2.0, wait_s=20)
+            leases = await store.driver.reserve([Q], limit=1, lease_s=2.0, wait_s=20)
         return ids(leases)
 
     waiting = asyncio.create_task(_answers_again(wait))
     await asyncio.sleep(0.3)
-    await trial.harness.break_connections()
-    await _answers_again(lambda: trial.driver.enqueue([message("m")]))
+    await store.harness.break_connections()
+    await _answers_again(lambda: store.driver.enqueue([message("m")]))
     started = time.perf_counter()
 
     assert await waiting == ["m"]
@@ -235,31 +235,31 @@ async def test_a_wait_goes_on_after_its_connection_was_cut(trial: Trial) -> None
 
 
 @conforms("after the server restarted the next call works, or raises DriverUnavailable and the one after works")
-async def test_the_driver_works_again_after_the_server_restarted(trial: Trial) -> None:
-    await trial.put("before")
-    await trial.harness.restart_server()
+async def test_the_driver_works_again_after_the_server_restarted(store: StoreUnderTest) -> None:
+    await store.put("before")
+    await store.harness.restart_server()
 
-    await _works(trial, "after")
+    await _works(store, "after")
 
 
 @conforms("durable: acknowledged messages outlive the server's restart", needs="durable")
-async def test_messages_outlive_a_restart(trial: Trial) -> None:
-    await trial.put("ready")
-    lease = await trial.lease("held") if trial.capabilities.ordered.level != "yes" else await trial.take_one()
-    await trial.put("later", delay_s=600.0)
-    before = await trial.driver.depth(Q)
-    await trial.harness.restart_server()
+async def test_messages_outlive_a_restart(store: StoreUnderTest) -> None:
+    await store.put("ready")
+    lease = await store.lease("held") if store.capabilities.ordered.level != "yes" else await store.take_one()
+    await store.put("later", delay_s=600.0)
+    before = await store.driver.depth(Q)
+    await store.harness.restart_server()
 
-    after = await _answers_again(lambda: trial.driver.depth(Q))
+    after = await _answers_again(lambda: store.driver.depth(Q))
 
-    if trial.exact:
+    if store.exact:
         assert (after.ready, after.scheduled, after.reserved) == (before.ready, before.scheduled, before.reserved)
-    assert await _answers_again(lambda: trial.driver.settle([(lease, Release(counted=True))])) == set()
+    assert await _answers_again(lambda: store.driver.settle([(lease, Release(counted=True))])) == set()
 
 
 @conforms("str: where the messages are, for banners and errors")
-async def test_the_driver_says_where_the_messages_are(trial: Trial) -> None:
-    text = str(trial.driver)
+async def test_the_driver_says_where_the_messages_are(store: StoreUnderTest) -> None:
+    text = str(store.driver)
 
     assert text
     assert "\n" not in text
@@ -267,8 +267,8 @@ async def test_the_driver_says_where_the_messages_are(trial: Trial) -> None:
 
 
 @conforms("from_url raises ConfigError for an unknown option")
-async def test_from_url_refuses_an_unknown_option(trial: Trial) -> None:
-    kind: type[Driver] = type(trial.driver)
+async def test_from_url_refuses_an_unknown_option(store: StoreUnderTest) -> None:
+    kind: type[Driver] = type(store.driver)
 
     with pytest.raises(ConfigError):
         kind.from_url("scheme://", no_such_option=1)

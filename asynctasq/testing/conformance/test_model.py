@@ -6,9 +6,9 @@ from typing import Any
 
 from asynctasq.kernel.messages import Bury, Complete, DeadReason, Lease, Release, Settlement
 from asynctasq.testing.conformance.harness import NotPossible
-from asynctasq.testing.conformance.programs import DELAYS_S, REST, Step, run_program
-from asynctasq.testing.conformance.trial import LONG_S, Q, Trial
-from asynctasq.testing.conformance.verdict import conforms
+from asynctasq.testing.conformance.programs import DELAYS_S, NO_OP, Step, run_program
+from asynctasq.testing.conformance.running import conforms
+from asynctasq.testing.conformance.store_under_test import LONG_S, Q, StoreUnderTest
 
 PROGRAMS = 100
 STEPS = 40
@@ -76,22 +76,22 @@ PINNED: tuple[tuple[Step, ...], ...] = (
 )
 
 
-def _need_exactness(trial: Trial) -> None:
-    claims = trial.capabilities
-    if not (trial.virtual and trial.exact and claims.ordered.level == "yes" and claims.redrive):
+def _need_exactness(store: StoreUnderTest) -> None:
+    claims = store.capabilities
+    if not (store.virtual and store.exact and claims.ordered.level == "yes" and claims.redrive):
         raise NotPossible("step by step needs ordered, exact_depth, redrive and clock_offset")
 
 
 @conforms("any program: the driver does what the memory driver does")
-async def test_pinned_programs_do_the_same_as_the_memory_driver(trial: Trial) -> None:
-    _need_exactness(trial)
+async def test_pinned_programs_do_the_same_as_the_memory_driver(store: StoreUnderTest) -> None:
+    _need_exactness(store)
     for number, steps in enumerate(PINNED):
-        await run_program(trial, f"pinned{number}", steps)
+        await run_program(store, f"pinned{number}", steps)
 
 
 @conforms("any program: the driver does what the memory driver does")
-def test_random_programs_do_the_same_as_the_memory_driver(trial: Trial) -> None:
-    _need_exactness(trial)
+def test_random_programs_do_the_same_as_the_memory_driver(store: StoreUnderTest) -> None:
+    _need_exactness(store)
     try:
         from hypothesis import HealthCheck, Phase, given, settings
         from hypothesis import strategies as st
@@ -103,7 +103,7 @@ def test_random_programs_do_the_same_as_the_memory_driver(trial: Trial) -> None:
     reserve = st.tuples(st.just("reserve"), few, few, few)
     settle = st.tuples(st.just("settle"), small, small, some).map(_flat)
     advance = st.tuples(st.just("advance"), st.sampled_from([1, 1, 2, 10, 1440]))
-    rest = st.just(REST)
+    rest = st.just(NO_OP)
     step = st.one_of(
         *(rest, enqueue, enqueue, reserve, reserve, settle, settle, advance),
         st.tuples(st.just("turn"), small, few, small),
@@ -114,7 +114,7 @@ def test_random_programs_do_the_same_as_the_memory_driver(trial: Trial) -> None:
     numbers = itertools.count()
 
     @settings(
-        max_examples=max(10, trial.sized(PROGRAMS)),
+        max_examples=max(10, store.sized(PROGRAMS)),
         deadline=None,
         database=None,
         derandomize=True,
@@ -125,29 +125,29 @@ def test_random_programs_do_the_same_as_the_memory_driver(trial: Trial) -> None:
     )
     @given(st.lists(step, min_size=STEPS, max_size=STEPS))
     def check(steps: list[Step]) -> None:
-        trial.run(run_program(trial, f"p{next(numbers)}", steps))
+        store.run(run_program(store, f"p{next(numbers)}", steps))
 
     check()
 
 
 @conforms("whatever the order: every message is where its own history puts it, with its own counts")
-async def test_every_message_is_where_its_own_history_puts_it(trial: Trial) -> None:
+async def test_every_message_is_where_its_own_history_puts_it(store: StoreUnderTest) -> None:
     rng = random.Random(17)
     counts: dict[str, tuple[int, int]] = {}
     held: dict[str, Lease] = {}
     dead: set[str] = set()
-    for number in range(trial.sized(150)):
+    for number in range(store.sized(150)):
         names = [f"m{number}-{part}" for part in range(rng.randint(1, 3))]
-        await trial.put(*names)
+        await store.put(*names)
         counts |= dict.fromkeys(names, (0, 0))
-        for lease in await trial.driver.reserve([Q], limit=rng.randint(1, 4), lease_s=LONG_S):
+        for lease in await store.driver.reserve([Q], limit=rng.randint(1, 4), lease_s=LONG_S):
             name = lease.message_id
             assert name in counts.keys() - held.keys() - dead, f"{name} was given out though it is held, dead or done"
             assert (lease.attempt - 1, lease.crashes) == counts[name]
             held[name] = lease
         for name in rng.sample(sorted(held), rng.randint(0, len(held))):
             end = _some_end(rng)
-            await trial.settle((held.pop(name), end))
+            await store.settle((held.pop(name), end))
             if isinstance(end, Complete):
                 del counts[name]
             else:
@@ -156,8 +156,8 @@ async def test_every_message_is_where_its_own_history_puts_it(trial: Trial) -> N
                 dead.add(name)
 
     waiting = counts.keys() - held.keys() - dead
-    await trial.assert_depth(ready=len(waiting), reserved=len(held), dead=len(dead))
-    leases = await trial.take(len(waiting)) if waiting else []
+    await store.assert_depth(ready=len(waiting), reserved=len(held), dead=len(dead))
+    leases = await store.take(len(waiting)) if waiting else []
     assert {lease.message_id: (lease.attempt - 1, lease.crashes) for lease in leases} == {
         name: counts[name] for name in waiting
     }

@@ -23,7 +23,7 @@ from typing import Self
 from urllib.parse import urlsplit
 
 from asynctasq.drivers.urls import redact
-from asynctasq.testing.servers.recipes import HOST, KINDS, RECIPES, Recipe, ServerUnavailable
+from asynctasq.testing.servers.commands import COMMANDS, HOST, KINDS, ServerCommands, ServerUnavailable
 
 __all__ = ["KINDS", "NotPossible", "Server", "ServerUnavailable", "Servers", "start_server"]
 
@@ -34,7 +34,7 @@ class NotPossible(Exception):
 
 @dataclass(slots=True, kw_only=True)
 class Server:
-    """One server: `url` is where it is, whether it is private (`owned`), and how to disturb it.
+    """One server: `url` is where it is, whether it is private (`owned`), and how to stop and restart it.
 
     A restart keeps the port, so every URL stays valid.
     """
@@ -42,16 +42,16 @@ class Server:
     kind: str
     url: str
     owned: bool
-    _recipe: Recipe | None = None
+    _commands: ServerCommands | None = None
     _data: Path = Path()
     _port: int = 0
     _process: subprocess.Popen[bytes] | None = None
-    _guard: subprocess.Popen[bytes] | None = None
+    _watchdog: subprocess.Popen[bytes] | None = None
 
     @property
     def keeps_data(self) -> bool:
         """Whether messages outlive `restart`; false for a stand-in that keeps them in memory."""
-        return self._recipe is None or self._recipe.keeps_data
+        return self._commands is None or self._commands.keeps_data
 
     @property
     def pid(self) -> int | None:
@@ -63,15 +63,15 @@ class Server:
 
         Raises: ServerUnavailable with the end of its log; NotPossible for a server that is not ours.
         """
-        recipe = self._own()
+        commands = self._own_commands()
         if self._process is not None:
             return
         log_path = self._data / "server.log"
         with log_path.open("ab") as log:
-            self._process = _spawn(recipe.serve(self._data, self._port), recipe.user, log.fileno())
-        self._guard = _guard(self._process.pid)
+            self._process = _spawn(commands.serve(self._data, self._port), commands.user, log.fileno())
+        self._watchdog = _watchdog(self._process.pid)
         deadline = time.monotonic() + 60
-        while not recipe.is_ready(self._port):
+        while not commands.is_ready(self._port):
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
                 tail = log_path.read_text(errors="replace")[-800:]
@@ -80,22 +80,22 @@ class Server:
 
     def stop(self, *, kill: bool = False) -> None:
         """End it, as an operator would, or with SIGKILL; wait until it is gone. The data stays."""
-        recipe = self._own()
+        commands = self._own_commands()
         process, self._process = self._process, None
-        guard, self._guard = self._guard, None
+        watchdog, self._watchdog = self._watchdog, None
         if process is None:
             return
-        process.send_signal(signal.SIGKILL if kill else recipe.stop_signal)
+        process.send_signal(signal.SIGKILL if kill else commands.stop_signal)
         try:
             process.wait(timeout=20)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-        if guard is not None:
-            guard.kill()
-            guard.wait()
-            if guard.stdin is not None:
-                guard.stdin.close()
+        if watchdog is not None:
+            watchdog.kill()
+            watchdog.wait()
+            if watchdog.stdin is not None:
+                watchdog.stdin.close()
 
     def restart(self, *, kill: bool = False) -> None:
         """Stop and start on the same port with the same data. Blocks: use `asyncio.to_thread` in a coroutine.
@@ -111,10 +111,10 @@ class Server:
             self.stop(kill=True)
             shutil.rmtree(self._data, ignore_errors=True)
 
-    def _own(self) -> Recipe:
-        if self._recipe is None:
+    def _own_commands(self) -> ServerCommands:
+        if self._commands is None:
             raise NotPossible(f"{redact(self.url)} is not a private server of this test run; it is left as it is")
-        return self._recipe
+        return self._commands
 
 
 @dataclass(slots=True)
@@ -174,11 +174,16 @@ def start_server(kind: str) -> Server:
 
     Raises: ServerUnavailable naming the program that is missing, or with the end of the server's log.
     """
-    recipe = RECIPES[kind]()
+    commands = COMMANDS[kind]()
     for last_try in (False, False, True):
         port = _free_port()
         server = Server(
-            kind=kind, url=recipe.url(port), owned=True, _recipe=recipe, _data=_new_data(kind, recipe), _port=port
+            kind=kind,
+            url=commands.url(port),
+            owned=True,
+            _commands=commands,
+            _data=_new_data(kind, commands),
+            _port=port,
         )
         try:
             server.start()
@@ -223,7 +228,7 @@ def _spawn(command: list[str], user: str | None, output: int) -> subprocess.Pope
     )
 
 
-def _guard(pid: int) -> subprocess.Popen[bytes]:
+def _watchdog(pid: int) -> subprocess.Popen[bytes]:
     """Start a shell that kills `pid` when this process dies, however it dies: its standard input then ends."""
     script = f"trap '' INT TERM HUP; read -r _ || kill -9 {pid}"
     return subprocess.Popen(  # noqa: S603 - a script of ours
@@ -241,10 +246,10 @@ def _service_account(user: str | None) -> pwd.struct_passwd | None:
         raise ServerUnavailable(f"run as root, the server needs the user {user!r}, which does not exist") from None
 
 
-def _new_data(kind: str, recipe: Recipe) -> Path:
+def _new_data(kind: str, commands: ServerCommands) -> Path:
     """Return a new data folder: a copy of one that is made once per process, since making takes longer."""
-    folder = _temporary_folder(kind, recipe.user)
-    if recipe.make is not None:
+    folder = _temporary_folder(kind, commands.user)
+    if commands.make is not None:
         template = _template(kind)
         subprocess.run(["/bin/cp", "-a", f"{template}/.", str(folder)], check=True)  # noqa: S603 - keeps the owner
     return folder
@@ -252,12 +257,12 @@ def _new_data(kind: str, recipe: Recipe) -> Path:
 
 @functools.cache
 def _template(kind: str) -> Path:
-    recipe = RECIPES[kind]()
-    assert recipe.make is not None
-    folder = _temporary_folder(f"{kind}-template", recipe.user)
+    commands = COMMANDS[kind]()
+    assert commands.make is not None
+    folder = _temporary_folder(f"{kind}-template", commands.user)
     with (folder.parent / f"{folder.name}.log").open("w+b") as log:
         _remove_at_exit(Path(log.name))
-        if _spawn(recipe.make(folder), recipe.user, log.fileno()).wait(timeout=120) != 0:
+        if _spawn(commands.make(folder), commands.user, log.fileno()).wait(timeout=120) != 0:
             log.seek(0)
             text = log.read().decode(errors="replace")
             raise ServerUnavailable(f"the data folder of a private {kind} server could not be made:\n{text[-4000:]}")

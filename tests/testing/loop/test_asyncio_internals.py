@@ -201,7 +201,7 @@ def test_every_live_thread_is_in_the_dict_that_is_looked_at():
     assert thread not in THREADS.values()
 
 
-def record_settled(thread: threading.Thread, loop: object, *, unlike: WorkState = WorkState.RUNNING) -> WorkState:
+def settled(thread: threading.Thread, loop: object, *, unlike: WorkState = WorkState.RUNNING) -> WorkState:
     """Give a thread time to get where it is going."""
     for _ in range(2_000):
         found = thread_state(sys._current_frames().get(thread.ident or 0), loop)
@@ -220,7 +220,7 @@ def test_a_thread_parked_on_a_condition_is_told_from_one_that_was_notified():
 
     thread = threading.Thread(target=wait)
     thread.start()
-    assert record_settled(thread, None) is WorkState.WAITS_FOR_THREAD
+    assert settled(thread, None) is WorkState.WAITS_FOR_THREAD
     with condition:
         condition.notify()
         assert thread_state(sys._current_frames()[thread.ident or 0], None) is WorkState.RUNNING
@@ -247,8 +247,8 @@ def test_a_thread_that_waits_for_a_coroutine_asks_the_loop_of_that_coroutine(tim
     thread.start()
     try:
         asked._run_once()  # type: ignore[attr-defined] # chains the future
-        assert record_settled(thread, asked) is WorkState.WAITS_FOR_LOOP
-        assert record_settled(thread, other, unlike=WorkState.WAITS_FOR_LOOP) is (
+        assert settled(thread, asked) is WorkState.WAITS_FOR_LOOP
+        assert settled(thread, other, unlike=WorkState.WAITS_FOR_LOOP) is (
             WorkState.WAITS_FOR_THREAD if timeout_s is None else WorkState.RUNNING
         )
     finally:
@@ -306,7 +306,7 @@ def test_a_pools_thread_without_a_function_is_idle():
         pool.submit(int).result()
         (thread,) = pool._threads
 
-        assert record_settled(thread, None) is WorkState.IDLE
+        assert settled(thread, None) is WorkState.IDLE
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import asyncmy
 import pytest
 
 from asynctasq.testing.servers import NotPossible, Server, Servers, ServerUnavailable, start_server
-from asynctasq.testing.servers import recipes as _server_recipes
+from asynctasq.testing.servers import commands as _server_commands
 from asynctasq.testing.servers.server import KINDS
 
 
@@ -179,7 +179,7 @@ def test_a_server_that_can_not_be_reached_is_told_without_its_password(monkeypat
 
 def test_a_missing_program_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ASYNCTASQ_REDIS_URL", raising=False)
-    monkeypatch.setattr(_server_recipes.shutil, "which", lambda *_, **__: None)
+    monkeypatch.setattr(_server_commands.shutil, "which", lambda *_, **__: None)
 
     with pytest.raises(ServerUnavailable, match="no redis-server or valkey-server on this machine"):
         Servers().redis()

@@ -1,4 +1,4 @@
-"""What a conformance test works with: a driver in an empty store, its clock, and the words tests are written in."""
+"""What a conformance test works with: a driver in an empty store, its clock, and short calls and checks."""
 
 import asyncio
 from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
@@ -10,12 +10,12 @@ from asynctasq.drivers.capabilities import Capabilities
 from asynctasq.kernel.messages import Depth, Lease, Message, Settlement, StoredMessage
 from asynctasq.testing.conformance.harness import DriverHarness, NotPossible
 
-__all__ = ["LONG_S", "Q", "Trial", "UnderClaimed", "ids", "message"]
+__all__ = ["LONG_S", "Q", "StoreUnderTest", "UnderClaimed", "ids", "message"]
 
 Q = "work"
 """The queue most tests use."""
 LONG_S = 600.0
-"""A lease that no test outlives."""
+"""A lease longer than any test."""
 PATIENCE_S = 10.0
 """How long an eventually consistent backend may take to show what is stored."""
 
@@ -37,12 +37,12 @@ def ids(items: Iterable[Lease | Message | StoredMessage]) -> list[str]:
 
 
 @dataclass(slots=True)
-class Trial:
+class StoreUnderTest:
     """One test's store. `driver` is the first driver on it; all drivers made here are closed at the end."""
 
     harness: DriverHarness
     run: Callable[[Coroutine[Any, Any, Any]], Any]
-    """Runs a coroutine in the trial's loop, for the few tests that are not coroutines."""
+    """Runs a coroutine in the test's loop, for the few tests that are not coroutines."""
     notes: dict[str, str] = field(default_factory=dict[str, str])
     """Facts for the report."""
     drivers: list[Driver] = field(default_factory=list[Driver])
@@ -69,7 +69,7 @@ class Trial:
 
     @property
     def brief_s(self) -> float:
-        """A lease that a test lets run out: with `expire`."""
+        """A lease that a test lets expire, with `expire`."""
         return 60.0 if self.virtual else 2.0
 
     def create(self) -> Driver:
@@ -109,7 +109,7 @@ class Trial:
             raise NotPossible("the driver's clock can't be moved, and waiting would take too long")
 
     async def expire(self) -> None:
-        """Let leases of `brief_s` run out."""
+        """Let leases of `brief_s` expire."""
         await self.advance(self.brief_s + (0 if self.virtual else 0.2))
 
     # -- storing and taking ------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""How one conformance test is run and judged: its loop, its limits, and what a claim demands of it."""
+"""Runs one conformance test in a loop of its own, with a time limit, and tells its result under the driver's claims."""
 
 import asyncio
 import functools
@@ -13,26 +13,28 @@ import pytest
 from asynctasq.drivers.capabilities import Support
 from asynctasq.errors import UnsupportedFeature
 from asynctasq.testing.conformance.harness import DriverHarness, NotPossible
-from asynctasq.testing.conformance.trial import Trial, UnderClaimed
+from asynctasq.testing.conformance.store_under_test import StoreUnderTest, UnderClaimed
 
-__all__ = ["Verdict", "conforms", "judge"]
+__all__ = ["ConformanceResult", "conforms", "run_conformance_test"]
 
 BODY_S_MAX = 120.0
-GRADUAL = frozenset({"ordered", "atomic_enqueue", "idempotent_enqueue", "atomic_settle", "fenced", "exact_depth"})
+PARTIAL_ALLOWED = frozenset(
+    {"ordered", "atomic_enqueue", "idempotent_enqueue", "atomic_settle", "fenced", "exact_depth"}
+)
 """Claims that a driver may keep in part: a test that fails under a partial claim is reported with its reason."""
-TestBody = Callable[[Trial], Coroutine[Any, Any, None] | None]
+TestBody = Callable[[StoreUnderTest], Coroutine[Any, Any, None] | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """What a test that did not fail found: `passed`, `unsupported` or `under-claimed`, and why."""
+class ConformanceResult:
+    """The result of a test that did not fail: `passed`, `unsupported` or `under-claimed`, and why."""
 
     status: str
     reason: str = ""
 
 
 def conforms(clause: str, *, needs: str = "") -> Callable[[TestBody], Callable[..., None]]:
-    """Make a function of a `Trial` a test. `clause` is the sentence of the contract it checks, `needs` a claim.
+    """Make a function of a store a test. `clause` is the sentence of the contract it checks, `needs` a claim.
 
     The result is an ordinary function: no plugin for coroutines is needed, and none takes it over.
     """
@@ -41,11 +43,11 @@ def conforms(clause: str, *, needs: str = "") -> Callable[[TestBody], Callable[.
         @functools.wraps(body)
         def test(conformance_harness: DriverHarness, request: pytest.FixtureRequest) -> None:
             notes: dict[str, str] = {}
-            verdict = judge(body, conformance_harness, needs=needs, notes=notes)
-            notes |= {"status": verdict.status, "reason": verdict.reason}
+            result = run_conformance_test(body, conformance_harness, needs=needs, notes=notes)
+            notes |= {"status": result.status, "reason": result.reason}
             request.node.user_properties.extend((f"conformance_{name}", value) for name, value in notes.items())
-            if verdict.status == "unsupported":
-                pytest.skip(f"unsupported: {verdict.reason}")
+            if result.status == "unsupported":
+                pytest.skip(f"unsupported: {result.reason}")
 
         # pytest asks the signature which fixtures to pass; the rest is for the report and the suite's own tests.
         vars(test).update(
@@ -59,51 +61,53 @@ def conforms(clause: str, *, needs: str = "") -> Callable[[TestBody], Callable[.
     return decorate
 
 
-def judge(body: TestBody, harness: DriverHarness, *, needs: str = "", notes: dict[str, str] | None = None) -> Verdict:
-    """Run one test against the harness and say what it means under the driver's claims.
+def run_conformance_test(
+    body: TestBody, harness: DriverHarness, *, needs: str = "", notes: dict[str, str] | None = None
+) -> ConformanceResult:
+    """Run one test against the harness and return its result under the driver's claims.
 
     Raises: what the test raised, where the driver's claims demand that it passes.
     """
     # With a factory the runner leaves the thread's current loop alone, which other pytest plugins may have set.
     with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
-        trial = Trial(harness, runner.run, {} if notes is None else notes)
-        runner.run(_prepare(trial))
+        store = StoreUnderTest(harness, runner.run, {} if notes is None else notes)
+        runner.run(_prepare(store))
         try:
-            verdict = _judge_claim(body, trial, needs)
+            result = _run_under_claim(body, store, needs)
         except BaseException as error:
             try:
-                runner.run(_finish(trial))
+                runner.run(_finish(store))
             except Exception as later:  # noqa: BLE001 - whatever it was, the test's own error matters more
                 error.add_note(f"and the store could not be closed: {later!r}")
             raise
-        runner.run(_finish(trial))
-        return verdict
+        runner.run(_finish(store))
+        return result
 
 
-def _judge_claim(body: TestBody, trial: Trial, needs: str) -> Verdict:
-    claim = trial.capabilities.claims()[needs] if needs else Support("yes")
-    if claim.level == "no" and (claim.reason or needs not in GRADUAL):
-        return Verdict(status="unsupported", reason=claim.reason or f"{needs} is not claimed")
+def _run_under_claim(body: TestBody, store: StoreUnderTest, needs: str) -> ConformanceResult:
+    claim = store.capabilities.claims()[needs] if needs else Support("yes")
+    if claim.level == "no" and (claim.reason or needs not in PARTIAL_ALLOWED):
+        return ConformanceResult(status="unsupported", reason=claim.reason or f"{needs} is not claimed")
     try:
-        _run_body(body, trial)
+        _run_body(body, store)
     except NotPossible as error:
-        return Verdict(status="unsupported", reason=str(error))
+        return ConformanceResult(status="unsupported", reason=str(error))
     except UnderClaimed as error:
-        return Verdict(status="under-claimed", reason=str(error))
+        return ConformanceResult(status="under-claimed", reason=str(error))
     except (AssertionError, UnsupportedFeature) as error:
-        if needs in GRADUAL and claim.level != "yes":
-            return Verdict(status="unsupported", reason=f"{needs}: {claim}: {str(error).splitlines()[0]}")
+        if needs in PARTIAL_ALLOWED and claim.level != "yes":
+            return ConformanceResult(status="unsupported", reason=f"{needs}: {claim}: {str(error).splitlines()[0]}")
         raise
     if claim.level == "no":
-        return Verdict(status="under-claimed", reason=f"this works, but {needs} is not claimed")
-    return Verdict(status="passed")
+        return ConformanceResult(status="under-claimed", reason=f"this works, but {needs} is not claimed")
+    return ConformanceResult(status="passed")
 
 
-def _run_body(body: TestBody, trial: Trial) -> None:
+def _run_body(body: TestBody, store: StoreUnderTest) -> None:
     if inspect.iscoroutinefunction(body):
-        trial.run(_bounded(body(trial)))
+        store.run(_bounded(body(store)))
     else:
-        body(trial)
+        body(store)
 
 
 async def _bounded(body: Coroutine[Any, Any, None]) -> None:
@@ -117,18 +121,18 @@ async def _bounded(body: Coroutine[Any, Any, None]) -> None:
         raise
 
 
-async def _prepare(trial: Trial) -> None:
-    prepare = getattr(trial.harness, "prepare", None)
+async def _prepare(store: StoreUnderTest) -> None:
+    prepare = getattr(store.harness, "prepare", None)
     if prepare is not None:
         await prepare()
-    await trial.driver.open()
+    await store.driver.open()
 
 
-async def _finish(trial: Trial) -> None:
+async def _finish(store: StoreUnderTest) -> None:
     try:
         async with asyncio.timeout(30):
-            for driver in trial.drivers:
+            for driver in store.drivers:
                 await driver.close()
     finally:
         with suppress(NotPossible):
-            await trial.harness.clean_up()
+            await store.harness.clean_up()

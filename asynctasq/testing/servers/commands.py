@@ -1,4 +1,4 @@
-"""The commands by which each kind of server is made, served and asked whether it is ready."""
+"""The commands that make and serve each kind of server, and tell whether it is ready."""
 
 import glob
 import os
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["HOST", "KINDS", "RECIPES", "Recipe", "ServerUnavailable"]
+__all__ = ["COMMANDS", "HOST", "KINDS", "ServerCommands", "ServerUnavailable"]
 
 HOST = "127.0.0.1"
 KINDS: Mapping[str, str] = {
@@ -28,7 +28,7 @@ class ServerUnavailable(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
+class ServerCommands:
     """How to run one kind of server. `make` fills an empty data folder; `serve` is the command that serves it."""
 
     user: str | None
@@ -40,22 +40,22 @@ class Recipe:
     keeps_data: bool = True
 
 
-def _redis() -> Recipe:
+def _redis() -> ServerCommands:
     program = _program("redis-server", "valkey-server")
     options = ("--save", "", "--appendonly", "yes", "--appendfsync", "everysec", "--daemonize", "no")
-    return Recipe(
+    return ServerCommands(
         user=None,
         make=None,
         serve=lambda data, port: [program, "--port", str(port), "--bind", HOST, "--dir", str(data), *options],
         url=lambda port: f"redis://{HOST}:{port}",
-        is_ready=lambda port: _answer(port, b"PING\r\n").startswith(b"+PONG"),
+        is_ready=lambda port: _reply(port, b"PING\r\n").startswith(b"+PONG"),
     )
 
 
-def _postgres() -> Recipe:
+def _postgres() -> ServerCommands:
     make, serve, ask = (_program(name) for name in ("initdb", "postgres", "pg_isready"))
     settings = "fsync=off", "max_connections=300", f"listen_addresses={HOST}", "log_min_messages=warning"
-    return Recipe(
+    return ServerCommands(
         user="postgres",
         make=lambda data: [
             *(make, "-D", str(data), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "-N"),
@@ -70,7 +70,7 @@ def _postgres() -> Recipe:
     )
 
 
-def _mysql() -> Recipe:
+def _mysql() -> ServerCommands:
     make, serve = _program("mariadb-install-db"), _program("mariadbd")
     options = (
         "--skip-log-bin",
@@ -80,7 +80,7 @@ def _mysql() -> Recipe:
     )
     account = ["--user=mysql"] if os.geteuid() == 0 else []
     # A tmpdir of its own: when it starts, a server removes all temporary tables it finds there, another's, too.
-    return Recipe(
+    return ServerCommands(
         user="mysql",
         make=lambda data: [
             *(make, "--no-defaults", f"--datadir={data}", "--auth-root-authentication-method=normal"),
@@ -91,22 +91,22 @@ def _mysql() -> Recipe:
             *(f"--pid-file={data}/pid", f"--tmpdir={data}", *options, *account),
         ],
         url=lambda port: f"mysql://root@{HOST}:{port}/mysql",
-        is_ready=lambda port: _answer(port, b"")[4:5] == b"\n",  # the greeting, protocol version 10
+        is_ready=lambda port: _reply(port, b"")[4:5] == b"\n",  # the greeting, protocol version 10
     )
 
 
-def _sqs() -> Recipe:
-    return Recipe(
+def _sqs() -> ServerCommands:
+    return ServerCommands(
         user=None,
         make=None,
         serve=lambda _, port: [sys.executable, "-m", "moto.server", "-H", HOST, "-p", str(port)],
         url=lambda port: f"http://{HOST}:{port}",
-        is_ready=lambda port: _answer(port, b"GET /moto-api/ HTTP/1.0\r\n\r\n").startswith(b"HTTP/"),
+        is_ready=lambda port: _reply(port, b"GET /moto-api/ HTTP/1.0\r\n\r\n").startswith(b"HTTP/"),
         keeps_data=False,
     )
 
 
-RECIPES: Mapping[str, Callable[[], Recipe]] = {
+COMMANDS: Mapping[str, Callable[[], ServerCommands]] = {
     "redis": _redis,
     "postgres": _postgres,
     "mysql": _mysql,
@@ -131,7 +131,7 @@ def _succeeds(*command: str) -> bool:
     return subprocess.call(command, cwd="/") == 0  # noqa: S603 - a command of ours, no shell
 
 
-def _answer(port: int, question: bytes) -> bytes:
+def _reply(port: int, question: bytes) -> bytes:
     """Return the first bytes the server sends, empty if it does not answer yet."""
     try:
         with socket.create_connection((HOST, port), timeout=5) as connection:

@@ -1,4 +1,4 @@
-"""Cancels one call at each of its suspensions, in the two ways a cancellation can meet it."""
+"""Cancels one call at each of its suspensions, in the two ways a cancellation can happen there."""
 
 import asyncio
 import functools
@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any
 
-__all__ = ["cancel_everywhere"]
+__all__ = ["cancel_at_each_suspension"]
 
 ROUNDS_MAX = 40
 HANGS_S = 20.0
@@ -16,7 +16,7 @@ def _cancel(task: asyncio.Task[Any], _: object) -> None:
     task.cancel()
 
 
-class _Interrupted:
+class _CancelledAt:
     """Awaits a coroutine and cancels the task at its `at`-th suspension.
 
     `late` cancels when what it waits for is done and the task is about to go on; else it is cancelled while waiting.
@@ -55,23 +55,25 @@ class _Interrupted:
                 error = thrown
 
 
-async def _interrupt(call: Coroutine[Any, Any, object], *, at: int, late: bool) -> bool:
+async def _run_cancelled(call: Coroutine[Any, Any, object], *, at: int, late: bool) -> bool:
     """Run the call, cancelled at its `at`-th suspension; return whether it came that far."""
-    interrupted = _Interrupted(call, at=at, late=late)
+    cancelled_call = _CancelledAt(call, at=at, late=late)
 
     async def run() -> object:
-        return await interrupted
+        return await cancelled_call
 
     task = asyncio.create_task(run())
     done, _ = await asyncio.wait([task], timeout=HANGS_S)
     assert done, f"a call cancelled at its suspension {at} did not end within {HANGS_S:g} s"
     if not task.cancelled() and (error := task.exception()) is not None:
         raise error
-    assert task.cancelled() or late or interrupted.suspensions < at, f"a cancellation at suspension {at} was swallowed"
-    return interrupted.suspensions >= at
+    assert task.cancelled() or late or cancelled_call.suspensions < at, (
+        f"a cancellation at suspension {at} was swallowed"
+    )
+    return cancelled_call.suspensions >= at
 
 
-async def _answered(check: Awaitable[None]) -> None:
+async def _check_in_time(check: Awaitable[None]) -> None:
     try:
         await asyncio.wait_for(check, HANGS_S)
     except TimeoutError as error:
@@ -80,7 +82,7 @@ async def _answered(check: Awaitable[None]) -> None:
         ) from error
 
 
-async def cancel_everywhere(
+async def cancel_at_each_suspension(
     make_call: Callable[[], Awaitable[Coroutine[Any, Any, object]]],
     check: Callable[[], Awaitable[None]],
     *,
@@ -95,8 +97,8 @@ async def cancel_everywhere(
     for late in itertools.cycle((False, True)):
         at, reached, before = 1, True, count
         while reached and at <= ROUNDS_MAX:
-            reached = await _interrupt(await make_call(), at=at, late=late)
-            await _answered(check())
+            reached = await _run_cancelled(await make_call(), at=at, late=late)
+            await _check_in_time(check())
             count += reached
             at += 1
         if late and (count >= at_least or count == before):
