@@ -1,82 +1,39 @@
-"""asynctasq: a task queue that people can test.
-
-Importing it opens nothing and reads no configuration.
-"""
+"""asynctasq, a task queue that people can test: use the names in `__all__`; importing it opens and reads nothing."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from asynctasq.tasks import (
-    AsyncProcessTask,
-    AsyncTask,
-    SyncProcessTask,
-    SyncTask,
-    Task,
-    dispatch_many,
-    dispatch_many_sync,
-    task,
-)
-from asynctasq.tasks.dispatching import Dispatcher, set_default_dispatcher
+from asynctasq.tasks import AsyncProcessTask, AsyncTask, SyncProcessTask, SyncTask, Task, task
+from asynctasq.tasks.dispatching import dispatch_many, dispatch_many_sync, set_default_dispatcher
+
+# Imported when first used, so that `import asynctasq` stays fast.
+_NAMES_IN = {
+    "core.running": "current_task",
+    "core.setup": "close init",
+    "core.worker": "Worker",
+    "errors": "AsyncTasqError Reject Retry Snooze TaskTimeoutError",
+}
 
 if TYPE_CHECKING:
-    from asynctasq.core.running import current_task as current_task
-    from asynctasq.core.setup import close as close
-    from asynctasq.core.setup import init as init
-    from asynctasq.core.worker import Worker as Worker
-    from asynctasq.errors import AsyncTasqError as AsyncTasqError
-    from asynctasq.errors import Reject as Reject
-    from asynctasq.errors import Retry as Retry
-    from asynctasq.errors import Snooze as Snooze
-    from asynctasq.errors import TaskTimeoutError as TaskTimeoutError
+    from asynctasq.core.running import current_task
+    from asynctasq.core.setup import close, init
+    from asynctasq.core.worker import Worker
+    from asynctasq.errors import AsyncTasqError, Reject, Retry, Snooze, TaskTimeoutError
+else:
+
+    def __getattr__(name: str) -> Any:
+        module = next((module for module, names in _NAMES_IN.items() if name in names.split()), None)
+        if module is None:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = value = getattr(importlib.import_module(f"{__name__}.{module}"), name)
+        return value
+
+
+set_default_dispatcher(lambda: importlib.import_module("asynctasq.core.setup").default_queue())
 
 __version__ = "0.1.0"
-
-_LAZY = {
-    "AsyncTasqError": "asynctasq.errors",
-    "Reject": "asynctasq.errors",
-    "Retry": "asynctasq.errors",
-    "Snooze": "asynctasq.errors",
-    "TaskTimeoutError": "asynctasq.errors",
-    "Worker": "asynctasq.core.worker",
-    "close": "asynctasq.core.setup",
-    "current_task": "asynctasq.core.running",
-    "init": "asynctasq.core.setup",
-}
-"""Names whose modules are imported when first used, so that `import asynctasq` stays fast."""
-
 __all__ = [
-    "AsyncProcessTask",
-    "AsyncTask",
-    "AsyncTasqError",
-    "Reject",
-    "Retry",
-    "Snooze",
-    "SyncProcessTask",
-    "SyncTask",
-    "Task",
-    "TaskTimeoutError",
-    "Worker",
-    "close",
-    "current_task",
-    "dispatch_many",
-    "dispatch_many_sync",
-    "init",
+    "AsyncProcessTask", "AsyncTask", "AsyncTasqError", "Reject", "Retry", "Snooze", "SyncProcessTask", "SyncTask",
+    "Task", "TaskTimeoutError", "Worker", "close", "current_task", "dispatch_many", "dispatch_many_sync", "init",
     "task",
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module 'asynctasq' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_LAZY[name]), name)
-    globals()[name] = value
-    return value
-
-
-def _default_dispatcher() -> Dispatcher:
-    from asynctasq.core.setup import default_queue
-
-    return default_queue()
-
-
-set_default_dispatcher(_default_dispatcher)
+]  # fmt: skip

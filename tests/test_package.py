@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import asynctasq
+import asynctasq.testing
 
 PACKAGE = Path(asynctasq.__file__).parent
 
@@ -69,3 +70,19 @@ def test_type_checkers_are_told_that_the_package_is_typed() -> None:
 
 def test_the_scripts_of_the_redis_driver_are_beside_it() -> None:
     assert list((PACKAGE / "drivers" / "redis_driver" / "scripts").glob("*.lua"))
+
+
+@pytest.mark.parametrize("name", asynctasq.testing.__all__)
+def test_every_public_test_tool_is_there(name: str) -> None:
+    assert getattr(asynctasq.testing, name).__doc__
+
+
+def test_a_test_tool_that_is_not_there_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match=r"module 'asynctasq\.testing' has no attribute 'nothing'"):
+        asynctasq.testing.nothing  # noqa: B018
+
+
+def test_importing_the_test_tools_imports_none_of_them() -> None:
+    loaded = loaded_by("import asynctasq.testing")
+
+    assert not {name for name in loaded if name.startswith("asynctasq.testing.")}
