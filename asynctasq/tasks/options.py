@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Literal, cast
+from typing import Literal, TypeVar, cast
 
 from asynctasq.errors import DELAY_S_MAX
 from asynctasq.kernel.envelope import COUNT_MAX, MISSING, MISSING_DEFAULT, Missing
@@ -19,6 +19,7 @@ __all__ = [
     "Options",
     "RetryStrategy",
     "missing_model",
+    "one_of",
     "retry_policy",
     "seconds",
     "whole_number",
@@ -37,6 +38,7 @@ SETTINGS = (
 )
 """The attributes of a task class that `class_options` reads."""
 
+Choice = TypeVar("Choice", bound=str)
 Duration = float | timedelta
 RetryStrategy = Literal["fixed", "exponential"]
 RETRY_STRATEGIES: tuple[RetryStrategy, ...] = ("fixed", "exponential")
@@ -82,13 +84,20 @@ def whole_number(value: object, what: str, *, least: int) -> int:
     return value
 
 
+def one_of(value: object, what: str, choices: Sequence[Choice]) -> Choice:
+    """Return which of these words it is; raise ValueError if it is none of them."""
+    for choice in choices:
+        if value == choice:
+            return choice
+    raise ValueError(f"{what} must be one of {', '.join(choices)}, not {value!r}")
+
+
 def retry_policy(delay: object, strategy: object, cap: object) -> RetryPolicy:
     """Return the policy that a task's `retry_delay`, `retry_strategy` and `retry_delay_max` describe.
 
     A list of delays is its own strategy. "exponential" doubles from `delay` up to `cap`, with full jitter.
     """
-    if strategy not in RETRY_STRATEGIES:
-        raise ValueError(f"retry_strategy must be one of {', '.join(RETRY_STRATEGIES)}, not {strategy!r}")
+    strategy = one_of(strategy, "retry_strategy", RETRY_STRATEGIES)
     if isinstance(delay, Sequence) and not isinstance(delay, str | bytes):
         if not delay:
             raise ValueError("retry_delay is an empty list; give at least one delay")
@@ -109,10 +118,7 @@ def keep_result_s(value: object) -> float | None:
 
 def missing_model(value: object) -> Missing:
     """Return what to do when a model is gone; raise ValueError if it is none of the three."""
-    for known in MISSING:
-        if value == known:
-            return known
-    raise ValueError(f"missing must be one of {', '.join(MISSING)}, not {value!r}")
+    return one_of(value, "missing", MISSING)
 
 
 def class_options(source: object) -> Options:

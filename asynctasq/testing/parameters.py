@@ -1,13 +1,13 @@
-"""Checks of what only test tools are given; the other numbers are checked as a task's own settings are."""
+"""How tests name a task, and checks of what only test tools are given; the others are those of a task's settings."""
 
 import math
-from collections.abc import Sequence
 from typing import Any, TypeGuard
 
 from asynctasq.tasks.base import BaseTask
 from asynctasq.tasks.functions import TaskFunction
+from asynctasq.tasks.options import seconds
 
-__all__ = ["TaskReference", "check_choice", "check_seconds", "check_seed", "is_number", "task_class_of"]
+__all__ = ["TaskReference", "check_seconds", "check_seed", "is_number", "task_class_of"]
 
 TaskReference = type[BaseTask[Any]] | TaskFunction[..., Any]
 """A task as tests name it: the class, or the decorated function."""
@@ -18,23 +18,17 @@ def is_number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def check_seconds(name: str, value: object, *, above_zero: bool = False, negative: bool = False) -> None:
-    """Raise ValueError unless it is a finite number of seconds; with `negative`, in either direction."""
-    wanted = "either way" if negative else "more than 0" if above_zero else "0 or more"
-    if not is_number(value) or not (negative or value > 0 or (value == 0 and not above_zero)):
-        raise ValueError(f"{name} must be a number of seconds, {wanted}, not {value!r}")
+def check_seconds(value: object, what: str, *, above_zero: bool = False, signed: bool = False) -> None:
+    """Raise ValueError unless `seconds` takes it and it is a plain number; with `signed`, it may be below 0."""
+    if not is_number(value):
+        raise ValueError(f"{what} must be a number of seconds, not {value!r}")
+    seconds(abs(value) if signed else value, what, above_zero=above_zero)
 
 
 def check_seed(value: object) -> None:
     """Raise ValueError unless it is a whole number, of whatever sign."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise ValueError(f"seed must be a whole number, not {value!r}")
-
-
-def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
-    """Raise ValueError unless it is one of these words."""
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, not {value!r}")
 
 
 def task_class_of(task: TaskReference) -> type[BaseTask[Any]]:

@@ -7,11 +7,10 @@ from typing import Any, Literal, get_args
 
 from asynctasq.errors import AsyncTasqError
 from asynctasq.kernel.ledger import Entry, Kind
-from asynctasq.tasks.options import whole_number
+from asynctasq.tasks.options import one_of, whole_number
 from asynctasq.testing.clock import VirtualClock
 from asynctasq.testing.engine import Engine
 from asynctasq.testing.fake_queue.history import histories
-from asynctasq.testing.parameters import check_choice
 
 __all__ = [
     "DrainOptions",
@@ -126,8 +125,8 @@ class DrainOptions:
         _check_is("scheduled", self.scheduled, bool | timedelta, "True, False or a timedelta")
         if isinstance(self.scheduled, timedelta) and self.scheduled < timedelta():
             raise ValueError(f"virtual time never goes back: scheduled={self.scheduled!r}")
-        check_choice("retries", self.retries, get_args(Retries))
-        check_choice("errors", self.errors, get_args(Errors))
+        one_of(self.retries, "retries", get_args(Retries))
+        one_of(self.errors, "errors", get_args(Errors))
 
     @property
     def hides(self) -> bool:

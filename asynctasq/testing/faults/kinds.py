@@ -50,8 +50,8 @@ class Latency:
     rarely: float = 0.002
 
     def __post_init__(self) -> None:
-        check_seconds("typical_s", self.typical_s)
-        check_seconds("longest_s", self.longest_s)
+        check_seconds(self.typical_s, "typical_s")
+        check_seconds(self.longest_s, "longest_s")
         for name, share in {"often": self.often, "rarely": self.rarely}.items():
             if not (is_number(share) and 0.0 <= share <= 1.0):
                 raise ValueError(f"{name}={share!r} is no probability; give 0 to 1")
@@ -92,8 +92,8 @@ class Faults:
 
     def __post_init__(self) -> None:
         _check_rates(self.rates())
-        check_seconds("clock_skew", self.clock_skew)
-        check_seconds("reply_timeout_s", self.reply_timeout_s)
+        check_seconds(self.clock_skew, "clock_skew")
+        check_seconds(self.reply_timeout_s, "reply_timeout_s")
         if self.latency is not None and not isinstance(self.latency, Latency):
             _check_latency(self.latency)
         check_seed(self.seed)
@@ -220,7 +220,7 @@ class Delay(_Directed):
 
     def __post_init__(self) -> None:
         _Directed.__post_init__(self)
-        check_seconds("seconds", self.seconds)
+        check_seconds(self.seconds, "seconds")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,7 +236,7 @@ class ExpireLease(_Directed):
     def __post_init__(self) -> None:
         _Directed.__post_init__(self)
         if self.seconds is not None:
-            check_seconds("seconds", self.seconds, above_zero=True)
+            check_seconds(self.seconds, "seconds", above_zero=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -261,7 +261,7 @@ class SkewClock:
 
     def __post_init__(self) -> None:
         _check_worker(self.worker)
-        check_seconds("seconds", self.seconds, negative=True)
+        check_seconds(self.seconds, "seconds", signed=True)
 
 
 PointFault: TypeAlias = Crash | Stop | LoseReply | FailBefore | FailAfter | Delay | ExpireLease | Duplicate

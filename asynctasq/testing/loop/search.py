@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Final, Literal, Protocol, TypeAlias, get_args
 
+from asynctasq.tasks.options import one_of
 from asynctasq.testing.tape import Tape
 
 __all__ = ["SCHEDULING", "Fifo", "PriorityBased", "RandomOrder", "Scheduler", "Search", "make_scheduler"]
@@ -93,8 +94,7 @@ def make_scheduler(search: Search, tape: Tape) -> Scheduler | None:
 
     "mix" draws which: 1 in 5 fifo, 2 in 5 random, 2 in 5 by priority.
     """
-    if search not in get_args(Search):
-        raise ValueError(f"search={search!r} is not known; use one of {', '.join(get_args(Search))}")
+    one_of(search, "search", get_args(Search))
     if search == "mix":
         search = ("fifo", "random", "pct", "random", "pct")[tape.draw("search", 5)]
     match search:

@@ -50,7 +50,7 @@ class Checks:
 
     def eventually(self, name: str, predicate: Predicate, within_s: float) -> None:
         """Check whenever anything happens, at the latest `within_s` from now, until it holds once."""
-        check_seconds("within", within_s)
+        check_seconds(within_s, "within")
         _check_callable(f"eventually {name!r}", predicate)
         self._eventually[name] = predicate
         self._engine.loop.call_later(within_s, self._due, name, within_s)

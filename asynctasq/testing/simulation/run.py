@@ -11,14 +11,14 @@ from typing import Any, Final, TypeAlias, get_args
 
 from asynctasq.kernel.ledger import Entry as LedgerEntry
 from asynctasq.kernel.ledger import check, timeline
-from asynctasq.tasks.options import whole_number
+from asynctasq.tasks.options import one_of, whole_number
 from asynctasq.testing.engine import Engine
 from asynctasq.testing.fake_queue import FakeQueue
 from asynctasq.testing.faults import DirectedFault, FaultChoice, Faults
 from asynctasq.testing.faults.kinds import as_list
 from asynctasq.testing.faults.plan import check_faults
 from asynctasq.testing.loop import Limits, Search, SimulationLoop
-from asynctasq.testing.parameters import check_choice, check_seconds
+from asynctasq.testing.parameters import check_seconds
 from asynctasq.testing.simulation.checks import Checks, InvariantBroken
 from asynctasq.testing.tape import Entry, Tape
 
@@ -48,8 +48,8 @@ class RunOptions:
     def __post_init__(self) -> None:
         whole_number(self.workers, "workers", least=1)
         whole_number(self.concurrency, "concurrency", least=1)
-        check_seconds("lease_s", self.lease_s, above_zero=True)
-        check_choice("search", self.search, get_args(Search))
+        check_seconds(self.lease_s, "lease_s", above_zero=True)
+        one_of(self.search, "search", get_args(Search))
         check_faults(self.faults)
 
 

@@ -98,8 +98,8 @@ class Simulation:
 
         Raises: NotIdle if work is left `within` so many virtual seconds after that.
         """
-        check_seconds("trouble", trouble)
-        check_seconds("within", within)
+        check_seconds(trouble, "trouble")
+        check_seconds(within, "within")
         engine = self._engine
         engine.start_workers()
         engine.gate.set_open(is_open=True)

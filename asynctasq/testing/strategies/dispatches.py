@@ -50,8 +50,8 @@ SHORT_S: Final = 60
 
 def delays(*, least_s: float = 0.000001, most_s: float = 86_400.0) -> SearchStrategy[float]:
     """Seconds to wait, as `.delay()` takes them: whole ones first, then those at which leases end, then any."""
-    check_seconds("least_s", least_s)
-    check_seconds("most_s", most_s)
+    check_seconds(least_s, "least_s")
+    check_seconds(most_s, "most_s")
     least, most = microseconds(least_s), microseconds(most_s)
     if least > most:
         raise ValueError(f"delays(least_s={least_s}, most_s={most_s}) leaves nothing; least_s must not be above most_s")
@@ -69,7 +69,7 @@ def _whole_seconds(least: int, most: int) -> SearchStrategy[float]:
 
 def retry_policies(*, most_s: float = 3600.0) -> SearchStrategy[RetryPolicy]:
     """Retry policies of all three kinds, as a task class can describe them; no delay above `most_s`."""
-    check_seconds("most_s", most_s)
+    check_seconds(most_s, "most_s")
     some = delays(least_s=0.0, most_s=most_s)
     exponential = st.builds(Exponential, base_s=some, cap_s=some, jitter=st.booleans())
     listed = st.builds(Delays, delays_s=st.lists(some, min_size=1, max_size=5).map(tuple))

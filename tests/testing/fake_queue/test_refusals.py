@@ -237,8 +237,8 @@ def test_a_class_of_which_some_dispatches_are_faked_can_be_asked_for() -> None:
 @pytest.mark.parametrize(
     ("options", "error", "said"),
     [
-        ({"errors": "rasie"}, ValueError, "errors must be one of 'raise', 'collect', not 'rasie'"),
-        ({"retries": "x"}, ValueError, "retries must be one of 'due', 'never', 'all', not 'x'"),
+        ({"errors": "rasie"}, ValueError, "errors must be one of raise, collect, not 'rasie'"),
+        ({"retries": "x"}, ValueError, "retries must be one of due, never, all, not 'x'"),
         ({"scheduled": 5}, TypeError, "scheduled must be True, False or a timedelta, not 5"),
         ({"scheduled": timedelta(seconds=-1)}, ValueError, "never goes back"),
         ({"recursion": "no"}, TypeError, "recursion must be True or False, not 'no'"),

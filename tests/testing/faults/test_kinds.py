@@ -114,7 +114,7 @@ def test_a_length_of_time_is_finite_and_not_below_nothing(name: str, make: Calla
 
 
 def test_a_worker_that_stands_still_for_no_time_does_not_stand_still() -> None:
-    with pytest.raises(ValueError, match="seconds must be a number of seconds, more than 0, not 0"):
+    with pytest.raises(ValueError, match="seconds must be more than 0 seconds, not 0"):
         ExpireLease(seconds=0)
 
 

@@ -21,12 +21,12 @@ def test_counts_are_whole_numbers_from_one(name: str, value: Any) -> None:
 
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), "30", None])
 def test_a_lease_takes_time(value: Any) -> None:
-    with pytest.raises(ValueError, match="lease_s must be a number of seconds, more than 0"):
+    with pytest.raises(ValueError, match=r"lease_s must be (a number of|more than 0) seconds"):
         simulate(lease_s=value)
 
 
 def test_a_search_is_one_of_those_there_are() -> None:
-    with pytest.raises(ValueError, match="search must be one of 'fifo', 'random', 'pct', 'mix', not 'all'"):
+    with pytest.raises(ValueError, match="search must be one of fifo, random, pct, mix, not 'all'"):
         simulate(search="all")  # type: ignore[call-overload]
 
 
