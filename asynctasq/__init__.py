@@ -73,7 +73,7 @@ def __getattr__(name: str) -> Any:
     return value
 
 
-def _default_dispatcher() -> Dispatcher:
+def _default_dispatcher() -> Dispatcher[Any]:
     from asynctasq.core.setup import default_queue
 
     return default_queue()

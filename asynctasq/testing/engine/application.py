@@ -4,7 +4,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from asynctasq.tasks.registry import Application
+from asynctasq.tasks.application import Application
 
 __all__ = ["application_under_test"]
 
