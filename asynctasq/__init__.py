@@ -4,7 +4,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from asynctasq.tasks import AsyncProcessTask, AsyncTask, SyncProcessTask, SyncTask, Task, task
-from asynctasq.tasks.dispatching import dispatch_many, dispatch_many_sync, set_default_dispatcher
+from asynctasq.tasks.base import dispatch_many, dispatch_many_sync
+from asynctasq.tasks.dispatching import set_default_dispatcher
 
 # Imported when first used, so that `import asynctasq` stays fast.
 _NAMES_IN = {

@@ -19,7 +19,7 @@ from asynctasq.errors import DispatchError, UnsupportedFeature
 from asynctasq.kernel.envelope import Envelope
 from asynctasq.kernel.messages import Message
 from asynctasq.tasks.base import RESERVED, BaseTask
-from asynctasq.tasks.definition import TaskDefinition, arguments_of, definition_of, options_of, tell_id
+from asynctasq.tasks.definition import TaskDefinition, arguments_of, definition_of, options_of, set_dispatched_id
 from asynctasq.tasks.dispatching import Dispatcher
 from asynctasq.tasks.functions import TaskFunction
 
@@ -57,7 +57,7 @@ class MessageFactory:
             missing=options.missing,
         )
         task_id = options.task_id or self.new_id()
-        tell_id(task, task_id)
+        set_dispatched_id(task, task_id)
         return Message(
             id=task_id,
             queue=options.queue,
@@ -74,7 +74,7 @@ def _check_attributes(task: BaseTask[Any], definition: TaskDefinition) -> None:
         )
 
 
-class Queue(Dispatcher):
+class Queue(Dispatcher[BaseTask[Any]]):
     """Dispatches tasks to their drivers.
 
     `driver` is where tasks go that name no other; `find_driver` returns the driver for a `_driver_override` by name.

@@ -17,9 +17,9 @@ from asynctasq.drivers.base import Driver
 from asynctasq.drivers.urls import create_driver, sqlite_url
 from asynctasq.kernel.ledger import Entry, Kind
 from asynctasq.queue import Queue
+from asynctasq.tasks.application import Application
 from asynctasq.tasks.base import BaseTask
 from asynctasq.tasks.definition import definition_of
-from asynctasq.tasks.registry import Application
 from asynctasq.utils.loop import run
 
 __all__ = ["run_demo"]

@@ -17,7 +17,8 @@ from asynctasq.core.setup import Setup, install, secret_bytes
 from asynctasq.core.surroundings import RealSurroundings, WorkerSettings
 from asynctasq.core.worker import Worker
 from asynctasq.errors import ConfigError
-from asynctasq.tasks.registry import Application, project_root
+from asynctasq.tasks.application import Application
+from asynctasq.tasks.registry import project_root
 from asynctasq.utils.loop import run_through
 
 __all__ = ["Output", "run_worker"]

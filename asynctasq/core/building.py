@@ -13,9 +13,9 @@ from asynctasq.codec.signing import SigningKeys
 from asynctasq.errors import BadSignature, TaskTimeoutError, UndecodableBody, UnknownTask
 from asynctasq.kernel.envelope import Envelope
 from asynctasq.kernel.messages import DeadReason
+from asynctasq.tasks.application import Application
 from asynctasq.tasks.base import BaseTask
 from asynctasq.tasks.definition import TaskDefinition, definition_of, set_metadata
-from asynctasq.tasks.registry import Application
 
 __all__ = ["BadArguments", "Builder", "Invocation", "reason_of"]
 

@@ -47,7 +47,7 @@ class LeaseCompletion(AttemptCompletion):
     """Settles one attempt by its lease, which is renewed no more from then on: its row is locked until the commit."""
 
     def __init__(self, completer: Completer, held: Held, task: BaseTask[Any], keep_result_s: float | None) -> None:
-        self.task = task
+        self.task: BaseTask[Any] = task
         self._completer = completer
         self._held = held
         self._keep_result_s = keep_result_s

@@ -18,7 +18,8 @@ from asynctasq.core.leases import LeaseKeeper, LoopLeaseKeeper, ThreadLeaseKeepe
 from asynctasq.drivers.base import Driver
 from asynctasq.kernel.ledger import Entry
 from asynctasq.kernel.retry import RandomSource
-from asynctasq.tasks.registry import Application, project_root
+from asynctasq.tasks.application import Application
+from asynctasq.tasks.registry import project_root
 
 __all__ = ["RealSurroundings", "SimulatedSurroundings", "Surroundings", "WorkerSettings"]
 

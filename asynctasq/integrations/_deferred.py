@@ -10,7 +10,7 @@ from uuid import uuid4
 
 from asynctasq.queue import MessageFactory, Queue, refuse_running_loop
 from asynctasq.tasks.base import BaseTask
-from asynctasq.tasks.definition import definition_of, options_of, tell_id
+from asynctasq.tasks.definition import definition_of, options_of, set_dispatched_id
 from asynctasq.tasks.dispatching import Dispatcher, current_dispatcher
 
 __all__ = ["Deferred", "defer", "refuse_blocking_commit", "send", "send_sync"]
@@ -24,7 +24,7 @@ class Deferred:
 
     task_id: str
     task: BaseTask[Any]
-    dispatcher: Dispatcher
+    dispatcher: Dispatcher[BaseTask[Any]]
 
     def __str__(self) -> str:
         return f"{definition_of(type(self.task)).name} (id {self.task_id})"
@@ -40,7 +40,7 @@ def defer(task: BaseTask[Any]) -> Deferred:
     fixed = copy.copy(task).with_options(task_id=task_id)
     factory = dispatcher.factory if isinstance(dispatcher, Queue) else MessageFactory()
     factory.message(fixed)
-    tell_id(task, task_id)
+    set_dispatched_id(task, task_id)
     return Deferred(task_id=task_id, task=fixed, dispatcher=dispatcher)
 
 
@@ -63,8 +63,8 @@ def send_sync(deferred: Sequence[Deferred]) -> None:
             dispatcher.dispatch_sync([one.task for one in group])
 
 
-def _groups(deferred: Sequence[Deferred]) -> list[tuple[Dispatcher, list[Deferred]]]:
-    groups: dict[int, tuple[Dispatcher, list[Deferred]]] = {}
+def _groups(deferred: Sequence[Deferred]) -> list[tuple[Dispatcher[BaseTask[Any]], list[Deferred]]]:
+    groups: dict[int, tuple[Dispatcher[BaseTask[Any]], list[Deferred]]] = {}
     for one in deferred:
         groups.setdefault(id(one.dispatcher), (one.dispatcher, []))[1].append(one)
     return list(groups.values())

@@ -12,8 +12,8 @@ from asynctasq.drivers.base import Driver
 from asynctasq.errors import DispatchError, TaskDefinitionError
 from asynctasq.kernel.messages import check_queue_name
 from asynctasq.kernel.retry import Exponential, Fixed
+from asynctasq.tasks.class_checks import check_driver_override, check_execute, check_overrides, check_parameters
 from asynctasq.tasks.completing import completing, completing_sync
-from asynctasq.tasks.definition import TaskDefinition, check_execute, check_overrides, check_parameters
 from asynctasq.tasks.dispatching import current_dispatcher
 from asynctasq.tasks.mode import Mode
 from asynctasq.tasks.options import (
@@ -31,7 +31,17 @@ from asynctasq.tasks.options import (
 from asynctasq.tasks.registry import register, task_name
 from asynctasq.tasks.signatures import Signature, signature_of
 
-__all__ = ["RESERVED", "AsyncProcessTask", "AsyncTask", "BaseTask", "SyncProcessTask", "SyncTask", "Task"]
+__all__ = [
+    "RESERVED",
+    "AsyncProcessTask",
+    "AsyncTask",
+    "BaseTask",
+    "SyncProcessTask",
+    "SyncTask",
+    "Task",
+    "dispatch_many",
+    "dispatch_many_sync",
+]
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -64,7 +74,8 @@ class BaseTask(Generic[T_co]):
     _task_name: ClassVar[str] = ""
     _options_of_class: ClassVar[Options]
     _settings_read: ClassVar[tuple[object, ...]]
-    _definition: ClassVar[TaskDefinition | None] = None
+    _definition: ClassVar[object] = None
+    """Where `definition_of` keeps what it has made of the class."""
     _runnable: ClassVar[bool] = False
 
     _task_id: str | None = None
@@ -85,9 +96,10 @@ class BaseTask(Generic[T_co]):
         cls._has_constructor = cls._has_constructor or "__init__" in cls.__dict__
         cls._runnable = _has_execute(cls)
         check_overrides(cls, BaseTask)
-        check_execute(cls)
+        check_driver_override(cls, cls._driver_override)
+        check_execute(cls, cls._mode)
         if cls._arguments_become_attributes:
-            check_parameters(cls, RESERVED)
+            check_parameters(cls, cls._signature().names, RESERVED)
         cls._read_settings()
         register(cls._task_name, cls)
 
@@ -200,12 +212,12 @@ class BaseTask(Generic[T_co]):
         connection is to another database; AsyncTasqError outside of the attempt, in a child process, or when the
         attempt was completed before.
         """
-        return completing(self, connection, result)
+        return completing(self, connection, result, in_process=self._mode.in_process)
 
     @final
     def complete_in_sync(self, connection: Any, *, result: object = None) -> AbstractContextManager[None]:
         """Do `complete_in` for a connection that is used from synchronous code."""
-        return completing_sync(self, connection, result)
+        return completing_sync(self, connection, result, in_process=self._mode.in_process)
 
     # -- what a running task knows ----------------------------------------------------------------
 
@@ -330,3 +342,16 @@ NOTHING = _Nothing()
 def _has_execute(cls: type[BaseTask[Any]]) -> bool:
     execute = getattr(cls, "execute", None)
     return execute is not None and all(execute is not getattr(kind, "execute", None) for kind in KINDS)
+
+
+async def dispatch_many(tasks: Sequence[BaseTask[Any]], *, connection: Any = None) -> list[str]:
+    """Dispatch all of `tasks`, in one round trip per driver; return their ids in order.
+
+    The messages of one driver are stored all or none, where the driver claims `atomic_enqueue`.
+    """
+    return await current_dispatcher().dispatch(tasks, connection=connection)
+
+
+def dispatch_many_sync(tasks: Sequence[BaseTask[Any]], *, connection: Any = None) -> list[str]:
+    """Do `dispatch_many` from code that has no event loop."""
+    return current_dispatcher().dispatch_sync(tasks, connection=connection)

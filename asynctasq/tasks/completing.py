@@ -3,12 +3,9 @@
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from asynctasq.errors import AsyncTasqError
-
-if TYPE_CHECKING:
-    from asynctasq.tasks.base import BaseTask
 
 __all__ = ["Completion", "completing", "completing_sync", "running_completion"]
 
@@ -16,7 +13,8 @@ __all__ = ["Completion", "completing", "completing_sync", "running_completion"]
 class Completion(Protocol):
     """The right of one attempt to end itself as completed, once."""
 
-    task: "BaseTask[Any]"
+    task: Any
+    """The task that the attempt runs."""
 
     def begin(self) -> None:
         """Check that the attempt may still do so, and let no other block of it begin.
@@ -46,24 +44,24 @@ running_completion: ContextVar[Completion | None] = ContextVar("asynctasq_runnin
 
 
 @asynccontextmanager
-async def completing(task: "BaseTask[Any]", connection: Any, result: object) -> AsyncGenerator[None]:
+async def completing(task: object, connection: Any, result: object, *, in_process: bool) -> AsyncGenerator[None]:
     """Settle the attempt of `task` when the block has ended without an exception."""
-    with _begun(task) as completion:
+    with _begun(task, in_process=in_process) as completion:
         yield
         await completion.settle_in(connection, result)
 
 
 @contextmanager
-def completing_sync(task: "BaseTask[Any]", connection: Any, result: object) -> Generator[None]:
+def completing_sync(task: object, connection: Any, result: object, *, in_process: bool) -> Generator[None]:
     """Do `completing` for synchronous connections."""
-    with _begun(task) as completion:
+    with _begun(task, in_process=in_process) as completion:
         yield
         completion.settle_in_sync(connection, result)
 
 
 @contextmanager
-def _begun(task: "BaseTask[Any]") -> Generator[Completion]:
-    completion = _completion_of(task)
+def _begun(task: object, *, in_process: bool) -> Generator[Completion]:
+    completion = _completion_of(task, in_process=in_process)
     completion.begin()
     try:
         yield completion
@@ -71,9 +69,9 @@ def _begun(task: "BaseTask[Any]") -> Generator[Completion]:
         completion.end()
 
 
-def _completion_of(task: "BaseTask[Any]") -> Completion:
+def _completion_of(task: object, *, in_process: bool) -> Completion:
     name = type(task).__qualname__
-    if type(task)._mode.in_process:  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - the kind of task it is
+    if in_process:
         raise AsyncTasqError(
             f"{name} runs in a child process, which holds no lease and can't settle its attempt; "
             "derive from AsyncTask or SyncTask to use complete_in"

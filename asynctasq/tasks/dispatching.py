@@ -4,45 +4,44 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from asynctasq.errors import DispatchError
 
-if TYPE_CHECKING:
-    from asynctasq.tasks.base import BaseTask
+__all__ = ["Dispatcher", "current_dispatcher", "set_default_dispatcher"]
 
-__all__ = ["Dispatcher", "current_dispatcher", "dispatch_many", "dispatch_many_sync", "set_default_dispatcher"]
+Task_contra = TypeVar("Task_contra", contravariant=True)
 
 
-class Dispatcher(Protocol):
+class Dispatcher(Protocol[Task_contra]):
     """What turns tasks into stored messages."""
 
-    async def dispatch(self, tasks: "Sequence[BaseTask[Any]]", *, connection: Any = None) -> list[str]:
+    async def dispatch(self, tasks: Sequence[Task_contra], *, connection: Any = None) -> list[str]:
         """Store one message per task, in one round trip per driver; return their ids in order."""
         ...
 
-    def dispatch_sync(self, tasks: "Sequence[BaseTask[Any]]", *, connection: Any = None) -> list[str]:
+    def dispatch_sync(self, tasks: Sequence[Task_contra], *, connection: Any = None) -> list[str]:
         """Do `dispatch` from code that has no event loop."""
         ...
 
 
-scoped_dispatcher: ContextVar[Dispatcher | None] = ContextVar("asynctasq_dispatcher", default=None)
+scoped_dispatcher: ContextVar[Dispatcher[Any] | None] = ContextVar("asynctasq_dispatcher", default=None)
 """A dispatcher for this context alone (FakeQueue); None outside."""
 
 _faking: Counter[int] = Counter()
 """The threads in which a fake is open, and how many."""
 _faking_lock = threading.Lock()
 
-_default: Callable[[], Dispatcher] | None = None
+_default: Callable[[], Dispatcher[Any]] | None = None
 
 
-def set_default_dispatcher(provide: Callable[[], Dispatcher] | None) -> None:
+def set_default_dispatcher(provide: Callable[[], Dispatcher[Any]] | None) -> None:
     """Say where dispatches go when no scoped dispatcher is active."""
     global _default  # noqa: PLW0603 - the application's one default
     _default = provide
 
 
-def current_dispatcher() -> Dispatcher:
+def current_dispatcher() -> Dispatcher[Any]:
     """Return the dispatcher of this context, or the application's default.
 
     Raises: DispatchError in a thread that knows nothing of a FakeQueue that is open in another one.
@@ -58,7 +57,7 @@ def current_dispatcher() -> Dispatcher:
     return default_dispatcher()
 
 
-def default_dispatcher() -> Dispatcher:
+def default_dispatcher() -> Dispatcher[Any]:
     """Return the application's own dispatcher, whatever this context has."""
     if _default is None:
         raise DispatchError("no queue is set up; import asynctasq (the package) before dispatching")
@@ -77,16 +76,3 @@ def fake_closed(thread_id: int) -> None:
         _faking[thread_id] -= 1
         if not _faking[thread_id]:
             del _faking[thread_id]
-
-
-async def dispatch_many(tasks: "Sequence[BaseTask[Any]]", *, connection: Any = None) -> list[str]:
-    """Dispatch all of `tasks`, in one round trip per driver; return their ids in order.
-
-    The messages of one driver are stored all or none, where the driver claims `atomic_enqueue`.
-    """
-    return await current_dispatcher().dispatch(tasks, connection=connection)
-
-
-def dispatch_many_sync(tasks: "Sequence[BaseTask[Any]]", *, connection: Any = None) -> list[str]:
-    """Do `dispatch_many` from code that has no event loop."""
-    return current_dispatcher().dispatch_sync(tasks, connection=connection)

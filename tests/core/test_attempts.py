@@ -31,8 +31,8 @@ from asynctasq.errors import (
 from asynctasq.kernel.messages import DeadReason, Message, State, StoredMessage
 from asynctasq.queue import MessageFactory
 from asynctasq.tasks import AsyncProcessTask, AsyncTask, BaseTask, SyncProcessTask, SyncTask
+from asynctasq.tasks.application import Application
 from asynctasq.tasks.options import Duration
-from asynctasq.tasks.registry import Application
 from asynctasq.testing import FakeQueue, VirtualClock
 from asynctasq.testing.loop import SimulationLoop
 

@@ -15,7 +15,8 @@ from asynctasq.errors import BodyTooLarge, CodecError, DispatchError, DriverMisc
 from asynctasq.kernel.messages import DeadReason, Message, State
 from asynctasq.queue import MessageFactory, Queue
 from asynctasq.tasks import AsyncTask
-from asynctasq.tasks.registry import Application, register
+from asynctasq.tasks.application import Application
+from asynctasq.tasks.registry import register
 
 RAN: Counter[str] = Counter()
 

@@ -16,7 +16,7 @@ from asynctasq.drivers.memory_driver import MemoryDriver
 from asynctasq.kernel.messages import Message
 from asynctasq.queue import MessageFactory
 from asynctasq.tasks import AsyncProcessTask, AsyncTask, BaseTask, SyncProcessTask, SyncTask
-from asynctasq.tasks.registry import Application
+from asynctasq.tasks.application import Application
 from asynctasq.testing import VirtualClock
 from asynctasq.testing.loop import SimulationLoop
 

@@ -19,7 +19,7 @@ from asynctasq.kernel.ledger import check
 from asynctasq.kernel.messages import DeadReason, State
 from asynctasq.queue import Queue
 from asynctasq.tasks import AsyncProcessTask, AsyncTask, BaseTask, SyncProcessTask, SyncTask
-from asynctasq.tasks.registry import Application
+from asynctasq.tasks.application import Application
 from asynctasq.testing import FakeQueue
 
 ROOT = Path(__file__).parents[2]

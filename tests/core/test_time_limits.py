@@ -15,7 +15,7 @@ from asynctasq.drivers.memory_driver import MemoryDriver
 from asynctasq.kernel.messages import ErrorRecord
 from asynctasq.queue import Queue
 from asynctasq.tasks import AsyncProcessTask, AsyncTask, BaseTask, SyncProcessTask, SyncTask
-from asynctasq.tasks.registry import Application
+from asynctasq.tasks.application import Application
 
 ROOT = Path(__file__).parents[2]
 SOON_S = 20.0

@@ -21,7 +21,7 @@ from asynctasq.kernel.ledger import Entry, Kind
 from asynctasq.kernel.messages import Lease
 from asynctasq.queue import Queue
 from asynctasq.tasks import AsyncTask, BaseTask, SyncTask
-from asynctasq.tasks.registry import Application
+from asynctasq.tasks.application import Application
 
 RAN: Counter[str] = Counter()
 ORDER: list[str] = []

@@ -95,7 +95,7 @@ class ForeverInProcess(SyncProcessTask[None]):
 DISPATCH = """
 import asyncio, sys, faulted_app
 from asynctasq import init
-from asynctasq.tasks.dispatching import dispatch_many
+from asynctasq.tasks import dispatch_many
 
 async def main():
     init(driver=sys.argv[1])

@@ -25,7 +25,7 @@ from asynctasq.drivers.memory_driver import MemoryDriver
 from asynctasq.errors import DispatchError, UnserializableValue
 from asynctasq.queue import MessageFactory, Queue
 from asynctasq.tasks import AsyncProcessTask, AsyncTask, BaseTask, SyncProcessTask, SyncTask, TaskFunction, task
-from asynctasq.tasks.registry import Application
+from asynctasq.tasks.application import Application
 from asynctasq.testing import Simulation
 from tests.mutants.oracle import begin, want
 

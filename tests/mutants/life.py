@@ -20,8 +20,8 @@ from asynctasq.drivers.memory_driver import MemoryDriver
 from asynctasq.errors import DriverUnavailable
 from asynctasq.kernel.messages import DeadReason, Lease, State
 from asynctasq.queue import MessageFactory
+from asynctasq.tasks.application import Application
 from asynctasq.tasks.base import BaseTask
-from asynctasq.tasks.registry import Application
 from asynctasq.testing import Simulation
 from tests.mutants.oracle import HAIR, MICROSECOND, begin, want
 from tests.mutants.tasks import (

@@ -20,7 +20,7 @@ from asynctasq.kernel.ledger import Kind, check
 from asynctasq.kernel.messages import Depth, Lease
 from asynctasq.queue import MessageFactory
 from asynctasq.tasks import AsyncTask
-from asynctasq.tasks.registry import Application
+from asynctasq.tasks.application import Application
 from asynctasq.testing import Delay, Duplicate, FailBefore, FakeQueue, VirtualClock
 from asynctasq.testing.loop import SimulationLoop
 

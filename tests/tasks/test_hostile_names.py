@@ -14,7 +14,7 @@ from asynctasq.kernel.envelope import Envelope
 from asynctasq.kernel.messages import DeadReason, Message, State
 from asynctasq.kernel.retry import Fixed
 from asynctasq.tasks import AsyncTask
-from asynctasq.tasks.registry import Application
+from asynctasq.tasks.application import Application
 
 
 class Ordinary(AsyncTask[None]):

@@ -9,7 +9,8 @@ import pytest
 
 from asynctasq.errors import UnknownTask
 from asynctasq.tasks import SyncTask
-from asynctasq.tasks.registry import Application, project_root
+from asynctasq.tasks.application import Application
+from asynctasq.tasks.registry import project_root
 
 TASK = """
 from pathlib import Path

@@ -13,7 +13,7 @@ from asynctasq.drivers.memory_driver import MemoryDriver
 from asynctasq.errors import UnsupportedFeature
 from asynctasq.queue import Queue
 from asynctasq.tasks import AsyncTask, BaseTask, task
-from asynctasq.tasks.registry import Application
+from asynctasq.tasks.application import Application
 
 
 @dataclass(frozen=True)

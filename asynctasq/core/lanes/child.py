@@ -25,9 +25,9 @@ from asynctasq.core.exceptions import pack_exception, unpack_exception
 from asynctasq.core.orms import attempt_scope, open_orms, release_thread, set_up_django
 from asynctasq.core.running import running_task, without_loop
 from asynctasq.errors import CodecError, DispatchError
+from asynctasq.tasks.application import Application
 from asynctasq.tasks.base import AsyncTask, BaseTask, SyncTask
 from asynctasq.tasks.definition import definition_of
-from asynctasq.tasks.registry import Application
 from asynctasq.utils.loop import new_event_loop
 
 __all__ = ["READY", "ChildSettings", "Reply", "ReplyKind", "Request", "receive_frame", "send_frame", "serve"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from asynctasq.queue import background
-from asynctasq.tasks.registry import Application
+from asynctasq.tasks.application import Application
 
 __all__ = ["application_under_test", "load_in_real_loop"]
 

@@ -47,7 +47,7 @@ class Filter:
             )
 
 
-class FakeDispatcher(Dispatcher):
+class FakeDispatcher(Dispatcher[BaseTask[Any]]):
     """Records dispatches and stores their messages; lets through what is not faked."""
 
     def __init__(self, engine: Engine, chosen: Filter, add: Callable[[Dispatched], None]) -> None:

@@ -21,8 +21,8 @@ from asynctasq.errors import TaskTimeoutError, WorkerCrashedError
 from asynctasq.kernel.ledger import Entry, Kind
 from asynctasq.kernel.messages import DeadReason, State
 from asynctasq.queue import MessageFactory, Queue
+from asynctasq.tasks.application import Application
 from asynctasq.tasks.base import BaseTask
-from asynctasq.tasks.registry import Application
 from tests.core.lanes.process_tasks import Big, Endless, Harm, Parent, Pid, PidAsync, Speaks
 
 MODULE = "tests.core.lanes.process_tasks"

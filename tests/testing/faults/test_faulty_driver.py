@@ -16,7 +16,7 @@ from asynctasq.errors import ConfigError, DriverUnavailable
 from asynctasq.kernel.messages import Complete, Message, Release
 from asynctasq.queue import MessageFactory
 from asynctasq.tasks import AsyncTask
-from asynctasq.tasks.registry import Application
+from asynctasq.tasks.application import Application
 from asynctasq.testing import Crash, Delay, FailAfter, FailBefore, Faults, FaultyDriver, LoseReply, VirtualClock
 from asynctasq.testing.conformance.suite import *  # noqa: F403 - over a driver that is wrapped
 from asynctasq.testing.faults import DirectedFault, FaultChoice, Latency, SkewClock

@@ -15,7 +15,7 @@ from typer.main import get_command
 from asynctasq.cli.app import app
 from asynctasq.cli.exit_codes import told_as_exit_code
 from asynctasq.config import load_settings
-from asynctasq.tasks.registry import INSTALLED
+from asynctasq.tasks.application import INSTALLED
 
 __all__ = ["Command"]
 

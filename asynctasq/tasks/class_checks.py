@@ -1,0 +1,64 @@
+"""Checks of a task class, made when the class is made; they raise TaskDefinitionError and change nothing."""
+
+import inspect
+from collections.abc import Iterable
+
+from asynctasq.errors import TaskDefinitionError
+from asynctasq.tasks.mode import Mode
+
+__all__ = ["check_driver_override", "check_execute", "check_overrides", "check_parameters"]
+
+
+def check_execute(cls: type[object], mode: Mode) -> None:
+    """Raise TaskDefinitionError if the class's own `execute` is of the wrong kind for its mode."""
+    execute = cls.__dict__.get("execute")
+    if execute is None:
+        return
+    function = inspect.unwrap(execute) if callable(execute) else execute
+    if (
+        not inspect.isfunction(function)
+        or inspect.isasyncgenfunction(function)
+        or inspect.isgeneratorfunction(function)
+    ):
+        raise TaskDefinitionError(f"{cls.__qualname__}.execute must be a method that returns, not {execute!r}")
+    is_async = inspect.iscoroutinefunction(function)
+    if mode.is_async and not is_async:
+        raise TaskDefinitionError(
+            f"{cls.__qualname__}.execute must be `async def`; for blocking code derive from SyncTask or SyncProcessTask"
+        )
+    if is_async and not mode.is_async:
+        raise TaskDefinitionError(
+            f"{cls.__qualname__}.execute must be `def`; for async code derive from AsyncTask or AsyncProcessTask"
+        )
+
+
+def check_overrides(cls: type[object], base: type[object]) -> None:
+    """Raise TaskDefinitionError if the class replaces what is not for overriding, or by what can't work."""
+    for name, value in cls.__dict__.items():
+        original = base.__dict__.get(name)
+        if isinstance(original, property) or getattr(original, "__final__", False):
+            raise TaskDefinitionError(
+                f"{cls.__qualname__}.{name} would replace a method that every task needs; rename it"
+            )
+        if name in ("failed", "should_retry") and not callable(getattr(cls, name)):
+            raise TaskDefinitionError(f"{cls.__qualname__}.{name} must be a method, not {value!r}")
+
+
+def check_driver_override(cls: type[object], override: object) -> None:
+    """Raise TaskDefinitionError unless `_driver_override` is the name of a driver, a driver, or None."""
+    if isinstance(override, type) or not (
+        override is None or isinstance(override, str) or callable(getattr(override, "enqueue", None))
+    ):
+        raise TaskDefinitionError(
+            f"{cls.__qualname__}: _driver_override must be the name of a driver, a driver, or None, not {override!r}"
+        )
+
+
+def check_parameters(cls: type[object], names: Iterable[str], reserved: frozenset[str]) -> None:
+    """Raise TaskDefinitionError if a constructor parameter would hide the API once stored on `self`."""
+    hidden = [name for name in names if name in reserved]
+    if hidden:
+        raise TaskDefinitionError(
+            f"{cls.__qualname__}.__init__ has parameters that would hide an attribute or method of every task: "
+            f"{', '.join(hidden)}; rename them"
+        )
