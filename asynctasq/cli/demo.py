@@ -11,7 +11,7 @@ from rich.table import Table
 
 from asynctasq.cli.demo_tasks import ChargeCard, CountPrimes, DownloadReport, SendReminder, WelcomeUser, WriteLog
 from asynctasq.cli.exit_codes import ExitCode
-from asynctasq.core.surroundings import RealSurroundings, WorkerSettings
+from asynctasq.core.runtime import RealSurroundings, WorkerSettings
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.base import Driver
 from asynctasq.drivers.urls import create_driver, sqlite_url

@@ -13,8 +13,8 @@ from typing import Any
 from asynctasq.cli.output import AttemptLines, configure_logging
 from asynctasq.config import Settings, load_settings
 from asynctasq.core.orms import open_orms, set_up_django
+from asynctasq.core.runtime import RealSurroundings, WorkerSettings
 from asynctasq.core.setup import Setup, install, secret_bytes
-from asynctasq.core.surroundings import RealSurroundings, WorkerSettings
 from asynctasq.core.worker import Worker
 from asynctasq.errors import ConfigError
 from asynctasq.tasks.application import Application

@@ -8,7 +8,7 @@ from typing import Final, cast
 
 from asynctasq.codec.extensions import Unsupported
 from asynctasq.codec.limits import Limits
-from asynctasq.codec.raw import ExtType, Timestamp
+from asynctasq.codec.typed_msgpack import ExtType, Timestamp
 
 __all__ = ["LEAVES", "check_structure", "is_suspect", "short"]
 

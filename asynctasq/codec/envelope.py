@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from typing import Final, cast
 
 from asynctasq.codec.limits import DEFAULT_LIMITS, Limits
-from asynctasq.codec.raw import packb, unpackb
 from asynctasq.codec.signing import SigningKeys, sign, strip, verify
+from asynctasq.codec.typed_msgpack import packb, unpackb
 from asynctasq.errors import BadSignature, BodyTooLarge, UndecodableBody, UnserializableValue, UnsupportedVersion
 from asynctasq.kernel.envelope import (
     COUNT_MAX,

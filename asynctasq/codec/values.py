@@ -9,13 +9,13 @@ from collections.abc import Callable
 from typing import Final, cast
 
 from asynctasq.codec import annotations
-from asynctasq.codec._offenders import find_offender
 from asynctasq.codec._structure import check_structure, is_suspect
+from asynctasq.codec._unserializable import find_offender
 from asynctasq.codec.extensions import DECODERS, ENCODERS, Unsupported, standard_type
 from asynctasq.codec.limits import DEFAULT_LIMITS, Limits
 from asynctasq.codec.orm import references
 from asynctasq.codec.placeholders import ModelReference, Record
-from asynctasq.codec.raw import ExtType, packb, unpackb
+from asynctasq.codec.typed_msgpack import ExtType, packb, unpackb
 from asynctasq.errors import BodyTooLarge, UndecodableBody, UnserializableValue
 
 __all__ = ["DEFAULT_LIMITS", "Decoding", "Encoding", "Limits", "pack", "unpack"]

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 from asynctasq.clock import Clock
-from asynctasq.core.building import BadArguments, Builder, Invocation, reason_of
-from asynctasq.core.exceptions import record_of
-from asynctasq.core.held import Fate, Held
+from asynctasq.core.current_task import running_task
+from asynctasq.core.exception_codec import record_of
+from asynctasq.core.in_flight import Fate, Held
 from asynctasq.core.lanes.child import ReplyKind, Request
 from asynctasq.core.lanes.lanes import Lanes
-from asynctasq.core.lanes.processes import ChildCrashed
+from asynctasq.core.lanes.process_pool import ChildCrashed
 from asynctasq.core.orms import attempt_scope
-from asynctasq.core.running import running_task
+from asynctasq.core.task_factory import BadArguments, Builder, Invocation, reason_of
 from asynctasq.core.tracebacks import forget_our_frames
 from asynctasq.errors import (
     CodecError,

@@ -8,8 +8,8 @@ from typing import Any
 
 from asynctasq.clock import Clock
 from asynctasq.core.attempt import AttemptCompletion, Completions, Fate, Held, Sequel
-from asynctasq.core.building import Builder
 from asynctasq.core.leases import LeaseKeeper
+from asynctasq.core.task_factory import Builder
 from asynctasq.drivers.base import Driver, Transactional
 from asynctasq.drivers.loops import running_loop
 from asynctasq.errors import AsyncTasqError, DriverError, LeaseLost, UnsupportedFeature

@@ -11,10 +11,10 @@ from typing import Protocol
 from asynctasq.clock import Clock, SystemClock
 from asynctasq.codec.limits import DEFAULT_LIMITS
 from asynctasq.codec.orm.references import LoadElsewhere
-from asynctasq.core.building import Builder
 from asynctasq.core.lanes.child import ChildSettings
 from asynctasq.core.lanes.lanes import InlineLanes, Lanes, WorkerLanes
 from asynctasq.core.leases import LeaseKeeper, LoopLeaseKeeper, ThreadLeaseKeeper
+from asynctasq.core.task_factory import Builder
 from asynctasq.drivers.base import Driver
 from asynctasq.kernel.ledger import Entry
 from asynctasq.kernel.retry import RandomSource

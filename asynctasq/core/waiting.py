@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from asynctasq.clock import Clock
-from asynctasq.core.queues import QueueOrder
+from asynctasq.core.queue_order import QueueOrder
 from asynctasq.drivers.base import Driver, Notifies
 from asynctasq.errors import DriverError
 from asynctasq.kernel.messages import Lease

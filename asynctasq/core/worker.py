@@ -10,13 +10,13 @@ from dataclasses import replace
 from asynctasq.codec.limits import Limits
 from asynctasq.codec.signing import SigningKeys
 from asynctasq.core.attempt import AttemptRunner, Fate, Held
-from asynctasq.core.broker import Outage
-from asynctasq.core.building import Builder
 from asynctasq.core.completion import Completer
-from asynctasq.core.queues import parse_queues
+from asynctasq.core.queue_order import parse_queues
+from asynctasq.core.reconnect import Outage
+from asynctasq.core.runtime import RealSurroundings, Surroundings, WorkerSettings
 from asynctasq.core.shutdown import StopRequest
-from asynctasq.core.surroundings import RealSurroundings, Surroundings, WorkerSettings
-from asynctasq.core.watch import Watch
+from asynctasq.core.task_factory import Builder
+from asynctasq.core.waiting import Watch
 from asynctasq.drivers.base import Driver
 from asynctasq.errors import DriverError
 from asynctasq.kernel.ledger import Entry, Kind

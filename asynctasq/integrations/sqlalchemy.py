@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from asynctasq.errors import MissingExtra
-from asynctasq.integrations._deferred import Deferred, defer, refuse_blocking_commit, send, send_sync
+from asynctasq.integrations._after_commit import Deferred, defer, refuse_blocking_commit, send, send_sync
 from asynctasq.tasks.base import BaseTask
 
 try:

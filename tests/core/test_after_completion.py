@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from asynctasq import AsyncTask, SyncTask
-from asynctasq.core.held import Held
+from asynctasq.core.in_flight import Held
 from asynctasq.core.leases import LeaseKeeper
-from asynctasq.core.surroundings import RealSurroundings, WorkerSettings
+from asynctasq.core.runtime import RealSurroundings, WorkerSettings
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.base import Driver
 from asynctasq.drivers.sqlite_driver import SQLiteDriver

@@ -11,7 +11,7 @@ import pytest
 from asynctasq import AsyncProcessTask, AsyncTask, SyncTask, current_task, task
 from asynctasq.core.attempt import Held
 from asynctasq.core.leases import LeaseKeeper
-from asynctasq.core.surroundings import RealSurroundings, WorkerSettings
+from asynctasq.core.runtime import RealSurroundings, WorkerSettings
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.base import Driver, KeepsResults
 from asynctasq.drivers.memory_driver import MemoryDriver

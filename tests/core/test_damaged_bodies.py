@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asynctasq.codec.envelope import PLAIN_PREFIX
-from asynctasq.codec.raw import packb
-from asynctasq.core.surroundings import SimulatedSurroundings, WorkerSettings
+from asynctasq.codec.typed_msgpack import packb
+from asynctasq.core.runtime import SimulatedSurroundings, WorkerSettings
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.memory_driver import MemoryDriver
 from asynctasq.kernel.messages import Message

@@ -12,7 +12,7 @@ import pytest
 
 from asynctasq.core.attempt import Held
 from asynctasq.core.leases import ThreadLeaseKeeper
-from asynctasq.core.surroundings import RealSurroundings, WorkerSettings
+from asynctasq.core.runtime import RealSurroundings, WorkerSettings
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.base import Settlements
 from asynctasq.drivers.memory_driver import MemoryDriver
@@ -346,7 +346,7 @@ async def test_an_outage_loses_nothing_and_is_logged_once_a_change(caplog: pytes
     await ended(worker_on(driver))
 
     assert RAN["a"] == 5
-    texts = [record.getMessage() for record in caplog.records if record.name == "asynctasq.core.broker"]
+    texts = [record.getMessage() for record in caplog.records if record.name == "asynctasq.core.reconnect"]
     assert ["can't be reached" in texts[0], "is back after" in texts[1]] == [True, True]
     assert len(texts) == 2
 

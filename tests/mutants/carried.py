@@ -16,10 +16,10 @@ from itertools import count
 from typing import Any, ClassVar, Final, NamedTuple, cast
 from zoneinfo import ZoneInfo
 
-from asynctasq.core.building import Builder
 from asynctasq.core.lanes.child import Reply, Request
 from asynctasq.core.lanes.lanes import InlineLanes, Lanes
-from asynctasq.core.surroundings import SimulatedSurroundings, WorkerSettings
+from asynctasq.core.runtime import SimulatedSurroundings, WorkerSettings
+from asynctasq.core.task_factory import Builder
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.memory_driver import MemoryDriver
 from asynctasq.errors import DispatchError, UnserializableValue

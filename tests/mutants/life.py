@@ -11,9 +11,9 @@ from typing import Any
 from asynctasq.codec.arguments import pack_arguments
 from asynctasq.codec.envelope import WIRE_VERSION, decode_envelope, encode_envelope
 from asynctasq.codec.signing import SigningKeys
-from asynctasq.core.building import Builder
 from asynctasq.core.lanes.lanes import InlineLanes, Lanes
-from asynctasq.core.surroundings import SimulatedSurroundings, WorkerSettings
+from asynctasq.core.runtime import SimulatedSurroundings, WorkerSettings
+from asynctasq.core.task_factory import Builder
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.base import NO, Settlements
 from asynctasq.drivers.memory_driver import MemoryDriver

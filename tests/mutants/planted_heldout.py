@@ -8,11 +8,11 @@ from typing import Any
 
 from asynctasq.codec import envelope as envelope_module
 from asynctasq.core.attempt import AttemptRunner
-from asynctasq.core.building import Builder
 from asynctasq.core.lanes import lanes as lanes_module
-from asynctasq.core.queues import QueueOrder
+from asynctasq.core.queue_order import QueueOrder
 from asynctasq.core.shutdown import StopRequest
-from asynctasq.core.watch import Watch
+from asynctasq.core.task_factory import Builder
+from asynctasq.core.waiting import Watch
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.memory_driver import MemoryDriver
 from asynctasq.drivers.memory_driver import row as memory_row

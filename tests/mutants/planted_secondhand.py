@@ -11,15 +11,15 @@ from typing import Any
 from asynctasq import queue as queue_module
 from asynctasq.codec import values as values_module
 from asynctasq.core import attempt as attempt_module
-from asynctasq.core import broker as broker_module
-from asynctasq.core import exceptions as exceptions_module
-from asynctasq.core import running as running_module
+from asynctasq.core import current_task as current_task_module
+from asynctasq.core import exception_codec as exception_codec_module
+from asynctasq.core import reconnect as reconnect_module
 from asynctasq.core.attempt import AttemptRunner
-from asynctasq.core.broker import Outage
-from asynctasq.core.building import BadArguments, Builder
 from asynctasq.core.lanes import child as child_module
 from asynctasq.core.leases import LoopLeaseKeeper
-from asynctasq.core.queues import QueueOrder
+from asynctasq.core.queue_order import QueueOrder
+from asynctasq.core.reconnect import Outage
+from asynctasq.core.task_factory import BadArguments, Builder
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.base import Page
 from asynctasq.drivers.memory_driver import MemoryDriver
@@ -81,7 +81,7 @@ _everywhere(
     "once delays have outgrown the cap, a burst of failures stays a burst",
     _jitter_first,
     (decide_module, "delay_before_next"),
-    (broker_module, "delay_before_next"),
+    (reconnect_module, "delay_before_next"),
 )
 
 
@@ -146,7 +146,7 @@ _everywhere(
     "current task kept in a global",
     "an attempt takes itself for the one that began last",
     _one_global(),
-    (running_module, "running_task"),
+    (current_task_module, "running_task"),
     (attempt_module, "running_task"),
     (child_module, "running_task"),
 )
@@ -201,7 +201,7 @@ def _always_first(original: Any) -> Any:
 
 
 @_plant(
-    exceptions_module,
+    exception_codec_module,
     "_restore",
     "attributes of a child's exception lost",
     "what a child asks for comes without its delay",

@@ -10,10 +10,10 @@ from typing import Any
 from asynctasq import queue as queue_module
 from asynctasq.codec import values as values_module
 from asynctasq.core.attempt import AttemptRunner
-from asynctasq.core.building import Builder
 from asynctasq.core.leases import LoopLeaseKeeper
-from asynctasq.core.queues import QueueOrder
+from asynctasq.core.queue_order import QueueOrder
 from asynctasq.core.shutdown import StopRequest
+from asynctasq.core.task_factory import Builder
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.memory_driver import MemoryDriver
 from asynctasq.kernel import retry as retry_module

@@ -14,10 +14,10 @@ from asynctasq import queue as queue_module
 from asynctasq.codec import records as records_module
 from asynctasq.core import attempt as attempt_module
 from asynctasq.core.attempt import AttemptRunner
-from asynctasq.core.building import Builder
 from asynctasq.core.lanes.lanes import InlineLanes, WorkerLanes
 from asynctasq.core.leases import _Renewals  # pyright: ignore[reportPrivateUsage] - to plant a defect in it
 from asynctasq.core.shutdown import StopRequest
+from asynctasq.core.task_factory import Builder
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.base import Page
 from asynctasq.drivers.memory_driver import MemoryDriver

@@ -8,13 +8,13 @@ from typing import Any
 from asynctasq import queue as queue_module
 from asynctasq.codec import envelope as envelope_module
 from asynctasq.core import attempt as attempt_module
-from asynctasq.core import building as building_module
-from asynctasq.core import exceptions as exceptions_module
+from asynctasq.core import exception_codec as exception_codec_module
+from asynctasq.core import task_factory as task_factory_module
 from asynctasq.core import worker as worker_module
 from asynctasq.core.attempt import AttemptRunner
 from asynctasq.core.lanes import child as child_module
 from asynctasq.core.lanes import lanes as lanes_module
-from asynctasq.core.queues import QueueOrder
+from asynctasq.core.queue_order import QueueOrder
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.memory_driver import MemoryDriver
 from asynctasq.drivers.memory_driver import row as memory_row
@@ -94,7 +94,10 @@ def _no_pause(_: Any) -> Any:
 
 
 @_plant(
-    exceptions_module, "_find", "child's own exceptions lost", "a Retry, or an error of one's own, comes as another"
+    exception_codec_module,
+    "_find",
+    "child's own exceptions lost",
+    "a Retry, or an error of one's own, comes as another",
 )
 def _builtins_alone(original: Any) -> Any:
     def find(name: str) -> Any:
@@ -223,7 +226,7 @@ _everywhere(
     "once its base has been dispatched a task runs as its base",
     _inherited,
     (queue_module, "definition_of"),
-    (building_module, "definition_of"),
+    (task_factory_module, "definition_of"),
     (child_module, "definition_of"),
 )
 

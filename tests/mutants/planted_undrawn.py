@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from asynctasq.core import attempt as attempt_module
-from asynctasq.core import building as building_module
+from asynctasq.core import task_factory as task_factory_module
 from asynctasq.core.attempt import AttemptRunner, Fate
-from asynctasq.core.broker import Outage
-from asynctasq.core.building import Invocation
 from asynctasq.core.leases import LoopLeaseKeeper
-from asynctasq.core.watch import Watch
+from asynctasq.core.reconnect import Outage
+from asynctasq.core.task_factory import Invocation
+from asynctasq.core.waiting import Watch
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.memory_driver import MemoryDriver
 from asynctasq.kernel.decide import Interrupted
@@ -120,7 +120,7 @@ def _first_error(original: Any) -> Any:
 
 
 @_plant(
-    building_module, "set_metadata", "current attempt counted from 1", "the first attempt takes itself for a second"
+    task_factory_module, "set_metadata", "current attempt counted from 1", "the first attempt takes itself for a second"
 )
 def _from_one(original: Any) -> Any:
     return lambda task, *, attempt, **given: original(task, attempt=attempt + 1, **given)

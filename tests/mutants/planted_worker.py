@@ -6,12 +6,12 @@ from typing import Any
 
 from asynctasq.core import attempt as attempt_module
 from asynctasq.core.attempt import AttemptRunner, Fate
-from asynctasq.core.broker import Outage
-from asynctasq.core.exceptions import record_of
+from asynctasq.core.exception_codec import record_of
 from asynctasq.core.lanes.lanes import InlineLanes
 from asynctasq.core.leases import LoopLeaseKeeper, _Renewals
-from asynctasq.core.queues import QueueOrder
-from asynctasq.core.watch import NOTHING, Watch
+from asynctasq.core.queue_order import QueueOrder
+from asynctasq.core.reconnect import Outage
+from asynctasq.core.waiting import NOTHING, Watch
 from asynctasq.core.worker import Worker
 from asynctasq.errors import DriverUnavailable, Reject
 from asynctasq.kernel.decide import Failed, Succeeded

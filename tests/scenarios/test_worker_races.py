@@ -11,7 +11,7 @@ import pytest
 
 from asynctasq.core.attempt import Held
 from asynctasq.core.leases import LoopLeaseKeeper
-from asynctasq.core.surroundings import SimulatedSurroundings, WorkerSettings
+from asynctasq.core.runtime import SimulatedSurroundings, WorkerSettings
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.base import Settlements
 from asynctasq.drivers.memory_driver import MemoryDriver

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any, cast
 
 from asynctasq.codec.limits import DEFAULT_LIMITS, Limits
-from asynctasq.codec.raw import packb, unpackb
 from asynctasq.codec.signing import SigningKeys
-from asynctasq.core.building import Builder
-from asynctasq.core.exceptions import pack_exception, unpack_exception
+from asynctasq.codec.typed_msgpack import packb, unpackb
+from asynctasq.core.current_task import running_task, without_loop
+from asynctasq.core.exception_codec import pack_exception, unpack_exception
 from asynctasq.core.orms import attempt_scope, open_orms, release_thread, set_up_django
-from asynctasq.core.running import running_task, without_loop
+from asynctasq.core.task_factory import Builder
 from asynctasq.errors import CodecError, DispatchError
 from asynctasq.tasks.application import Application
 from asynctasq.tasks.base import AsyncTask, BaseTask, SyncTask

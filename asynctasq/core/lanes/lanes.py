@@ -7,12 +7,12 @@ from contextvars import copy_context
 from functools import partial
 from typing import Protocol
 
-from asynctasq.core.building import Builder
+from asynctasq.core.current_task import without_loop
 from asynctasq.core.lanes.child import ChildSettings, Reply, Request, serve
-from asynctasq.core.lanes.processes import ProcessPool
-from asynctasq.core.lanes.threads import ThreadPool
+from asynctasq.core.lanes.process_pool import ProcessPool
+from asynctasq.core.lanes.thread_pool import ThreadPool
 from asynctasq.core.orms import release_thread
-from asynctasq.core.running import without_loop
+from asynctasq.core.task_factory import Builder
 from asynctasq.errors import TaskTimeoutError
 from asynctasq.tasks.base import AsyncTask
 

@@ -18,7 +18,7 @@ from contextlib import suppress
 from functools import partial
 
 from asynctasq.core.lanes.child import READY, ChildSettings, receive_frame, send_frame
-from asynctasq.core.lanes.threads import ThreadPool
+from asynctasq.core.lanes.thread_pool import ThreadPool
 from asynctasq.errors import TaskTimeoutError, WorkerCrashedError
 
 __all__ = ["ChildCrashed", "ProcessPool"]

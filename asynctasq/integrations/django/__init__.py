@@ -3,7 +3,7 @@
 from typing import Any
 
 from asynctasq.errors import MissingExtra
-from asynctasq.integrations._deferred import defer, refuse_blocking_commit, send_sync
+from asynctasq.integrations._after_commit import defer, refuse_blocking_commit, send_sync
 from asynctasq.tasks.base import BaseTask
 
 try:

@@ -9,8 +9,8 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from asynctasq.clock import Clock
-from asynctasq.core.queues import parse_queues
-from asynctasq.core.surroundings import SimulatedSurroundings, WorkerSettings
+from asynctasq.core.queue_order import parse_queues
+from asynctasq.core.runtime import SimulatedSurroundings, WorkerSettings
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.base import Driver, Settlements
 from asynctasq.errors import DriverError

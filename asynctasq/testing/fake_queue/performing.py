@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from asynctasq.core.attempt import AttemptCompletion, AttemptRunner, Completions, Held, Sequel
-from asynctasq.core.building import Builder
-from asynctasq.core.surroundings import SimulatedSurroundings, WorkerSettings
+from asynctasq.core.runtime import SimulatedSurroundings, WorkerSettings
+from asynctasq.core.task_factory import Builder
 from asynctasq.errors import AsyncTasqError
 from asynctasq.kernel.messages import Bury, Complete, Lease, Message, Settlement
 from asynctasq.tasks.base import BaseTask

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from asynctasq.core.surroundings import RealSurroundings, WorkerSettings
+from asynctasq.core.runtime import RealSurroundings, WorkerSettings
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.base import Driver, Inspectable, KeepsResults, Migratable, Notifies, Transactional
 from asynctasq.drivers.memory_driver import MemoryDriver
