@@ -11,7 +11,7 @@ from rich.table import Table
 
 from asynctasq.cli.demo_tasks import ChargeCard, CountPrimes, DownloadReport, SendReminder, WelcomeUser, WriteLog
 from asynctasq.cli.exit_codes import ExitCode
-from asynctasq.core.runtime import RealSurroundings, WorkerSettings
+from asynctasq.core.runtime import ProductionRuntime, WorkerSettings
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.base import Driver
 from asynctasq.drivers.urls import create_driver, sqlite_url
@@ -92,16 +92,16 @@ def run_demo(keep: str | None = None) -> None:
 
 async def _demo(driver: Driver, console: Console) -> _Board:
     board = _Board()
-    surroundings = RealSurroundings(record=board)
+    runtime = ProductionRuntime(record=board)
     application = Application(("asynctasq.cli.demo_tasks",))
     worker = Worker(
         driver,
         process_pool_size=1,
         settings=WorkerSettings(application=application, handle_signals=False),
-        surroundings=surroundings,
+        runtime=runtime,
     )
     console.print(f"asynctasq demo on {driver}: no server, one worker, four ways to run a task\n")
-    board.dispatched_at = surroundings.clock.now()
+    board.dispatched_at = runtime.clock.now()
     await _dispatch(Queue(driver), board)
     async with asyncio.TaskGroup() as group:
         running = group.create_task(worker.start())

@@ -13,7 +13,7 @@ from typing import Any
 from asynctasq.cli.output import AttemptLines, configure_logging
 from asynctasq.config import Settings, load_settings
 from asynctasq.core.orms import open_orms, set_up_django
-from asynctasq.core.runtime import RealSurroundings, WorkerSettings
+from asynctasq.core.runtime import ProductionRuntime, WorkerSettings
 from asynctasq.core.setup import Setup, install, secret_bytes
 from asynctasq.core.worker import Worker
 from asynctasq.errors import ConfigError
@@ -116,7 +116,7 @@ def _worker(
             body_bytes_max=settings.body_bytes_max,
             burst=burst,
         ),
-        surroundings=RealSurroundings(record=record),
+        runtime=ProductionRuntime(record=record),
     )
 
 

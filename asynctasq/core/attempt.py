@@ -58,8 +58,8 @@ logger = logging.getLogger(__name__)
 NEWER_VERSION_DELAY_S = 60.0
 
 
-class World(Protocol):
-    """What an attempt needs of the worker's surroundings. `record` receives ledger entries."""
+class AttemptEnvironment(Protocol):
+    """What an attempt needs of its worker's runtime. `record` receives ledger entries."""
 
     clock: Clock
     rng: RandomSource
@@ -114,7 +114,7 @@ class AttemptRunner:
         builder: Builder,
         lanes: Lanes,
         *,
-        world: World,
+        environment: AttemptEnvironment,
         hook_timeout_s: float = 30.0,
         completions: Completions | None = None,
         fetch_values: bool = False,
@@ -123,10 +123,10 @@ class AttemptRunner:
         self._builder = builder
         self._lanes = lanes
         self._completions = completions
-        self._clock = world.clock
-        self._rng = world.rng
-        self._record = world.record
-        self._worker = world.name
+        self._clock = environment.clock
+        self._rng = environment.rng
+        self._record = environment.record
+        self._worker = environment.name
         self._hook_timeout_s = hook_timeout_s
 
     async def run(self, held: Held) -> Settlement | None:

@@ -8,7 +8,7 @@ from typing import Any
 from asynctasq.codec.arguments import pack_result, unpack_arguments, unpack_result
 from asynctasq.codec.envelope import decode_envelope
 from asynctasq.codec.limits import DEFAULT_LIMITS, Limits
-from asynctasq.codec.orm.references import LoadElsewhere, has_references, resolve_for_hooks, resolve_references
+from asynctasq.codec.orm.references import LoadInAnotherLoop, has_references, resolve_for_hooks, resolve_references
 from asynctasq.codec.signing import SigningKeys
 from asynctasq.errors import BadSignature, TaskTimeoutError, UndecodableBody, UnknownTask
 from asynctasq.kernel.envelope import Envelope
@@ -49,12 +49,12 @@ class Builder:
         *,
         keys: SigningKeys | None = None,
         limits: Limits = DEFAULT_LIMITS,
-        elsewhere: LoadElsewhere | None = None,
+        load_in_another_loop: LoadInAnotherLoop | None = None,
     ) -> None:
         self._application = application
         self._keys = keys
         self._limits = limits
-        self._elsewhere = elsewhere
+        self._load_in_another_loop = load_in_another_loop
         self._definitions: dict[type[BaseTask[Any]], TaskDefinition] = {}
 
     def decode(self, message_id: str, attempt: int, body: bytes) -> Invocation:
@@ -96,7 +96,9 @@ class Builder:
         """
         arguments = self._arguments(invocation)
         if has_references(arguments):
-            arguments = await resolve_for_hooks(arguments, timeout_s=timeout_s, elsewhere=self._elsewhere)
+            arguments = await resolve_for_hooks(
+                arguments, timeout_s=timeout_s, load_in_another_loop=self._load_in_another_loop
+            )
         return self._make(invocation, arguments)
 
     async def _with_models(
@@ -106,7 +108,9 @@ class Builder:
         try:
             async with scope:
                 missing = invocation.envelope.missing
-                return await resolve_references(arguments, missing=missing, elsewhere=self._elsewhere)
+                return await resolve_references(
+                    arguments, missing=missing, load_in_another_loop=self._load_in_another_loop
+                )
         except TimeoutError as error:
             if scope.expired() and isinstance(error.__cause__, asyncio.CancelledError):
                 raise TaskTimeoutError(f"its models were not loaded within {timeout_s:g} s") from error

@@ -13,7 +13,7 @@ from asynctasq.core.attempt import AttemptRunner, Fate, Held
 from asynctasq.core.completion import Completer
 from asynctasq.core.queue_order import parse_queues
 from asynctasq.core.reconnect import Outage
-from asynctasq.core.runtime import RealSurroundings, Surroundings, WorkerSettings
+from asynctasq.core.runtime import ProductionRuntime, Runtime, WorkerSettings
 from asynctasq.core.shutdown import StopRequest
 from asynctasq.core.task_factory import Builder
 from asynctasq.core.waiting import Watch
@@ -49,24 +49,26 @@ class Worker:
         process_pool_max_tasks_per_child: int | None = None,
         max_tasks: int | None = None,
         settings: WorkerSettings | None = None,
-        surroundings: Surroundings | None = None,
+        runtime: Runtime | None = None,
     ) -> None:
         self.driver = queue_driver
         self.concurrency = whole_number(concurrency, "concurrency", least=1)
         self.max_tasks = None if max_tasks is None else whole_number(max_tasks, "max_tasks", least=1)
         self.settings = _with_pool(settings, process_pool_size, process_pool_max_tasks_per_child)
-        self._world = surroundings or RealSurroundings()
-        self.queues = parse_queues(queues, self._world.rng)
-        self._clock = self._world.clock
+        self._runtime = runtime or ProductionRuntime()
+        self.queues = parse_queues(queues, self._runtime.rng)
+        self._clock = self._runtime.clock
         keys = None if self.settings.signing_keys is None else SigningKeys(self.settings.signing_keys)
         limits = Limits(body_bytes_max=self.settings.body_bytes_max)
-        builder = Builder(self.settings.application, keys=keys, limits=limits, elsewhere=self._world.elsewhere)
-        self._lanes = self._world.lanes(self.settings, builder, threads=self.concurrency)
-        self._keeper = self._world.keeper(queue_driver, self.settings)
+        builder = Builder(
+            self.settings.application, keys=keys, limits=limits, load_in_another_loop=self._runtime.load_in_another_loop
+        )
+        self._lanes = self._runtime.lanes(self.settings, builder, threads=self.concurrency)
+        self._keeper = self._runtime.keeper(queue_driver, self.settings)
         self._runner = AttemptRunner(
             builder,
             self._lanes,
-            world=self._world,
+            environment=self._runtime,
             hook_timeout_s=self.settings.hook_timeout_s,
             completions=Completer(
                 queue_driver, self._keeper, builder, clock=self._clock, lease_s=self.settings.lease_s
@@ -81,7 +83,7 @@ class Worker:
     @property
     def name(self) -> str:
         """Host, process and a random part, as it appears in logs."""
-        return self._world.name
+        return self._runtime.name
 
     @property
     def idle(self) -> bool:
@@ -102,13 +104,13 @@ class Worker:
             str(self.driver),
             timeout_s=self.settings.broker_timeout_s,
             clock=self._clock,
-            rng=self._world.rng,
+            rng=self._runtime.rng,
             stop=self._stop,
         )
         self._watch = Watch(
             self.driver,
             self.queues,
-            wait_s=self._world.wait_s,
+            wait_s=self._runtime.wait_s,
             lease_s=self.settings.lease_s,
             clock=self._clock,
             news=self._news,
@@ -220,8 +222,8 @@ class Worker:
         for lease, settlement in ended:
             if lease.message_id not in anew:
                 self._finished.append((lease, settlement))
-            elif self._world.record is not None:
-                self._world.record(self._entry(lease, Kind.LOST, describe(settlement)))
+            elif self._runtime.record is not None:
+                self._runtime.record(self._entry(lease, Kind.LOST, describe(settlement)))
 
     async def _attempt(self, held: Held) -> None:
         held.begun = True
@@ -331,22 +333,22 @@ class Worker:
         for lease, settlement in settlements:
             if lease.message_id in lost:
                 logger.warning("message %s was no longer ours when its attempt ended", lease.message_id)
-            if self._world.record is not None:
+            if self._runtime.record is not None:
                 kind = Kind.LOST if lease.message_id in lost else Kind.SETTLED
                 due_at = asked_now + settlement.delay_s if isinstance(settlement, Release) else 0.0
-                self._world.record(self._entry(lease, kind, describe(settlement), due_at))
+                self._runtime.record(self._entry(lease, kind, describe(settlement), due_at))
 
     def _note(self, held: Held, kind: Kind, *, due_at: float = 0.0) -> None:
-        if self._world.record is not None:
-            self._world.record(self._entry(held.lease, kind, due_at=due_at))
+        if self._runtime.record is not None:
+            self._runtime.record(self._entry(held.lease, kind, due_at=due_at))
 
     def _note_worker(self, kind: Kind) -> None:
-        if self._world.record is not None:
-            self._world.record(Entry(at=self._clock.now(), kind=kind, worker=self.name))
+        if self._runtime.record is not None:
+            self._runtime.record(Entry(at=self._clock.now(), kind=kind, worker=self.name))
 
     def _entry(self, lease: Lease, kind: Kind, detail: str = "", due_at: float = 0.0) -> Entry:
         now = self._clock.now()
-        return Entry(now, kind, lease.message_id, self._world.name, lease.attempt, lease.token, detail, due_at)
+        return Entry(now, kind, lease.message_id, self._runtime.name, lease.attempt, lease.token, detail, due_at)
 
 
 def _with_pool(settings: WorkerSettings | None, size: int | None, max_tasks_per_child: int | None) -> WorkerSettings:

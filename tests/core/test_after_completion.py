@@ -11,7 +11,7 @@ import pytest
 from asynctasq import AsyncTask, SyncTask
 from asynctasq.core.in_flight import Held
 from asynctasq.core.leases import LeaseKeeper
-from asynctasq.core.runtime import RealSurroundings, WorkerSettings
+from asynctasq.core.runtime import ProductionRuntime, WorkerSettings
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.base import Driver
 from asynctasq.drivers.sqlite_driver import SQLiteDriver
@@ -62,7 +62,7 @@ class Told(LeaseKeeper):
         pass
 
 
-class World(RealSurroundings):
+class QuietRuntime(ProductionRuntime):
     """The real one, but for a keeper that does nothing."""
 
     def __init__(self, ledger: list[Entry]) -> None:
@@ -77,10 +77,10 @@ async def work(driver: Driver, task: BaseTask[Any], *, lease_s: float = 30.0) ->
     """Run one attempt; return the id, the ledger, and what the keeper of leases was told."""
     ledger: list[Entry] = []
     [task_id] = await Queue(driver).dispatch([task])
-    world = World(ledger)
+    runtime = QuietRuntime(ledger)
     settings = WorkerSettings(handle_signals=False, lease_s=lease_s)
-    await Worker(driver, max_tasks=1, settings=settings, surroundings=world).start()
-    return task_id, ledger, world.told.told
+    await Worker(driver, max_tasks=1, settings=settings, runtime=runtime).start()
+    return task_id, ledger, runtime.told.told
 
 
 def settlements(ledger: list[Entry]) -> list[str]:

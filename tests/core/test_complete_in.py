@@ -11,7 +11,7 @@ import pytest
 from asynctasq import AsyncProcessTask, AsyncTask, SyncTask, current_task, task
 from asynctasq.core.attempt import Held
 from asynctasq.core.leases import LeaseKeeper
-from asynctasq.core.runtime import RealSurroundings, WorkerSettings
+from asynctasq.core.runtime import ProductionRuntime, WorkerSettings
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.base import Driver, KeepsResults
 from asynctasq.drivers.memory_driver import MemoryDriver
@@ -66,7 +66,7 @@ async def work(driver: Driver, *tasks: BaseTask[Any], attempts: int = 1) -> tupl
         driver,
         max_tasks=attempts,
         settings=WorkerSettings(handle_signals=False),
-        surroundings=RealSurroundings(record=ledger.append),
+        runtime=ProductionRuntime(record=ledger.append),
     )
     await worker.start()
     return ids, ledger
@@ -412,7 +412,7 @@ class Noting(LeaseKeeper):
         pass
 
 
-class Watched(RealSurroundings):
+class Watched(ProductionRuntime):
     def __init__(self, keeper: LeaseKeeper) -> None:
         super().__init__()
         self._keeper = keeper
@@ -431,7 +431,7 @@ async def test_a_lease_is_renewed_until_its_row_is_locked_and_again_if_it_is_not
     await Queue(driver).dispatch([kind()])
 
     settings = WorkerSettings(handle_signals=False)
-    await Worker(driver, max_tasks=1, settings=settings, surroundings=Watched(keeper)).start()
+    await Worker(driver, max_tasks=1, settings=settings, runtime=Watched(keeper)).start()
 
     assert keeper.told == told
     await driver.close()

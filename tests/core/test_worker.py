@@ -12,7 +12,7 @@ import pytest
 
 from asynctasq.core.attempt import Held
 from asynctasq.core.leases import ThreadLeaseKeeper
-from asynctasq.core.runtime import RealSurroundings, WorkerSettings
+from asynctasq.core.runtime import ProductionRuntime, WorkerSettings
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.base import Settlements
 from asynctasq.drivers.memory_driver import MemoryDriver
@@ -114,8 +114,8 @@ def worker_on(
     record: list[Entry] | None = None,
 ) -> Worker:
     settings = settings or settings_of(burst=True)
-    surroundings = RealSurroundings(record=None if record is None else record.append)
-    return Worker(driver, queues, concurrency, max_tasks=max_tasks, settings=settings, surroundings=surroundings)
+    runtime = ProductionRuntime(record=None if record is None else record.append)
+    return Worker(driver, queues, concurrency, max_tasks=max_tasks, settings=settings, runtime=runtime)
 
 
 def settings_of(

@@ -18,7 +18,7 @@ from zoneinfo import ZoneInfo
 
 from asynctasq.core.lanes.child import Reply, Request
 from asynctasq.core.lanes.lanes import InlineLanes, Lanes
-from asynctasq.core.runtime import SimulatedSurroundings, WorkerSettings
+from asynctasq.core.runtime import SimulatedRuntime, WorkerSettings
 from asynctasq.core.task_factory import Builder
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.memory_driver import MemoryDriver
@@ -249,7 +249,7 @@ async def _here(one: BaseTask[Any]) -> object:
 
 
 @dataclass(slots=True, kw_only=True)
-class Told(SimulatedSurroundings):
+class Told(SimulatedRuntime):
     """Tells in which lane each message ran."""
 
     ran_in: dict[str, str]
@@ -305,8 +305,8 @@ class Side:
         """Run what is due."""
         for driver in self.drivers.values():
             settings = WorkerSettings(application=Application(), handle_signals=False, burst=True)
-            world = Told(clock=self.sim.clock, rng=self.sim.rng, name="own", ran_in=self.ran_in)
-            worker = Worker(driver, ",".join(QUEUES), settings=settings, surroundings=world)
+            runtime = Told(clock=self.sim.clock, rng=self.sim.rng, name="own", ran_in=self.ran_in)
+            worker = Worker(driver, ",".join(QUEUES), settings=settings, runtime=runtime)
             await asyncio.wait_for(worker.start(), MARGIN_S / 2)
 
 

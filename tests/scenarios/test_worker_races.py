@@ -11,7 +11,7 @@ import pytest
 
 from asynctasq.core.attempt import Held
 from asynctasq.core.leases import LoopLeaseKeeper
-from asynctasq.core.runtime import SimulatedSurroundings, WorkerSettings
+from asynctasq.core.runtime import SimulatedRuntime, WorkerSettings
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.base import Settlements
 from asynctasq.drivers.memory_driver import MemoryDriver
@@ -49,7 +49,7 @@ class Long(AsyncTask[None]):
 
 def worker_on(driver: MemoryDriver, clock: VirtualClock) -> Worker:
     settings = WorkerSettings(application=Application(), handle_signals=False)
-    return Worker(driver, settings=settings, surroundings=SimulatedSurroundings(clock=clock, rng=Random(1), name="w"))
+    return Worker(driver, settings=settings, runtime=SimulatedRuntime(clock=clock, rng=Random(1), name="w"))
 
 
 async def ready(driver: MemoryDriver, clock: VirtualClock) -> None:

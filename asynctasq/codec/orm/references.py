@@ -18,7 +18,7 @@ from asynctasq.errors import ModelNotFoundError, UndecodableBody
 from asynctasq.kernel.envelope import MISSING_DEFAULT, Missing
 
 __all__ = [
-    "LoadElsewhere",
+    "LoadInAnotherLoop",
     "ReferenceAdapter",
     "UnresolvedArguments",
     "adapter_for",
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 Key = tuple[object, ...]
 Rows = Mapping[ModelReference, object]
-LoadElsewhere = Callable[[Callable[[], Coroutine[Any, Any, Mapping[Key, object]]]], Awaitable[Mapping[Key, object]]]
+LoadInAnotherLoop = Callable[[Callable[[], Coroutine[Any, Any, Mapping[Key, object]]]], Awaitable[Mapping[Key, object]]]
 """Runs a load in an event loop that can do I/O, for callers whose own can't."""
 
 KEY_TYPES = LEAVES.union(ENCODERS) - {type(None)}
@@ -158,18 +158,21 @@ def with_references(value: object) -> object:
 
 
 async def resolve_references(
-    arguments: dict[str, object], *, missing: Missing = MISSING_DEFAULT, elsewhere: LoadElsewhere | None = None
+    arguments: dict[str, object],
+    *,
+    missing: Missing = MISSING_DEFAULT,
+    load_in_another_loop: LoadInAnotherLoop | None = None,
 ) -> dict[str, object]:
     """Return the arguments with every row loaded: one load per class and database, all at the same time.
 
-    With `missing="none"` a row that is gone is None. `elsewhere` loads what the running loop can't.
+    With `missing="none"` a row that is gone is None. `load_in_another_loop` loads what the running loop can't.
 
     Raises: ModelNotFoundError naming class and key, UndecodableBody for a class that is not one of the application's
     models, ConfigError for an ORM that is not set up, and whatever the ORM raises.
     """
     models = {reference: _model_of(reference) for reference in _references_in(list(arguments.values()))}
     rows: dict[ModelReference, object] = {}
-    loads = [_load(group, elsewhere) for group in _groups(models)]
+    loads = [_load(group, load_in_another_loop) for group in _groups(models)]
     for loaded in await asyncio.gather(*loads, return_exceptions=True):
         if isinstance(loaded, BaseException):
             raise loaded
@@ -183,7 +186,10 @@ async def resolve_references(
 
 
 async def resolve_for_hooks(
-    arguments: dict[str, object], *, timeout_s: float | None = None, elsewhere: LoadElsewhere | None = None
+    arguments: dict[str, object],
+    *,
+    timeout_s: float | None = None,
+    load_in_another_loop: LoadInAnotherLoop | None = None,
 ) -> dict[str, object]:
     """Do `resolve_references` for an instance whose attempt has failed: None for each row that can't be had in time.
 
@@ -191,7 +197,7 @@ async def resolve_for_hooks(
     """
     try:
         async with asyncio.timeout(timeout_s):
-            return await resolve_references(arguments, missing="none", elsewhere=elsewhere)
+            return await resolve_references(arguments, missing="none", load_in_another_loop=load_in_another_loop)
     except UndecodableBody:
         raise
     except Exception:
@@ -216,13 +222,13 @@ def _groups(models: Mapping[ModelReference, type]) -> list[_Group]:
     return [(model, database, references) for (model, database), references in groups.items()]
 
 
-async def _load(group: _Group, elsewhere: LoadElsewhere | None) -> dict[ModelReference, object]:
+async def _load(group: _Group, load_in_another_loop: LoadInAnotherLoop | None) -> dict[ModelReference, object]:
     model, database, references = group
     adapter = adapter_for(model)
     assert adapter is not None, "_model_of has seen that it is a model"
     keys = [reference.key for reference in references]
-    if elsewhere is not None and adapter.needs_event_loop(model):
-        found = await elsewhere(lambda: _coroutine(adapter, model, keys, database))
+    if load_in_another_loop is not None and adapter.needs_event_loop(model):
+        found = await load_in_another_loop(lambda: _coroutine(adapter, model, keys, database))
     else:
         found = await adapter.load(model, keys, database)
     return {reference: found[reference.key] for reference in references if reference.key in found}

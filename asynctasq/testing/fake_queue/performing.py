@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from asynctasq.core.attempt import AttemptCompletion, AttemptRunner, Completions, Held, Sequel
-from asynctasq.core.runtime import SimulatedSurroundings, WorkerSettings
+from asynctasq.core.runtime import SimulatedRuntime, WorkerSettings
 from asynctasq.core.task_factory import Builder
 from asynctasq.errors import AsyncTasqError
 from asynctasq.kernel.messages import Bury, Complete, Lease, Message, Settlement
@@ -75,15 +75,15 @@ class _Completions(Completions):
 
 async def perform(engine: Engine, message: Message, *, attempt: int) -> Performed:
     """Run `message` as its attempt number `attempt`; nothing is stored or recorded."""
-    world = SimulatedSurroundings(
+    runtime = SimulatedRuntime(
         clock=engine.clock,
         rng=engine.tape.random("jitter"),
         name="perform",
         real_executors=engine.options.real_executors,
     )
     application = application_under_test(real_executors=engine.options.real_executors)
-    builder = Builder(application, elsewhere=load_in_real_loop)
-    lanes = world.lanes(WorkerSettings(application=application), builder, threads=1)
+    builder = Builder(application, load_in_another_loop=load_in_real_loop)
+    lanes = runtime.lanes(WorkerSettings(application=application), builder, threads=1)
     lease = Lease(
         message_id=message.id,
         queue=message.queue,
@@ -96,7 +96,7 @@ async def perform(engine: Engine, message: Message, *, attempt: int) -> Performe
     )
     held = Held(lease, deadline=float("inf"))
     try:
-        runner = AttemptRunner(builder, lanes, world=world, completions=_Completions(), fetch_values=True)
+        runner = AttemptRunner(builder, lanes, environment=runtime, completions=_Completions(), fetch_values=True)
         settlement = await runner.run(held)
     finally:
         await lanes.stop_processes()

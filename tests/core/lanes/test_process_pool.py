@@ -13,7 +13,7 @@ import pytest
 from asynctasq.codec.arguments import unpack_result
 from asynctasq.core.lanes.child import ChildSettings, Reply, ReplyKind, Request
 from asynctasq.core.lanes.process_pool import ChildCrashed, ProcessPool
-from asynctasq.core.runtime import RealSurroundings, WorkerSettings
+from asynctasq.core.runtime import ProductionRuntime, WorkerSettings
 from asynctasq.core.task_factory import Builder
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.memory_driver import MemoryDriver
@@ -259,7 +259,7 @@ async def work(*tasks: BaseTask[object]) -> tuple[MemoryDriver, list[Entry]]:
         driver,
         process_pool_size=2,
         settings=WorkerSettings(application=application, handle_signals=False),
-        surroundings=RealSurroundings(record=record),
+        runtime=ProductionRuntime(record=record),
     )
     async with asyncio.timeout(SOON_S):
         await worker.start()
