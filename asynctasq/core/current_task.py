@@ -1,4 +1,4 @@
-"""What a running attempt can know of itself, from anywhere below it in the call stack."""
+"""The task whose attempt is running, for whatever its code calls."""
 
 from asyncio import events
 from collections.abc import Generator
@@ -15,7 +15,7 @@ running_task: ContextVar[BaseTask[Any] | None] = ContextVar("asynctasq_running_t
 
 
 def current_task() -> BaseTask[Any]:
-    """Return the task whose attempt is running here; the way for a function task to learn its id and attempt.
+    """Return the task whose attempt is running here; a function task learns its id and attempt from it.
 
     Raises: AsyncTasqError outside of an attempt.
     """

@@ -8,7 +8,7 @@ import sys
 from typing import cast
 
 from asynctasq.codec.values import pack, unpack
-from asynctasq.core.tracebacks import RemoteTraceback, forget_our_frames, traceback_text
+from asynctasq.core.tracebacks import RemoteTraceback, drop_library_frames, traceback_text
 from asynctasq.errors import CodecError, DispatchError
 from asynctasq.kernel.messages import ErrorRecord
 
@@ -37,7 +37,7 @@ def _text(error: BaseException) -> str:
 
 def pack_exception(error: BaseException) -> bytes:
     """Return an exception as bytes: class name, texts, and arguments and attributes where they are serializable."""
-    forget_our_frames(error)
+    drop_library_frames(error)
     record = record_of(error)
     cls = type(error)
     return pack(

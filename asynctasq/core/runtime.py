@@ -13,8 +13,8 @@ from asynctasq.codec.limits import DEFAULT_LIMITS
 from asynctasq.codec.orm.references import LoadInAnotherLoop
 from asynctasq.core.lanes.child import ChildSettings
 from asynctasq.core.lanes.lanes import InlineLanes, Lanes, WorkerLanes
-from asynctasq.core.leases import LeaseKeeper, LoopLeaseKeeper, ThreadLeaseKeeper
-from asynctasq.core.task_factory import Builder
+from asynctasq.core.leases import LeaseRenewer, LoopLeaseRenewer, ThreadLeaseRenewer
+from asynctasq.core.task_factory import TaskFactory
 from asynctasq.drivers.base import Driver
 from asynctasq.kernel.ledger import Entry
 from asynctasq.kernel.retry import RandomSource
@@ -66,11 +66,11 @@ class Runtime(Protocol):
     record: Callable[[Entry], None] | None
     load_in_another_loop: LoadInAnotherLoop | None
 
-    def lanes(self, settings: WorkerSettings, builder: Builder, *, threads: int) -> Lanes:
+    def lanes(self, settings: WorkerSettings, task_factory: TaskFactory, *, threads: int) -> Lanes:
         """Return where attempts run."""
         ...
 
-    def keeper(self, driver: Driver, settings: WorkerSettings) -> LeaseKeeper:
+    def renewer(self, driver: Driver, settings: WorkerSettings) -> LeaseRenewer:
         """Return what renews leases."""
         ...
 
@@ -109,11 +109,11 @@ class ProductionRuntime:
     record: Callable[[Entry], None] | None = None
     load_in_another_loop: LoadInAnotherLoop | None = None
 
-    def lanes(self, settings: WorkerSettings, builder: Builder, *, threads: int) -> Lanes:  # noqa: ARG002
+    def lanes(self, settings: WorkerSettings, task_factory: TaskFactory, *, threads: int) -> Lanes:  # noqa: ARG002
         return _worker_lanes(settings, threads)
 
-    def keeper(self, driver: Driver, settings: WorkerSettings) -> LeaseKeeper:
-        return ThreadLeaseKeeper(driver, lease_s=settings.lease_s, clock=self.clock)
+    def renewer(self, driver: Driver, settings: WorkerSettings) -> LeaseRenewer:
+        return ThreadLeaseRenewer(driver, lease_s=settings.lease_s, clock=self.clock)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -128,8 +128,10 @@ class SimulatedRuntime:
     real_executors: bool = False
     load_in_another_loop: LoadInAnotherLoop | None = None
 
-    def lanes(self, settings: WorkerSettings, builder: Builder, *, threads: int) -> Lanes:
-        return _worker_lanes(settings, threads) if self.real_executors else InlineLanes(builder)
+    def lanes(self, settings: WorkerSettings, task_factory: TaskFactory, *, threads: int) -> Lanes:
+        return _worker_lanes(settings, threads) if self.real_executors else InlineLanes(task_factory)
 
-    def keeper(self, driver: Driver, settings: WorkerSettings) -> LeaseKeeper:
-        return LoopLeaseKeeper(driver, lease_s=settings.lease_s, clock=self.clock, record=self.record, worker=self.name)
+    def renewer(self, driver: Driver, settings: WorkerSettings) -> LeaseRenewer:
+        return LoopLeaseRenewer(
+            driver, lease_s=settings.lease_s, clock=self.clock, record=self.record, worker=self.name
+        )

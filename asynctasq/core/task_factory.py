@@ -17,7 +17,7 @@ from asynctasq.tasks.application import Application
 from asynctasq.tasks.base import BaseTask
 from asynctasq.tasks.definition import TaskDefinition, definition_of, set_metadata
 
-__all__ = ["BadArguments", "Builder", "Invocation", "reason_of"]
+__all__ = ["BadArguments", "Invocation", "TaskFactory", "dead_reason_of"]
 
 
 class BadArguments(TypeError):
@@ -40,7 +40,7 @@ class Invocation:
         return datetime.fromtimestamp(self.envelope.dispatched_at, UTC)
 
 
-class Builder:
+class TaskFactory:
     """Decodes messages and builds their tasks, with what the application allows."""
 
     def __init__(
@@ -146,7 +146,7 @@ class Builder:
         return unpack_result(data, definition.returns, self._limits)
 
 
-def reason_of(error: BaseException) -> DeadReason | None:
+def dead_reason_of(error: BaseException) -> DeadReason | None:
     """Return why a message that raised this can never run; None if another attempt may succeed."""
     match error:
         case UnknownTask():

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import CodeType, TracebackType
 
-__all__ = ["TRACEBACK_CHARS_MAX", "RemoteTraceback", "forget_our_frames", "traceback_text"]
+__all__ = ["TRACEBACK_CHARS_MAX", "RemoteTraceback", "drop_library_frames", "traceback_text"]
 
 OURS = f"{Path(__file__).parents[1]}{os.sep}"
 
@@ -31,7 +31,7 @@ class RemoteTraceback(Exception):
     """Carries the traceback of a child process as the cause of the exception raised from it."""
 
 
-def forget_our_frames(error: BaseException) -> None:
+def drop_library_frames(error: BaseException) -> None:
     """Let a traceback begin in the user's code, which may be in a child process.
 
     One that never gets there stays whole: then we are at fault.

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from itertools import pairwise, zip_longest
 from typing import NamedTuple
 
+from asynctasq.kernel.messages import Lease
+
 __all__ = ["EXACT_INVARIANTS", "INVARIANTS", "Entry", "Kind", "Violation", "check", "lifelines", "timeline"]
 
 
@@ -78,6 +80,21 @@ class Entry(NamedTuple):
     due_at: float = 0.0
     max_attempts: int = 0
     error: BaseException | None = None
+
+    @classmethod
+    def of(
+        cls,
+        lease: Lease,
+        kind: Kind,
+        *,
+        at: float,
+        worker: str,
+        detail: str = "",
+        due_at: float = 0.0,
+        error: BaseException | None = None,
+    ) -> "Entry":
+        """Return the entry of an event of an attempt under `lease`."""
+        return cls(at, kind, lease.message_id, worker, lease.attempt, lease.token, detail, due_at, error=error)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from asynctasq import AsyncTask, SyncTask
-from asynctasq.core.in_flight import Held
-from asynctasq.core.leases import LeaseKeeper
+from asynctasq.core.in_flight import InFlightAttempt
+from asynctasq.core.leases import LeaseRenewer
 from asynctasq.core.runtime import ProductionRuntime, WorkerSettings
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.base import Driver
@@ -43,7 +43,7 @@ def begin() -> sqlite3.Connection:
     return connection
 
 
-class Told(LeaseKeeper):
+class Told(LeaseRenewer):
     """Renews nothing and keeps what it was told."""
 
     def __init__(self) -> None:
@@ -52,29 +52,29 @@ class Told(LeaseKeeper):
     def start(self, on_lost: Callable[[Any], None]) -> None:
         pass
 
-    def hold(self, held: Held) -> None:
-        self.told.append("hold")
+    def add(self, attempt: InFlightAttempt) -> None:
+        self.told.append("add")
 
-    def drop(self, held: Held) -> None:
-        self.told.append("drop")
+    def remove(self, attempt: InFlightAttempt) -> None:
+        self.told.append("remove")
 
     async def stop(self) -> None:
         pass
 
 
 class QuietRuntime(ProductionRuntime):
-    """The real one, but for a keeper that does nothing."""
+    """The real one, but for a renewer that does nothing."""
 
     def __init__(self, ledger: list[Entry]) -> None:
         super().__init__(record=ledger.append)
         self.told = Told()
 
-    def keeper(self, driver: Driver, settings: WorkerSettings) -> LeaseKeeper:
+    def renewer(self, driver: Driver, settings: WorkerSettings) -> LeaseRenewer:
         return self.told
 
 
 async def work(driver: Driver, task: BaseTask[Any], *, lease_s: float = 30.0) -> tuple[str, list[Entry], list[str]]:
-    """Run one attempt; return the id, the ledger, and what the keeper of leases was told."""
+    """Run one attempt; return the id, the ledger, and what the renewer of leases was told."""
     ledger: list[Entry] = []
     [task_id] = await Queue(driver).dispatch([task])
     runtime = QuietRuntime(ledger)
@@ -156,7 +156,7 @@ async def test_after_a_rollback_the_error_settles_and_the_lease_is_held_for_the_
     assert settlements(ledger) == ["bury: failed"]
     expected_hooks = ["failed"] if kind is FailsToCommit else []
     assert expected_hooks == HOOKS
-    assert told == ["hold", "drop", "hold", "drop"]
+    assert told == ["add", "remove", "add", "remove"]
     found = await driver.find(task_id)
     assert found is not None
     assert found.attempts == 1
@@ -180,7 +180,7 @@ async def test_while_it_can_not_be_told_nothing_is_settled(file: str, caplog: py
     assert settlements(ledger) == []
     assert HOOKS == []
     assert [entry.message_id for entry in ledger if entry.kind is Kind.LOST] == [task_id]
-    assert "can't be told" in caplog.text
+    assert "it is unknown whether its transaction was committed" in caplog.text
     assert await driver.find(task_id) is not None
     await driver.close()
 

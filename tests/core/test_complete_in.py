@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from asynctasq import AsyncProcessTask, AsyncTask, SyncTask, current_task, task
-from asynctasq.core.attempt import Held
-from asynctasq.core.leases import LeaseKeeper
+from asynctasq.core.in_flight import InFlightAttempt
+from asynctasq.core.leases import LeaseRenewer
 from asynctasq.core.runtime import ProductionRuntime, WorkerSettings
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.base import Driver, KeepsResults
@@ -393,7 +393,7 @@ async def test_perform_lets_a_task_complete_itself() -> None:
 # -- renewal -------------------------------------------------------------------------------------
 
 
-class Noting(LeaseKeeper):
+class Noting(LeaseRenewer):
     """Renews nothing and keeps what it was told."""
 
     def __init__(self) -> None:
@@ -402,36 +402,37 @@ class Noting(LeaseKeeper):
     def start(self, on_lost: Callable[[AbstractSet[str]], None]) -> None:
         pass
 
-    def hold(self, held: Held) -> None:
-        self.told.append("hold")
+    def add(self, attempt: InFlightAttempt) -> None:
+        self.told.append("add")
 
-    def drop(self, held: Held) -> None:
-        self.told.append("drop")
+    def remove(self, attempt: InFlightAttempt) -> None:
+        self.told.append("remove")
 
     async def stop(self) -> None:
         pass
 
 
 class Watched(ProductionRuntime):
-    def __init__(self, keeper: LeaseKeeper) -> None:
+    def __init__(self, renewer: LeaseRenewer) -> None:
         super().__init__()
-        self._keeper = keeper
+        self._renewer = renewer
 
-    def keeper(self, driver: Driver, settings: WorkerSettings) -> LeaseKeeper:
-        return self._keeper
+    def renewer(self, driver: Driver, settings: WorkerSettings) -> LeaseRenewer:
+        return self._renewer
 
 
 @pytest.mark.parametrize(
-    ("kind", "told"), [(CommitsInThread, ["hold", "drop", "drop"]), (OtherDatabase, ["hold", "drop", "hold", "drop"])]
+    ("kind", "told"),
+    [(CommitsInThread, ["add", "remove", "remove"]), (OtherDatabase, ["add", "remove", "add", "remove"])],
 )
 async def test_a_lease_is_renewed_until_its_row_is_locked_and_again_if_it_is_not(
     file: str, kind: type[BaseTask[Any]], told: list[str]
 ) -> None:
-    driver, keeper = SQLiteDriver(file), Noting()
+    driver, renewer = SQLiteDriver(file), Noting()
     await Queue(driver).dispatch([kind()])
 
     settings = WorkerSettings(handle_signals=False)
-    await Worker(driver, max_tasks=1, settings=settings, runtime=Watched(keeper)).start()
+    await Worker(driver, max_tasks=1, settings=settings, runtime=Watched(renewer)).start()
 
-    assert keeper.told == told
+    assert renewer.told == told
     await driver.close()

@@ -10,8 +10,8 @@ from collections.abc import Set as AbstractSet
 
 import pytest
 
-from asynctasq.core.attempt import Held
-from asynctasq.core.leases import ThreadLeaseKeeper
+from asynctasq.core.in_flight import InFlightAttempt
+from asynctasq.core.leases import ThreadLeaseRenewer
 from asynctasq.core.runtime import ProductionRuntime, WorkerSettings
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.base import Settlements
@@ -296,28 +296,28 @@ async def test_a_lost_lease_cancels_the_attempt_and_drops_its_outcome() -> None:
 
 
 async def test_a_loss_that_is_told_late_does_not_strike_the_lease_taken_since() -> None:
-    class TellsLate(ThreadLeaseKeeper):
-        def start(self, on_lost: Callable[[Sequence[Held]], None]) -> None:
+    class TellsLate(ThreadLeaseRenewer):
+        def start(self, on_lost: Callable[[Sequence[InFlightAttempt]], None]) -> None:
             self.on_lost = on_lost
-            self.held: list[Held] = []
+            self.held: list[InFlightAttempt] = []
 
-        def hold(self, held: Held) -> None:
-            self.held.append(held)
+        def add(self, attempt: InFlightAttempt) -> None:
+            self.held.append(attempt)
 
-        def drop(self, held: Held) -> None: ...
+        def remove(self, attempt: InFlightAttempt) -> None: ...
 
     driver, record = MemoryDriver(), list[Entry]()
     await dispatch(driver, Waits())
     worker = worker_on(driver, settings=settings_of(lease_s=1.0), record=record)
-    keeper = worker._keeper = TellsLate(driver, lease_s=1.0, clock=worker._clock)
+    renewer = worker._renewer = TellsLate(driver, lease_s=1.0, clock=worker._clock)
     running = asyncio.create_task(worker.start())
     await until("begun", 2)
 
-    keeper.on_lost(keeper.held[:1])
+    renewer.on_lost(renewer.held[:1])
 
     worker.stop(immediate=True)
     await asyncio.wait_for(running, SOON_S)
-    assert [entry.token for entry in record if entry.kind is Kind.LOST] == [keeper.held[0].lease.token]
+    assert [entry.token for entry in record if entry.kind is Kind.LOST] == [renewer.held[0].lease.token]
     assert [entry.detail for entry in record if entry.kind is Kind.SETTLED] == ["hand back"]
 
 
@@ -347,7 +347,7 @@ async def test_an_outage_loses_nothing_and_is_logged_once_a_change(caplog: pytes
 
     assert RAN["a"] == 5
     texts = [record.getMessage() for record in caplog.records if record.name == "asynctasq.core.reconnect"]
-    assert ["can't be reached" in texts[0], "is back after" in texts[1]] == [True, True]
+    assert ["can't be reached" in texts[0], "can be reached again after" in texts[1]] == [True, True]
     assert len(texts) == 2
 
 

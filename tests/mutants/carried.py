@@ -19,7 +19,7 @@ from zoneinfo import ZoneInfo
 from asynctasq.core.lanes.child import Reply, Request
 from asynctasq.core.lanes.lanes import InlineLanes, Lanes
 from asynctasq.core.runtime import SimulatedRuntime, WorkerSettings
-from asynctasq.core.task_factory import Builder
+from asynctasq.core.task_factory import TaskFactory
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.memory_driver import MemoryDriver
 from asynctasq.errors import DispatchError, UnserializableValue
@@ -254,16 +254,16 @@ class Told(SimulatedRuntime):
 
     ran_in: dict[str, str]
 
-    def lanes(self, settings: WorkerSettings, builder: Builder, *, threads: int) -> Lanes:
+    def lanes(self, settings: WorkerSettings, task_factory: TaskFactory, *, threads: int) -> Lanes:
         del settings, threads
-        return TellingLanes(builder, self.ran_in)
+        return TellingLanes(task_factory, self.ran_in)
 
 
 class TellingLanes(InlineLanes):
     """Notes what runs where."""
 
-    def __init__(self, builder: Builder, ran_in: dict[str, str]) -> None:
-        super().__init__(builder)
+    def __init__(self, task_factory: TaskFactory, ran_in: dict[str, str]) -> None:
+        super().__init__(task_factory)
         self._ran_in = ran_in
 
     async def run_async(self, task: AsyncTask[object], timeout_s: float | None) -> object:

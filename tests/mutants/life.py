@@ -13,7 +13,7 @@ from asynctasq.codec.envelope import WIRE_VERSION, decode_envelope, encode_envel
 from asynctasq.codec.signing import SigningKeys
 from asynctasq.core.lanes.lanes import InlineLanes, Lanes
 from asynctasq.core.runtime import SimulatedRuntime, WorkerSettings
-from asynctasq.core.task_factory import Builder
+from asynctasq.core.task_factory import TaskFactory
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.base import NO, Settlements
 from asynctasq.drivers.memory_driver import MemoryDriver
@@ -138,16 +138,16 @@ class WithThreads(SimulatedRuntime):
     spans: list[tuple[float, float]] = field(default_factory=list[tuple[float, float]])
     running: set[asyncio.Task[object]] = field(default_factory=set[asyncio.Task[object]])
 
-    def lanes(self, settings: WorkerSettings, builder: Builder, *, threads: int) -> Lanes:
+    def lanes(self, settings: WorkerSettings, task_factory: TaskFactory, *, threads: int) -> Lanes:
         del settings, threads
-        return ThreadLanes(builder, self)
+        return ThreadLanes(task_factory, self)
 
 
 class ThreadLanes(InlineLanes):
     """Lets what blocks take THREAD_S, whatever becomes of the attempt that waits for it."""
 
-    def __init__(self, builder: Builder, runtime: WithThreads) -> None:
-        super().__init__(builder)
+    def __init__(self, task_factory: TaskFactory, runtime: WithThreads) -> None:
+        super().__init__(task_factory)
         self._runtime = runtime
 
     async def run_blocking(self, call: Callable[[], object], timeout_s: float | None, *, what: str) -> object:

@@ -11,7 +11,7 @@ from asynctasq.core import attempt as attempt_module
 from asynctasq.core import exception_codec as exception_codec_module
 from asynctasq.core import task_factory as task_factory_module
 from asynctasq.core import worker as worker_module
-from asynctasq.core.attempt import AttemptRunner
+from asynctasq.core.hooks import HookCaller
 from asynctasq.core.lanes import child as child_module
 from asynctasq.core.lanes import lanes as lanes_module
 from asynctasq.core.queue_order import QueueOrder
@@ -61,7 +61,7 @@ def _as_many_as_delays(original: Any) -> Any:
 # -- the attempt -----------------------------------------------------------------------------------
 
 
-@_plant(AttemptRunner, "_call_hook", "failed() gets the cause", "of `raise A from B` the hook is told of B")
+@_plant(HookCaller, "_call", "failed() gets the cause", "of `raise A from B` the hook is told of B")
 def _unwrapped(original: Any) -> Any:
     async def call_hook(self: Any, run: Any, hook: Any, exception: BaseException) -> Any:
         told = exception.__cause__ if hook.__name__ == "failed" else None
@@ -109,11 +109,11 @@ def _builtins_alone(original: Any) -> Any:
 # -- the worker ------------------------------------------------------------------------------------
 
 
-@_plant(Worker, "_abandon", "worker's own end fails its tasks", "failed() is told of what will run again elsewhere")
-def _without_fate(_: Any) -> Any:
+@_plant(Worker, "_cancel_all", "worker's own end fails its tasks", "failed() is told of what will run again elsewhere")
+def _without_reason(_: Any) -> Any:
     def abandon(self: Any) -> None:
-        for held in list(self._held.values()):
-            self._cancel(held)
+        for attempt in list(self._in_flight.values()):
+            self._cancel(attempt)
 
     return abandon
 

@@ -23,7 +23,7 @@ from asynctasq.codec.typed_msgpack import packb, unpackb
 from asynctasq.core.current_task import running_task, without_loop
 from asynctasq.core.exception_codec import pack_exception, unpack_exception
 from asynctasq.core.orms import attempt_scope, open_orms, release_thread, set_up_django
-from asynctasq.core.task_factory import Builder
+from asynctasq.core.task_factory import TaskFactory
 from asynctasq.errors import CodecError, DispatchError
 from asynctasq.tasks.application import Application
 from asynctasq.tasks.base import AsyncTask, BaseTask, SyncTask
@@ -111,35 +111,35 @@ class ChildSettings:
         modules, root, path, keys, body_bytes_max = fields
         return cls(modules=tuple(modules), root=root, path=tuple(path), keys=keys, body_bytes_max=body_bytes_max)
 
-    def builder(self) -> Builder:
-        """Import the application's modules and return a builder for its tasks."""
+    def task_factory(self) -> TaskFactory:
+        """Import the application's modules and return a task_factory for its tasks."""
         set_up_django()
         application = Application(self.modules, None if self.root is None else Path(self.root), path=self.path)
         application.load()
         keys = None if self.keys is None else SigningKeys(self.keys)
-        return Builder(application, keys=keys, limits=Limits(body_bytes_max=self.body_bytes_max))
+        return TaskFactory(application, keys=keys, limits=Limits(body_bytes_max=self.body_bytes_max))
 
 
-async def serve(request: Request, builder: Builder) -> Reply:
+async def serve(request: Request, task_factory: TaskFactory) -> Reply:
     """Run one attempt inside the running loop, as a child would; for simulations."""
-    task = await build_task(request, builder)
+    task = await build_task(request, task_factory)
     if isinstance(task, Reply):
         return task
     if _is_async(task):
-        return await execute_async(task, request, builder)
+        return await execute_async(task, request, task_factory)
     with without_loop():
-        return execute_blocking(task, request, builder)
+        return execute_blocking(task, request, task_factory)
 
 
-async def build_task(request: Request, builder: Builder) -> BaseTask[Any] | Reply:
+async def build_task(request: Request, task_factory: TaskFactory) -> BaseTask[Any] | Reply:
     """Build the task of a request; a reply if that is not possible."""
     try:
-        return await builder.build(builder.decode(request.message_id, request.attempt, request.body))
+        return await task_factory.build(task_factory.decode(request.message_id, request.attempt, request.body))
     except Exception as error:  # noqa: BLE001 - codec errors and the user's constructor alike
         return Reply(kind=ReplyKind.NOT_BUILT, error=pack_exception(error))
 
 
-async def execute_async(task: BaseTask[Any], request: Request, builder: Builder) -> Reply:
+async def execute_async(task: BaseTask[Any], request: Request, task_factory: TaskFactory) -> Reply:
     """Await the task's `execute` and return how it ended."""
     token = running_task.set(task)
     try:
@@ -148,10 +148,10 @@ async def execute_async(task: BaseTask[Any], request: Request, builder: Builder)
         return Reply(kind=ReplyKind.RAISED, error=pack_exception(error))
     finally:
         running_task.reset(token)
-    return _returned(task, value, request, builder)
+    return _returned(task, value, request, task_factory)
 
 
-def execute_blocking(task: BaseTask[Any], request: Request, builder: Builder) -> Reply:
+def execute_blocking(task: BaseTask[Any], request: Request, task_factory: TaskFactory) -> Reply:
     """Call the task's `execute` and return how it ended."""
     token = running_task.set(task)
     try:
@@ -160,17 +160,17 @@ def execute_blocking(task: BaseTask[Any], request: Request, builder: Builder) ->
         return Reply(kind=ReplyKind.RAISED, error=pack_exception(error))
     finally:
         running_task.reset(token)
-    return _returned(task, value, request, builder)
+    return _returned(task, value, request, task_factory)
 
 
 def _is_async(task: BaseTask[Any]) -> bool:
     return definition_of(type(task)).mode.is_async
 
 
-def _returned(task: BaseTask[Any], value: object, request: Request, builder: Builder) -> Reply:
+def _returned(task: BaseTask[Any], value: object, request: Request, task_factory: TaskFactory) -> Reply:
     """Encode the value even when nobody keeps it, so that a result that can't travel is told at once."""
     try:
-        result = builder.pack_result(definition_of(type(task)), value)
+        result = task_factory.pack_result(definition_of(type(task)), value)
     except (CodecError, DispatchError) as error:
         return Reply(kind=ReplyKind.BAD_RESULT, error=pack_exception(error))
     return Reply(kind=ReplyKind.RETURNED, result=result if request.keep_result else None)
@@ -183,7 +183,7 @@ class _Child:
     """A child's own state: a warm event loop and the application."""
 
     def __init__(self, settings: ChildSettings) -> None:
-        self.builder = settings.builder()
+        self.task_factory = settings.task_factory()
         self.runner = asyncio.Runner(loop_factory=new_event_loop)
         self._orms = open_orms(None if settings.root is None else Path(settings.root))
         self.runner.run(self._orms.__aenter__())
@@ -199,18 +199,18 @@ class _Child:
             return task
         if not _is_async(task):
             try:
-                return execute_blocking(task, request, self.builder)
+                return execute_blocking(task, request, self.task_factory)
             finally:
                 release_thread()
         return self.runner.run(self._execute_and_tidy(task, request))
 
     async def _build(self, request: Request) -> BaseTask[Any] | Reply:
         async with attempt_scope() or nullcontext():
-            return await build_task(request, self.builder)
+            return await build_task(request, self.task_factory)
 
     async def _execute_and_tidy(self, task: BaseTask[Any], request: Request) -> Reply:
         async with attempt_scope() or nullcontext():
-            reply = await execute_async(task, request, self.builder)
+            reply = await execute_async(task, request, self.task_factory)
             await self._tidy()
         return reply
 

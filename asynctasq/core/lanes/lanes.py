@@ -12,7 +12,7 @@ from asynctasq.core.lanes.child import ChildSettings, Reply, Request, serve
 from asynctasq.core.lanes.process_pool import ProcessPool
 from asynctasq.core.lanes.thread_pool import ThreadPool
 from asynctasq.core.orms import release_thread
-from asynctasq.core.task_factory import Builder
+from asynctasq.core.task_factory import TaskFactory
 from asynctasq.errors import TaskTimeoutError
 from asynctasq.tasks.base import AsyncTask
 
@@ -134,8 +134,8 @@ class WorkerLanes:
 class InlineLanes:
     """Everything in the running loop, for simulations; requests and replies of processes still become bytes."""
 
-    def __init__(self, builder: Builder) -> None:
-        self._builder = builder
+    def __init__(self, task_factory: TaskFactory) -> None:
+        self._task_factory = task_factory
 
     async def run_async(self, task: AsyncTask[object], timeout_s: float | None) -> object:
         return await run_async(task, timeout_s)
@@ -147,7 +147,7 @@ class InlineLanes:
     async def run_in_process(self, request: Request, timeout_s: float | None) -> Reply:
         try:
             async with asyncio.timeout(timeout_s) as scope:
-                reply = await serve(Request.decode(request.encode()), self._builder)
+                reply = await serve(Request.decode(request.encode()), self._task_factory)
         except TimeoutError as error:
             raise TaskTimeoutError(f"ran longer than {timeout_s} s; its process was killed") from error
         if scope.expired():

@@ -14,7 +14,7 @@ from asynctasq.codec.arguments import unpack_result
 from asynctasq.core.lanes.child import ChildSettings, Reply, ReplyKind, Request
 from asynctasq.core.lanes.process_pool import ChildCrashed, ProcessPool
 from asynctasq.core.runtime import ProductionRuntime, WorkerSettings
-from asynctasq.core.task_factory import Builder
+from asynctasq.core.task_factory import TaskFactory
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.memory_driver import MemoryDriver
 from asynctasq.errors import TaskTimeoutError, WorkerCrashedError
@@ -281,7 +281,7 @@ async def test_a_task_that_keeps_killing_its_child_is_given_up_and_told() -> Non
 
 
 def test_the_builder_of_a_child_knows_what_the_worker_knows() -> None:
-    builder = SETTINGS.builder()
+    task_factory = SETTINGS.task_factory()
 
-    assert isinstance(builder, Builder)
+    assert isinstance(task_factory, TaskFactory)
     assert ChildSettings.decode(SETTINGS.encode()) == SETTINGS
