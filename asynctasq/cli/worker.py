@@ -14,12 +14,12 @@ from asynctasq.cli.output import AttemptLines, configure_logging
 from asynctasq.config import Settings, load_settings
 from asynctasq.core.orms import open_orms, set_up_django
 from asynctasq.core.runtime import ProductionRuntime, WorkerSettings
-from asynctasq.core.setup import Setup, install, secret_bytes
+from asynctasq.core.setup import Setup, install, signing_key_bytes
 from asynctasq.core.worker import Worker
 from asynctasq.errors import ConfigError
 from asynctasq.tasks.application import Application
 from asynctasq.tasks.registry import project_root
-from asynctasq.utils.loop import run_through
+from asynctasq.utils.loop import run_despite_exits
 
 __all__ = ["Output", "run_worker"]
 
@@ -56,7 +56,7 @@ def run_worker(
     _load(application)
     worker = _worker(settings, setup, application, output, burst=burst, max_tasks=max_tasks)
     _banner(worker, settings, output)
-    run_through(_serve(worker, root))
+    run_despite_exits(_serve(worker, root))
 
 
 async def _serve(worker: Worker, root: Path) -> None:
@@ -109,7 +109,7 @@ def _worker(
         max_tasks=max_tasks,
         settings=WorkerSettings(
             application=application,
-            signing_keys=secret_bytes(settings),
+            signing_keys=signing_key_bytes(settings),
             lease_s=settings.lease_s,
             shutdown_timeout_s=settings.shutdown_timeout_s,
             broker_timeout_s=settings.broker_timeout_s,

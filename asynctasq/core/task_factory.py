@@ -1,4 +1,4 @@
-"""From the bytes of a message to a task that can run; the same in the worker and in a child process."""
+"""Makes tasks that can run from the bytes of messages; the same in the worker and in a child process."""
 
 import asyncio
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ class Invocation:
 
 
 class TaskFactory:
-    """Decodes messages and builds their tasks, with what the application allows."""
+    """Decodes messages and builds the tasks they invoke, those of one application only."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class TaskFactory:
         return Invocation(message_id=message_id, attempt=attempt, envelope=envelope, cls=cls, definition=definition)
 
     def _resolve(self, name: str) -> type[BaseTask[Any]]:
-        """Find the task; a module that breaks while it is imported, even by leaving, must not break the worker."""
+        """Find the task; a module that raises when it is imported, even SystemExit, must not end the worker."""
         try:
             return self._application.resolve(name)
         except UnknownTask:
@@ -113,7 +113,7 @@ class TaskFactory:
                 )
         except TimeoutError as error:
             if scope.expired() and isinstance(error.__cause__, asyncio.CancelledError):
-                raise TaskTimeoutError(f"its models were not loaded within {timeout_s:g} s") from error
+                raise TaskTimeoutError(f"the models of the task were not loaded within {timeout_s:g} s") from error
             raise
 
     def _arguments(self, invocation: Invocation) -> dict[str, object]:

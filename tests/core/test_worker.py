@@ -241,7 +241,7 @@ async def test_a_thread_past_its_limit_keeps_its_slot_and_its_retry_waits_for_it
     await dispatch(driver, Stuck())
     running = asyncio.create_task(worker_on(driver).start())
     async with asyncio.timeout(SOON_S):
-        while "its slot stays taken" not in caplog.text:
+        while "it keeps its slot" not in caplog.text:
             await asyncio.sleep(0.005)
     depth = await driver.depth("default")
 

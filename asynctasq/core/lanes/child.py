@@ -1,4 +1,4 @@
-"""What happens inside a child process: build the task from bytes, execute it, answer in bytes.
+"""What a child process does: build a task from bytes, execute it, reply in bytes.
 
 Only bytes cross the pipe. The simulation calls `serve` in its own loop, so the same code runs there.
 """
@@ -20,15 +20,15 @@ from typing import Any, cast
 from asynctasq.codec.limits import DEFAULT_LIMITS, Limits
 from asynctasq.codec.signing import SigningKeys
 from asynctasq.codec.typed_msgpack import packb, unpackb
-from asynctasq.core.current_task import running_task, without_loop
+from asynctasq.core.current_task import running_task
 from asynctasq.core.exception_codec import pack_exception, unpack_exception
-from asynctasq.core.orms import attempt_scope, open_orms, release_thread, set_up_django
+from asynctasq.core.orms import attempt_scope, open_orms, release_thread_connections, set_up_django
 from asynctasq.core.task_factory import TaskFactory
 from asynctasq.errors import CodecError, DispatchError
 from asynctasq.tasks.application import Application
 from asynctasq.tasks.base import AsyncTask, BaseTask, SyncTask
 from asynctasq.tasks.definition import definition_of
-from asynctasq.utils.loop import new_event_loop
+from asynctasq.utils.loop import new_event_loop, without_running_loop
 
 __all__ = ["READY", "ChildSettings", "Reply", "ReplyKind", "Request", "receive_frame", "send_frame", "serve"]
 
@@ -68,7 +68,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """The answer: a packed result (None unless wanted) or a packed exception."""
+    """How an attempt in a child ended: a packed result (None unless wanted) or a packed exception."""
 
     kind: ReplyKind
     result: bytes | None = None
@@ -111,8 +111,8 @@ class ChildSettings:
         modules, root, path, keys, body_bytes_max = fields
         return cls(modules=tuple(modules), root=root, path=tuple(path), keys=keys, body_bytes_max=body_bytes_max)
 
-    def task_factory(self) -> TaskFactory:
-        """Import the application's modules and return a task_factory for its tasks."""
+    def make_task_factory(self) -> TaskFactory:
+        """Import the application's modules and return the factory of its tasks."""
         set_up_django()
         application = Application(self.modules, None if self.root is None else Path(self.root), path=self.path)
         application.load()
@@ -127,7 +127,7 @@ async def serve(request: Request, task_factory: TaskFactory) -> Reply:
         return task
     if _is_async(task):
         return await execute_async(task, request, task_factory)
-    with without_loop():
+    with without_running_loop():
         return execute_blocking(task, request, task_factory)
 
 
@@ -168,7 +168,7 @@ def _is_async(task: BaseTask[Any]) -> bool:
 
 
 def _returned(task: BaseTask[Any], value: object, request: Request, task_factory: TaskFactory) -> Reply:
-    """Encode the value even when nobody keeps it, so that a result that can't travel is told at once."""
+    """Encode the value even if it is not kept, so that one that can't be serialized is an error at once."""
     try:
         result = task_factory.pack_result(definition_of(type(task)), value)
     except (CodecError, DispatchError) as error:
@@ -180,16 +180,16 @@ def _returned(task: BaseTask[Any], value: object, request: Request, task_factory
 
 
 class _Child:
-    """A child's own state: a warm event loop and the application."""
+    """A child's own state: an event loop that serves all its attempts, and the application."""
 
     def __init__(self, settings: ChildSettings) -> None:
-        self.task_factory = settings.task_factory()
+        self.task_factory = settings.make_task_factory()
         self.runner = asyncio.Runner(loop_factory=new_event_loop)
         self._orms = open_orms(None if settings.root is None else Path(settings.root))
         self.runner.run(self._orms.__aenter__())
 
     def close(self) -> None:
-        """Let go of what the application keeps open in the loop."""
+        """Close what the application keeps open in the loop."""
         self.runner.run(self._orms.__aexit__(None, None, None))
         self.runner.close()
 
@@ -201,24 +201,24 @@ class _Child:
             try:
                 return execute_blocking(task, request, self.task_factory)
             finally:
-                release_thread()
-        return self.runner.run(self._execute_and_tidy(task, request))
+                release_thread_connections()
+        return self.runner.run(self._execute_and_clean_up(task, request))
 
     async def _build(self, request: Request) -> BaseTask[Any] | Reply:
         async with attempt_scope() or nullcontext():
             return await build_task(request, self.task_factory)
 
-    async def _execute_and_tidy(self, task: BaseTask[Any], request: Request) -> Reply:
+    async def _execute_and_clean_up(self, task: BaseTask[Any], request: Request) -> Reply:
         async with attempt_scope() or nullcontext():
             reply = await execute_async(task, request, self.task_factory)
-            await self._tidy()
+            await self._cancel_leftover_tasks()
         return reply
 
-    async def _tidy(self) -> None:
-        left = [other for other in asyncio.all_tasks() if other is not asyncio.current_task()]
-        for other in left:
+    async def _cancel_leftover_tasks(self) -> None:
+        leftover = [other for other in asyncio.all_tasks() if other is not asyncio.current_task()]
+        for other in leftover:
             other.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
+        await asyncio.gather(*leftover, return_exceptions=True)
 
 
 def main(connection: socket.socket, parent_pid: int) -> None:
@@ -270,7 +270,7 @@ def _receive_exactly(connection: socket.socket, count: int) -> bytes | None:
 
 
 def _die_with_parent(parent_pid: int) -> None:
-    """End this child when the worker is gone, even after kill -9: its message will run elsewhere."""
+    """End this child when the worker has died, even of kill -9: another worker will run the message."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 

@@ -280,8 +280,8 @@ async def test_a_task_that_keeps_killing_its_child_is_given_up_and_told() -> Non
     assert "2 attempts ended with the death of the process" in str(exception)
 
 
-def test_the_builder_of_a_child_knows_what_the_worker_knows() -> None:
-    task_factory = SETTINGS.task_factory()
+def test_the_task_factory_of_a_child_knows_what_the_worker_knows() -> None:
+    task_factory = SETTINGS.make_task_factory()
 
     assert isinstance(task_factory, TaskFactory)
     assert ChildSettings.decode(SETTINGS.encode()) == SETTINGS
