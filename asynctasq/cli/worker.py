@@ -26,7 +26,7 @@ __all__ = ["Output", "run_worker"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
-    """How to show what happens."""
+    """What a worker writes, and how."""
 
     json: bool = False
     quiet: bool = False
@@ -41,7 +41,7 @@ def run_worker(
     max_tasks: int | None,
     folders: tuple[str, ...] = (),
 ) -> None:
-    """Run a worker until it is stopped; `folders` are where its application is, before the one it was started in.
+    """Run a worker until it is stopped; its application is imported from `folders` first, then from the current one.
 
     Raises: ConfigError, DriverError.
     """
@@ -71,7 +71,7 @@ def _log_level(name: str) -> str:
 
 
 def _import_path(root: Path, folders: tuple[str, ...]) -> tuple[str, ...]:
-    """Put the folders given, the one the worker was started in, and the project root, where imports find them."""
+    """Put the given folders, the current one and the project root on `sys.path`; return them."""
     path = tuple(dict.fromkeys([*folders, str(Path.cwd()), str(root)]))
     new = [entry for entry in path if entry in folders or entry not in sys.path]
     sys.path[:] = [*new, *(entry for entry in sys.path if entry not in folders)]
@@ -96,7 +96,7 @@ def _worker(
     driver = setup.driver(settings.driver)
     if not driver.capabilities.cross_process:
         raise ConfigError(
-            f"the driver {driver} does not reach other processes: a worker would never see a task; "
+            f"the driver {driver} keeps its messages in one process: a worker would never see a task; "
             "use sqlite, redis, postgres, mysql or sqs"
         )
     record = None if output.quiet else AttemptLines(sys.stdout, as_json=output.json)

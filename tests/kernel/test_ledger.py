@@ -2,7 +2,7 @@
 
 import pytest
 
-from asynctasq.kernel.ledger import INVARIANTS, Entry, Kind, check, lifelines, timeline
+from asynctasq.kernel.ledger import INVARIANTS, Entry, Kind, check, message_histories, timeline
 
 M, W, V = "m1", "w1", "w2"
 
@@ -338,13 +338,13 @@ def test_the_tolerance_allows_for_another_clock() -> None:
     assert check(history, tolerance_s=0.5) == []
 
 
-def test_lifelines_part_messages_and_share_crashes() -> None:
+def test_histories_split_by_message_and_share_crashes() -> None:
     other = Entry(0, Kind.RESERVED, "m2", V, 1, "1")
-    lines = lifelines([*TAKEN_OVER, other, Entry(40, Kind.STOPPED, worker=V)])
+    histories = message_histories([*TAKEN_OVER, other, Entry(40, Kind.STOPPED, worker=V)])
 
-    assert list(lines) == ["m1", "m2"]
-    assert lines["m1"].crashed
-    assert not lines["m2"].crashed
+    assert list(histories) == ["m1", "m2"]
+    assert histories["m1"].crashed
+    assert not histories["m2"].crashed
 
 
 def test_a_timeline_starts_at_its_first_entry_or_where_told() -> None:

@@ -147,7 +147,7 @@ class _CancellableCall:
 class ProcessPool:
     """Child processes, started when a task needs one; used from one event loop at a time.
 
-    At most `size` at once (the number of processors unless told). `max_tasks_per_child` replaces a child
+    At most `size` at once (default: the number of processors). `max_tasks_per_child` replaces a child
     after so many tasks; None keeps it.
     """
 
