@@ -240,10 +240,10 @@ def _from_now_on(original: Any) -> Any:
     return driver
 
 
-@_plant(envelope_module, "_open_seal", "unsigned taken for signed", "who writes to the queue needs no key")
+@_plant(envelope_module, "_verify_signature", "unsigned taken for signed", "who writes to the queue needs no key")
 def _unsigned_too(original: Any) -> Any:
-    def open_seal(body: bytes, keys: Any, limits: Any) -> Any:
+    def verify_signature(body: bytes, keys: Any, limits: Any) -> Any:
         unsigned = body.startswith(envelope_module.PLAIN_PREFIX)
         return original(body, None if unsigned else keys, limits)
 
-    return open_seal
+    return verify_signature
