@@ -50,11 +50,11 @@ def check_structure(value: object, limits: Limits, depth: int) -> None:
         for item in layer:
             cls = type(item)
             if cls is list:
-                below += _inner(cast("list[object]", item), limits)
+                below += _containers_in(cast("list[object]", item), limits)
             elif cls is dict:
                 mapping = cast("dict[object, object]", item)
-                below += _inner(list(mapping), limits)
-                below += _inner(list(mapping.values()), limits)
+                below += _containers_in(list(mapping), limits)
+                below += _containers_in(list(mapping.values()), limits)
             elif cls in MISREAD_TYPES:
                 raise Unsupported(f"{cls} can't be serialized: {MISREAD_TYPES[cls]}")
             else:
@@ -65,7 +65,7 @@ def check_structure(value: object, limits: Limits, depth: int) -> None:
         depth += 1
 
 
-def _inner(items: list[object], limits: Limits) -> list[object]:
+def _containers_in(items: list[object], limits: Limits) -> list[object]:
     if len(items) > limits.items_max:
         raise Unsupported(f"it has {len(items):,} items, the limit is {limits.items_max:,}; split it")
     if set(map(type, items)) <= LEAVES:

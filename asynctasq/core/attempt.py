@@ -131,7 +131,7 @@ class AttemptRunner:
         except BaseException as error:  # noqa: BLE001 - user code may raise anything
             outcome = self._raised(run, error)
         if self._environment.record is not None:
-            record_event(self._environment, run.attempt, Kind.ENDED, _describe(outcome), run.attempt.exception)
+            record_event(self._environment, run.attempt, Kind.ENDED, _outcome_detail(outcome), run.attempt.exception)
         return outcome
 
     async def _in_lane(self, run: AttemptRun) -> Outcome:
@@ -279,7 +279,7 @@ def _crash_error(run: AttemptRun, crashes: int) -> WorkerCrashedError:
     )
 
 
-def _describe(outcome: Outcome) -> str:
+def _outcome_detail(outcome: Outcome) -> str:
     error: ErrorRecord | None = getattr(outcome, "error", None)
     name = type(outcome).__name__.lower()
     return name if error is None else f"{name}: {error.type}: {error.message}"

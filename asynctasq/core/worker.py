@@ -224,7 +224,7 @@ class Worker:
             if lease.message_id not in reserved_again:
                 self._to_settle.append((lease, settlement))
             elif self._runtime.record is not None:
-                self._runtime.record(self._entry(lease, Kind.LOST, describe(settlement)))
+                self._runtime.record(self._entry(lease, Kind.LOST, settlement_detail(settlement)))
 
     async def _run_attempt(self, attempt: InFlightAttempt) -> None:
         attempt.begun = True
@@ -342,7 +342,7 @@ class Worker:
             if self._runtime.record is not None:
                 kind = Kind.LOST if lease.message_id in lost else Kind.SETTLED
                 due_at = asked_now + settlement.delay_s if isinstance(settlement, Release) else 0.0
-                self._runtime.record(self._entry(lease, kind, describe(settlement), due_at))
+                self._runtime.record(self._entry(lease, kind, settlement_detail(settlement), due_at))
 
     def _record_attempt(self, attempt: InFlightAttempt, kind: Kind, *, due_at: float = 0.0) -> None:
         if self._runtime.record is not None:
@@ -366,8 +366,8 @@ def _with_pool(settings: WorkerSettings | None, size: int | None, max_tasks_per_
     return settings
 
 
-def describe(settlement: Settlement) -> str:
-    """Name a settlement as the ledger does."""
+def settlement_detail(settlement: Settlement) -> str:
+    """Return the `detail` of a settlement's ledger entry."""
     match settlement:
         case Complete():
             return "complete"

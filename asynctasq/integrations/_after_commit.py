@@ -13,7 +13,7 @@ from asynctasq.tasks.base import BaseTask
 from asynctasq.tasks.definition import definition_of, options_of, set_dispatched_id
 from asynctasq.tasks.dispatching import Dispatcher, current_dispatcher
 
-__all__ = ["PendingDispatch", "prepare", "refuse_blocking_commit", "send", "send_sync"]
+__all__ = ["PendingDispatch", "prepare_dispatch", "refuse_blocking_commit", "send", "send_sync"]
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ class PendingDispatch:
         return f"{definition_of(type(self.task)).name} (id {self.task_id})"
 
 
-def prepare(task: BaseTask[Any]) -> PendingDispatch:
+def prepare_dispatch(task: BaseTask[Any]) -> PendingDispatch:
     """Fix the id and the options of a dispatch. A task that can't be encoded is refused now, before the commit.
 
     Raises: UnserializableValue, BodyTooLarge, DispatchError.

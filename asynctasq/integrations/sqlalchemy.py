@@ -6,7 +6,13 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from asynctasq.errors import MissingExtra
-from asynctasq.integrations._after_commit import PendingDispatch, prepare, refuse_blocking_commit, send, send_sync
+from asynctasq.integrations._after_commit import (
+    PendingDispatch,
+    prepare_dispatch,
+    refuse_blocking_commit,
+    send,
+    send_sync,
+)
 from asynctasq.tasks.base import BaseTask
 
 try:
@@ -37,7 +43,7 @@ def on_commit(task: BaseTask[Any], session: Any) -> str:
     sync, is_async = _sync_session(session)
     if not is_async and not in_greenlet():
         refuse_blocking_commit("use an AsyncSession, or dispatch with await after the commit")
-    pending_dispatch = prepare(task)
+    pending_dispatch = prepare_dispatch(task)
     if not sync.in_transaction():
         sync.begin()
     _pending(sync).entries.append((pending_dispatch, _innermost(sync)))
@@ -46,7 +52,7 @@ def on_commit(task: BaseTask[Any], session: Any) -> str:
 
 def _sync_session(session: Any) -> tuple[Session, bool]:
     """Return the synchronous session inside, and whether the given one is used with `await`."""
-    # Whoever has an asynchronous session has imported the module, which may need libraries that others lack.
+    # An application with an asynchronous session has imported this module, which may need libraries that others lack.
     asynchronous: Any = sys.modules.get("sqlalchemy.ext.asyncio")
     scoped: tuple[type, ...] = (scoped_session,)
     if asynchronous is not None:

@@ -43,44 +43,44 @@ def begin() -> sqlite3.Connection:
     return connection
 
 
-class Told(LeaseRenewer):
-    """Renews nothing and keeps what it was told."""
+class RecordingRenewer(LeaseRenewer):
+    """Renews nothing and records the calls."""
 
     def __init__(self) -> None:
-        self.told: list[str] = []
+        self.calls: list[str] = []
 
     def start(self, on_lost: Callable[[Any], None]) -> None:
         pass
 
     def add(self, attempt: InFlightAttempt) -> None:
-        self.told.append("add")
+        self.calls.append("add")
 
     def remove(self, attempt: InFlightAttempt) -> None:
-        self.told.append("remove")
+        self.calls.append("remove")
 
     async def stop(self) -> None:
         pass
 
 
 class QuietRuntime(ProductionRuntime):
-    """The real one, but for a renewer that does nothing."""
+    """The production runtime with a renewer that does nothing."""
 
     def __init__(self, ledger: list[Entry]) -> None:
         super().__init__(record=ledger.append)
-        self.told = Told()
+        self.recording_renewer = RecordingRenewer()
 
     def renewer(self, driver: Driver, settings: WorkerSettings) -> LeaseRenewer:
-        return self.told
+        return self.recording_renewer
 
 
 async def work(driver: Driver, task: BaseTask[Any], *, lease_s: float = 30.0) -> tuple[str, list[Entry], list[str]]:
-    """Run one attempt; return the id, the ledger, and what the renewer of leases was told."""
+    """Run one attempt; return the id, the ledger, and the calls of the lease renewer."""
     ledger: list[Entry] = []
     [task_id] = await Queue(driver).dispatch([task])
     runtime = QuietRuntime(ledger)
     settings = WorkerSettings(handle_signals=False, lease_s=lease_s)
     await Worker(driver, max_tasks=1, settings=settings, runtime=runtime).start()
-    return task_id, ledger, runtime.told.told
+    return task_id, ledger, runtime.recording_renewer.calls
 
 
 def settlements(ledger: list[Entry]) -> list[str]:
@@ -151,12 +151,12 @@ async def test_after_a_rollback_the_error_settles_and_the_lease_is_held_for_the_
 ) -> None:
     driver = SQLiteDriver(file)
 
-    task_id, ledger, told = await work(driver, kind())
+    task_id, ledger, calls = await work(driver, kind())
 
     assert settlements(ledger) == ["bury: failed"]
     expected_hooks = ["failed"] if kind is FailsToCommit else []
     assert expected_hooks == HOOKS
-    assert told == ["add", "remove", "add", "remove"]
+    assert calls == ["add", "remove", "add", "remove"]
     found = await driver.find(task_id)
     assert found is not None
     assert found.attempts == 1
@@ -171,7 +171,7 @@ class LeavesItOpen(Hooked):
         raise ValueError("and the transaction is still open")
 
 
-async def test_while_it_can_not_be_told_nothing_is_settled(file: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_while_the_outcome_is_unknown_nothing_is_settled(file: str, caplog: pytest.LogCaptureFixture) -> None:
     driver = SQLiteDriver(file, busy_timeout_s=0.1)
 
     task_id, ledger, _ = await work(driver, LeavesItOpen(), lease_s=3)

@@ -393,26 +393,26 @@ async def test_perform_lets_a_task_complete_itself() -> None:
 # -- renewal -------------------------------------------------------------------------------------
 
 
-class Noting(LeaseRenewer):
-    """Renews nothing and keeps what it was told."""
+class RecordingRenewer(LeaseRenewer):
+    """Renews nothing and records the calls."""
 
     def __init__(self) -> None:
-        self.told: list[str] = []
+        self.calls: list[str] = []
 
     def start(self, on_lost: Callable[[AbstractSet[str]], None]) -> None:
         pass
 
     def add(self, attempt: InFlightAttempt) -> None:
-        self.told.append("add")
+        self.calls.append("add")
 
     def remove(self, attempt: InFlightAttempt) -> None:
-        self.told.append("remove")
+        self.calls.append("remove")
 
     async def stop(self) -> None:
         pass
 
 
-class Watched(ProductionRuntime):
+class RecordingRuntime(ProductionRuntime):
     def __init__(self, renewer: LeaseRenewer) -> None:
         super().__init__()
         self._renewer = renewer
@@ -422,17 +422,17 @@ class Watched(ProductionRuntime):
 
 
 @pytest.mark.parametrize(
-    ("kind", "told"),
+    ("kind", "calls"),
     [(CommitsInThread, ["add", "remove", "remove"]), (OtherDatabase, ["add", "remove", "add", "remove"])],
 )
 async def test_a_lease_is_renewed_until_its_row_is_locked_and_again_if_it_is_not(
-    file: str, kind: type[BaseTask[Any]], told: list[str]
+    file: str, kind: type[BaseTask[Any]], calls: list[str]
 ) -> None:
-    driver, renewer = SQLiteDriver(file), Noting()
+    driver, renewer = SQLiteDriver(file), RecordingRenewer()
     await Queue(driver).dispatch([kind()])
 
     settings = WorkerSettings(handle_signals=False)
-    await Worker(driver, max_tasks=1, settings=settings, runtime=Watched(renewer)).start()
+    await Worker(driver, max_tasks=1, settings=settings, runtime=RecordingRuntime(renewer)).start()
 
-    assert renewer.told == told
+    assert renewer.calls == calls
     await driver.close()

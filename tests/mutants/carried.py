@@ -249,8 +249,8 @@ async def _here(one: BaseTask[Any]) -> object:
 
 
 @dataclass(slots=True, kw_only=True)
-class Told(SimulatedRuntime):
-    """Tells in which lane each message ran."""
+class RecordingRuntime(SimulatedRuntime):
+    """Records in which lane each message ran."""
 
     ran_in: dict[str, str]
 
@@ -305,7 +305,7 @@ class Side:
         """Run what is due."""
         for driver in self.drivers.values():
             settings = WorkerSettings(application=Application(), handle_signals=False, burst=True)
-            runtime = Told(clock=self.sim.clock, rng=self.sim.rng, name="own", ran_in=self.ran_in)
+            runtime = RecordingRuntime(clock=self.sim.clock, rng=self.sim.rng, name="own", ran_in=self.ran_in)
             worker = Worker(driver, ",".join(QUEUES), settings=settings, runtime=runtime)
             await asyncio.wait_for(worker.start(), MARGIN_S / 2)
 

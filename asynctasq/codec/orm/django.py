@@ -114,7 +114,7 @@ async def _rows(manager: Any, keys: Sequence[Key]) -> dict[Key, object]:
         rows = {(pk,): row for pk, row in (await manager.ain_bulk([key[0] for key in keys])).items()}
     for key in keys:
         if key not in rows:
-            row = await manager.filter(pk=_bare(key)).afirst()
+            row = await manager.filter(pk=_orm_key(key)).afirst()
             if row is not None:
                 rows[key] = row
     return rows
@@ -125,7 +125,7 @@ def _key_fields(model: type) -> list[Any]:
     return list(getattr(pk, "fields", None) or [pk])  # CompositePrimaryKey
 
 
-def _bare(key: Key) -> object:
+def _orm_key(key: Key) -> object:
     """Return a simple key as Django takes it, a composite one as a tuple."""
     return key if len(key) > 1 else next(iter(key))
 

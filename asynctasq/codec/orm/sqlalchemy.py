@@ -163,7 +163,7 @@ def _load(session: Any, model: type, keys: Sequence[Key]) -> dict[Key, object]:
         for start in range(0, len(keys), KEYS_PER_QUERY):
             chunk = [key[0] for key in keys[start : start + KEYS_PER_QUERY]]
             kept += session.scalars(sqlalchemy.select(model).where(columns[0].in_(chunk)).options(*complete)).unique()
-    found = {key: session.get(model, _bare(key), options=complete) for key in keys}
+    found = {key: session.get(model, _orm_key(key), options=complete) for key in keys}
     rows = {key: row for key, row in found.items() if row is not None}
     for row in rows.values():
         _complete(session, row)
@@ -180,6 +180,6 @@ def _complete(session: Any, row: object) -> None:
         session.refresh(row, sorted(missing))
 
 
-def _bare(key: Key) -> object:
+def _orm_key(key: Key) -> object:
     """Return a simple key as the ORM takes it, a composite one as a tuple."""
     return key if len(key) > 1 else next(iter(key))
