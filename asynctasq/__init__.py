@@ -9,14 +9,14 @@ from asynctasq.tasks.dispatching import set_default_dispatcher
 
 # Imported when first used, so that `import asynctasq` stays fast.
 _NAMES_IN = {
-    "core.running": "current_task",
+    "core.current_task": "current_task",
     "core.setup": "close init",
     "core.worker": "Worker",
     "errors": "AsyncTasqError Reject Retry Snooze TaskTimeoutError",
 }
 
 if TYPE_CHECKING:
-    from asynctasq.core.running import current_task
+    from asynctasq.core.current_task import current_task
     from asynctasq.core.setup import close, init
     from asynctasq.core.worker import Worker
     from asynctasq.errors import AsyncTasqError, Reject, Retry, Snooze, TaskTimeoutError
