@@ -11,7 +11,8 @@ from asynctasq.drivers.mysql_driver.migrations import read_state
 from asynctasq.drivers.mysql_driver.pool import Link, Pool, connect, is_conflict
 from asynctasq.drivers.mysql_driver.statements import Statements
 from asynctasq.drivers.mysql_driver.steps import Result, Steps, drive
-from asynctasq.drivers.sql.checks import check_schema_version, retry_conflicts
+from asynctasq.drivers.sql.conflicts import retry_conflicts
+from asynctasq.drivers.sql.migrations import check_schema_version
 
 __all__ = ["Backend"]
 

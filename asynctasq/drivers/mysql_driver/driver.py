@@ -11,6 +11,7 @@ from typing import Any, Self
 from urllib.parse import urlencode
 
 from asynctasq.drivers.base import YES, Capabilities, Driver, Migration, Page, Settlements, partial
+from asynctasq.drivers.checks import check_messages
 from asynctasq.drivers.mysql_driver.address import ADDRESS_OPTIONS, parse_address
 from asynctasq.drivers.mysql_driver.backend import Backend
 from asynctasq.drivers.mysql_driver.callers_transaction import InCallersTransaction
@@ -18,15 +19,9 @@ from asynctasq.drivers.mysql_driver.heads import Heads
 from asynctasq.drivers.mysql_driver.migrations import migrate, read_version
 from asynctasq.drivers.mysql_driver.statements import Statements, server_now
 from asynctasq.drivers.mysql_driver.steps import Claim, extend, remove, store, stored, work
-from asynctasq.drivers.sql.checks import (
-    Pace,
-    Waiter,
-    Wakeups,
-    check_identifier,
-    check_messages,
-    depth_from,
-    wait_until_visible,
-)
+from asynctasq.drivers.sql.identifiers import check_identifier
+from asynctasq.drivers.sql.rows import depth_from
+from asynctasq.drivers.sql.waiting import Pace, Waiter, Wakeups, wait_until_visible
 from asynctasq.drivers.urls import read_options, split_options
 from asynctasq.errors import BodyTooLarge, ConfigError, DriverError
 from asynctasq.kernel.messages import (

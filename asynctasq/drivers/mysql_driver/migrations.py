@@ -7,7 +7,7 @@ from asynctasq.drivers.base import Migration
 from asynctasq.drivers.mysql_driver.address import Address
 from asynctasq.drivers.mysql_driver.pool import Link, NoSuchTable, connect
 from asynctasq.drivers.mysql_driver.statements import Statements, literal
-from asynctasq.drivers.sql.checks import apply_pending
+from asynctasq.drivers.sql.migrations import apply_pending
 from asynctasq.errors import DriverUnavailable
 
 __all__ = ["migrate", "read_state", "read_version"]

@@ -14,7 +14,7 @@ from asyncmy.errors import MySQLError
 
 from asynctasq.drivers.mysql_driver.address import Address
 from asynctasq.drivers.mysql_driver.steps import Result
-from asynctasq.drivers.sql.checks import Waiter
+from asynctasq.drivers.sql.waiting import Waiter
 from asynctasq.errors import DriverError, DriverMisconfigured, DriverUnavailable
 
 __all__ = ["Conflict", "Link", "NoSuchTable", "Pool", "connect", "is_conflict", "mapped", "packets"]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from asynctasq.drivers.base import Migration
 from asynctasq.drivers.mysql_driver.heads import Position
-from asynctasq.drivers.sql.checks import quote
+from asynctasq.drivers.sql.identifiers import quote
 from asynctasq.kernel.messages import Message, State, microseconds
 
 __all__ = ["CLAIM", "LIVING_COLUMNS", "NOW", "Ending", "Held", "KeptResult", "Statements", "literal", "server_now"]

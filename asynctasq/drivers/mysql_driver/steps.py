@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 from asynctasq.drivers.base import Settlements
+from asynctasq.drivers.batches import chunks
 from asynctasq.drivers.mysql_driver.heads import Position
 from asynctasq.drivers.mysql_driver.statements import CLAIM, NOW, Ending, Held, KeptResult, Statements, server_now
-from asynctasq.drivers.sql.checks import chunks, independent_batches, stored_message
+from asynctasq.drivers.sql.rows import stored_message
+from asynctasq.drivers.sql.settlements import independent_batches
 from asynctasq.kernel.messages import (
     MICROSECONDS,
     Bury,

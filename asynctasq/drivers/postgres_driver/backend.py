@@ -5,7 +5,7 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 
 from asynctasq.drivers.postgres_driver.pool import Listener, Pool
-from asynctasq.drivers.sql.checks import Pace, Waiter, wait_until_visible
+from asynctasq.drivers.sql.waiting import Pace, Waiter, wait_until_visible
 
 __all__ = ["Backend"]
 

@@ -7,7 +7,7 @@ from asynctasq.drivers.base import Settlements
 from asynctasq.drivers.postgres_driver.rows import enqueue_columns, full_columns, lost_ids, parts_of
 from asynctasq.drivers.postgres_driver.statements import Statements
 from asynctasq.drivers.sql import foreign_connections as _foreign
-from asynctasq.drivers.sql.checks import independent_batches
+from asynctasq.drivers.sql.settlements import independent_batches
 from asynctasq.errors import UnsupportedFeature
 from asynctasq.kernel.messages import Message
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, Self, TypeVar
 
 from asynctasq.drivers.base import YES, Capabilities, Driver, Migration, Page, Settlements
+from asynctasq.drivers.checks import check_at_least, check_follow_ups, check_messages, check_queue_names
 from asynctasq.drivers.loops import PerLoop
 from asynctasq.drivers.postgres_driver import schema as _postgres_schema
 from asynctasq.drivers.postgres_driver.backend import Backend
@@ -36,18 +37,10 @@ from asynctasq.drivers.postgres_driver.rows import (
     parts_of,
 )
 from asynctasq.drivers.postgres_driver.statements import Names, Statements
-from asynctasq.drivers.sql.checks import (
-    Pace,
-    Wakeups,
-    check_at_least,
-    check_follow_ups,
-    check_messages,
-    check_queue_names,
-    check_schema_version,
-    independent_batches,
-    is_plain,
-    retry_conflicts,
-)
+from asynctasq.drivers.sql.conflicts import retry_conflicts
+from asynctasq.drivers.sql.migrations import check_schema_version
+from asynctasq.drivers.sql.settlements import independent_batches, is_plain
+from asynctasq.drivers.sql.waiting import Pace, Wakeups
 from asynctasq.drivers.urls import read_options, redact, split_options
 from asynctasq.kernel.messages import (
     MICROSECONDS,

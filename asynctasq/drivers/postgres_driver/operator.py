@@ -4,8 +4,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from asynctasq.drivers.base import Page
+from asynctasq.drivers.batches import chunks
 from asynctasq.drivers.postgres_driver.statements import Statements
-from asynctasq.drivers.sql.checks import chunks, depth_from, stored_message
+from asynctasq.drivers.sql.rows import depth_from, stored_message
 from asynctasq.kernel.messages import Depth, State, StoredMessage
 
 __all__ = ["Operator"]

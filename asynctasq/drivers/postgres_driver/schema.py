@@ -4,7 +4,8 @@ from typing import Any
 
 from asynctasq.drivers.base import Migration
 from asynctasq.drivers.postgres_driver.statements import Names
-from asynctasq.drivers.sql.checks import apply_pending, quote
+from asynctasq.drivers.sql.identifiers import quote
+from asynctasq.drivers.sql.migrations import apply_pending
 
 __all__ = ["migrate", "migrations", "schema_version"]
 

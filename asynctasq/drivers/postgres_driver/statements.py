@@ -7,7 +7,7 @@ integer microseconds. `clock` is read once per statement, from the server.
 from dataclasses import dataclass
 from hashlib import blake2b
 
-from asynctasq.drivers.sql.checks import check_identifier, quote
+from asynctasq.drivers.sql.identifiers import check_identifier, quote
 
 __all__ = ["KIND_BURY", "KIND_COMPLETE", "KIND_RELEASE", "Names", "Statements"]
 

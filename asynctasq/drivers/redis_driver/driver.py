@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from asynctasq.drivers.base import YES, Capabilities, Driver, Page, Settlements, partial
+from asynctasq.drivers.checks import check_messages
 from asynctasq.drivers.loops import PerLoop
 from asynctasq.drivers.redis_driver.address import BODY_BYTES_MAX, RedisOptions, option_types, parse_address
 from asynctasq.drivers.redis_driver.codec import decode_leases, encode_messages, encode_settlements
@@ -15,7 +16,6 @@ from asynctasq.drivers.redis_driver.inspection import Inspection
 from asynctasq.drivers.redis_driver.pool import Argument, Pool
 from asynctasq.drivers.redis_driver.server_checks import examine
 from asynctasq.drivers.redis_driver.waiting import BLOCK_S, Bells, PassOn
-from asynctasq.drivers.sql.checks import check_messages
 from asynctasq.drivers.urls import read_options, split_options
 from asynctasq.errors import ConfigError, DispatchError
 from asynctasq.kernel.messages import (

@@ -16,8 +16,9 @@ from urllib.parse import unquote, urlsplit
 
 from asynctasq.clock import SystemClock
 from asynctasq.drivers.base import YES, Capabilities, Driver, Page, Settlements, partial
+from asynctasq.drivers.checks import check_messages
 from asynctasq.drivers.loops import PerLoop
-from asynctasq.drivers.sql.checks import Wakeups, check_messages
+from asynctasq.drivers.sql.waiting import Wakeups
 from asynctasq.drivers.sqlite_driver import statements
 from asynctasq.drivers.sqlite_driver.callers_transaction import run_in, run_in_async
 from asynctasq.drivers.sqlite_driver.schema import SQLiteFile, Steps, mapped_errors

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from asynctasq.drivers.base import Page, Settlements
-from asynctasq.drivers.sql.checks import depth_from, independent_batches, stored_message
+from asynctasq.drivers.sql.rows import depth_from, stored_message
+from asynctasq.drivers.sql.settlements import independent_batches
 from asynctasq.drivers.sqlite_driver.schema import Row, Step, Steps
 from asynctasq.kernel.messages import (
     MICROSECONDS,

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
 from asynctasq.clock import SystemClock
-from asynctasq.drivers.sql.checks import Waiter, Wakeups
+from asynctasq.drivers.sql.waiting import Waiter, Wakeups
 from asynctasq.drivers.sqlite_driver.schema import (
     SQLiteFile,
     Steps,

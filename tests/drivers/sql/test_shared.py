@@ -7,17 +7,11 @@ from typing import Any
 
 import pytest
 
-from asynctasq.drivers.sql.checks import (
-    Pace,
-    Wakeups,
-    check_identifier,
-    independent_batches,
-    is_plain,
-    quote,
-    retry_conflicts,
-    wait_until_visible,
-)
+from asynctasq.drivers.sql.conflicts import retry_conflicts
+from asynctasq.drivers.sql.identifiers import check_identifier, quote
 from asynctasq.drivers.sql.paramstyles import translate
+from asynctasq.drivers.sql.settlements import independent_batches, is_plain
+from asynctasq.drivers.sql.waiting import Pace, Wakeups, wait_until_visible
 from asynctasq.errors import ConfigError, DriverUnavailable, UnsupportedFeature
 from asynctasq.kernel.messages import Complete, Lease, Message, Release
 
