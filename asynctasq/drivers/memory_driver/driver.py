@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from asynctasq.clock import Clock, SystemClock
 from asynctasq.drivers.base import NO, YES, Capabilities, Driver, Page, Settlements
+from asynctasq.drivers.checks import check_queue_names
 from asynctasq.drivers.memory_driver.row import MemoryRow
 from asynctasq.drivers.memory_driver.waiter import Waiter
 from asynctasq.drivers.urls import read_options, split_options
@@ -115,8 +116,7 @@ class MemoryDriver(Driver):
     # -- reserving -------------------------------------------------------------------------------
 
     async def reserve(self, queues: Sequence[str], *, limit: int, lease_s: float, wait_s: float = 0) -> list[Lease]:
-        for queue in queues:
-            check_queue_name(queue)
+        check_queue_names(queues)
         deadline = asyncio.get_running_loop().time() + wait_s
         while True:
             leases = self._reserve_now(queues, limit, lease_s)

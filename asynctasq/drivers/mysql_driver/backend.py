@@ -10,9 +10,10 @@ from asynctasq.drivers.mysql_driver.address import Address
 from asynctasq.drivers.mysql_driver.migrations import read_state
 from asynctasq.drivers.mysql_driver.pool import Link, Pool, connect, is_conflict
 from asynctasq.drivers.mysql_driver.statements import Statements
-from asynctasq.drivers.mysql_driver.steps import Result, Steps, drive
+from asynctasq.drivers.mysql_driver.steps import Result, Steps
 from asynctasq.drivers.sql.conflicts import retry_conflicts
 from asynctasq.drivers.sql.migrations import check_schema_version
+from asynctasq.drivers.sql.steps import run_steps_async
 
 __all__ = ["Backend"]
 
@@ -86,6 +87,6 @@ class Backend:
 
         async def once() -> T:
             async with self._link() as link:
-                return await drive(steps(), lambda statements: link.run(*statements))
+                return await run_steps_async(steps(), lambda statements: link.run(*statements))
 
         return await retry_conflicts(once, is_conflict=is_conflict, rng=self._rng)

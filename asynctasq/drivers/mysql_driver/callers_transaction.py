@@ -6,8 +6,9 @@ from typing import Any
 from asynctasq.drivers.base import Settlements
 from asynctasq.drivers.mysql_driver.address import Address
 from asynctasq.drivers.mysql_driver.statements import Statements, server_now
-from asynctasq.drivers.mysql_driver.steps import Result, Steps, drive, drive_sync, settle, store_in
+from asynctasq.drivers.mysql_driver.steps import Result, Steps, settle, store_in
 from asynctasq.drivers.sql import foreign_connections as _foreign
+from asynctasq.drivers.sql.steps import run_steps, run_steps_async
 from asynctasq.errors import UnsupportedFeature
 from asynctasq.kernel.messages import Message
 
@@ -30,21 +31,21 @@ class InCallersTransaction:
         self, connection: Any, messages: Sequence[Message], *, offset_us: int, store: str | None
     ) -> list[str]:
         """Do `Transactional.enqueue_in`."""
-        return await drive(self._store(messages, offset_us, store), _runner(connection))
+        return await run_steps_async(self._store(messages, offset_us, store), _runner(connection))
 
     def enqueue_sync(
         self, connection: Any, messages: Sequence[Message], *, offset_us: int, store: str | None
     ) -> list[str]:
         """Do `Transactional.enqueue_in_sync`."""
-        return drive_sync(self._store(messages, offset_us, store), _runner_sync(connection))
+        return run_steps(self._store(messages, offset_us, store), _runner_sync(connection))
 
     async def settle(self, connection: Any, settlements: Settlements, *, offset_us: int, store: str | None) -> set[str]:
         """Do `Transactional.settle_in`."""
-        return await drive(self._settle(settlements, offset_us, store), _runner(connection))
+        return await run_steps_async(self._settle(settlements, offset_us, store), _runner(connection))
 
     def settle_sync(self, connection: Any, settlements: Settlements, *, offset_us: int, store: str | None) -> set[str]:
         """Do `Transactional.settle_in_sync`."""
-        return drive_sync(self._settle(settlements, offset_us, store), _runner_sync(connection))
+        return run_steps(self._settle(settlements, offset_us, store), _runner_sync(connection))
 
     def _store(self, messages: Sequence[Message], offset_us: int, store: str | None) -> Steps[list[str]]:
         now, claim = yield from self._checked(offset_us, store)

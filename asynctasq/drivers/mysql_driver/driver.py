@@ -11,7 +11,7 @@ from typing import Any, Self
 from urllib.parse import urlencode
 
 from asynctasq.drivers.base import YES, Capabilities, Driver, Migration, Page, Settlements, partial
-from asynctasq.drivers.checks import check_messages
+from asynctasq.drivers.checks import check_follow_ups, check_messages, check_queue_names
 from asynctasq.drivers.mysql_driver.address import ADDRESS_OPTIONS, parse_address
 from asynctasq.drivers.mysql_driver.backend import Backend
 from asynctasq.drivers.mysql_driver.callers_transaction import InCallersTransaction
@@ -21,6 +21,7 @@ from asynctasq.drivers.mysql_driver.statements import Statements, server_now
 from asynctasq.drivers.mysql_driver.steps import Claim, extend, remove, store, stored, work
 from asynctasq.drivers.sql.identifiers import check_identifier
 from asynctasq.drivers.sql.rows import depth_from
+from asynctasq.drivers.sql.settlements import queues_to_wake
 from asynctasq.drivers.sql.waiting import Pace, Waiter, Wakeups, wait_until_visible
 from asynctasq.drivers.urls import read_options, split_options
 from asynctasq.errors import BodyTooLarge, ConfigError, DriverError
@@ -149,7 +150,7 @@ class MySQLDriver(Driver):
     # -- reserving -------------------------------------------------------------------------------
 
     async def reserve(self, queues: Sequence[str], *, limit: int, lease_s: float, wait_s: float = 0) -> list[Lease]:
-        _check_queues(queues)
+        check_queue_names(queues)
         if limit < 1 or not queues:
             return []
         leases = (await self._work((), queues, limit, lease_s))[1]
@@ -169,7 +170,7 @@ class MySQLDriver(Driver):
         return leases
 
     async def wait_visible(self, queues: Sequence[str], *, wait_s: float) -> bool:
-        _check_queues(queues)
+        check_queue_names(queues)
         pool = await self._backend.pool()
         with self._wakeups.waiting(queues, into=pool.waiters) as waiter:
             return await self._until_visible(waiter, queues, wait_s)
@@ -257,7 +258,7 @@ class MySQLDriver(Driver):
     async def turn(
         self, settlements: Settlements, queues: Sequence[str], *, limit: int, lease_s: float
     ) -> tuple[AbstractSet[str], list[Lease]]:
-        _check_queues(queues)
+        check_queue_names(queues)
         if settlements:
             await self._backend.pool()
             woken = self._check_settlements(settlements)
@@ -268,19 +269,15 @@ class MySQLDriver(Driver):
 
     def _check_settlements(self, settlements: Settlements) -> set[str]:
         """Raise before anything is changed; return the queues that may have a message more."""
-        woken: set[str] = set()
+        limit = self._backend.body_bytes_max
+        check_follow_ups(settlements, body_bytes_max=limit)
         for lease, settlement in settlements:
-            if settlement.follow_ups:
-                self._check(settlement.follow_ups)
-                woken.update(message.queue for message in settlement.follow_ups)
-            if isinstance(settlement, Release):
-                woken.add(lease.queue)
-            elif isinstance(settlement, Complete) and len(settlement.result or b"") > self._backend.body_bytes_max:
-                size, limit = len(settlement.result or b""), self._backend.body_bytes_max
+            if isinstance(settlement, Complete) and len(settlement.result or b"") > limit:
+                size = len(settlement.result or b"")
                 raise BodyTooLarge(
                     f"the result of message {lease.message_id} has {size} bytes; this driver takes {limit}"
                 )
-        return woken
+        return queues_to_wake(settlements)
 
     # -- in the caller's transaction ------------------------------------------------------------------
 
@@ -388,8 +385,3 @@ class MySQLDriver(Driver):
 
     async def migrate(self) -> list[int]:
         return await migrate(self._address, self._sql, self._prefix)
-
-
-def _check_queues(queues: Iterable[str]) -> None:
-    for queue in queues:
-        check_queue_name(queue)

@@ -12,6 +12,8 @@ from typing import Any, cast
 import asyncmy
 from asyncmy.errors import MySQLError
 
+from asynctasq.drivers.batches import batches_by_size
+from asynctasq.drivers.loops import close_socket
 from asynctasq.drivers.mysql_driver.address import Address
 from asynctasq.drivers.mysql_driver.steps import Result
 from asynctasq.drivers.sql.waiting import Waiter
@@ -106,15 +108,8 @@ def _from_server(error: MySQLError, where: str) -> DriverError:
 
 def packets(statements: Iterable[str]) -> Generator[str, None, None]:
     """Pack statements into texts of at most `PACKET_BYTES`, in order; a larger statement goes alone."""
-    packet: list[str] = []
-    size = 0
-    for statement in statements:
-        if packet and size + len(statement) > PACKET_BYTES:
-            yield ";".join(packet)
-            packet, size = [], 0
-        packet.append(statement)
-        size += len(statement) + 1
-    if packet:
+    # One for the semicolon after each statement, but for the last.
+    for packet in batches_by_size(statements, size_of=lambda text: len(text) + 1, size_max=PACKET_BYTES + 1):
         yield ";".join(packet)
 
 
@@ -186,11 +181,7 @@ class Link:
     def abandon(self) -> None:
         """Drop the connection of an event loop that was closed; nothing can be scheduled on it any more."""
         self.abort()
-        # asyncio's transport needs its loop to close the socket and would warn that nobody did.
-        sock = getattr(self._transport, "_sock", None)
-        if sock is not None:
-            sock.close()
-            self._transport._sock = None  # noqa: SLF001 - see above
+        close_socket(self._transport)
 
 
 async def connect(address: Address) -> Link:
@@ -303,8 +294,7 @@ class Pool:
         """End waiting calls and close every connection; commands under way get two seconds."""
         self._closed = True
         for waiter in list(self.waiters):
-            waiter.closed = True
-            waiter.set()
+            waiter.close()
         free, self._free = self._free, []
         try:
             await asyncio.gather(*(link.close() for link in free))

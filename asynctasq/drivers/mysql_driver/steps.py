@@ -3,12 +3,12 @@
 They do no I/O, so the same steps run on a connection of ours, on the caller's, and in synchronous code.
 """
 
-from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 from asynctasq.drivers.base import Settlements
-from asynctasq.drivers.batches import chunks
+from asynctasq.drivers.batches import batches_by_size, chunks, unique_messages
 from asynctasq.drivers.mysql_driver.heads import Position
 from asynctasq.drivers.mysql_driver.statements import CLAIM, NOW, Ending, Held, KeptResult, Statements, server_now
 from asynctasq.drivers.sql.rows import stored_message
@@ -29,8 +29,6 @@ __all__ = [
     "Claim",
     "Result",
     "Steps",
-    "drive",
-    "drive_sync",
     "extend",
     "parse_token",
     "remove",
@@ -56,28 +54,6 @@ class Result(NamedTuple):
 Steps = Generator[list[str], list[Result], T]
 
 
-async def drive(steps: Steps[T], run: Callable[[list[str]], Awaitable[list[Result]]]) -> T:
-    """Run the steps on a connection that is used with `await`."""
-    try:
-        statements = next(steps)
-        while True:
-            statements = steps.send(await run(statements))
-    except StopIteration as end:
-        value: T = end.value
-        return value
-
-
-def drive_sync(steps: Steps[T], run: Callable[[list[str]], list[Result]]) -> T:
-    """Run the steps on a connection of synchronous code."""
-    try:
-        statements = next(steps)
-        while True:
-            statements = steps.send(run(statements))
-    except StopIteration as end:
-        value: T = end.value
-        return value
-
-
 def parse_token(token: str) -> Held | None:
     """Return `seq` and counter of a token of ours, None for any other text."""
     seq, dot, counter = token.partition(".")
@@ -99,7 +75,7 @@ def store(sql: Statements, messages: Sequence[Message], *, offset_us: int, again
     An insert locks the rows that have its ids already, in the order of its messages, and may deadlock over
     them. So when it happens `again`, those that live are left out first, by a look that locks nothing.
     """
-    unique = _first_of_equal_ids(messages)
+    unique = unique_messages(messages)
     if again:
         unique = yield from _not_living(sql, unique)
         if not unique:
@@ -125,7 +101,7 @@ def store_in(sql: Statements, messages: Sequence[Message], *, now: str, claim: s
     The count of affected rows is not used: many libraries make the server count rows that stayed as they were.
     """
     new: list[str] = []
-    for group in _insertable(_first_of_equal_ids(messages)):
+    for group in _insertable(unique_messages(messages)):
         yield [sql.insert(group, now=now, claim=claim)]
         new += yield from _stored_now(sql, [message.id for message in group], claim)
     return new
@@ -145,26 +121,11 @@ def _not_living(sql: Statements, messages: Sequence[Message]) -> Steps[list[Mess
     return [message for message in messages if message.id not in living]
 
 
-def _first_of_equal_ids(messages: Sequence[Message]) -> list[Message]:
-    unique: dict[str, Message] = {}
-    for message in messages:
-        unique.setdefault(message.id, message)
-    return list(unique.values())
-
-
-def _insertable(messages: Iterable[Message]) -> Generator[list[Message], None, None]:
-    """Part messages into groups for one statement each."""
-    group: list[Message] = []
-    size = 0
-    for message in messages:
-        length = len(message.body)
-        if group and (len(group) >= ROWS_MAX or size + length > INSERT_BYTES):
-            yield group
-            group, size = [], 0
-        group.append(message)
-        size += length
-    if group:
-        yield group
+def _insertable(messages: Iterable[Message]) -> Iterator[list[Message]]:
+    """Split messages into groups for one statement each."""
+    return batches_by_size(
+        messages, size_of=lambda message: len(message.body), size_max=INSERT_BYTES, count_max=ROWS_MAX
+    )
 
 
 # -- settling ------------------------------------------------------------------------------------

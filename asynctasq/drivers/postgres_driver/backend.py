@@ -65,8 +65,7 @@ class Backend:
     async def close(self) -> None:
         """End the waiting calls with nothing and close the connections, within a few seconds."""
         for waiter in list(self.waiters):
-            waiter.closed = True
-            waiter.set()
+            waiter.close()
         async with asyncio.TaskGroup() as group:
             group.create_task(self.pool.close())
             if self._listener is not None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from asynctasq.drivers.base import Settlements
+from asynctasq.drivers.batches import unique_messages
 from asynctasq.drivers.postgres_driver.rows import enqueue_columns, full_columns, lost_ids, parts_of
 from asynctasq.drivers.postgres_driver.statements import Statements
 from asynctasq.drivers.sql import foreign_connections as _foreign
@@ -85,4 +86,4 @@ class InCallersTransaction:
 
 
 def _in_order(messages: Sequence[Message], new: set[str]) -> list[str]:
-    return [message_id for message_id in dict.fromkeys(message.id for message in messages) if message_id in new]
+    return [message.id for message in unique_messages(messages) if message.id in new]

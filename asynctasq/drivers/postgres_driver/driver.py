@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, Self, TypeVar
 
 from asynctasq.drivers.base import YES, Capabilities, Driver, Migration, Page, Settlements
+from asynctasq.drivers.batches import unique_messages
 from asynctasq.drivers.checks import check_at_least, check_follow_ups, check_messages, check_queue_names
 from asynctasq.drivers.loops import PerLoop
 from asynctasq.drivers.postgres_driver import schema as _postgres_schema
@@ -33,13 +34,12 @@ from asynctasq.drivers.postgres_driver.rows import (
     leases_from,
     lost_ids,
     makes_visible,
-    noisy_queues,
     parts_of,
 )
 from asynctasq.drivers.postgres_driver.statements import Names, Statements
 from asynctasq.drivers.sql.conflicts import retry_conflicts
 from asynctasq.drivers.sql.migrations import check_schema_version
-from asynctasq.drivers.sql.settlements import independent_batches, is_plain
+from asynctasq.drivers.sql.settlements import independent_batches, is_plain, queues_to_wake
 from asynctasq.drivers.sql.waiting import Pace, Wakeups
 from asynctasq.drivers.urls import read_options, redact, split_options
 from asynctasq.kernel.messages import (
@@ -195,7 +195,7 @@ class PostgresDriver(Driver):
 
         new = await self._run(store)
         self._wakeups.wake({message.queue for message in messages if message.id in new})
-        return [message_id for message_id in dict.fromkeys(m.id for m in messages) if message_id in new]
+        return [message.id for message in unique_messages(messages) if message.id in new]
 
     async def _store_part(self, connection: Any, part: Sequence[Message]) -> set[str]:
         rows = await connection.fetch(self._sql.enqueue, self._offset_us(), *enqueue_columns(part), None)
@@ -286,7 +286,7 @@ class PostgresDriver(Driver):
         else:
             await self._forget_results(batch)
             [(won, _, _)] = await self._fetch(self._sql.settle_full, self._offset_us(), *full_columns(batch))
-            self._wakeups.wake(noisy_queues(batch))
+            self._wakeups.wake(queues_to_wake(batch))
         return lost_ids(batch, won)
 
     async def turn(
@@ -309,7 +309,7 @@ class PostgresDriver(Driver):
             await self._forget_results(batch)
             values = [self._offset_us(), *full_columns(batch), *claim]
             rows = await self._fetch_claim(self._sql.turn_full, *values)
-            self._wakeups.wake(noisy_queues(batch))
+            self._wakeups.wake(queues_to_wake(batch))
         leases, won = self._taken(rows, claim)
         return lost | lost_ids(batch, won), leases
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from asynctasq.drivers.base import Page
 from asynctasq.drivers.batches import chunks
+from asynctasq.drivers.checks import is_message_id
 from asynctasq.drivers.postgres_driver.statements import Statements
 from asynctasq.drivers.sql.rows import depth_from, stored_message
 from asynctasq.kernel.messages import Depth, State, StoredMessage
@@ -46,8 +47,8 @@ class Operator:
 
     async def find(self, message_id: str) -> StoredMessage | None:
         """Do `Inspectable.find`."""
-        if not message_id.isprintable():
-            return None  # It can't have been stored, and the server would refuse the text.
+        if not is_message_id(message_id):
+            return None
         rows = await self._fetch(self._sql.find, self._offset_us(), message_id)
         return stored_message(tuple(rows[0])[1:], rows[0][0]) if rows else None
 
@@ -65,7 +66,7 @@ class Operator:
 
     async def remove(self, statement: str, message_ids: Sequence[str]) -> set[str]:
         """Do `cancel` or `discard`: ids in one order, so that two calls lock rows in one order."""
-        ids = sorted({message_id for message_id in message_ids if message_id.isprintable()})
+        ids = sorted({message_id for message_id in message_ids if is_message_id(message_id)})
         removed: set[str] = set()
         for part in chunks(ids, IDS_AT_ONCE):
             removed.update(row[0] for row in await self._fetch(statement, self._offset_us(), list(part)))
@@ -78,7 +79,7 @@ class Operator:
 
     async def fetch_result(self, message_id: str) -> bytes | None:
         """Do `KeepsResults.fetch_result`."""
-        rows = (
-            await self._fetch(self._sql.fetch_result, self._offset_us(), message_id) if message_id.isprintable() else []
-        )
+        if not is_message_id(message_id):
+            return None
+        rows = await self._fetch(self._sql.fetch_result, self._offset_us(), message_id)
         return rows[0][0] if rows else None

@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 import asyncpg
 
+from asynctasq.drivers.loops import close_socket
 from asynctasq.errors import AsyncTasqError, ConfigError, DriverError, DriverMisconfigured, DriverUnavailable
 
 __all__ = ["Address", "Listener", "Operation", "Pool", "Undo", "errors_mapped", "is_conflict"]
@@ -269,11 +270,7 @@ def _close_socket(connection: Any) -> None:
     # `terminate` schedules on the loop, which is closed and refuses.
     with suppress(RuntimeError, AttributeError, OSError):
         connection.terminate()
-    # asyncio's transport needs its loop to close the socket and would warn that nobody did.
-    sock = getattr(transport, "_sock", None)
-    if sock is not None:
-        sock.close()
-        transport._sock = None  # noqa: SLF001 - see above
+    close_socket(transport)
 
 
 class Listener:

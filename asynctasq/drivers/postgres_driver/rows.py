@@ -6,6 +6,7 @@ from operator import itemgetter
 from typing import Any
 
 from asynctasq.drivers.base import Settlements
+from asynctasq.drivers.batches import batches_by_size
 from asynctasq.drivers.postgres_driver.statements import KIND_BURY, KIND_COMPLETE, KIND_RELEASE
 from asynctasq.kernel.messages import (
     MICROSECONDS,
@@ -30,7 +31,6 @@ __all__ = [
     "leases_from",
     "lost_ids",
     "makes_visible",
-    "noisy_queues",
     "parts_of",
 ]
 
@@ -152,24 +152,13 @@ def firsts_of(rows: Sequence[Any], queues: Sequence[str], limit: int, now_us: in
     return firsts
 
 
-def parts_of(messages: Sequence[Message]) -> list[Sequence[Message]]:
-    """Part messages so that one statement carries neither too many nor too many bytes."""
-    parts: list[Sequence[Message]] = []
-    start = size = 0
-    for index, message in enumerate(messages):
-        if index > start and (index - start == CHUNK_MESSAGES or size + len(message.body) > CHUNK_BYTES):
-            parts.append(messages[start:index])
-            start, size = index, 0
-        size += len(message.body)
-    if start < len(messages):
-        parts.append(messages[start:])
-    return parts
-
-
-def noisy_queues(batch: Settlements) -> set[str]:
-    """Return the queues in which a batch may have made something visible."""
-    queues = {lease.queue for lease, settlement in batch if isinstance(settlement, Release)}
-    return queues | {message.queue for _, settlement in batch for message in settlement.follow_ups}
+def parts_of(messages: Sequence[Message]) -> list[list[Message]]:
+    """Split messages so that one statement carries neither too many nor too many bytes."""
+    return list(
+        batches_by_size(
+            messages, size_of=lambda message: len(message.body), size_max=CHUNK_BYTES, count_max=CHUNK_MESSAGES
+        )
+    )
 
 
 def makes_visible(batch: Settlements, queues: Sequence[str]) -> bool:

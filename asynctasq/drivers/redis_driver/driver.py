@@ -2,13 +2,13 @@
 
 import asyncio
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from asynctasq.drivers.base import YES, Capabilities, Driver, Page, Settlements, partial
-from asynctasq.drivers.checks import check_messages
+from asynctasq.drivers.checks import check_messages, check_queue_names, is_message_id
 from asynctasq.drivers.loops import PerLoop
 from asynctasq.drivers.redis_driver.address import BODY_BYTES_MAX, RedisOptions, option_types, parse_address
 from asynctasq.drivers.redis_driver.codec import decode_leases, encode_messages, encode_settlements
@@ -185,7 +185,7 @@ class RedisDriver(Driver):
             raise
 
     async def wait_visible(self, queues: Sequence[str], *, wait_s: float) -> bool:
-        _check_queues(queues)
+        check_queue_names(queues)
         link = await self._links.get()
         bell = link.bells.of(queues)
         deadline = asyncio.get_running_loop().time() + wait_s
@@ -237,7 +237,7 @@ class RedisDriver(Driver):
         If the connection breaks in the middle, only the settlements are sent again: leases that were granted in
         a reply that got lost run out. A cancelled call hands back what it was granted.
         """
-        _check_queues(queues)
+        check_queue_names(queues)
         for _, settlement in settlements:
             if settlement.follow_ups:
                 self._check(settlement.follow_ups)
@@ -299,15 +299,10 @@ class RedisDriver(Driver):
         return await self._inspection.purge(check_queue_name(queue))
 
     async def fetch_result(self, message_id: str) -> bytes | None:
-        if not message_id.isprintable():
+        if not is_message_id(message_id):
             return None
         result: bytes | None = await self.script("result", message_id)
         return result
-
-
-def _check_queues(queues: Iterable[str]) -> None:
-    for queue in queues:
-        check_queue_name(queue)
 
 
 def _ids(reply: Sequence[bytes]) -> AbstractSet[str]:

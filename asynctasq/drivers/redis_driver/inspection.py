@@ -1,10 +1,12 @@
 """What an operator sees and removes in Redis; nothing here is on the path of a worker."""
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, Protocol
 
 from asynctasq.drivers.base import Page
+from asynctasq.drivers.batches import chunks
+from asynctasq.drivers.checks import is_message_id
 from asynctasq.drivers.redis_driver.codec import decode_stored
 from asynctasq.drivers.redis_driver.pool import Argument
 from asynctasq.kernel.messages import State, StoredMessage
@@ -39,7 +41,7 @@ class Inspection:
         return sorted(name.decode() for name in await self._server.command("SMEMBERS", f"{self._base}queues"))
 
     async def find(self, message_id: str) -> StoredMessage | None:
-        found = await self._show([message_id.encode()] if message_id.isprintable() else [])
+        found = await self._show([message_id.encode()] if is_message_id(message_id) else [])
         return found[0] if found else None
 
     async def page(self, queue: str, *, state: State | None, limit: int, cursor: str | None) -> Page:
@@ -51,8 +53,7 @@ class Inspection:
         members = await self._members(queue, state, int(cursor) if cursor else 0)
         found: list[StoredMessage] = []
         arrivals: list[int] = []
-        for first in range(0, len(members), limit + 1):
-            piece = members[first : first + limit + 1]
+        for piece in chunks(members, limit + 1):
             arrival_of = {member[16:].decode(): int(member[:16]) for member in piece}
             for message in await self._show([member[16:] for member in piece]):
                 if message.queue == queue and state in {None, message.state}:
@@ -90,7 +91,7 @@ class Inspection:
     async def remove(self, kind: str, message_ids: Sequence[str]) -> AbstractSet[str]:
         """Remove those that are 'waiting' (scheduled, ready, lease ran out) or 'dead'; return their ids."""
         removed: set[str] = set()
-        for piece in _pieces([message_id for message_id in message_ids if message_id.isprintable()]):
+        for piece in chunks([message_id for message_id in message_ids if is_message_id(message_id)], IDS_AT_ONCE):
             removed.update(found.decode() for found in await self._server.script("remove", kind, *piece))
         return removed
 
@@ -119,8 +120,3 @@ def _places(state: State | None) -> tuple[str, ...]:
             return ("dead",)
         case State.COMPLETED | State.CANCELLED:
             return ()
-
-
-def _pieces(ids: Sequence[str]) -> Iterator[Sequence[str]]:
-    for first in range(0, len(ids), IDS_AT_ONCE):
-        yield ids[first : first + IDS_AT_ONCE]

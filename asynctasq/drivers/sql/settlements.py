@@ -1,9 +1,9 @@
 """Settlements as SQL statements take them: in batches that one statement applies; pure."""
 
 from asynctasq.drivers.base import Settlements
-from asynctasq.kernel.messages import Complete
+from asynctasq.kernel.messages import Complete, Release
 
-__all__ = ["independent_batches", "is_plain"]
+__all__ = ["independent_batches", "is_plain", "queues_to_wake"]
 
 
 def independent_batches(settlements: Settlements) -> tuple[list[Settlements], set[str]]:
@@ -36,3 +36,9 @@ def is_plain(settlements: Settlements) -> bool:
         type(settlement) is Complete and settlement.result is None and not settlement.follow_ups
         for _, settlement in settlements
     )
+
+
+def queues_to_wake(settlements: Settlements) -> set[str]:
+    """Return the queues in which the settlements may make a message visible, at once or later."""
+    queues = {lease.queue for lease, settlement in settlements if isinstance(settlement, Release)}
+    return queues | {message.queue for _, settlement in settlements for message in settlement.follow_ups}

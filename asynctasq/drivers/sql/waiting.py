@@ -50,6 +50,11 @@ class Waiter:
         """Wake it; only from its own loop."""
         self._event.set()
 
+    def close(self) -> None:
+        """End the wait: its driver is closed in this loop; only from its own loop."""
+        self.closed = True
+        self._event.set()
+
 
 class Wakeups:
     """Who waits in this process for which queues of one store; every method may be called from any thread."""

@@ -9,7 +9,8 @@ from typing import Any, TypeVar, cast
 
 from asynctasq.drivers.sql import foreign_connections as _foreign
 from asynctasq.drivers.sql.foreign_connections import Callers, CallersSync
-from asynctasq.drivers.sqlite_driver.schema import SQLiteFile, Step, Steps, ensure_schema, run_on
+from asynctasq.drivers.sql.steps import run_steps, run_steps_async
+from asynctasq.drivers.sqlite_driver.schema import Row, SQLiteFile, Step, Steps, ensure_schema, run_on
 from asynctasq.errors import DriverError, UnsupportedFeature
 
 __all__ = ["in_transaction", "run_in", "run_in_async"]
@@ -84,18 +85,13 @@ async def run_in_async(connection: Any, steps: Steps[T], file: SQLiteFile) -> T:
     cursor.row_factory = None
     text_factory, connection.text_factory = connection.text_factory, str
     try:
-        step = next(whole)
-        while True:
-            step = whole.send(await _execute(cursor, step))
-    except StopIteration as end:
-        result: T = end.value
-        return result
+        return await run_steps_async(whole, lambda step: _execute(cursor, step))
     finally:
         connection.text_factory = text_factory
         await cursor.close()
 
 
-async def _execute(cursor: Any, step: Step) -> list[tuple[Any, ...]]:
+async def _execute(cursor: Any, step: Step) -> list[Row]:
     if step.many:
         await cursor.executemany(step.sql, step.params)
         return []
@@ -104,33 +100,25 @@ async def _execute(cursor: Any, step: Step) -> list[tuple[Any, ...]]:
 
 
 async def _run_foreign(callers: Callers, steps: Steps[T], file: SQLiteFile) -> T:
-    whole = in_transaction(steps, file, begun=False)
-    try:
-        step = next(whole)
-        while True:
-            rows: list[tuple[Any, ...]] = []
-            for params in _each(step):
-                with _begun_before(step):
-                    rows = list(await callers.fetch(step.sql, params))
-            step = whole.send(rows)
-    except StopIteration as end:
-        result: T = end.value
-        return result
+    async def execute(step: Step) -> list[Row]:
+        rows: list[Row] = []
+        for params in _each(step):
+            with _begun_before(step):
+                rows = list(await callers.fetch(step.sql, params))
+        return rows
+
+    return await run_steps_async(in_transaction(steps, file, begun=False), execute)
 
 
 def _run_foreign_sync(callers: CallersSync, steps: Steps[T], file: SQLiteFile) -> T:
-    whole = in_transaction(steps, file, begun=False)
-    try:
-        step = next(whole)
-        while True:
-            rows: list[tuple[Any, ...]] = []
-            for params in _each(step):
-                with _begun_before(step):
-                    rows = list(callers.fetch(step.sql, params))
-            step = whole.send(rows)
-    except StopIteration as end:
-        result: T = end.value
-        return result
+    def execute(step: Step) -> list[Row]:
+        rows: list[Row] = []
+        for params in _each(step):
+            with _begun_before(step):
+                rows = list(callers.fetch(step.sql, params))
+        return rows
+
+    return run_steps(in_transaction(steps, file, begun=False), execute)
 
 
 def _each(step: Step) -> list[Sequence[Any]]:

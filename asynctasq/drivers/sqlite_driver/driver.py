@@ -16,8 +16,9 @@ from urllib.parse import unquote, urlsplit
 
 from asynctasq.clock import SystemClock
 from asynctasq.drivers.base import YES, Capabilities, Driver, Page, Settlements, partial
-from asynctasq.drivers.checks import check_messages
+from asynctasq.drivers.checks import check_follow_ups, check_messages, check_queue_names, is_message_id
 from asynctasq.drivers.loops import PerLoop
+from asynctasq.drivers.sql.settlements import queues_to_wake
 from asynctasq.drivers.sql.waiting import Wakeups
 from asynctasq.drivers.sqlite_driver import statements
 from asynctasq.drivers.sqlite_driver.callers_transaction import run_in, run_in_async
@@ -31,7 +32,6 @@ from asynctasq.kernel.messages import (
     Depth,
     Lease,
     Message,
-    Release,
     State,
     StoredMessage,
     check_queue_name,
@@ -156,8 +156,7 @@ class SQLiteDriver(Driver):
         return tuple(messages)
 
     async def reserve(self, queues: Sequence[str], *, limit: int, lease_s: float, wait_s: float = 0) -> list[Lease]:
-        for queue in queues:
-            check_queue_name(queue)
+        check_queue_names(queues)
         if limit <= 0:
             return []
         job = Job(
@@ -172,8 +171,7 @@ class SQLiteDriver(Driver):
         return found.leases if found else []
 
     async def wait_visible(self, queues: Sequence[str], *, wait_s: float) -> bool:
-        for queue in queues:
-            check_queue_name(queue)
+        check_queue_names(queues)
         job = Job(steps=lambda now_us: statements.next_due(queues, now_us), now_us=self._now_us, writes=False)
         return await self._wait(queues, wait_s, job, lambda taken: taken.due_in_s() == 0) is not None
 
@@ -228,8 +226,7 @@ class SQLiteDriver(Driver):
             return frozenset(), await self.reserve(queues, limit=limit, lease_s=lease_s)
         if limit <= 0:
             return await self.settle(settlements), []
-        for queue in queues:
-            check_queue_name(queue)
+        check_queue_names(queues)
         job = Job(
             steps=lambda now_us: statements.turn(settlements, queues, limit, lease_s, now_us),
             now_us=self._now_us,
@@ -241,14 +238,8 @@ class SQLiteDriver(Driver):
 
     def _check_settlements(self, settlements: Settlements) -> frozenset[str]:
         """Raise if a follow-up can't be stored; return the queues that may have something visible afterwards."""
-        queues: set[str] = set()
-        for lease, settlement in settlements:
-            if isinstance(settlement, Release):
-                queues.add(lease.queue)
-            if settlement.follow_ups:
-                check_messages(settlement.follow_ups, body_bytes_max=self.capabilities.body_bytes_max)
-                queues.update(message.queue for message in settlement.follow_ups)
-        return frozenset(queues)
+        check_follow_ups(settlements, body_bytes_max=self.capabilities.body_bytes_max)
+        return frozenset(queues_to_wake(settlements))
 
     # -- looking ---------------------------------------------------------------------------------
 
@@ -264,7 +255,7 @@ class SQLiteDriver(Driver):
         return await self._read(lambda _: statements.queues())
 
     async def find(self, message_id: str) -> StoredMessage | None:
-        if not message_id.isprintable():
+        if not is_message_id(message_id):
             return None
         return await self._read(lambda now_us: statements.find(message_id, now_us))
 
@@ -282,7 +273,7 @@ class SQLiteDriver(Driver):
         return await self._remove(message_ids, dead=True)
 
     async def _remove(self, message_ids: Sequence[str], *, dead: bool) -> AbstractSet[str]:
-        ids = json.dumps([message_id for message_id in message_ids if message_id.isprintable()])
+        ids = json.dumps([message_id for message_id in message_ids if is_message_id(message_id)])
         return await self._write(lambda now_us: statements.remove(ids, dead=dead, now_us=now_us))
 
     async def purge(self, queue: str) -> int:
@@ -290,7 +281,7 @@ class SQLiteDriver(Driver):
         return await self._write(lambda now_us: statements.purge(queue, now_us))
 
     async def fetch_result(self, message_id: str) -> bytes | None:
-        if not message_id.isprintable():
+        if not is_message_id(message_id):
             return None
         found = await self._read(lambda _: statements.fetch_result(message_id))
         if found is None:

@@ -3,12 +3,13 @@
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 from asynctasq.clock import SystemClock
+from asynctasq.drivers.sql.steps import run_steps
 from asynctasq.errors import DriverError, DriverMisconfigured, DriverUnavailable
 
 __all__ = [
@@ -23,7 +24,6 @@ __all__ = [
     "mapped_errors",
     "open_connection",
     "primary_code",
-    "run",
     "run_on",
 ]
 
@@ -85,35 +85,16 @@ Steps = Generator[Step, list[Row], T]
 """An operation as statements that somebody else executes: it yields a `Step` and is sent the rows."""
 
 
-def run(steps: Steps[T], execute: Callable[[str, Any], Iterable[Row]]) -> T:
-    """Run an operation through a plain `execute(sql, params)` that returns rows."""
-    try:
-        step = next(steps)
-        while True:
-            if step.many:
-                for params in step.params:
-                    execute(step.sql, params)
-                step = steps.send([])
-            else:
-                step = steps.send(list(execute(step.sql, step.params)))
-    except StopIteration as end:
-        result: T = end.value
-        return result
-
-
 def run_on(steps: Steps[T], cursor: sqlite3.Cursor) -> T:
     """Run an operation on a cursor that returns plain tuples."""
-    try:
-        step = next(steps)
-        while True:
-            if step.many:
-                cursor.executemany(step.sql, step.params)
-                step = steps.send([])
-            else:
-                step = steps.send(cursor.execute(step.sql, step.params).fetchall())  # type: ignore[arg-type]  # not many: one sequence
-    except StopIteration as end:
-        result: T = end.value
-        return result
+
+    def execute(step: Step) -> list[Row]:
+        if step.many:
+            cursor.executemany(step.sql, step.params)
+            return []
+        return cursor.execute(step.sql, step.params).fetchall()  # type: ignore[arg-type]  # not many: one sequence
+
+    return run_steps(steps, execute)
 
 
 def ensure_schema(where: str) -> Steps[None]:

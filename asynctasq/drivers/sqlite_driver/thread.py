@@ -129,8 +129,7 @@ class Session:
     async def close(self) -> None:
         """Let waiting calls return and the thread finish; returns after `CLOSE_S` seconds at the latest."""
         for waiter in self.waiters:
-            waiter.closed = True
-            waiter.set()
+            waiter.close()
         self.abandon()
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_S):

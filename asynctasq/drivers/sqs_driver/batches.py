@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from asynctasq.drivers.batches import batches_by_size, chunks
 from asynctasq.drivers.sqs_driver.client import Connection, Failure
 from asynctasq.drivers.sqs_driver.errors import QueueGone
 from asynctasq.drivers.sqs_driver.queues import QueueDirectory
@@ -44,38 +45,34 @@ class Batches:
         results: list[Failure | None] = [None] * len(outgoing)
         jobs: list[Job] = []
         for (queue, dead), indexes in by_queue.items():
-            send = functools.partial(self._send_chunks, queue, dead, outgoing, results)
-            chunks = self._chunks(outgoing, indexes)
+            send = functools.partial(self._send_batches, queue, dead, outgoing, results)
+            batches = list(
+                batches_by_size(
+                    indexes,
+                    size_of=lambda index: outgoing[index].bytes,
+                    size_max=self._bytes_max,
+                    count_max=BATCH_ENTRIES_MAX,
+                )
+            )
             if self._directory.names.is_fifo(queue):
-                jobs.append(functools.partial(send, chunks))
+                jobs.append(functools.partial(send, batches))
             else:
-                jobs += [functools.partial(send, [chunk]) for chunk in chunks]
+                jobs += [functools.partial(send, [batch]) for batch in batches]
         await _run_all(jobs)
         return results
 
-    def _chunks(self, outgoing: Sequence[Outgoing], indexes: Sequence[int]) -> list[list[int]]:
-        chunks: list[list[int]] = []
-        size = self._bytes_max + 1
-        for index in indexes:
-            size += outgoing[index].bytes
-            if size > self._bytes_max or len(chunks[-1]) == BATCH_ENTRIES_MAX:
-                chunks.append([])
-                size = outgoing[index].bytes
-            chunks[-1].append(index)
-        return chunks
-
-    async def _send_chunks(
+    async def _send_batches(
         self,
         queue: str,
         dead: bool,
         outgoing: Sequence[Outgoing],
         results: list[Failure | None],
-        chunks: Sequence[list[int]],
+        batches: Sequence[list[int]],
     ) -> None:
-        for chunk in chunks:
-            await self._send_chunk(queue, dead, outgoing, chunk, results)
+        for batch in batches:
+            await self._send_batch(queue, dead, outgoing, batch, results)
 
-    async def _send_chunk(
+    async def _send_batch(
         self, queue: str, dead: bool, outgoing: Sequence[Outgoing], chunk: list[int], results: list[Failure | None]
     ) -> None:
         entries = [outgoing[index].entry(str(index)) for index in chunk]
@@ -116,9 +113,9 @@ class Batches:
 
         await _run_all(
             [
-                functools.partial(run_chunk, queue, dead, indexes[start : start + BATCH_ENTRIES_MAX])
+                functools.partial(run_chunk, queue, dead, chunk)
                 for (queue, dead), indexes in by_queue.items()
-                for start in range(0, len(indexes), BATCH_ENTRIES_MAX)
+                for chunk in chunks(indexes, BATCH_ENTRIES_MAX)
             ]
         )
         return results

@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 
 from asynctasq.clock import Clock, SystemClock
 from asynctasq.drivers.base import YES, Capabilities, Driver, Settlements, Support, partial
+from asynctasq.drivers.batches import unique_messages
+from asynctasq.drivers.checks import check_queue_names
 from asynctasq.drivers.loops import PerLoop
 from asynctasq.drivers.sqs_driver.batches import Batches
 from asynctasq.drivers.sqs_driver.client import Connection, Endpoint, Failure, ServerClock
@@ -190,8 +192,7 @@ class SQSDriver(Driver):
 
     async def enqueue(self, messages: Sequence[Message]) -> list[str]:
         self._check(messages)
-        first = {message.id: message for message in reversed(messages)}
-        unique = [message for message in messages if first[message.id] is message]
+        unique = unique_messages(messages)
         desk = await self._desks.get()
         for queue in dict.fromkeys(message.queue for message in unique):
             await self._directory.address(desk.connection, queue)
@@ -209,8 +210,7 @@ class SQSDriver(Driver):
 
     async def reserve(self, queues: Sequence[str], *, limit: int, lease_s: float, wait_s: float = 0) -> list[Lease]:
         desk = await self._desks.get()
-        for queue in queues:
-            check_queue_name(queue)
+        check_queue_names(queues)
         return await desk.receiver.reserve(queues, limit=limit, lease_s=lease_s, wait_s=wait_s)
 
     async def extend(self, leases: Sequence[Lease], *, lease_s: float) -> AbstractSet[str]:
@@ -228,8 +228,7 @@ class SQSDriver(Driver):
         if not settlements or not limit or not self._are_apart(settlements):
             return await super().turn(settlements, queues, limit=limit, lease_s=lease_s)
         desk = await self._desks.get()
-        for queue in queues:
-            check_queue_name(queue)
+        check_queue_names(queues)
         asked_at = asyncio.get_running_loop().time()
         with desk.receiver.taking(queues):
             settled, fetched = await asyncio.gather(

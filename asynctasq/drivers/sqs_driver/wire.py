@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
 
-from asynctasq.errors import BodyTooLarge, DispatchError
+from asynctasq.drivers.checks import check_message_id
+from asynctasq.errors import BodyTooLarge
 from asynctasq.kernel.messages import (
     MICROSECONDS,
     Bury,
@@ -44,7 +45,6 @@ HEADER_BYTES_MAX = 4_096
 """What we keep free beside the body: the header, and in a dead letter the reason and the end of the traceback."""
 BATCH_ENTRIES_MAX = 10
 DELAY_S_MAX = 900
-ID_CHARS_MAX = 128
 WIRE_VERSION = 1
 BODY = "body"
 BODY_TYPE = "Binary"
@@ -323,8 +323,7 @@ def check_message(message: Message, *, body_bytes_max: int) -> None:
     Raises: InvalidQueueName, BodyTooLarge, DispatchError
     """
     check_queue_name(message.queue)
-    if not message.id or len(message.id) > ID_CHARS_MAX or not message.id.isprintable():
-        raise DispatchError(f"message id {message.id!r} is not valid: use 1 to {ID_CHARS_MAX} printable characters")
+    check_message_id(message.id)
     if len(message.body) > body_bytes_max:
         raise BodyTooLarge(
             f"message {message.id} has a body of {len(message.body)} bytes; SQS takes {body_bytes_max}: "

@@ -13,7 +13,7 @@ import pytest
 from asynctasq.drivers.base import Driver
 from asynctasq.drivers.memory_driver import MemoryDriver
 from asynctasq.drivers.sqlite_driver import SQLiteDriver, statements
-from asynctasq.drivers.sqlite_driver.schema import Steps, run
+from asynctasq.drivers.sqlite_driver.schema import Steps
 from asynctasq.kernel.messages import (
     Bury,
     Complete,
@@ -26,6 +26,7 @@ from asynctasq.kernel.messages import (
     State,
     StoredMessage,
 )
+from tests.drivers.sqlite_driver.support import run_plain
 
 QUEUES = ("a", "b", "c")
 NOW = 1_800_000_000.0
@@ -313,7 +314,7 @@ def plans(connection: sqlite3.Connection, steps: Steps[Any]) -> list[str]:
 
     connection.execute("BEGIN")
     try:
-        run(steps, execute)
+        run_plain(steps, execute)
     finally:
         connection.execute("ROLLBACK")
     return found
@@ -374,7 +375,7 @@ def test_reserve_costs_the_same_beside_a_million_others(big: sqlite3.Connection)
         big.set_progress_handler(tick, 1)
         big.execute("BEGIN")
         try:
-            run(steps, lambda sql, params: big.execute(sql, params).fetchall())
+            run_plain(steps, lambda sql, params: big.execute(sql, params).fetchall())
         finally:
             big.execute("ROLLBACK")
             big.set_progress_handler(None, 1)
