@@ -9,20 +9,23 @@ import heapq
 import threading
 from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from typing import Any, Self
 
 from asynctasq.clock import Clock, SystemClock
 from asynctasq.drivers.base import NO, YES, Capabilities, Driver, Page, Settlements
 from asynctasq.drivers.checks import check_queue_names
-from asynctasq.drivers.memory_driver.row import MemoryRow
 from asynctasq.drivers.memory_driver.waiter import Waiter
 from asynctasq.drivers.urls import read_options, split_options
 from asynctasq.errors import BodyTooLarge
+from asynctasq.kernel.lifecycle import derive_state
 from asynctasq.kernel.messages import (
     MICROSECONDS,
     Bury,
     Complete,
+    DeadReason,
     Depth,
+    ErrorRecord,
     Lease,
     Message,
     Release,
@@ -36,6 +39,43 @@ from asynctasq.kernel.messages import (
 __all__ = ["MemoryDriver", "MemoryRow"]
 
 NEVER = float("inf")
+
+
+@dataclass(slots=True)
+class MemoryRow:
+    """One living message. Instants are integer microseconds; `token` is that of its latest reserve."""
+
+    message: Message
+    arrival: int
+    enqueued_us: int
+    visible_us: int = 0
+    attempts: int = 0
+    crashes: int = 0
+    token: int = 0
+    leased: bool = False
+    reason: DeadReason | None = None
+    error: ErrorRecord | None = None
+
+    def state(self, now: int) -> State:
+        """Return its state at this instant."""
+        if self.reason is not None:
+            return State.DEAD
+        return derive_state(leased=self.leased, visible_at=self.visible_us, now=now)
+
+    def stored(self, now: int) -> StoredMessage:
+        """Return it as an operator sees it."""
+        return StoredMessage(
+            id=self.message.id,
+            queue=self.message.queue,
+            body=self.message.body,
+            state=self.state(now),
+            attempts=self.attempts,
+            crashes=self.crashes,
+            enqueued_at=self.enqueued_us / MICROSECONDS,
+            visible_at=self.visible_us / MICROSECONDS,
+            reason=self.reason,
+            error=self.error,
+        )
 
 
 class MemoryDriver(Driver):
@@ -97,9 +137,9 @@ class MemoryDriver(Driver):
     def _check(self, messages: Iterable[Message]) -> None:
         for message in messages:
             check_queue_name(message.queue)
-            limit = self._body_bytes_max
-            if limit is not None and len(message.body) > limit:
-                raise BodyTooLarge(f"message {message.id} has {len(message.body)} bytes; this driver takes {limit}")
+            size, limit = len(message.body), self._body_bytes_max
+            if limit is not None and size > limit:
+                raise BodyTooLarge(f"message {message.id} has {size} bytes; this driver takes {limit}")
 
     def _store(self, messages: Iterable[Message]) -> list[str]:
         now = self._now()
@@ -180,8 +220,7 @@ class MemoryDriver(Driver):
                 remaining = deadline - loop.time()
                 if due_us <= now or remaining <= 0:
                     return due_us <= now
-                waiter = Waiter(queues, loop, due_us)
-                self._waiters[waiter] = None
+                self._waiters[waiter := Waiter(queues, loop, due_us)] = None
             try:
                 if not await waiter.wait((due_us - now) / MICROSECONDS, deadline=deadline):
                     return False
@@ -209,8 +248,8 @@ class MemoryDriver(Driver):
                 row = self._held(lease)
                 if row is None:
                     lost.add(lease.message_id)
-                    continue
-                self._place(row, until)
+                else:
+                    self._place(row, until)
             return lost
 
     async def settle(self, settlements: Settlements) -> AbstractSet[str]:
@@ -308,8 +347,7 @@ class MemoryDriver(Driver):
             now = self._now()
             after = int(cursor) if cursor else 0
             rows = [row for row in self._rows.values() if row.message.queue == queue and row.arrival > after]
-            rows = [row for row in rows if state is None or row.state(now) is state]
-            rows.sort(key=lambda row: row.arrival)
+            rows = sorted((row for row in rows if state in {None, row.state(now)}), key=lambda row: row.arrival)
             more = str(rows[limit - 1].arrival) if len(rows) > limit else None
             return Page(messages=[row.stored(now) for row in rows[:limit]], cursor=more)
 

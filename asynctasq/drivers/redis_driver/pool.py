@@ -1,7 +1,11 @@
 """Connections of one event loop to one Redis: one command at a time on each, none left with an unread reply."""
 
 import asyncio
+import functools
+import hashlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
 from typing import Any, cast
 
 from hiredis import pack_command  # pyright: ignore[reportUnknownVariableType] - the stub leaves out what it returns
@@ -10,10 +14,9 @@ from redis.asyncio.connection import Connection
 
 from asynctasq.drivers.redis_driver.address import Address
 from asynctasq.drivers.redis_driver.errors import connection_failed, translated, wrong_server
-from asynctasq.drivers.redis_driver.script import load_script
 from asynctasq.errors import DriverError, DriverUnavailable
 
-__all__ = ["Argument", "Pool", "discard", "pack"]
+__all__ = ["SCRIPT_PARTS", "Argument", "Pool", "discard", "pack"]
 
 Argument = str | bytes | int
 Run = Callable[[Connection], Awaitable[Any]]
@@ -22,6 +25,41 @@ Abandoned = Callable[[Any], Awaitable[None]]
 IDLE_S = 15.0
 BYTES_PER_S = 10_000_000
 CLOSE_S = 2.0
+
+# What a script consists of, and whether it may run while the server is at its memory limit: settling and
+# reserving must, or a full server could never be drained again; only new messages are refused.
+SCRIPT_PARTS: dict[str, tuple[tuple[str, ...], str]] = {
+    "enqueue": (("common", "store", "enqueue"), ""),
+    "turn": (("common", "store", "settle", "reserve", "turn"), " flags=allow-oom"),
+    "extend": (("common", "extend"), " flags=allow-oom"),
+    "redrive": (("common", "redrive"), " flags=allow-oom"),
+    "look": (("common", "look"), " flags=allow-oom"),
+    "pass_on": (("common", "pass_on"), " flags=allow-oom"),
+    "result": (("common", "result"), " flags=allow-oom"),
+    "remove": (("common", "remove"), " flags=allow-oom"),
+    "purge": (("common", "purge"), " flags=allow-oom"),
+    "depth": (("common", "depth"), " flags=no-writes"),
+    "show": (("common", "show"), " flags=no-writes"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Script:
+    """One script as the server gets it, and the digest by which it is called."""
+
+    name: str
+    text: bytes
+    digest: str
+
+
+@functools.cache
+def load_script(name: str, *, with_flags: bool) -> Script:
+    """Return a script; `with_flags` for servers that know script flags, that is Redis 7 and Valkey."""
+    parts, flags = SCRIPT_PARTS[name]
+    folder = files("asynctasq.drivers.redis_driver") / "scripts"
+    texts = [(folder / f"{part}.lua").read_text(encoding="utf-8") for part in parts]
+    text = ((f"#!lua{flags}\n" if with_flags else "") + "\n".join(texts)).encode()
+    return Script(name=name, text=text, digest=hashlib.sha1(text, usedforsecurity=False).hexdigest())
 
 
 def pack(arguments: Sequence[Argument]) -> bytes:
