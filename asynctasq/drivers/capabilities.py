@@ -44,7 +44,7 @@ class Capabilities:
     redrive: dead letters can be moved back to ready.
     wakes_waiting: `Notifies`. inspects: `Inspectable`. keeps_results: `KeepsResults`. transactional: `Transactional`.
     body_bytes_max: largest accepted body in bytes, None for no limit but memory.
-    delay_s_max: longest delay the backend takes in one step, None for no limit; longer ones are reached by hops.
+    delay_s_max: longest delay the backend takes in one step, None for no limit; longer ones go step by step.
     """
 
     durable: Support

@@ -48,8 +48,8 @@ class PerLoop(Generic[T]):
                     entry.resource = await self._open()
         return entry.resource
 
-    def peek(self) -> T | None:
-        """Return the running loop's resource if it is open."""
+    def get_if_open(self) -> T | None:
+        """Return the running loop's resource, None if it is not open; open nothing."""
         entry = self._entries.get(asyncio.get_running_loop())
         return entry.resource if entry else None
 

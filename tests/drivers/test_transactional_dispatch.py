@@ -37,8 +37,8 @@ from asynctasq.tasks.dispatching import scoped_dispatcher
 from asynctasq.testing.conformance.harnesses.mysql import MySQLHarness
 from asynctasq.testing.conformance.harnesses.postgres import PostgresHarness
 from asynctasq.testing.servers import Servers
-from tests.drivers.sql.test_foreign_connections import ASYNC as POSTGRES_ASYNC
-from tests.drivers.sql.test_foreign_connections import SYNC as POSTGRES_SYNC
+from tests.drivers.sql.test_caller_connections import ASYNC as POSTGRES_ASYNC
+from tests.drivers.sql.test_caller_connections import SYNC as POSTGRES_SYNC
 
 WAIT_S = 30.0
 

@@ -43,7 +43,7 @@ NEVER = float("inf")
 
 @dataclass(slots=True)
 class MemoryRow:
-    """One living message. Instants are integer microseconds; `token` is that of its latest reserve."""
+    """One message in the store. Instants are integer microseconds; `token` is that of its latest reserve."""
 
     message: Message
     arrival: int
@@ -125,7 +125,7 @@ class MemoryDriver(Driver):
         with self._lock:
             for waiter in self._waiters:
                 if waiter.loop is loop:
-                    waiter.give_up()
+                    waiter.close()
 
     # -- storing ---------------------------------------------------------------------------------
 
@@ -175,18 +175,18 @@ class MemoryDriver(Driver):
         return leases
 
     def _first_visible(self, queue: str, now: int) -> MemoryRow | None:
-        """Return the row that is first in line if it is visible; drop entries that no longer stand."""
+        """Return the first row of the queue if it is visible; drop heap entries that are out of date."""
         heap = self._due.get(queue, [])
         while heap:
             visible_us, arrival, message_id = heap[0]
             row = self._rows.get(message_id)
-            if row is not None and row.arrival == arrival and self._stands(row, visible_us):
+            if row is not None and row.arrival == arrival and self._is_current(row, visible_us):
                 return row if visible_us <= now else None
             heapq.heappop(heap)
         return None
 
-    def _stands(self, row: MemoryRow, visible_us: int) -> bool:
-        """Say whether a place in the line, of this life of the id, is still the row's own."""
+    def _is_current(self, row: MemoryRow, visible_us: int) -> bool:
+        """Say whether a heap entry of this row has its present `visible_us`."""
         return row.reason is None and row.visible_us == visible_us
 
     def _lease(self, row: MemoryRow, until: int) -> Lease:
@@ -301,7 +301,7 @@ class MemoryDriver(Driver):
                 row.visible_us = now
                 self._dead.setdefault(row.message.queue, {})[row.message.id] = None
 
-    # -- looking ---------------------------------------------------------------------------------
+    # -- inspecting ---------------------------------------------------------------------------------
 
     async def depth(self, queue: str) -> Depth:
         check_queue_name(queue)
@@ -383,18 +383,18 @@ class MemoryDriver(Driver):
             return removed
 
     def _place(self, row: MemoryRow, visible_us: int) -> None:
-        """Make a row visible from an instant on."""
+        """Make a row visible from an instant on, and put it into the heap of its queue."""
         was_us, row.visible_us = row.visible_us, visible_us
         heapq.heappush(self._due.setdefault(row.message.queue, []), (visible_us, row.arrival, row.message.id))
         if self._waiters:
-            self._announce(row, was_us)
+            self._reschedule_waiters(row, was_us)
 
-    def _announce(self, row: MemoryRow, was_us: int) -> None:
-        """Let those who waited for this row, or for one that is due later, wait for what is first now."""
+    def _reschedule_waiters(self, row: MemoryRow, was_us: int) -> None:
+        """Let the calls that wait for this row, or for a later one, wait for the row that is first now."""
         for waiter in self._waiters:
             if (row.visible_us < waiter.due_us or was_us == waiter.due_us) and row.message.queue in waiter.queues:
                 waiter.due_us = self._first_due(waiter.queues)
-                waiter.end_in(max(0, waiter.due_us - self._now()) / MICROSECONDS)
+                waiter.wake_in(max(0, waiter.due_us - self._now()) / MICROSECONDS)
 
     def _now(self) -> int:
         return round((self._clock.now() + self.clock_offset) * MICROSECONDS)

@@ -7,7 +7,7 @@ from asynctasq.drivers.base import Settlements
 from asynctasq.drivers.mysql_driver.address import Address
 from asynctasq.drivers.mysql_driver.statements import Statements, server_now
 from asynctasq.drivers.mysql_driver.steps import Result, Steps, settle, store_in
-from asynctasq.drivers.sql import foreign_connections as _foreign
+from asynctasq.drivers.sql.caller_connections import adapt, adapt_sync
 from asynctasq.drivers.sql.steps import run_steps, run_steps_async
 from asynctasq.errors import UnsupportedFeature
 from asynctasq.kernel.messages import Message
@@ -68,7 +68,7 @@ class InCallersTransaction:
 
 
 def _runner(connection: Any) -> Any:
-    callers = _foreign.adapt(connection, dialect=DIALECT)
+    callers = adapt(connection, dialect=DIALECT)
 
     async def run(statements: list[str]) -> list[Result]:
         return [_result(await callers.fetch(statement, ())) for statement in statements]
@@ -77,7 +77,7 @@ def _runner(connection: Any) -> Any:
 
 
 def _runner_sync(connection: Any) -> Callable[[list[str]], list[Result]]:
-    callers = _foreign.adapt_sync(connection, dialect=DIALECT)
+    callers = adapt_sync(connection, dialect=DIALECT)
 
     def run(statements: list[str]) -> list[Result]:
         return [_result(callers.fetch(statement, ())) for statement in statements]

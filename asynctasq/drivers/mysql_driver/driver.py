@@ -22,7 +22,7 @@ from asynctasq.drivers.mysql_driver.steps import Claim, extend, remove, store, s
 from asynctasq.drivers.sql.identifiers import check_identifier
 from asynctasq.drivers.sql.rows import depth_from
 from asynctasq.drivers.sql.settlements import queues_to_wake
-from asynctasq.drivers.sql.waiting import Pace, Waiter, Wakeups, wait_until_visible
+from asynctasq.drivers.sql.waiting import PollBackoff, Waiter, Wakeups, wait_until_visible
 from asynctasq.drivers.urls import read_options, split_options
 from asynctasq.errors import BodyTooLarge, ConfigError, DriverError
 from asynctasq.kernel.messages import (
@@ -92,7 +92,7 @@ class MySQLDriver(Driver):
             self._address, self._sql, max_connections=max_connections, body_bytes_max=body_bytes_max, rng=self._rng
         )
         self._callers = InCallersTransaction(self._sql, self._address)
-        self._wakeups = Wakeups.of(f"{self._address}/{table_prefix}")
+        self._wakeups = Wakeups.for_store(f"{self._address}/{table_prefix}")
         self._heads = Heads()
         self._stored_unseen = 0
 
@@ -157,7 +157,7 @@ class MySQLDriver(Driver):
         if leases or wait_s <= 0:
             return leases
         deadline = asyncio.get_running_loop().time() + wait_s
-        losing = Pace(first_s=POLL_FIRST_S, longest_s=1.0, rng=self._rng)
+        losing = PollBackoff(first_s=POLL_FIRST_S, longest_s=1.0, rng=self._rng)
         pool = await self._backend.pool()
         with self._wakeups.waiting(queues, into=pool.waiters) as waiter:
             while not leases and (left_s := deadline - asyncio.get_running_loop().time()) > 0:
@@ -166,7 +166,7 @@ class MySQLDriver(Driver):
                 leases = (await self._work((), queues, limit, lease_s))[1]
                 if not leases:
                     # Others hold it locked: asking again at once could go on for as long as they do.
-                    await waiter.wait(min(left_s, losing.pause_s()))
+                    await waiter.wait(min(left_s, losing.next_pause_s()))
         return leases
 
     async def wait_visible(self, queues: Sequence[str], *, wait_s: float) -> bool:
@@ -176,7 +176,7 @@ class MySQLDriver(Driver):
             return await self._until_visible(waiter, queues, wait_s)
 
     async def _until_visible(self, waiter: Waiter, queues: Sequence[str], wait_s: float) -> bool:
-        pace = Pace(first_s=POLL_FIRST_S, longest_s=POLL_LONGEST_S, rng=self._rng)
+        pace = PollBackoff(first_s=POLL_FIRST_S, longest_s=POLL_LONGEST_S, rng=self._rng)
         unseen = self._stored_unseen
 
         async def due_in_s() -> float | None:
@@ -188,7 +188,7 @@ class MySQLDriver(Driver):
             pending = [first for first in firsts if first is not None]
             return (min(pending) - now) / MICROSECONDS if pending else None
 
-        return await wait_until_visible(waiter, due_in_s, wait_s=wait_s, pace=pace)
+        return await wait_until_visible(waiter, due_in_s, wait_s=wait_s, backoff=pace)
 
     async def _work(
         self, settlements: Settlements, queues: Sequence[str], limit: int, lease_s: float

@@ -5,7 +5,7 @@ import random
 from collections.abc import Awaitable, Callable, Sequence
 
 from asynctasq.drivers.postgres_driver.pool import Listener, Pool
-from asynctasq.drivers.sql.waiting import Pace, Waiter, wait_until_visible
+from asynctasq.drivers.sql.waiting import PollBackoff, Waiter, wait_until_visible
 
 __all__ = ["Backend"]
 
@@ -17,14 +17,14 @@ FRUITLESS_MAX = 3
 class Backend:
     """The pool, the listener (None: look from time to time instead) and the waiting calls of one loop."""
 
-    def __init__(self, *, pool: Pool, listener: Listener | None, polling: Pace, rng: random.Random) -> None:
+    def __init__(self, *, pool: Pool, listener: Listener | None, polling: PollBackoff, rng: random.Random) -> None:
         self.pool = pool
         self.waiters: set[Waiter] = set()
         self._listener = listener
         self._polling = polling
         # A look now and then also while listening, in case a wake-up was lost.
-        self._listening = Pace(first_s=LISTENING_S, longest_s=LISTENING_S, rng=rng)
-        self._contended = Pace(first_s=CONTENDED_S_FIRST, longest_s=CONTENDED_S_MAX, rng=rng)
+        self._listening = PollBackoff(first_s=LISTENING_S, longest_s=LISTENING_S, rng=rng)
+        self._contended = PollBackoff(first_s=CONTENDED_S_FIRST, longest_s=CONTENDED_S_MAX, rng=rng)
         self._answered = False
         self._fruitless = 0
 
@@ -50,12 +50,12 @@ class Backend:
         deadline = asyncio.get_running_loop().time() + wait_s
         # Listening starts before the first look, so that what is enqueued after the look is noticed.
         pace = self._listening if await self._listens() else self._polling
-        if not await wait_until_visible(waiter, due_in_s, wait_s=wait_s, pace=pace):
+        if not await wait_until_visible(waiter, due_in_s, wait_s=wait_s, backoff=pace):
             return False
         if self._fruitless >= FRUITLESS_MAX:
             # What is visible was not to be had several times: another transaction holds it locked.
             remaining_s = max(0.0, deadline - asyncio.get_running_loop().time())
-            await waiter.wait(min(self._contended.pause_s(), remaining_s))
+            await waiter.wait(min(self._contended.next_pause_s(), remaining_s))
         self._answered = True
         return not waiter.closed
 

@@ -7,7 +7,7 @@ from asynctasq.drivers.base import Settlements
 from asynctasq.drivers.batches import unique_messages
 from asynctasq.drivers.postgres_driver.rows import enqueue_columns, full_columns, lost_ids, parts_of
 from asynctasq.drivers.postgres_driver.statements import Statements
-from asynctasq.drivers.sql import foreign_connections as _foreign
+from asynctasq.drivers.sql.caller_connections import adapt, adapt_sync
 from asynctasq.drivers.sql.settlements import independent_batches
 from asynctasq.errors import UnsupportedFeature
 from asynctasq.kernel.messages import Message
@@ -31,7 +31,7 @@ class InCallersTransaction:
 
     async def enqueue(self, connection: Any, messages: Sequence[Message], store: str | None) -> list[str]:
         """Do `Transactional.enqueue_in`."""
-        callers = _foreign.adapt(connection, dialect=DIALECT)
+        callers = adapt(connection, dialect=DIALECT)
         new: set[str] = set()
         for part in parts_of(messages):
             rows = await callers.fetch(self._sql.enqueue, self._enqueue_values(part, store))
@@ -40,7 +40,7 @@ class InCallersTransaction:
 
     def enqueue_sync(self, connection: Any, messages: Sequence[Message], store: str | None) -> list[str]:
         """Do `Transactional.enqueue_in_sync`."""
-        callers = _foreign.adapt_sync(connection, dialect=DIALECT)
+        callers = adapt_sync(connection, dialect=DIALECT)
         new: set[str] = set()
         for part in parts_of(messages):
             rows = callers.fetch(self._sql.enqueue, self._enqueue_values(part, store))
@@ -49,7 +49,7 @@ class InCallersTransaction:
 
     async def settle(self, connection: Any, settlements: Settlements, store: str | None) -> set[str]:
         """Do `Transactional.settle_in`."""
-        callers = _foreign.adapt(connection, dialect=DIALECT)
+        callers = adapt(connection, dialect=DIALECT)
         batches, lost = independent_batches(settlements)
         for batch in batches:
             rows = await callers.fetch(self._sql.settle_full, [self._offset_us(), *full_columns(batch)])
@@ -58,7 +58,7 @@ class InCallersTransaction:
 
     def settle_sync(self, connection: Any, settlements: Settlements, store: str | None) -> set[str]:
         """Do `Transactional.settle_in_sync`."""
-        callers = _foreign.adapt_sync(connection, dialect=DIALECT)
+        callers = adapt_sync(connection, dialect=DIALECT)
         batches, lost = independent_batches(settlements)
         for batch in batches:
             rows = callers.fetch(self._sql.settle_full, [self._offset_us(), *full_columns(batch)])

@@ -40,7 +40,7 @@ from asynctasq.drivers.postgres_driver.statements import Names, Statements
 from asynctasq.drivers.sql.conflicts import retry_conflicts
 from asynctasq.drivers.sql.migrations import check_schema_version
 from asynctasq.drivers.sql.settlements import independent_batches, is_plain, queues_to_wake
-from asynctasq.drivers.sql.waiting import Pace, Wakeups
+from asynctasq.drivers.sql.waiting import PollBackoff, Wakeups
 from asynctasq.drivers.urls import read_options, redact, split_options
 from asynctasq.kernel.messages import (
     MICROSECONDS,
@@ -123,7 +123,7 @@ class PostgresDriver(Driver):
         self._body_bytes_max = body_bytes_max
         self._rng = rng or random.Random()
         self._horizon = Horizon()
-        self._wakeups = Wakeups.of(f"{self._address.dsn} {self._names.channel}")
+        self._wakeups = Wakeups.for_store(f"{self._address.dsn} {self._names.channel}")
         self._store: str | None = None
         self._forget_at = 0.0
         self._operator = Operator(self._sql, self._fetch, self._offset_us)
@@ -153,7 +153,7 @@ class PostgresDriver(Driver):
         return Backend(
             pool=Pool(connect, max_connections=self._max_connections, command_timeout_s=self._command_timeout_s),
             listener=Listener(connect, self._names.channel, self._wakeups.wake) if self._listen else None,
-            polling=Pace(first_s=POLL_S_FIRST, longest_s=self._poll_s_max, rng=self._rng),
+            polling=PollBackoff(first_s=POLL_S_FIRST, longest_s=self._poll_s_max, rng=self._rng),
             rng=self._rng,
         )
 
@@ -236,7 +236,7 @@ class PostgresDriver(Driver):
         taken, (_, now_us, took_us, *_, won) = rows[:-1], rows[-1]
         leases = leases_from(taken)
         self._horizon.note(now_us, took_us, len(taken), firsts_of(taken, claim[0], claim[2], now_us))
-        if (backend := self._loops.peek()) is not None:
+        if (backend := self._loops.get_if_open()) is not None:
             backend.claimed(len(leases))
         return leases, won
 

@@ -204,7 +204,7 @@ class RedisDriver(Driver):
 
     def _pass_on(self, queues: Sequence[str]) -> None:
         """Wake another waiter: we took the token, and will not take what it announced."""
-        link = self._links.peek()
+        link = self._links.get_if_open()
         if queues and link is not None and not link.bells.closed:
             link.pool.spawn(link.pass_on(queues))
 

@@ -11,13 +11,13 @@ from weakref import WeakValueDictionary
 
 from asynctasq.errors import DriverUnavailable
 
-__all__ = ["Pace", "Waiter", "Wakeups", "wait_until_visible"]
+__all__ = ["PollBackoff", "Waiter", "Wakeups", "wait_until_visible"]
 
 T = TypeVar("T")
 
 
 class Waiter:
-    """One waiting call: woken by a notice for one of its queues, or ended by `close`."""
+    """One waiting call: woken when a message may be visible in one of its queues, or ended by `close`."""
 
     __slots__ = ("__weakref__", "_event", "closed", "loop", "queues")
 
@@ -47,7 +47,7 @@ class Waiter:
             raise
 
     def set(self) -> None:
-        """Wake it; only from its own loop."""
+        """Wake the call; only from its own loop."""
         self._event.set()
 
     def close(self) -> None:
@@ -57,7 +57,7 @@ class Waiter:
 
 
 class Wakeups:
-    """Who waits in this process for which queues of one store; every method may be called from any thread."""
+    """The waiting calls of this process on one store; every method may be called from any thread."""
 
     _shared: "WeakValueDictionary[str, Wakeups]" = WeakValueDictionary()
     _shared_lock = threading.Lock()
@@ -67,8 +67,8 @@ class Wakeups:
         self._waiters: dict[Waiter, None] = {}
 
     @classmethod
-    def of(cls, store: str) -> "Wakeups":
-        """Return the one for a store, so that driver instances of one process wake each other."""
+    def for_store(cls, store: str) -> "Wakeups":
+        """Return the object of a store, one for all driver instances of the process, so that they wake each other."""
         with cls._shared_lock:
             found = cls._shared.get(store)
             if found is None:
@@ -77,7 +77,7 @@ class Wakeups:
 
     @contextmanager
     def waiting(self, queues: Iterable[str], *, into: "set[Waiter] | None" = None) -> Generator[Waiter, None, None]:
-        """Register a waiter; notices from now on are not missed. `into` collects the waiters of one owner."""
+        """Register a waiter; no wake-up from now on is missed. `into` collects the waiters of one owner."""
         waiter = Waiter(queues)
         with self._lock:
             self._waiters[waiter] = None
@@ -92,7 +92,7 @@ class Wakeups:
                 into.discard(waiter)
 
     def wake(self, queues: AbstractSet[str] | None = None) -> None:
-        """Wake who waits for one of these queues; everybody for None."""
+        """Wake the calls that wait for one of these queues; all of them for None."""
         if not self._waiters:
             return
         with self._lock:
@@ -102,18 +102,18 @@ class Wakeups:
             if waiter.loop is running:
                 waiter.set()
             else:
-                _call_in(waiter.loop, waiter.set)
+                _call_in_loop(waiter.loop, waiter.set)
 
 
-def _call_in(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
+def _call_in_loop(loop: asyncio.AbstractEventLoop, callback: Callable[[], None]) -> None:
     try:
         loop.call_soon_threadsafe(callback)
     except RuntimeError:
         return  # That loop was closed meanwhile, and its waiters with it.
 
 
-class Pace:
-    """How long to sleep between looks when nothing wakes us: growing from `first_s` to `longest_s`, with jitter."""
+class PollBackoff:
+    """How long to sleep between two polls while nothing wakes us: from `first_s` up to `longest_s`, with jitter."""
 
     __slots__ = ("_factor", "_first_s", "_longest_s", "_next_s", "_rng")
 
@@ -124,10 +124,10 @@ class Pace:
         self._rng = rng
 
     def reset(self) -> None:
-        """Start anew from `first_s`: something was found."""
+        """Start again from `first_s`: a message was found."""
         self._next_s = self._first_s
 
-    def pause_s(self) -> float:
+    def next_pause_s(self) -> float:
         """Return the next pause, between three quarters of the step and all of it."""
         pause_s = self._next_s * self._rng.uniform(0.75, 1.0)
         self._next_s = min(self._next_s * self._factor, self._longest_s)
@@ -135,23 +135,23 @@ class Pace:
 
 
 async def wait_until_visible(
-    waiter: Waiter, due_in_s: Callable[[], Awaitable[float | None]], *, wait_s: float, pace: Pace
+    waiter: Waiter, due_in_s: Callable[[], Awaitable[float | None]], *, wait_s: float, backoff: PollBackoff
 ) -> bool:
     """Sleep until `due_in_s()` is zero or less (True), `wait_s` seconds passed or the waiter was closed (False).
 
     `due_in_s` asks the server how long it is until the next message of the queues is visible, None if there
-    is none. Between looks: the earliest of that instant, a wake-up, the pace and the deadline.
+    is none. Between two polls it sleeps until the earliest of that instant, a wake-up, the pause and the deadline.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + wait_s
     while not waiter.closed:
         due_s = await due_in_s()
         if due_s is not None and due_s <= 0:
-            pace.reset()
+            backoff.reset()
             return True
         remaining_s = deadline - loop.time()
         if remaining_s <= 0 or waiter.closed:
             return False
-        pause_s = min(remaining_s, pace.pause_s())
+        pause_s = min(remaining_s, backoff.next_pause_s())
         await waiter.wait(pause_s if due_s is None else min(pause_s, due_s))
     return False

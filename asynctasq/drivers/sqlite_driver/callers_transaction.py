@@ -7,8 +7,7 @@ from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
-from asynctasq.drivers.sql import foreign_connections as _foreign
-from asynctasq.drivers.sql.foreign_connections import Callers, CallersSync
+from asynctasq.drivers.sql.caller_connections import CallerConnection, SyncCallerConnection, adapt, adapt_sync
 from asynctasq.drivers.sql.steps import run_steps, run_steps_async
 from asynctasq.drivers.sqlite_driver.schema import Row, SQLiteFile, Step, Steps, ensure_schema, run_on
 from asynctasq.errors import DriverError, UnsupportedFeature
@@ -53,7 +52,7 @@ def _is_same_file(path: str, ours: str) -> bool:
 def run_in(connection: Any, steps: Steps[T], file: SQLiteFile) -> T:
     """Run an operation on a `sqlite3.Connection`. Raises the errors of sqlite3 unmapped."""
     if not isinstance(connection, sqlite3.Connection):
-        return _run_foreign_sync(_foreign.adapt_sync(connection, dialect="sqlite"), steps, file)
+        return _run_adapted_sync(adapt_sync(connection, dialect="sqlite"), steps, file)
     if getattr(connection, "autocommit", None) is True and not connection.in_transaction:
         raise UnsupportedFeature(
             "this connection was opened with autocommit=True, so its commit() would not end a transaction that we "
@@ -75,7 +74,7 @@ async def run_in_async(connection: Any, steps: Steps[T], file: SQLiteFile) -> T:
     if aiosqlite is None or not isinstance(connection, aiosqlite.Connection):
         if isinstance(connection, sqlite3.Connection):
             return run_in(connection, steps, file)
-        return await _run_foreign(_foreign.adapt(connection, dialect="sqlite"), steps, file)
+        return await _run_adapted(adapt(connection, dialect="sqlite"), steps, file)
     try:
         begun = connection.in_transaction
     except ValueError as error:
@@ -99,22 +98,22 @@ async def _execute(cursor: Any, step: Step) -> list[Row]:
     return list(await cursor.fetchall())
 
 
-async def _run_foreign(callers: Callers, steps: Steps[T], file: SQLiteFile) -> T:
+async def _run_adapted(callers: CallerConnection, steps: Steps[T], file: SQLiteFile) -> T:
     async def execute(step: Step) -> list[Row]:
         rows: list[Row] = []
         for params in _each(step):
-            with _begun_before(step):
+            with _open_transaction_allowed(step):
                 rows = list(await callers.fetch(step.sql, params))
         return rows
 
     return await run_steps_async(in_transaction(steps, file, begun=False), execute)
 
 
-def _run_foreign_sync(callers: CallersSync, steps: Steps[T], file: SQLiteFile) -> T:
+def _run_adapted_sync(callers: SyncCallerConnection, steps: Steps[T], file: SQLiteFile) -> T:
     def execute(step: Step) -> list[Row]:
         rows: list[Row] = []
         for params in _each(step):
-            with _begun_before(step):
+            with _open_transaction_allowed(step):
                 rows = list(callers.fetch(step.sql, params))
         return rows
 
@@ -126,7 +125,7 @@ def _each(step: Step) -> list[Sequence[Any]]:
 
 
 @contextmanager
-def _begun_before(step: Step) -> Generator[None]:
+def _open_transaction_allowed(step: Step) -> Generator[None]:
     """Let a BEGIN inside a transaction pass: only SQLite knows whether the library has begun one yet."""
     try:
         yield

@@ -90,7 +90,7 @@ class SQLiteDriver(Driver):
         )
         self._poll_s = poll_s
         self._clock = SystemClock()
-        self._wakeups = Wakeups.of(f"sqlite:{os.path.realpath(self._file.path)}")
+        self._wakeups = Wakeups.for_store(f"sqlite:{os.path.realpath(self._file.path)}")
         durable = YES if durability == "full" else partial(FULL_ONLY)
         self.capabilities = replace(type(self).capabilities, durable=durable, body_bytes_max=body_bytes_max)
         self._sessions = PerLoop(self._start_session, Session.close, Session.abandon)

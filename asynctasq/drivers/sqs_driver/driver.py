@@ -175,7 +175,7 @@ class SQSDriver(Driver):
 
     async def open(self) -> None:
         """Ask for a queue that need not exist: any answer but a refusal of the credentials will do."""
-        if self._desks.peek() is None:
+        if self._desks.get_if_open() is None:
             desk = await self._desks.get()
             try:
                 await desk.connection.call("get_queue_url", QueueName=self._directory.names.prefix + PROBE_QUEUE)

@@ -271,7 +271,7 @@ async def test_close_is_bounded_when_the_server_stands_still(store: PostgresHarn
 
     try:
         stuck = asyncio.create_task(driver.depth(Q))
-        backend = driver._loops.peek()
+        backend = driver._loops.get_if_open()
         await until(lambda: has_busy(backend))
         started = time.monotonic()
         await driver.close()

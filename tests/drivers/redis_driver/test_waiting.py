@@ -305,7 +305,7 @@ async def test_a_reserve_cancelled_before_it_asks_passes_its_token_on(server: Re
     await until_blocked(redis, 1)
     task = take(redis)
     await until_blocked(redis, 2)
-    link = busy._links.peek()
+    link = busy._links.get_if_open()
     assert link is not None
     slots = link.pool._slots
 

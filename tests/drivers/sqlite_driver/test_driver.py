@@ -134,7 +134,7 @@ async def test_durability_decides_how_commits_reach_the_disk(path: Path, durabil
 
 
 def connection_of(driver: SQLiteDriver) -> sqlite3.Connection:
-    session = driver._sessions.peek()
+    session = driver._sessions.get_if_open()
     assert session is not None
     connection = session._work._connection
     assert connection is not None
@@ -411,7 +411,7 @@ async def test_another_instance_in_this_process_wakes_at_once(path: Path) -> Non
 async def registered(driver: SQLiteDriver) -> None:
     """Return when a call of this driver waits."""
     async with asyncio.timeout(SOON_S):
-        while (session := driver._sessions.peek()) is None or not any(
+        while (session := driver._sessions.get_if_open()) is None or not any(
             waiter._event._waiters for waiter in session.waiters
         ):
             await asyncio.sleep(0)
