@@ -5,7 +5,7 @@ from typing import Any
 
 from asynctasq.drivers.base import Settlements
 from asynctasq.drivers.batches import unique_messages
-from asynctasq.drivers.postgres_driver.rows import enqueue_columns, full_columns, lost_ids, parts_of
+from asynctasq.drivers.postgres_driver.rows import lost_ids, message_batches, message_columns, settlement_columns
 from asynctasq.drivers.postgres_driver.statements import Statements
 from asynctasq.drivers.sql.caller_connections import adapt, adapt_sync
 from asynctasq.drivers.sql.settlements import independent_batches
@@ -18,9 +18,9 @@ DIALECT = "postgresql"
 
 
 class InCallersTransaction:
-    """Runs the driver's statements on others' connections; `store` is the id of our own store, None if not known.
+    """Runs the driver's statements on callers' connections; `store` is the id of our own store, None if not known.
 
-    Each statement says in which store it ran, so a connection to another database is found out in the same
+    Each statement says in which store it ran, so a connection to another database is detected in the same
     round trip, and an enqueue in the wrong one stores nothing.
     """
 
@@ -33,8 +33,8 @@ class InCallersTransaction:
         """Do `Transactional.enqueue_in`."""
         callers = adapt(connection, dialect=DIALECT)
         new: set[str] = set()
-        for part in parts_of(messages):
-            rows = await callers.fetch(self._sql.enqueue, self._enqueue_values(part, store))
+        for batch in message_batches(messages):
+            rows = await callers.fetch(self._sql.enqueue, self._enqueue_values(batch, store))
             new |= self._stored(rows, store)
         return _in_order(messages, new)
 
@@ -42,8 +42,8 @@ class InCallersTransaction:
         """Do `Transactional.enqueue_in_sync`."""
         callers = adapt_sync(connection, dialect=DIALECT)
         new: set[str] = set()
-        for part in parts_of(messages):
-            rows = callers.fetch(self._sql.enqueue, self._enqueue_values(part, store))
+        for batch in message_batches(messages):
+            rows = callers.fetch(self._sql.enqueue, self._enqueue_values(batch, store))
             new |= self._stored(rows, store)
         return _in_order(messages, new)
 
@@ -52,7 +52,7 @@ class InCallersTransaction:
         callers = adapt(connection, dialect=DIALECT)
         batches, lost = independent_batches(settlements)
         for batch in batches:
-            rows = await callers.fetch(self._sql.settle_full, [self._offset_us(), *full_columns(batch)])
+            rows = await callers.fetch(self._sql.settle_full, [self._offset_us(), *settlement_columns(batch)])
             lost |= self._lost(batch, rows, store)
         return lost
 
@@ -61,7 +61,7 @@ class InCallersTransaction:
         callers = adapt_sync(connection, dialect=DIALECT)
         batches, lost = independent_batches(settlements)
         for batch in batches:
-            rows = callers.fetch(self._sql.settle_full, [self._offset_us(), *full_columns(batch)])
+            rows = callers.fetch(self._sql.settle_full, [self._offset_us(), *settlement_columns(batch)])
             lost |= self._lost(batch, rows, store)
         return lost
 
@@ -70,8 +70,8 @@ class InCallersTransaction:
         self._check_store(found, store)
         return lost_ids(batch, won)
 
-    def _enqueue_values(self, part: Sequence[Message], store: str | None) -> list[Any]:
-        return [self._offset_us(), *enqueue_columns(part), store]
+    def _enqueue_values(self, batch: Sequence[Message], store: str | None) -> list[Any]:
+        return [self._offset_us(), *message_columns(batch), store]
 
     def _stored(self, rows: Sequence[Any], store: str | None) -> set[str]:
         self._check_store(rows[-1][0], store)

@@ -1,4 +1,4 @@
-"""What an operator asks of the PostgreSQL driver: counts, listings, removal, redrive, results."""
+"""What an operator reads and changes in PostgreSQL: counts, listings, removal, redrive, results."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -10,15 +10,15 @@ from asynctasq.drivers.postgres_driver.statements import Statements
 from asynctasq.drivers.sql.rows import depth_from, stored_message
 from asynctasq.kernel.messages import Depth, State, StoredMessage
 
-__all__ = ["Operator"]
+__all__ = ["Inspection"]
 
-IDS_AT_ONCE = 5_000
+IDS_PER_STATEMENT = 5_000
 LISTED_STATES = frozenset({State.SCHEDULED, State.READY, State.RESERVED, State.DEAD})
 BIGINT_MAX = 2**63 - 1
 
 
-class Operator:
-    """Runs the operator's statements through `fetch`."""
+class Inspection:
+    """The operations of `Inspectable`, and depth, redrive and results, through `fetch`."""
 
     def __init__(
         self, statements: Statements, fetch: Callable[..., Awaitable[list[Any]]], offset_us: Callable[[], int]
@@ -68,8 +68,8 @@ class Operator:
         """Do `cancel` or `discard`: ids in one order, so that two calls lock rows in one order."""
         ids = sorted({message_id for message_id in message_ids if is_message_id(message_id)})
         removed: set[str] = set()
-        for part in chunks(ids, IDS_AT_ONCE):
-            removed.update(row[0] for row in await self._fetch(statement, self._offset_us(), list(part)))
+        for batch in chunks(ids, IDS_PER_STATEMENT):
+            removed.update(row[0] for row in await self._fetch(statement, self._offset_us(), list(batch)))
         return removed
 
     async def purge(self, queue: str) -> int:
