@@ -18,7 +18,7 @@ DIALECT = "mysql"
 
 
 class InCallersTransaction:
-    """Runs the driver's steps on others' connections; `store` is the id of our own tables, None if not known.
+    """Runs the driver's steps on callers' connections; `store` is the id of our own tables, None if not known.
 
     Values are part of the statements, and nothing is kept in the session's variables: it is not our session.
     """
@@ -31,21 +31,21 @@ class InCallersTransaction:
         self, connection: Any, messages: Sequence[Message], *, offset_us: int, store: str | None
     ) -> list[str]:
         """Do `Transactional.enqueue_in`."""
-        return await run_steps_async(self._store(messages, offset_us, store), _runner(connection))
+        return await run_steps_async(self._store(messages, offset_us, store), _execute_on(connection))
 
     def enqueue_sync(
         self, connection: Any, messages: Sequence[Message], *, offset_us: int, store: str | None
     ) -> list[str]:
         """Do `Transactional.enqueue_in_sync`."""
-        return run_steps(self._store(messages, offset_us, store), _runner_sync(connection))
+        return run_steps(self._store(messages, offset_us, store), _execute_sync_on(connection))
 
     async def settle(self, connection: Any, settlements: Settlements, *, offset_us: int, store: str | None) -> set[str]:
         """Do `Transactional.settle_in`."""
-        return await run_steps_async(self._settle(settlements, offset_us, store), _runner(connection))
+        return await run_steps_async(self._settle(settlements, offset_us, store), _execute_on(connection))
 
     def settle_sync(self, connection: Any, settlements: Settlements, *, offset_us: int, store: str | None) -> set[str]:
         """Do `Transactional.settle_in_sync`."""
-        return run_steps(self._settle(settlements, offset_us, store), _runner_sync(connection))
+        return run_steps(self._settle(settlements, offset_us, store), _execute_sync_on(connection))
 
     def _store(self, messages: Sequence[Message], offset_us: int, store: str | None) -> Steps[list[str]]:
         now, claim = yield from self._checked(offset_us, store)
@@ -57,7 +57,7 @@ class InCallersTransaction:
 
     def _checked(self, offset_us: int, store: str | None) -> Steps[tuple[str, str]]:
         """Return now and a number for this transaction's rows, once the connection is known to lead to our tables."""
-        (result,) = yield [self._sql.whereabouts(now=server_now(offset_us))]
+        (result,) = yield [self._sql.store_identity(now=server_now(offset_us))]
         now, claim, database, found = result.rows[0]
         if _text(database) != self._address.database or (store is not None and _text(found) != store):
             raise UnsupportedFeature(
@@ -67,26 +67,26 @@ class InCallersTransaction:
         return str(now), str(claim)
 
 
-def _runner(connection: Any) -> Any:
+def _execute_on(connection: Any) -> Any:
     callers = adapt(connection, dialect=DIALECT)
 
-    async def run(statements: list[str]) -> list[Result]:
+    async def execute(statements: list[str]) -> list[Result]:
         return [_result(await callers.fetch(statement, ())) for statement in statements]
 
-    return run
+    return execute
 
 
-def _runner_sync(connection: Any) -> Callable[[list[str]], list[Result]]:
+def _execute_sync_on(connection: Any) -> Callable[[list[str]], list[Result]]:
     callers = adapt_sync(connection, dialect=DIALECT)
 
-    def run(statements: list[str]) -> list[Result]:
+    def execute(statements: list[str]) -> list[Result]:
         return [_result(callers.fetch(statement, ())) for statement in statements]
 
-    return run
+    return execute
 
 
 def _result(rows: Sequence[Any]) -> Result:
-    # Libraries have row classes of their own. How many rows were changed they count differently, so nobody asks.
+    # Libraries have row classes of their own, and count changed rows differently, so that count is not used.
     return Result([tuple(row) for row in rows], len(rows))
 
 

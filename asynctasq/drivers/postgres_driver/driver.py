@@ -216,12 +216,10 @@ class PostgresDriver(Driver):
             while True:
                 leases = await waiter.unless_closed(self._claim(queues, limit, lease_s)) or []
                 left_s = deadline - asyncio.get_running_loop().time()
-                if (
-                    leases
-                    or left_s <= 0
-                    or not await resources.wait_visible(waiter, self._next_visible_in_s, wait_s=left_s)
-                ):
+                if leases or left_s <= 0:
                     return leases
+                if not await resources.wait_visible(waiter, self._next_visible_in_s, wait_s=left_s):
+                    return []
 
     async def _claim(self, queues: Sequence[str], limit: int, lease_s: float) -> list[Lease]:
         if limit <= 0 or not queues:

@@ -194,7 +194,8 @@ class Statements:
         """Lease visible rows in the order of the index; parameters: queues, lower bounds, limit, lease.
 
         The row is updated through its ctid: it is locked, so it can't move. A row that changed between the
-        snapshot and the lock has a newer ctid, unknown to the snapshot: it is left for the next claim. `guard` makes the settling part come first; rows it changed are then skipped by the lock.
+        snapshot and the lock has a newer ctid, unknown to the snapshot: it is left for the next claim. `guard`
+        makes the settling part come first; rows it changed are then skipped by the lock.
         """
         queues, lower, limit, lease = (f"${first + n}" for n in range(4))
         return f"""picked AS MATERIALIZED (

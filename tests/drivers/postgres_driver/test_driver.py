@@ -1,4 +1,4 @@
-"""What only the PostgreSQL driver has: addresses, schema, wake-ups, faults of connections, where claims start their scan."""
+"""What only the PostgreSQL driver has: addresses, schema, wake-ups, faults of connections, scan bounds."""
 
 import asyncio
 from collections.abc import AsyncIterator
