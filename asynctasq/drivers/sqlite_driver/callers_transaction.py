@@ -101,7 +101,7 @@ async def _execute(cursor: Any, step: Step) -> list[Row]:
 async def _run_adapted(callers: CallerConnection, steps: Steps[T], file: SQLiteFile) -> T:
     async def execute(step: Step) -> list[Row]:
         rows: list[Row] = []
-        for params in _each(step):
+        for params in _parameter_sets(step):
             with _open_transaction_allowed(step):
                 rows = list(await callers.fetch(step.sql, params))
         return rows
@@ -112,7 +112,7 @@ async def _run_adapted(callers: CallerConnection, steps: Steps[T], file: SQLiteF
 def _run_adapted_sync(callers: SyncCallerConnection, steps: Steps[T], file: SQLiteFile) -> T:
     def execute(step: Step) -> list[Row]:
         rows: list[Row] = []
-        for params in _each(step):
+        for params in _parameter_sets(step):
             with _open_transaction_allowed(step):
                 rows = list(callers.fetch(step.sql, params))
         return rows
@@ -120,13 +120,13 @@ def _run_adapted_sync(callers: SyncCallerConnection, steps: Steps[T], file: SQLi
     return run_steps(in_transaction(steps, file, begun=False), execute)
 
 
-def _each(step: Step) -> list[Sequence[Any]]:
+def _parameter_sets(step: Step) -> list[Sequence[Any]]:
     return list(cast("Iterable[Sequence[Any]]", step.params)) if step.many else [cast("Sequence[Any]", step.params)]
 
 
 @contextmanager
 def _open_transaction_allowed(step: Step) -> Generator[None]:
-    """Let a BEGIN inside a transaction pass: only SQLite knows whether the library has begun one yet."""
+    """Ignore the error of a BEGIN inside a transaction: only SQLite knows whether the library has begun one."""
     try:
         yield
     except DriverError as error:

@@ -82,7 +82,7 @@ class Step(NamedTuple):
 
 
 Steps = Generator[Step, list[Row], T]
-"""An operation as statements that somebody else executes: it yields a `Step` and is sent the rows."""
+"""An operation as statements that its caller executes: it yields a `Step` and is sent the rows."""
 
 
 def run_on(steps: Steps[T], cursor: sqlite3.Cursor) -> T:
@@ -103,7 +103,7 @@ def ensure_schema(where: str) -> Steps[None]:
     The version that counts is the row of `asynctasq_schema`. `user_version` and `application_id` repeat it in a
     file that holds nothing but our tables; a file that is the application's own keeps its values.
     """
-    version, ours_alone, tables = yield from _found()
+    version, ours_alone, tables = yield from _read_state()
     if version > SCHEMA_VERSION:
         raise DriverMisconfigured(
             f"{where} was written by a newer asynctasq (schema {version}, this version knows {SCHEMA_VERSION}); "
@@ -119,7 +119,7 @@ def ensure_schema(where: str) -> Steps[None]:
         yield Step(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
-def _found() -> Steps[tuple[int, bool, bool]]:
+def _read_state() -> Steps[tuple[int, bool, bool]]:
     """Return the schema's version (0 for none), whether all tables are ours, and whether there are any."""
     names = [name for (name,) in (yield Step("SELECT name FROM sqlite_master WHERE type = 'table'"))]
     ours_alone = all(name.startswith(("asynctasq_", "sqlite_")) for name in names)
@@ -146,7 +146,7 @@ def is_locked(error: BaseException) -> bool:
 
 @contextmanager
 def mapped_errors(where: str) -> Generator[None, None, None]:
-    """Let no exception of sqlite3 out: `DriverError` or one of its kinds, saying what to do."""
+    """Turn every exception of sqlite3 into a `DriverError` that says what to do."""
     try:
         yield
     except sqlite3.Error as error:
@@ -154,7 +154,7 @@ def mapped_errors(where: str) -> Generator[None, None, None]:
 
 
 def driver_error(error: sqlite3.Error, where: str) -> DriverError:
-    """Return what an error of sqlite3 means to our callers."""
+    """Return the error of ours for one of sqlite3."""
     match primary_code(error):
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
             return DriverUnavailable(
@@ -208,7 +208,7 @@ def open_connection(file: SQLiteFile) -> sqlite3.Connection:
 
     Safe when many processes do it at once. Raises the sqlite3 errors unmapped, and DriverMisconfigured.
     """
-    _check_place(file)
+    _check_path(file)
     clock = SystemClock()
     deadline = clock.monotonic() + file.busy_timeout_s
     while True:
@@ -226,7 +226,7 @@ def open_connection(file: SQLiteFile) -> sqlite3.Connection:
         time.sleep(0.005)
 
 
-def _check_place(file: SQLiteFile) -> None:
+def _check_path(file: SQLiteFile) -> None:
     if sqlite3.sqlite_version_info < SQLITE_VERSION_MIN:
         raise DriverMisconfigured(
             f"this Python has SQLite {sqlite3.sqlite_version}; the queue needs 3.35 or newer: use a newer Python"
@@ -262,7 +262,7 @@ def _set_up(connection: sqlite3.Connection, file: SQLiteFile) -> None:
     cursor.execute("PRAGMA secure_delete = FAST")
     if file.max_page_count is not None:
         cursor.execute(f"PRAGMA max_page_count = {file.max_page_count}")
-    if run_on(_found(), cursor)[0] == SCHEMA_VERSION:
+    if run_on(_read_state(), cursor)[0] == SCHEMA_VERSION:
         return
     cursor.execute("BEGIN IMMEDIATE")
     try:

@@ -16,7 +16,7 @@ import pytest
 
 from asynctasq.drivers.sqlite_driver import SQLiteDriver, statements
 from asynctasq.drivers.sqlite_driver.schema import SCHEMA_VERSION
-from asynctasq.drivers.sqlite_driver.thread import Job
+from asynctasq.drivers.sqlite_driver.thread import Operation
 from asynctasq.drivers.urls import create_driver
 from asynctasq.errors import ConfigError, DriverError, DriverMisconfigured, DriverUnavailable
 from asynctasq.kernel.messages import Complete, Lease, Message
@@ -136,7 +136,7 @@ async def test_durability_decides_how_commits_reach_the_disk(path: Path, durabil
 def connection_of(driver: SQLiteDriver) -> sqlite3.Connection:
     session = driver._sessions.get_if_open()
     assert session is not None
-    connection = session._work._connection
+    connection = session._main._connection
     assert connection is not None
     return connection
 
@@ -529,11 +529,13 @@ async def test_a_reserve_cancelled_too_late_gives_back_what_it_took(
 async def test_a_given_back_message_keeps_its_place_and_fences_the_lost_lease(driver: SQLiteDriver) -> None:
     await driver.enqueue([message(1), message(2)])
     session = await driver._sessions.get()
-    taken = await session.submit(Job(steps=lambda now: statements.take(["mail"], 1, 30, now), now_us=driver._now_us))
-    undoing = driver._undo(taken)
-    assert undoing is not None
+    taken = await session.submit(
+        Operation(steps=lambda now: statements.reserve(["mail"], 1, 30, now), now_us=driver._now_us)
+    )
+    hand_back = driver._hand_back(taken)
+    assert hand_back is not None
 
-    await session.submit(undoing)
+    await session.submit(hand_back)
 
     leases = await reserve(driver)
     assert [lease.message_id for lease in leases] == ["m1", "m2"]

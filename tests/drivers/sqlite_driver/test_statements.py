@@ -331,8 +331,8 @@ LATER_US = int(NOW * 1e6) + 20_000
 @pytest.mark.parametrize(
     "operation",
     [
-        lambda: statements.take(["a", "b"], 100, 30, LATER_US),
-        lambda: statements.peek(["a"], 0),
+        lambda: statements.reserve(["a", "b"], 100, 30, LATER_US),
+        lambda: statements.next_due_unless_visible(["a"], 0),
         lambda: statements.extend([LEASE], 30, 0),
         lambda: statements.settle([(LEASE, Complete(result=b"", result_ttl_s=1))], 0),
         lambda: statements.settle([(LEASE, Release(counted=True))], 0),
@@ -381,11 +381,11 @@ def test_reserve_costs_the_same_beside_a_million_others(big: sqlite3.Connection)
             big.set_progress_handler(None, 1)
         return count
 
-    beside_many = instructions(statements.take(["a"], 10, 30, int(NOW * 1e6) + 10))
+    beside_many = instructions(statements.reserve(["a"], 10, 30, int(NOW * 1e6) + 10))
     big.execute("BEGIN")
     big.execute("DELETE FROM asynctasq_message WHERE id NOT IN ('s1','s2','s3','s4','s5','s6','s7','s8','s9','s10')")
     big.execute("COMMIT")
 
-    alone = instructions(statements.take(["a"], 10, 30, int(NOW * 1e6) + 10))
+    alone = instructions(statements.reserve(["a"], 10, 30, int(NOW * 1e6) + 10))
 
     assert beside_many <= alone * 1.1
