@@ -35,7 +35,7 @@ UNAVAILABLE_CLASSES = frozenset({"08", "25", "40", "53", "55", "57", "58", "XX"}
 MISCONFIGURED_CLASSES = frozenset({"0A", "26", "28", "3D", "3F", "42"})
 
 # The plans are known to be right whatever the statistics say: each walks one index in its order. Left alone,
-# the planner would plan anew at every call, or take a plan for an empty table into a full one.
+# the planner would plan again at every call, or keep for a full table the plan of an empty one.
 PLANNER_SETTINGS = {
     "plan_cache_mode": "force_generic_plan",
     "enable_seqscan": "off",

@@ -16,7 +16,7 @@ from asynctasq.errors import DispatchError, DriverError
 __all__ = ["Batches", "Copy"]
 
 REQUESTS_MAX = 8
-Job = Callable[[], Awaitable[None]]
+Call = Callable[[], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +43,7 @@ class Batches:
         for index, item in enumerate(outgoing):
             by_queue.setdefault((item.queue, item.dead), []).append(index)
         results: list[Failure | None] = [None] * len(outgoing)
-        jobs: list[Job] = []
+        calls: list[Call] = []
         for (queue, dead), indexes in by_queue.items():
             send = functools.partial(self._send_batches, queue, dead, outgoing, results)
             batches = list(
@@ -55,10 +55,10 @@ class Batches:
                 )
             )
             if self._directory.names.is_fifo(queue):
-                jobs.append(functools.partial(send, batches))
+                calls.append(functools.partial(send, batches))
             else:
-                jobs += [functools.partial(send, [batch]) for batch in batches]
-        await _run_all(jobs)
+                calls += [functools.partial(send, [batch]) for batch in batches]
+        await _run_all(calls)
         return results
 
     async def _send_batches(
@@ -134,22 +134,22 @@ class Batches:
             return _all_failed(entries, error)
 
 
-async def _run_all(jobs: Sequence[Job]) -> None:
-    """Run the jobs, some at a time: a large one of these must not keep the small ones of others from the network."""
-    if len(jobs) == 1:
-        await jobs[0]()
+async def _run_all(calls: Sequence[Call]) -> None:
+    """Run the calls, some at a time: a large batch must not keep the small ones of other callers from the network."""
+    if len(calls) == 1:
+        await calls[0]()
         return
-    waiting = iter(jobs)
+    waiting = iter(calls)
 
     async def run() -> None:
-        for job in waiting:
-            await job()
+        for call in waiting:
+            await call()
 
     async with asyncio.TaskGroup() as group:
-        for _ in range(min(REQUESTS_MAX, len(jobs))):
+        for _ in range(min(REQUESTS_MAX, len(calls))):
             group.create_task(run())
 
 
 def _all_failed(entries: Sequence[dict[str, Any]], error: DriverError | DispatchError) -> dict[str, Failure]:
-    """The call as a whole failed: each entry may be tried again, by whoever wants it."""
+    """Return the failures of a call that failed as a whole: each entry may be tried again."""
     return {entry["Id"]: Failure(code="", text=str(error), final=False, cause=error) for entry in entries}

@@ -269,7 +269,7 @@ asyncio.run(main())
     assert sorted(outputs) == [f"['{n}']\n".encode() for n in range(6)]
 
 
-async def test_a_file_that_was_removed_is_made_anew(driver: SQLiteDriver, path: Path) -> None:
+async def test_a_file_that_was_removed_is_made_again(driver: SQLiteDriver, path: Path) -> None:
     await driver.enqueue([message(1)])
     for each in path.parent.iterdir():
         each.unlink()

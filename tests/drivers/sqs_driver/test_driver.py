@@ -292,8 +292,8 @@ async def test_a_lease_is_whole_though_its_message_came_before_it_was_asked_for(
     waiting.cancel()
     await asyncio.wait([waiting])
     await driver.enqueue([message("m")])
-    desk = await driver._desks.get()
-    await until(lambda: desk.receiver._ready_count(["q"]))
+    resources = await driver._resources.get()
+    await until(lambda: resources.receiver._ready_count(["q"]))
     arrived = asyncio.get_running_loop().time()
     await until(lambda: asyncio.get_running_loop().time() > arrived + 0.3)
 

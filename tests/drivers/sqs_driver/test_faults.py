@@ -339,11 +339,11 @@ async def test_a_message_delivered_again_after_its_delete_is_not_run_again(
 ) -> None:
     await driver.enqueue(messages("m"))
     (lease,) = await take(driver, 1)
-    held = driver._book.find(lease, 0)
+    held = driver._registry.find(lease, 0)
     assert held is not None
     assert await driver.settle([(lease, Complete())]) == set()
 
-    assert all(driver._book.was_deleted(sqs_id) for sqs_id in held.receipts)
+    assert all(driver._registry.was_deleted(sqs_id) for sqs_id in held.receipts)
 
 
 # -- a server that dies --------------------------------------------------------------------------
