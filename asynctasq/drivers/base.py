@@ -33,7 +33,7 @@ class Driver(Protocol):
     """A place that keeps messages. Small, batch-first, the same for every backend.
 
     Each message has ONE timestamp, `visible_at`, that serves delay, retry and lease alike: it is
-    visible when `visible_at <= now`. States are derived when looking; there is no background mover.
+    visible when `visible_at <= now`. States are derived at each call; there is no background mover.
     `now` is the server's clock plus `clock_offset`; a client's clock decides nothing.
 
     An instance may be used from several event loops: connections belong to the loop that first
@@ -160,7 +160,7 @@ class Inspectable(Protocol):
         ...
 
     async def find(self, message_id: str) -> StoredMessage | None:
-        """Return the message, None if no such message lives."""
+        """Return the message, None if there is none with this id."""
         ...
 
     async def list_messages(

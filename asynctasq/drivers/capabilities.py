@@ -36,7 +36,7 @@ class Capabilities:
     cross_process: another process sees the messages.
     ordered: within a queue reserve goes by `visible_at`, then by arrival.
     atomic_enqueue: a batch is stored whole or not at all.
-    idempotent_enqueue: the same id again changes nothing while that message lives.
+    idempotent_enqueue: the same id again changes nothing while that message is stored.
     atomic_settle: each settlement, follow-ups included, is one step.
     fenced: a stale token settles and extends nothing.
     exact_depth: `depth` counts exactly at the instant of the call.

@@ -323,7 +323,7 @@ class Statements:
         )
 
     def removable(self, seqs: Iterable[int], *, dead: bool, now: str) -> str:
-        """Lock and select those of the messages that are dead letters, or that nobody holds; in order of the key."""
+        """Lock and select those of the messages that are dead letters, or not leased; in order of the key."""
         state = "dead = 1" if dead else f"dead = 0 AND (leased = 0 OR visible_us <= {now})"
         return (
             f"SELECT seq, id FROM {self.messages} FORCE INDEX (PRIMARY)"
@@ -339,7 +339,7 @@ class Statements:
         return f"SELECT {now}, COALESCE(MAX(seq), 0) FROM {self.messages}"
 
     def purge(self, queue: str, *, up_to: int, limit: int, now: str) -> str:
-        """Delete some of what nobody holds and arrived by `up_to`; its affected rows say how many."""
+        """Delete some messages that are not leased and arrived by `up_to`; its affected rows say how many."""
         return (
             f"DELETE m FROM (SELECT seq FROM {self.messages} FORCE INDEX (due) WHERE queue = {literal(queue)}"
             f" AND dead = 0 AND (leased = 0 OR visible_us <= {now}) AND seq <= {up_to}"

@@ -36,7 +36,7 @@ def check_version(info: Mapping[str, str], label: str) -> tuple[int, ...]:
 
 
 def warnings_about(info: Mapping[str, str], save: str | None) -> list[str]:
-    """Return sentences for the log; `save` is the snapshot setting, None if the server did not tell it."""
+    """Return sentences for the log; `save` is the snapshot setting, None if the server refused to say."""
     found: list[str] = []
     policy = info.get("maxmemory_policy")
     if policy is None:

@@ -31,7 +31,7 @@ T = TypeVar("T")
 Row = tuple[Any, ...]
 
 APPLICATION_ID = 0x61545131
-"""`aTQ1`: lets `file(1)` and other tools tell a file of ours."""
+"""`aTQ1`: lets `file(1)` and other tools recognise a file of ours."""
 SCHEMA_VERSION = 1
 SQLITE_VERSION_MIN = (3, 35, 0)
 LOCK_SLICE_S = 0.2
@@ -40,7 +40,7 @@ CACHE_KIB = 16_000
 WAL_BYTES_KEPT = 64 * 1024 * 1024
 
 # One timestamp, `visible_us`, serves delay, retry and lease. `arrival` is never used twice (AUTOINCREMENT), so a token
-# made from it fences even when a message with the same id is enqueued again after this one is gone. `token` starts
+# made from it fences even when a message with the same id is enqueued again after this one was removed. `token` starts
 # where its width does not grow for the next hundred reserves: a row whose size stays is overwritten in place.
 # The index of due work holds `arrival` and `leased`, so that reserve walks it in order and depth never reads a row.
 SCHEMA = (
@@ -140,7 +140,7 @@ def primary_code(error: sqlite3.Error) -> int:
 
 
 def is_locked(error: BaseException) -> bool:
-    """Say whether somebody else held the file's lock, so that the same again may work."""
+    """Say whether another connection held the file's lock, so that a repetition may succeed."""
     return isinstance(error, sqlite3.Error) and primary_code(error) in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
@@ -195,7 +195,7 @@ class SQLiteFile:
         return f"sqlite file {self.path}"
 
     def identity(self) -> tuple[int, int] | None:
-        """Return what tells this file from one that took its place; None if it is gone."""
+        """Return device and inode, which differ once another file has replaced this one; None if there is no file."""
         try:
             found = os.stat(self.path)
         except OSError:

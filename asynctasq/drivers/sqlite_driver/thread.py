@@ -213,7 +213,7 @@ class _ThreadMain:
         try:
             cursor = self._connect()
             self._check_for_commits(cursor)
-        except Exception as error:  # noqa: BLE001 - whoever waits for a request gets the error; the thread must live on
+        except Exception as error:  # noqa: BLE001 - the callers get the error; the thread must go on
             self._fail(requests, error)
             self._wake_waiters()
         else:
@@ -326,7 +326,7 @@ class _ThreadMain:
         try:
             self._loop.call_soon_threadsafe(callback, *args)
         except RuntimeError:
-            return False  # That loop was closed, and all who waited in it with it.
+            return False  # That loop was closed, with all its waiting calls.
         return True
 
     # -- the connection --------------------------------------------------------------------------

@@ -227,7 +227,7 @@ class Connection:
         return Reply(data=data, asked_at=earliest, answered_at=max(earliest, dated or earliest))
 
     async def batch(self, operation: str, url: str, entries: Sequence[dict[str, Any]]) -> dict[str, Failure]:
-        """Do one batch call, again for entries that failed for a passing reason; return what failed for good, by Id.
+        """Do one batch call, again for entries whose failure may pass; return the failures that remain, by Id.
 
         An entry that the reply does not mention counts as failed.
         """
@@ -244,7 +244,7 @@ class Connection:
                 return final | await self._one_by_one(operation, url, list(pending.values()), error)
             except (DriverError, QueueGone) as error:
                 if isinstance(error, QueueGone) and not round_:
-                    raise  # nothing was done yet: whoever asked may create the queue
+                    raise  # nothing was done yet: the caller may create the queue
                 return final | _all_failed(pending, error)
             failed = _failures(reply.data, pending)
             final |= {entry_id: failure for entry_id, failure in failed.items() if failure.final}

@@ -14,7 +14,7 @@ from asynctasq.kernel.messages import Complete, Depth, ErrorRecord, Lease, Messa
 from asynctasq.testing.conformance.harnesses.mysql import MySQLHarness
 from asynctasq.testing.servers import Servers
 
-NOTHING = Depth(ready=0, scheduled=0, reserved=0, dead=0)
+EMPTY = Depth(ready=0, scheduled=0, reserved=0, dead=0)
 
 
 @pytest.fixture
@@ -55,9 +55,9 @@ async def test_a_session_of_sqlalchemy_commits_or_takes_back(store: MySQLHarness
 
     async with aclosing(_Disposed(engine)), AsyncSession(engine) as session:
         assert await driver.enqueue_in(session, [hostile, *messages("b"), hostile]) == [hostile.id, "b"]
-        assert await driver.depth("q") == NOTHING
+        assert await driver.depth("q") == EMPTY
         await session.rollback()
-        assert await driver.depth("q") == NOTHING
+        assert await driver.depth("q") == EMPTY
         assert await driver.enqueue_in(session, [hostile]) == [hostile.id]
         assert await driver.enqueue_in(session, [hostile]) == []
         await session.commit()

@@ -27,7 +27,7 @@ from asynctasq.testing.conformance.harnesses.mysql import MySQLHarness
 from asynctasq.testing.servers import Servers
 
 SQL = Statements("asynctasq")
-NOTHING = Depth(ready=0, scheduled=0, reserved=0, dead=0)
+EMPTY = Depth(ready=0, scheduled=0, reserved=0, dead=0)
 
 
 @pytest.fixture
@@ -185,7 +185,7 @@ async def test_two_prefixes_are_two_stores(store: MySQLHarness) -> None:
 
     await store.create().enqueue(messages("a"))
 
-    assert await other.depth("q") == NOTHING
+    assert await other.depth("q") == EMPTY
     await other.close()
 
 
@@ -354,7 +354,7 @@ async def test_the_largest_body_fits_and_a_larger_one_stores_nothing(store: MySQ
 
     with pytest.raises(BodyTooLarge):
         await driver.enqueue([*messages("a"), Message(id="b", queue="q", body=b"x" * (largest + 1))])
-    assert await driver.depth("q") == NOTHING
+    assert await driver.depth("q") == EMPTY
 
     body = random.Random(1).randbytes(largest)
     await driver.enqueue([Message(id="b", queue="q", body=body), *messages("c")])

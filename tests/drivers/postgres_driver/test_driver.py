@@ -17,7 +17,7 @@ from asynctasq.testing.conformance.harnesses.postgres import PostgresHarness
 from asynctasq.testing.servers import Servers
 from tests.drivers.postgres_driver.support import Q, ids, make, messages, until, waits_for_lock
 
-NOWHERE = "postgresql://someone:s3cr3t@127.0.0.1:1/nothing"
+UNREACHABLE_URL = "postgresql://someone:s3cr3t@127.0.0.1:1/nothing"
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_a_password_may_hold_any_character_and_stays_out_of_texts() -> None:
 
 
 async def test_an_unreachable_server_is_named_without_the_password() -> None:
-    driver = PostgresDriver(NOWHERE)
+    driver = PostgresDriver(UNREACHABLE_URL)
 
     for call in (driver.open, lambda: driver.reserve([Q], limit=1, lease_s=1), driver.schema_version, driver.migrate):
         with pytest.raises(DriverUnavailable, match=r"127\.0\.0\.1:1/nothing") as caught:

@@ -75,7 +75,7 @@ async def test_this_process_wakes_at_once(store: PostgresHarness, listen: bool) 
     assert time.monotonic() - started < 5
 
 
-async def test_without_listening_a_message_is_found_by_looking(store: PostgresHarness, other: Any) -> None:
+async def test_without_listening_a_message_is_found_by_polling(store: PostgresHarness, other: Any) -> None:
     driver = make(store, listen=False, poll_s_max=0.2)
     await driver.open()
     waiting = asyncio.create_task(driver.reserve([Q], limit=1, lease_s=60, wait_s=30))

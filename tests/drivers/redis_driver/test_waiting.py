@@ -231,7 +231,7 @@ async def test_a_token_for_what_is_visible_later_goes_to_the_next_too(redis: Red
         assert await ids(task) == ["m-1"]
 
 
-async def test_a_wait_cancelled_in_the_moment_it_is_woken_passes_the_token_on(
+async def test_a_wait_cancelled_in_the_moment_it_is_woken_wakes_the_next(
     redis: RedisDriver, server: RedisServer
 ) -> None:
     async with driving(server.url) as second, driving(server.url) as producer:
@@ -268,7 +268,7 @@ async def test_close_ends_the_wait_and_its_connection(redis: RedisDriver, server
         await until_blocked(second, 0)
 
 
-async def test_a_token_on_its_way_to_one_who_closes_goes_to_the_next(redis: RedisDriver, server: RedisServer) -> None:
+async def test_a_wake_up_for_a_driver_that_closes_wakes_the_next(redis: RedisDriver, server: RedisServer) -> None:
     async def produce() -> None:
         async with driving(server.url) as producer:
             await producer.enqueue([message(1)])

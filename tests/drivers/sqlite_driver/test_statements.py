@@ -32,7 +32,7 @@ QUEUES = ("a", "b", "c")
 NOW = 1_800_000_000.0
 
 
-class HandClock:
+class ManualClock:
     """A clock that moves by hand."""
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class HandClock:
 class Program:
     """Random operations, each done on both drivers; any difference is an error."""
 
-    def __init__(self, seed: int, ours: Driver, reference: Driver, clock: HandClock) -> None:
+    def __init__(self, seed: int, ours: Driver, reference: Driver, clock: ManualClock) -> None:
         self.rng = random.Random(seed)
         self.drivers: tuple[Any, Any] = (ours, reference)
         self.clock = clock
@@ -185,7 +185,7 @@ async def pages(driver: Any, queue: str, state: State | None) -> list[list[Store
 
 @pytest.mark.parametrize("seed", range(25))
 async def test_random_programs_do_the_same_as_the_reference(tmp_path: Path, seed: int) -> None:
-    clock = HandClock()
+    clock = ManualClock()
     ours, reference = SQLiteDriver(tmp_path / "queue.db", durability="normal"), MemoryDriver(clock=clock)
     ours._clock = clock  # type: ignore[assignment]  # the file's own clock is the machine's
     program = Program(seed, ours, reference, clock)

@@ -140,7 +140,7 @@ async def test_an_unknown_queue_stores_nothing_of_the_batch(proxy: FaultProxy, r
     await driver.close()
 
 
-async def test_looking_at_a_queue_does_not_create_it(driver: SQSDriver, proxy: FaultProxy) -> None:
+async def test_the_depth_of_a_queue_does_not_create_it(driver: SQSDriver, proxy: FaultProxy) -> None:
     assert await driver.depth("q") == Depth(ready=0, scheduled=0, reserved=0, dead=0)
     assert await driver.redrive("q", limit=5) == 0
 

@@ -133,7 +133,7 @@ def test_a_first_copy_was_enqueued_when_sqs_stored_it() -> None:
 
 
 @given(delay_us=st.integers(0, 900 * MICROSECONDS))
-def test_a_delay_sqs_can_do_is_rounded_up_and_no_hop(delay_us: int) -> None:
+def test_a_delay_sqs_can_do_is_rounded_up_and_not_forwarded(delay_us: int) -> None:
     entry = writer().build(Envelope(id="m", body=b"b"), "q", delay_us=delay_us).entry("0")
 
     assert delay_us <= entry["DelaySeconds"] * MICROSECONDS < delay_us + MICROSECONDS
@@ -222,7 +222,7 @@ def test_a_fifo_entry_is_deduplicated_by_id_and_later_by_its_receipt() -> None:
 # -- forwarding ----------------------------------------------------------------------------------
 
 
-class NoBatches:
+class UnusedBatches:
     """The forwarder under test only decides; it calls nothing."""
 
 
@@ -233,7 +233,7 @@ class NoBatches:
     fifo=st.booleans(),
 )
 def test_forwarding_ends_in_a_leasable_copy_that_is_never_early(delay_s: float, late_s: float, fifo: bool) -> None:
-    batches: Any = NoBatches()
+    batches: Any = UnusedBatches()
     forwarder = Forwarder(batches, writer(fifo=fifo), ServerClock(FixedClock()))
     start = now = 1_700_000_000.0
     outgoing = writer(fifo=fifo).build(Envelope(id="m", body=b"b"), "q", delay_us=math.ceil(delay_s * MICROSECONDS))

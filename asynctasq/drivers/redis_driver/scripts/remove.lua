@@ -2,7 +2,7 @@
 local removed, touched = {}, {}
 local wants_dead = ARGV[2] == 'dead'
 
--- The sorted set and the member by which a message stands there, if it may be removed.
+-- Return the sorted set that holds the message and its member there, if it may be removed.
 local function sorted_set_of(state, queue, arrival, id)
   local mode, key, member = sub(state, 33, 33), base .. 'due:' .. queue, arrival .. id
   if mode == 'D' then

@@ -56,7 +56,7 @@ local function keep_result(id, ttl, result)
   end
 end
 
--- The state of a message that lives on: counters moved, no longer leased.
+-- The state of a message that stays: counters changed, no longer leased.
 local function unleased_state(id, state, mode, flags, error_flag)
   local attempts = tonumber(sub(state, 35, 50)) + sub(flags, 1, 1)
   local crashes = tonumber(sub(state, 51, 66)) + sub(flags, 2, 2)

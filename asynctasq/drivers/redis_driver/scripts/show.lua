@@ -1,4 +1,4 @@
--- ARGV: clock offset, ids. Reply: now, then id, stored message, state or '', error or '', visible_at of each that lives.
+-- ARGV: clock offset, ids. Reply: now, then id, stored message, state or '', error or '', visible_at of each that is stored.
 local ids = {}
 for i = 2, #ARGV do
   ids[i - 1] = ARGV[i]
