@@ -6,7 +6,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
-from asynctasq.queue import background
+from asynctasq.queue import background_loop
 from asynctasq.tasks.application import Application
 
 __all__ = ["application_under_test", "load_in_real_loop"]
@@ -27,7 +27,7 @@ async def load_in_real_loop(make: Callable[[], Coroutine[Any, Any, Rows]]) -> Ro
 
     Blocks the simulation: virtual time stands still, and nothing else runs meanwhile, so every run is the same.
     """
-    return background.run(make)
+    return background_loop.run(make)
 
 
 def _own_folders() -> tuple[str, ...]:
