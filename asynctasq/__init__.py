@@ -19,7 +19,7 @@ from asynctasq.tasks import (
 from asynctasq.tasks.dispatching import Dispatcher, set_default_dispatcher
 
 if TYPE_CHECKING:
-    from asynctasq.core.running import current_task as current_task
+    from asynctasq.core.current_task import current_task as current_task
     from asynctasq.core.setup import close as close
     from asynctasq.core.setup import init as init
     from asynctasq.core.worker import Worker as Worker
@@ -39,7 +39,7 @@ _LAZY = {
     "TaskTimeoutError": "asynctasq.errors",
     "Worker": "asynctasq.core.worker",
     "close": "asynctasq.core.setup",
-    "current_task": "asynctasq.core.running",
+    "current_task": "asynctasq.core.current_task",
     "init": "asynctasq.core.setup",
 }
 """Names whose modules are imported when first used, so that `import asynctasq` stays fast."""

@@ -1,4 +1,4 @@
-"""Where time comes from: the `Clock` port, and the only place that reads the system's clocks."""
+"""The `Clock` port, and the only place that reads the system's clocks."""
 
 import time
 from typing import Protocol

@@ -31,7 +31,7 @@ class Settings(BaseSettings):
     )
 
     driver: str = Field("sqlite", description="Where tasks go: a driver's name or a URL.")
-    sqlite_path: str | None = Field(None, description="File of the SQLite driver; .asynctasq/queue.db unless told.")
+    sqlite_path: str | None = Field(None, description="File of the SQLite driver; default: .asynctasq/queue.db.")
     sqlite_durability: Literal["full", "normal"] | None = Field(
         None, description="full: a commit survives power loss; normal: it survives a crash of the process."
     )
@@ -44,13 +44,13 @@ class Settings(BaseSettings):
     sqs_region: str | None = Field(None, description="AWS region.")
     sqs_endpoint_url: str | None = Field(None, description="Another endpoint than AWS's, such as a test server.")
     sqs_queue_url_prefix: str | None = Field(
-        None, description="What queue URLs start with, when they may not be asked for."
+        None, description="What queue URLs start with, if the worker may not look them up."
     )
     app: Names = Field((), description="Modules that define tasks, separated by commas.")
     queues: str = Field("default", description="Queues of a worker: a,b in strict order or a:3,b:1 by weight.")
     concurrency: PositiveCount = Field(10, description="Attempts at once in a worker.")
     process_pool_size: PositiveCount | None = Field(
-        None, description="Child processes; the number of processors unless told."
+        None, description="Child processes; default: the number of processors."
     )
     process_pool_max_tasks_per_child: PositiveCount | None = Field(
         None, description="Replace a child after so many tasks."

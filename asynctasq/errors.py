@@ -46,7 +46,7 @@ class MissingExtra(ConfigError, ImportError):
 
 
 class TaskDefinitionError(AsyncTasqError, TypeError):
-    """A task class or function is written in a way that could not work."""
+    """A task class or function is defined in a way that can't work."""
 
 
 class DispatchError(AsyncTasqError):
@@ -66,7 +66,7 @@ class BodyTooLarge(DispatchError):
 
 
 class DuplicateKey(DispatchError):
-    """A message with the same unique key lives already."""
+    """A message with the same unique key exists already."""
 
 
 class DriverError(AsyncTasqError):
@@ -86,15 +86,15 @@ class UnsupportedFeature(DriverError):
 
 
 class CodecError(AsyncTasqError):
-    """Bytes or values that can't be translated."""
+    """Bytes can't be decoded, or values can't be encoded."""
 
 
 class UnserializableValue(CodecError, TypeError):
-    """A value that would not come back equal and of the same type; the text names its path."""
+    """A value would not be decoded equal and of the same type; the text names its path."""
 
 
 class UndecodableBody(CodecError):
-    """A body that is not one of ours: damaged, hostile, or beyond the limits."""
+    """A body was not written by asynctasq, is damaged, or exceeds the limits."""
 
 
 class UnknownTask(CodecError):
@@ -102,15 +102,15 @@ class UnknownTask(CodecError):
 
 
 class BadSignature(CodecError):
-    """A signed body whose signature does not fit."""
+    """The signature of a body is missing, wrong, or of a key that is not accepted."""
 
 
 class UnsupportedVersion(CodecError):
-    """A body in a wire format newer than this version reads."""
+    """A body has a wire format newer than this version reads."""
 
 
 class ModelNotFoundError(AsyncTasqError, LookupError):
-    """A row that a task was dispatched with is not there: deleted, or not committed yet.
+    """A row that a task was dispatched with does not exist: it was deleted, or is not committed yet.
 
     `model` is the class by name, `key` the primary key. `final` says that the task is not to be tried again.
     """
@@ -127,7 +127,7 @@ class LeaseLost(AsyncTasqError):
 
 
 class InvalidTransition(AsyncTasqError):
-    """A message was asked to do what its state forbids: a bug in asynctasq or in a driver."""
+    """A message's state does not allow this transition: a bug in asynctasq or in a driver."""
 
 
 class TaskTimeoutError(AsyncTasqError, TimeoutError):
@@ -139,11 +139,11 @@ class WorkerCrashedError(AsyncTasqError):
 
 
 DELAY_S_MAX = 100 * 366 * 86_400.0
-"""The longest duration there is: a hundred years. More is taken for a mistake, and no store could hold it."""
+"""The longest duration, a hundred years. A longer one is taken for a mistake, and stores can't hold it."""
 
 
 class TaskSignal(Exception):
-    """Base of what a task raises to steer its own message."""
+    """Base of what a task raises to say how its attempt is settled."""
 
 
 class Retry(TaskSignal):

@@ -1,4 +1,4 @@
-"""The queue as applications see it: turns tasks into messages, and shows an operator what is there."""
+"""The queue as applications see it: turns tasks into messages and dispatches them to their drivers."""
 
 import asyncio
 import os
@@ -23,14 +23,14 @@ from asynctasq.tasks.definition import TaskDefinition, arguments_of, definition_
 from asynctasq.tasks.dispatching import Dispatcher
 from asynctasq.tasks.functions import TaskFunction
 
-__all__ = ["MessageFactory", "Queue", "background", "refuse_running_loop"]
+__all__ = ["MessageFactory", "Queue", "background_loop", "refuse_running_loop"]
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessageFactory:
-    """Turns tasks into messages: checks, encodes, names. Stores nothing."""
+    """Turns tasks into messages: checks, encodes, gives ids. Stores nothing."""
 
     clock: Clock = field(default_factory=SystemClock)
     new_id: Callable[[], str] = lambda: str(uuid4())
@@ -38,7 +38,7 @@ class MessageFactory:
     limits: Limits = DEFAULT_LIMITS
 
     def message(self, task: BaseTask[Any]) -> Message:
-        """Return the message that runs `task`, and tell the task its id.
+        """Return the message that runs `task`, and set the id on the task.
 
         Raises: UnserializableValue, BodyTooLarge, DispatchError.
         """
@@ -118,7 +118,7 @@ class Queue(Dispatcher[BaseTask[Any]]):
     def dispatch_sync(self, tasks: Sequence[BaseTask[Any]], *, connection: Any = None) -> list[str]:
         if connection is None:
             refuse_running_loop()
-            return background.run(lambda: self.dispatch(tasks))
+            return background_loop.run(lambda: self.dispatch(tasks))
         ids, batches = self._prepare(tasks)
         for transactional, messages in _all_transactional(batches):
             transactional.enqueue_in_sync(connection, messages)
@@ -155,7 +155,7 @@ class Queue(Dispatcher[BaseTask[Any]]):
 
 
 def _check_reachable(task: BaseTask[Any], driver: Driver) -> None:
-    """Tell now what a worker in another process could only find out later."""
+    """Raise now what would otherwise fail in a worker of another process."""
     name, options = definition_of(type(task)).name, options_of(task)
     if options.keep_result_s is not None and not driver.capabilities.keeps_results:
         raise UnsupportedFeature(f"{name} has keep_result set, but {driver} keeps no results")
@@ -197,7 +197,7 @@ def refuse_running_loop(
 
 
 class _BackgroundLoop:
-    """One event loop in a daemon thread, for callers that have none; started when first needed."""
+    """An event loop in a daemon thread, for callers that have none; started when first needed."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -209,7 +209,7 @@ class _BackgroundLoop:
         return asyncio.run_coroutine_threadsafe(make(), self._running()).result()
 
     def run_if_started(self, make: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run a coroutine there if the loop was ever needed, at most 5 seconds."""
+        """Run a coroutine there if the loop was started; wait at most 5 seconds."""
         if self._loop is not None and self._pid == os.getpid():
             with suppress(TimeoutError):
                 asyncio.run_coroutine_threadsafe(make(), self._loop).result(timeout=5.0)
@@ -222,5 +222,5 @@ class _BackgroundLoop:
             return self._loop
 
 
-background = _BackgroundLoop()
-"""The loop of `dispatch_sync`."""
+background_loop = _BackgroundLoop()
+"""The loop that `dispatch_sync` runs in."""

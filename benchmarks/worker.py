@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
-from asynctasq.core.surroundings import RealSurroundings, WorkerSettings
+from asynctasq.core.runtime import ProductionRuntime, WorkerSettings
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.base import Driver, Migratable
 from asynctasq.drivers.urls import create_driver, sqlite_url
@@ -53,7 +53,7 @@ async def bare(driver: Driver, limit: int) -> None:
 async def worker(driver: Driver, concurrency: int) -> None:
     """Run the real worker until nothing is left."""
     settings = WorkerSettings(burst=True, handle_signals=False)
-    await Worker(driver, concurrency=concurrency, settings=settings, surroundings=RealSurroundings()).start()
+    await Worker(driver, concurrency=concurrency, settings=settings, runtime=ProductionRuntime()).start()
 
 
 async def timed(

@@ -4,7 +4,7 @@ import asyncio
 from dataclasses import dataclass, field
 from uuid import NAMESPACE_URL, uuid5
 
-from asynctasq.core.lanes.processes import ChildCrashed
+from asynctasq.core.lanes.process_pool import ChildCrashed
 from asynctasq.errors import Reject, Retry, Snooze
 from asynctasq.tasks import AsyncTask, SyncTask
 

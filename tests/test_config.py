@@ -142,7 +142,7 @@ def test_signing_keys_are_a_json_object_outside_of_python(
     else:
         dotenv(root, """ASYNCTASQ_SIGNING_KEYS='{"a": "hunter2"}'""")
 
-    assert setup.secret_bytes(load_settings()) == {"a": b"hunter2"}
+    assert setup.signing_key_bytes(load_settings()) == {"a": b"hunter2"}
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Floor 4: the command line. Importing this is cheap; each command imports what it needs when it runs."""
+"""Floor 4: the command line; `main` runs it. Importing this is cheap, each command imports what it needs."""
 
 from asynctasq.cli.exit_codes import ExitCode
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from asynctasq.cli.exit_codes import told_as_exit_code
+from asynctasq.cli.exit_codes import exit_on_error
 
 __all__ = ["app"]
 
@@ -84,7 +84,7 @@ def worker(  # noqa: PLR0913, PLR0917 - one parameter per option
         "broker_timeout_s": broker_timeout,
         "lease_s": lease,
     }
-    with told_as_exit_code():
+    with exit_on_error():
         from asynctasq.cli.worker import Output, run_worker
 
         run_worker(
@@ -92,7 +92,7 @@ def worker(  # noqa: PLR0913, PLR0917 - one parameter per option
             output=Output(json=json, quiet=quiet, log_level=log_level),
             burst=burst,
             max_tasks=max_tasks,
-            folders=tuple(context.obj or ()),  # of whoever calls this command from a program
+            folders=tuple(context.obj or ()),  # set by programs that call this command
         )
 
 
@@ -101,7 +101,7 @@ def demo(
     keep: Annotated[str | None, typer.Option("--keep", metavar="FILE", help="Keep the queue in this file.")] = None,
 ) -> None:
     """Dispatch a small mix of tasks, run them, and show what became of each."""
-    with told_as_exit_code():
+    with exit_on_error():
         from asynctasq.cli.demo import run_demo
 
         run_demo(keep)
@@ -117,7 +117,7 @@ def migrate(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be applied, and apply nothing.")] = False,
 ) -> None:
     """Bring the schema of a PostgreSQL or MySQL database up to date; safe to repeat."""
-    with told_as_exit_code():
+    with exit_on_error():
         from asynctasq.cli.migrate import run_migrate
 
         run_migrate(driver, check=check, sql=sql, dry_run=dry_run)

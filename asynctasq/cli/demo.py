@@ -11,7 +11,7 @@ from rich.table import Table
 
 from asynctasq.cli.demo_tasks import ChargeCard, CountPrimes, DownloadReport, SendReminder, WelcomeUser, WriteLog
 from asynctasq.cli.exit_codes import ExitCode
-from asynctasq.core.surroundings import RealSurroundings, WorkerSettings
+from asynctasq.core.runtime import ProductionRuntime, WorkerSettings
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.base import Driver
 from asynctasq.drivers.urls import create_driver, sqlite_url
@@ -43,8 +43,8 @@ class _Row:
 
 
 @dataclass(slots=True)
-class _Board:
-    """What became of each message; a ledger sink."""
+class _TaskTable:
+    """The state of each message, as a table; a ledger sink."""
 
     rows: dict[str, _Row] = field(default_factory=dict[str, _Row])
     dispatched_at: float = 0.0
@@ -84,36 +84,36 @@ def run_demo(keep: str | None = None) -> None:
     console = Console()
     with tempfile.TemporaryDirectory(prefix="asynctasq-demo-") as folder:
         path = Path(keep) if keep else Path(folder) / "queue.db"
-        board = run(_demo(create_driver(sqlite_url(path)), console))
-    if not board.as_expected:
+        task_table = run(_demo(create_driver(sqlite_url(path)), console))
+    if not task_table.as_expected:
         console.print("[red]a task did not end as it should have")
         raise SystemExit(int(ExitCode.FAILED))
 
 
-async def _demo(driver: Driver, console: Console) -> _Board:
-    board = _Board()
-    surroundings = RealSurroundings(record=board)
+async def _demo(driver: Driver, console: Console) -> _TaskTable:
+    task_table = _TaskTable()
+    runtime = ProductionRuntime(record=task_table)
     application = Application(("asynctasq.cli.demo_tasks",))
     worker = Worker(
         driver,
         process_pool_size=1,
         settings=WorkerSettings(application=application, handle_signals=False),
-        surroundings=surroundings,
+        runtime=runtime,
     )
     console.print(f"asynctasq demo on {driver}: no server, one worker, four ways to run a task\n")
-    board.dispatched_at = surroundings.clock.now()
-    await _dispatch(Queue(driver), board)
+    task_table.dispatched_at = runtime.clock.now()
+    await _dispatch(Queue(driver), task_table)
     async with asyncio.TaskGroup() as group:
         running = group.create_task(worker.start())
-        await _show(board, console)
+        await _show(task_table, console)
         worker.stop()
         await running
     depth = await driver.depth("default")
     console.print(f"\nin the queue now: {depth.ready} ready, {depth.scheduled} scheduled, {depth.dead} dead letter")
-    return board
+    return task_table
 
 
-async def _dispatch(queue: Queue, board: _Board) -> None:
+async def _dispatch(queue: Queue, task_table: _TaskTable) -> None:
     plan: list[tuple[BaseTask[object], str, int, str]] = [
         (WelcomeUser("Ada"), "complete", 1, "success"),
         (WelcomeUser("Grace"), "complete", 1, "success"),
@@ -126,15 +126,17 @@ async def _dispatch(queue: Queue, board: _Board) -> None:
     ids = await queue.dispatch([task for task, *_ in plan])
     for message_id, (task, expected, attempts, note) in zip(ids, plan, strict=True):
         mode = definition_of(type(task)).mode.value
-        board.rows[message_id] = _Row(type(task).__name__, mode, expected, attempts, note)
+        task_table.rows[message_id] = _Row(type(task).__name__, mode, expected, attempts, note)
 
 
-async def _show(board: _Board, console: Console) -> None:
+async def _show(task_table: _TaskTable, console: Console) -> None:
     """Keep the table up to date until every task has ended."""
-    with Live(board.table("running"), console=console, refresh_per_second=REFRESHES_PER_SECOND, transient=True) as live:
+    with Live(
+        task_table.table("running"), console=console, refresh_per_second=REFRESHES_PER_SECOND, transient=True
+    ) as live:
         async with asyncio.timeout(SECONDS_MAX):
-            while not board.settled:
-                await board.changed.wait()
-                board.changed.clear()
-                live.update(board.table("running"))
-    console.print(board.table("done"))
+            while not task_table.settled:
+                await task_table.changed.wait()
+                task_table.changed.clear()
+                live.update(task_table.table("running"))
+    console.print(task_table.table("done"))

@@ -1,4 +1,4 @@
-"""What the command's exit codes mean; docs/reference/cli.md lists them."""
+"""The command's exit codes, and how errors become them; docs/reference/cli.md lists them."""
 
 import enum
 import sys
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from asynctasq.errors import AsyncTasqError, ConfigError, DriverError, InvalidQueueName, TaskDefinitionError
 
-__all__ = ["ExitCode", "told_as_exit_code"]
+__all__ = ["ExitCode", "exit_on_error"]
 
 
 class ExitCode(enum.IntEnum):
@@ -21,18 +21,18 @@ class ExitCode(enum.IntEnum):
 
 
 @contextmanager
-def told_as_exit_code() -> Generator[None]:
-    """Turn errors of ours into one line on standard error and an exit code; others stay tracebacks."""
+def exit_on_error() -> Generator[None]:
+    """Turn asynctasq's errors into one line on standard error and an exit code; let others pass."""
     try:
         yield
     except (ConfigError, TaskDefinitionError, InvalidQueueName, ValueError) as error:
-        _leave(error, ExitCode.CONFIGURATION)
+        _exit(error, ExitCode.CONFIGURATION)
     except DriverError as error:
-        _leave(error, ExitCode.BACKEND)
+        _exit(error, ExitCode.BACKEND)
     except AsyncTasqError as error:
-        _leave(error, ExitCode.FAILED)
+        _exit(error, ExitCode.FAILED)
 
 
-def _leave(error: Exception, code: ExitCode) -> None:
+def _exit(error: Exception, code: ExitCode) -> None:
     sys.stderr.write(f"asynctasq: {error}\n")
     raise SystemExit(int(code))

@@ -1,4 +1,4 @@
-"""What a worker shows: a banner, one line per attempt, log records; as text or as JSON lines."""
+"""The output of a worker: one line per attempt, and log records; as text or as JSON lines."""
 
 import json
 import logging
@@ -101,12 +101,12 @@ class AttemptLines:
 
 
 def _comes_back(entry: Entry) -> bool:
-    """Say whether this settlement made the message visible again; who lost the lease decides nothing."""
+    """Return whether this settlement made the message visible again; a lost lease settles nothing."""
     return entry.kind is Kind.SETTLED and entry.due_at > 0
 
 
 def _when(entry: Entry, key: str) -> str:
-    """Say in how long the message runs again, as seen from now."""
+    """Return in how long the message is run again, counted from the entry."""
     if not _comes_back(entry):
         return ""
     delay_s = entry.due_at - entry.at
@@ -120,7 +120,7 @@ def _delay(delay_s: float) -> str:
         return "at once"
     if delay_s < 1:
         return f"in {delay_s * 1000:.0f} ms"
-    # It was counted from the request, a moment ago: more digits would show 60 seconds as 59.99.
+    # The delay began with the request, shortly before: more digits would show 60 seconds as 59.99.
     if delay_s < SECONDS_MAX:
         return f"in {delay_s:.1f}".removesuffix(".0") + " s"
     return f"in {timedelta(seconds=round(delay_s))}"

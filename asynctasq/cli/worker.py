@@ -13,20 +13,20 @@ from typing import Any
 from asynctasq.cli.output import AttemptLines, configure_logging
 from asynctasq.config import Settings, load_settings
 from asynctasq.core.orms import open_orms, set_up_django
-from asynctasq.core.setup import Setup, install, secret_bytes
-from asynctasq.core.surroundings import RealSurroundings, WorkerSettings
+from asynctasq.core.runtime import ProductionRuntime, WorkerSettings
+from asynctasq.core.setup import Setup, install, signing_key_bytes
 from asynctasq.core.worker import Worker
 from asynctasq.errors import ConfigError
 from asynctasq.tasks.application import Application
 from asynctasq.tasks.registry import project_root
-from asynctasq.utils.loop import run_through
+from asynctasq.utils.loop import run_despite_exits
 
 __all__ = ["Output", "run_worker"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
-    """How to show what happens."""
+    """What a worker writes, and how."""
 
     json: bool = False
     quiet: bool = False
@@ -41,7 +41,7 @@ def run_worker(
     max_tasks: int | None,
     folders: tuple[str, ...] = (),
 ) -> None:
-    """Run a worker until it is stopped; `folders` are where its application is, before the one it was started in.
+    """Run a worker until it is stopped; its application is imported from `folders` first, then from the current one.
 
     Raises: ConfigError, DriverError.
     """
@@ -56,7 +56,7 @@ def run_worker(
     _load(application)
     worker = _worker(settings, setup, application, output, burst=burst, max_tasks=max_tasks)
     _banner(worker, settings, output)
-    run_through(_serve(worker, root))
+    run_despite_exits(_serve(worker, root))
 
 
 async def _serve(worker: Worker, root: Path) -> None:
@@ -71,7 +71,7 @@ def _log_level(name: str) -> str:
 
 
 def _import_path(root: Path, folders: tuple[str, ...]) -> tuple[str, ...]:
-    """Put the folders given, the one the worker was started in, and the project root, where imports find them."""
+    """Put the given folders, the current one and the project root on `sys.path`; return them."""
     path = tuple(dict.fromkeys([*folders, str(Path.cwd()), str(root)]))
     new = [entry for entry in path if entry in folders or entry not in sys.path]
     sys.path[:] = [*new, *(entry for entry in sys.path if entry not in folders)]
@@ -96,7 +96,7 @@ def _worker(
     driver = setup.driver(settings.driver)
     if not driver.capabilities.cross_process:
         raise ConfigError(
-            f"the driver {driver} does not reach other processes: a worker would never see a task; "
+            f"the driver {driver} keeps its messages in one process: a worker would never see a task; "
             "use sqlite, redis, postgres, mysql or sqs"
         )
     record = None if output.quiet else AttemptLines(sys.stdout, as_json=output.json)
@@ -109,14 +109,14 @@ def _worker(
         max_tasks=max_tasks,
         settings=WorkerSettings(
             application=application,
-            signing_keys=secret_bytes(settings),
+            signing_keys=signing_key_bytes(settings),
             lease_s=settings.lease_s,
             shutdown_timeout_s=settings.shutdown_timeout_s,
             broker_timeout_s=settings.broker_timeout_s,
             body_bytes_max=settings.body_bytes_max,
             burst=burst,
         ),
-        surroundings=RealSurroundings(record=record),
+        runtime=ProductionRuntime(record=record),
     )
 
 

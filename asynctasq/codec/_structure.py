@@ -1,16 +1,16 @@
-"""What the C packer and unpacker don't check: nesting, lengths, and types they confuse.
+"""Checks what the C packer and unpacker don't: nesting, lengths, and types that they misread.
 
-Most data is cleared by a look at its bytes, at C speed: msgpack marks every container, bytes and extension
-with a byte from a small set. Only where there are too many of them, the containers are walked.
+For most data a count of its bytes, at C speed, is enough: msgpack marks every container, bytes and extension with a
+byte from a small set. Only where there are too many of these, the containers are walked.
 """
 
 from typing import Final, cast
 
 from asynctasq.codec.extensions import Unsupported
 from asynctasq.codec.limits import Limits
-from asynctasq.codec.raw import ExtType, Timestamp
+from asynctasq.codec.typed_msgpack import ExtType, Timestamp
 
-__all__ = ["LEAVES", "check_structure", "is_suspect", "short"]
+__all__ = ["LEAVES", "check_structure", "needs_structure_check", "short_text"]
 
 REPR_LENGTH_MAX = 40
 CONTAINER_MARKS = frozenset({*range(0x80, 0xA0), *range(0xDC, 0xE0)})
@@ -20,8 +20,8 @@ NO_BINARY_MARKS: Final = bytes(byte for byte in range(256) if byte not in BINARY
 
 # Types whose values hold no others; a container with nothing else needs no walk.
 LEAVES: Final[frozenset[type]] = frozenset({type(None), bool, int, float, str, bytes})
-# The C packer writes these as if they were bytes or extensions of ours; they would come back as something else.
-CONFUSED: dict[type, str] = {
+# The C packer writes these as bytes or as extensions of ours; they would be decoded as something else.
+MISREAD_TYPES: dict[type, str] = {
     bytearray: "use bytes(...)",
     memoryview: "use bytes(...)",
     cast("type", ExtType): "use plain values",
@@ -29,8 +29,8 @@ CONFUSED: dict[type, str] = {
 }
 
 
-def is_suspect(data: bytes, limits: Limits, depth: int) -> bool:
-    """Return whether a value must be walked to know that it keeps the limits and has no confused types."""
+def needs_structure_check(data: bytes, limits: Limits, depth: int) -> bool:
+    """Return whether a value must be walked to know that it keeps the limits and has no misread types."""
     marks = data.translate(None, NO_MARKS)
     return (
         depth + len(marks) > limits.depth_max
@@ -42,7 +42,7 @@ def is_suspect(data: bytes, limits: Limits, depth: int) -> bool:
 def check_structure(value: object, limits: Limits, depth: int) -> None:
     """Walk the lists and dicts of one level.
 
-    Raises: Unsupported for what is nested too deep, too long, or of a type that msgpack confuses with another.
+    Raises: Unsupported for what is nested too deep, too long, or of a type that msgpack misreads.
     """
     layer = [value]
     while layer:
@@ -50,13 +50,13 @@ def check_structure(value: object, limits: Limits, depth: int) -> None:
         for item in layer:
             cls = type(item)
             if cls is list:
-                below += _inner(cast("list[object]", item), limits)
+                below += _containers_in(cast("list[object]", item), limits)
             elif cls is dict:
                 mapping = cast("dict[object, object]", item)
-                below += _inner(list(mapping), limits)
-                below += _inner(list(mapping.values()), limits)
-            elif cls in CONFUSED:
-                raise Unsupported(f"{cls} can't travel: {CONFUSED[cls]}")
+                below += _containers_in(list(mapping), limits)
+                below += _containers_in(list(mapping.values()), limits)
+            elif cls in MISREAD_TYPES:
+                raise Unsupported(f"{cls} can't be serialized: {MISREAD_TYPES[cls]}")
             else:
                 continue
             if depth >= limits.depth_max:
@@ -65,7 +65,7 @@ def check_structure(value: object, limits: Limits, depth: int) -> None:
         depth += 1
 
 
-def _inner(items: list[object], limits: Limits) -> list[object]:
+def _containers_in(items: list[object], limits: Limits) -> list[object]:
     if len(items) > limits.items_max:
         raise Unsupported(f"it has {len(items):,} items, the limit is {limits.items_max:,}; split it")
     if set(map(type, items)) <= LEAVES:
@@ -73,7 +73,7 @@ def _inner(items: list[object], limits: Limits) -> list[object]:
     return [item for item in items if type(item) not in LEAVES]
 
 
-def short(value: object) -> str:
+def short_text(value: object) -> str:
     """Return a short text for a key or element; only plain ones are shown, others could be long or secret."""
     if type(value) not in {str, int, float, bool, type(None)}:
         return f"<{type(value).__name__}>"

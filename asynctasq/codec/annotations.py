@@ -4,15 +4,14 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import cast
 
-from asynctasq.codec._structure import LEAVES, short
+from asynctasq.codec._structure import LEAVES, short_text
 from asynctasq.codec.extensions import Unsupported
-from asynctasq.codec.orm.references import adapter_for
-from asynctasq.codec.placeholders import ModelReference, Record
-from asynctasq.codec.records import kind_of, remake
+from asynctasq.codec.orm.references import ModelReference, adapter_for
+from asynctasq.codec.records import Record, kind_of, make_container
 from asynctasq.codec.shapes import Shape, field_shape, shape_of
 from asynctasq.errors import UndecodableBody, UnserializableValue
 
-__all__ = ["check_rebuildable", "is_record", "parts_of_record", "rebuild", "simplify"]
+__all__ = ["check_rebuildable", "is_record", "parts_of_record", "rebuild", "to_plain"]
 
 
 def is_record(value: object) -> bool:
@@ -20,14 +19,14 @@ def is_record(value: object) -> bool:
     return kind_of(type(value)) is not None and adapter_for(type(value)) is None
 
 
-def simplify(value: object) -> object:
+def to_plain(value: object) -> object:
     """Return the plain value of an enum member, dataclass, named tuple or pydantic model, one level deep.
 
     Raises: Unsupported for everything else, saying what to do.
     """
     kind = kind_of(type(value))
     if kind is None:
-        raise Unsupported(f"{type(value)} can't travel; {_advice(value)}")
+        raise Unsupported(f"{type(value)} can't be serialized; {_advice(value)}")
     return kind.take_apart(value)
 
 
@@ -62,7 +61,7 @@ def _advice(value: object) -> str:
     return "pass plain values (an id, a path, a dict), and make the object inside the task"
 
 
-# --- dispatch: would every value come back? --------------------------------------------------------------------
+# --- dispatch: would every value be rebuilt? --------------------------------------------------------------------
 
 
 def check_rebuildable(value: object, annotation: object, *, path: str) -> None:
@@ -78,7 +77,7 @@ def _check(value: object, shape: Shape, path: str) -> None:
             return
         for key, item in mapping.items():
             _check(key, shape.of_key(), f"a key of {path}")
-            _check(item, shape.of_value(key), f"{path}[{short(key)}]")
+            _check(item, shape.of_value(key), f"{path}[{short_text(key)}]")
     elif cls in {list, tuple, set, frozenset}:
         items = cast("list[object]", value)
         if not _all_leaves(items):
@@ -110,13 +109,13 @@ def _all_leaves(items: object) -> bool:
     return LEAVES.issuperset(map(type, cast("list[object]", items)))
 
 
-# --- worker: the classes put in place --------------------------------------------------------------------------
+# --- worker: the classes rebuilt --------------------------------------------------------------------------
 
 
 def rebuild(value: object, annotation: object, *, path: str) -> object:
     """Return the decoded `value` with every `Record` in it rebuilt as `annotation` says.
 
-    A `ModelReference` learns its class where the annotation names it.
+    A `ModelReference` gets its class where the annotation names it.
 
     Raises: UndecodableBody naming the path where a record does not fit.
     """
@@ -129,7 +128,7 @@ def _rebuild(value: object, shape: Shape, path: str) -> object:
         mapping = cast("dict[object, object]", value)
         return {
             _rebuild(key, shape.of_key(), f"a key of {path}"): _rebuild(
-                item, shape.of_value(key), f"{path}[{short(key)}]"
+                item, shape.of_value(key), f"{path}[{short_text(key)}]"
             )
             for key, item in mapping.items()
         }
@@ -137,7 +136,9 @@ def _rebuild(value: object, shape: Shape, path: str) -> object:
         items = cast("list[object]", value)
         if _all_leaves(items):
             return value
-        return remake(cls, [_rebuild(item, shape.at(index), f"{path}[{index}]") for index, item in enumerate(items)])
+        return make_container(
+            cls, [_rebuild(item, shape.at(index), f"{path}[{index}]") for index, item in enumerate(items)]
+        )
     if isinstance(value, Record):
         return _rebuild_record(value, shape, path)
     if isinstance(value, ModelReference):
@@ -157,7 +158,9 @@ def _rebuild_record(record: Record, shape: Shape, path: str) -> object:
     try:
         return kind.put_together(cls, kind.map_parts(cls, record.value, rebuild_part))
     except (ValueError, TypeError, LookupError, AttributeError) as error:
-        raise UndecodableBody(f"{path}: no {cls.__qualname__} can be made of what the message has: {error}") from error
+        raise UndecodableBody(
+            f"{path}: no {cls.__qualname__} can be made of the value in the message: {error}"
+        ) from error
 
 
 def _class_for(record: Record, shape: Shape, path: str) -> type:
@@ -176,7 +179,7 @@ def _class_for(record: Record, shape: Shape, path: str) -> type:
 
 
 def _with_model(reference: ModelReference, shape: Shape) -> ModelReference:
-    """Tell the reference its class, if one of the annotation has its name: fully, else without module or app."""
+    """Set the reference's class, if one in the annotation has its name: in full, else without module or app."""
     candidates: list[type] = []
     for cls in shape.classes:
         adapter = adapter_for(cls)

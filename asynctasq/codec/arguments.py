@@ -35,7 +35,7 @@ def pack_arguments(
 def unpack_arguments(
     data: bytes, annotations: Mapping[str, object], limits: Limits = DEFAULT_LIMITS
 ) -> dict[str, object]:
-    """Return the arguments, rebuilt as the annotations say; models are still to be loaded by `resolve_references`.
+    """Return the arguments, rebuilt as the annotations say; `resolve_references` then loads models.
 
     Raises: UndecodableBody.
     """

@@ -1,6 +1,6 @@
-"""The versioned wire format of a message's body; decides nothing about what the body says.
+"""The versioned wire format of a message's body, and nothing of what a worker does with its content.
 
-Layout: byte 0xC1 (which msgpack never uses), one byte of version, one byte of seal (0 plain, 1 HMAC-SHA256:
+Layout: byte 0xC1 (which msgpack never uses), one byte of version, one byte for signing (0 plain, 1 HMAC-SHA256:
 key id length, key id, 32 bytes of MAC), then a msgpack array of the envelope's fields, trailing defaults left out.
 Only the first two bytes are promised to mean the same in every version.
 """
@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from typing import Final, cast
 
 from asynctasq.codec.limits import DEFAULT_LIMITS, Limits
-from asynctasq.codec.raw import packb, unpackb
 from asynctasq.codec.signing import SigningKeys, sign, strip, verify
+from asynctasq.codec.typed_msgpack import packb, unpackb
 from asynctasq.errors import BadSignature, BodyTooLarge, UndecodableBody, UnserializableValue, UnsupportedVersion
 from asynctasq.kernel.envelope import (
     COUNT_MAX,
@@ -66,14 +66,14 @@ def decode_envelope(body: bytes, *, keys: SigningKeys | None = None, limits: Lim
 
     Raises: UnsupportedVersion for a newer wire format, BadSignature, UndecodableBody for anything else.
     """
-    fields = _unpack_fields(_open_seal(body, keys, limits))
+    fields = _unpack_fields(_verify_signature(body, keys, limits))
     try:
         return _from_fields(fields)
     except (IndexError, KeyError, TypeError, ValueError) as error:
-        raise UndecodableBody(f"the envelope's fields are not as version {WIRE_VERSION} has them: {error}") from error
+        raise UndecodableBody(f"the envelope's fields are not those of version {WIRE_VERSION}: {error}") from error
 
 
-def _open_seal(body: bytes, keys: SigningKeys | None, limits: Limits) -> bytes:
+def _verify_signature(body: bytes, keys: SigningKeys | None, limits: Limits) -> bytes:
     if len(body) > limits.body_bytes_max:
         raise UndecodableBody(f"the body has {len(body):,} bytes, the limit is {limits.body_bytes_max:,}")
     prefix = body[:PREFIX_BYTES]
@@ -87,7 +87,7 @@ def _open_seal(body: bytes, keys: SigningKeys | None, limits: Limits) -> bytes:
         raise UnsupportedVersion(
             f"the body has wire version {body[1]}, this worker reads up to {WIRE_VERSION}; upgrade the worker"
         )
-    raise UndecodableBody("the body is not one of asynctasq: its first bytes are others")
+    raise UndecodableBody("the body was not written by asynctasq: it does not begin as its bodies do")
 
 
 def _unpack_fields(content: bytes) -> list[object]:
@@ -163,7 +163,7 @@ def _retry_to_wire(retry: RetryPolicy) -> object:
 
 @functools.lru_cache(maxsize=256, typed=True)
 def _fixed(delay_s: float) -> Fixed:
-    """Most messages of an application share a few policies."""
+    """Return the policy, cached: most messages of an application share a few."""
     return Fixed(delay_s=_number(delay_s))
 
 

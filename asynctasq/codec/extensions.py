@@ -1,6 +1,6 @@
-"""The fixed list of extension types: how each travels, exactly; no other type is ever decoded.
+"""The fixed list of extension types and the exact bytes of each; no other type is ever decoded.
 
-Every function here is pure and knows one type. Nesting is the business of `values`.
+Every function here is pure and handles one type. Nesting is handled by `values`.
 """
 
 import datetime as dt
@@ -30,14 +30,14 @@ PATH: Final = 12
 TIMEDELTA_LAYOUT = struct.Struct(">iii")
 COMPLEX_LAYOUT = struct.Struct(">dd")
 MICROSECOND = dt.timedelta(microseconds=1)
-FINE_OFFSET = re.compile(r"=-?[0-9]{1,11}\Z", re.ASCII)
+MICROSECOND_OFFSET = re.compile(r"=-?[0-9]{1,11}\Z", re.ASCII)
 ZONE_KEY = re.compile(r"[A-Za-z0-9_+\-]+(?:/[A-Za-z0-9_+\-]+){0,3}\Z")
 # Own context: the caller's may have the trap off that turns a malformed text into NaN.
 DECIMAL_CONTEXT = decimal.Context(traps=[decimal.InvalidOperation])
 
 
 class Unsupported(Exception):
-    """A value that can't travel; the text says why and what to do, without the path.
+    """A value that can't be serialized; the text says why and what to do, without the path.
 
     Never leaves the codec: `values` turns it into UnserializableValue.
     """
@@ -57,7 +57,7 @@ class _Real:
 
 
 def standard_type(cls: type) -> type | None:
-    """Return the class that another library's own one stands in for and equals, else None."""
+    """Return the standard class whose values another library's class replaces and equals, else None."""
     return {
         ("freezegun.api", "FakeDatetime"): _Real.datetime,
         ("freezegun.api", "FakeDate"): _Real.date,
@@ -159,7 +159,7 @@ def _zone_fields(value: dt.datetime | dt.time) -> tuple[str, str | None]:
     return key, None
 
 
-def _encode_moment(value: dt.datetime | dt.time) -> bytes:
+def _encode_time_or_datetime(value: dt.datetime | dt.time) -> bytes:
     """Encode as ISO 8601; fold, key and name follow on lines of their own where there are any."""
     text = value.isoformat()
     if value.tzinfo is None and not value.fold:
@@ -170,7 +170,7 @@ def _encode_moment(value: dt.datetime | dt.time) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-def _split_moment(data: bytes) -> tuple[str, int, dt.tzinfo | None, str | None]:
+def _split_time_or_datetime(data: bytes) -> tuple[str, int, dt.tzinfo | None, str | None]:
     text, *rest = data.decode("utf-8", "surrogatepass").split("\n", 3)
     if not rest:
         return text, 0, None, None
@@ -182,7 +182,7 @@ def _split_moment(data: bytes) -> tuple[str, int, dt.tzinfo | None, str | None]:
 
 
 def _zone(key: str) -> dt.tzinfo:
-    if FINE_OFFSET.match(key):
+    if MICROSECOND_OFFSET.match(key):
         return dt.timezone(dt.timedelta(microseconds=int(key[1:])))
     if not ZONE_KEY.match(key):
         raise UndecodableBody("a time zone whose name is not one")
@@ -199,7 +199,7 @@ def _named(zone: dt.tzinfo | None, name: str | None) -> dt.tzinfo | None:
 
 
 def _decode_datetime(data: bytes) -> dt.datetime:
-    text, fold, zone, name = _split_moment(data)
+    text, fold, zone, name = _split_time_or_datetime(data)
     value = _Real.datetime.fromisoformat(text)
     if zone is None:
         return value.replace(fold=fold, tzinfo=_named(value.tzinfo, name)) if fold or name is not None else value
@@ -211,7 +211,7 @@ def _decode_datetime(data: bytes) -> dt.datetime:
 
 
 def _decode_time(data: bytes) -> dt.time:
-    text, fold, zone, name = _split_moment(data)
+    text, fold, zone, name = _split_time_or_datetime(data)
     value = dt.time.fromisoformat(text)
     return value.replace(fold=fold, tzinfo=zone or _named(value.tzinfo, name))
 
@@ -226,9 +226,9 @@ ENCODERS: dict[type, tuple[int, Encoder]] = {
         (int, BIG_INT, _encode_int),
         (complex, COMPLEX, _encode_complex),
         (decimal.Decimal, DECIMAL, _encode_decimal),
-        (_Real.datetime, DATETIME, _encode_moment),
+        (_Real.datetime, DATETIME, _encode_time_or_datetime),
         (_Real.date, DATE, _encode_date),
-        (dt.time, TIME, _encode_moment),
+        (dt.time, TIME, _encode_time_or_datetime),
         (dt.timedelta, TIMEDELTA, _encode_timedelta),
         (uuid.UUID, UUID, _encode_uuid),
         (type(pathlib.Path()), PATH, _path_encoder(b"L")),

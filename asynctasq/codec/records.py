@@ -1,7 +1,7 @@
 """Takes enums, dataclasses, named tuples and pydantic's models apart into plain values, and puts them together.
 
 No constructor, validator or `__post_init__` of the user's runs in between: what comes back is the state that
-was sent. What would be lost on the way is refused when the value is taken apart.
+was sent. A value of which something would be lost is refused when it is taken apart.
 """
 
 import dataclasses
@@ -13,14 +13,26 @@ from typing import Any, Final, cast
 from asynctasq.codec.extensions import Unsupported
 from asynctasq.errors import UndecodableBody
 
-__all__ = ["Kind", "kind_of", "remake"]
+__all__ = ["Record", "RecordKind", "kind_of", "make_container"]
 
 Fields = dict[str, object]
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Record:
+    """A decoded plain value that the task's annotations turn into an enum, dataclass, named tuple or pydantic model.
+
+    `name` only chooses between the classes that the annotation names; nothing is ever looked up by it.
+    Compared and hashed by identity, so that it can be in a set or a key until it is rebuilt.
+    """
+
+    name: str
+    value: object
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Kind:
-    """How values of one family of classes travel.
+class RecordKind:
+    """How values of one kind of class are encoded and decoded.
 
     `take_apart` returns the plain value; `put_together` makes a value from the class and that plain value,
     whose parts are rebuilt by `map_parts` first; `parts` yields (name, part) for paths and annotations.
@@ -33,13 +45,13 @@ class Kind:
     map_parts: Callable[[type, object, Callable[[str, object], object]], object]
 
 
-def kind_of(cls: type) -> Kind | None:
-    """Return how values of exactly this class travel, or None if it is none of these families."""
+def kind_of(cls: type) -> RecordKind | None:
+    """Return how values of exactly this class are encoded, or None if they are no records."""
     return _kind_of(cls)
 
 
 @functools.lru_cache(maxsize=2048)
-def _kind_of(cls: type) -> Kind | None:
+def _kind_of(cls: type) -> RecordKind | None:
     if enum.Enum in cls.__mro__:
         return ENUM
     if _is_named_tuple(cls):
@@ -59,8 +71,8 @@ def _is_named_tuple(cls: type) -> bool:
     return tuple in cls.__mro__ and isinstance(getattr(cls, "_fields", None), tuple) and cls.__module__ != "msgpack.ext"
 
 
-def remake(cls: type, items: list[object]) -> object:
-    """Return `items` as the list, tuple, set or frozenset that they were in."""
+def make_container(cls: type, items: list[object]) -> object:
+    """Return `items` in a list, tuple, set or frozenset, as `cls` says."""
     return items if cls is list else cast("Callable[[list[object]], object]", cls)(items)
 
 
@@ -284,29 +296,29 @@ def _unmapped(_cls: type, plain: object, _rebuild: Callable[[str, object], objec
     return plain
 
 
-URL = Kind(name="pydantic URL", take_apart=str, put_together=_url_together, parts=_no_parts, map_parts=_unmapped)
-ENUM = Kind(
+URL = RecordKind(name="pydantic URL", take_apart=str, put_together=_url_together, parts=_no_parts, map_parts=_unmapped)
+ENUM = RecordKind(
     name="enum",
     take_apart=_enum_apart,
     put_together=_enum_together,
     parts=_enum_parts,
     map_parts=_enum_map,
 )
-NAMED_TUPLE = Kind(
+NAMED_TUPLE = RecordKind(
     name="named tuple",
     take_apart=_tuple_apart,
     put_together=_tuple_together,
     parts=_tuple_parts,
     map_parts=_tuple_map,
 )
-DATACLASS = Kind(
+DATACLASS = RecordKind(
     name="dataclass",
     take_apart=_dataclass_apart,
     put_together=_dataclass_together,
     parts=_dataclass_parts,
     map_parts=_dataclass_map,
 )
-PYDANTIC = Kind(
+PYDANTIC = RecordKind(
     name="pydantic model",
     take_apart=_pydantic_apart,
     put_together=_pydantic_together,

@@ -1,4 +1,4 @@
-"""Compiles an annotation into the one question that matters here: which class may stand where."""
+"""Compiles annotations into shapes, which say what class may be at which place in a value."""
 
 import collections.abc
 import dataclasses
@@ -16,7 +16,7 @@ from asynctasq.codec.records import DATACLASS, NAMED_TUPLE, PYDANTIC, kind_of
 __all__ = ["PLAIN", "Shape", "field_shape", "shape_of"]
 
 Bindings = tuple[tuple[object, object], ...]
-"""(type variable, what stands for it) pairs."""
+"""(type variable, its argument) pairs."""
 
 ALIAS_DEPTH_MAX = 32
 INNER_FORMS = frozenset({"ClassVar", "Final", "Required", "NotRequired", "ReadOnly", "Annotated"})
@@ -24,9 +24,9 @@ INNER_FORMS = frozenset({"ClassVar", "Final", "Required", "NotRequired", "ReadOn
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Shape:
-    """What an annotation says about one place: classes that may stand there, and the shapes of what it holds.
+    """What an annotation says about one place: the classes that may be there, and the shapes of what it holds.
 
-    A union is one shape with all its classes; a record names its class, so there is nothing to try out.
+    A union is one shape with all its classes; a record names its class, so none has to be tried.
     """
 
     classes: Mapping[type, tuple[Bindings, ...]] = dataclasses.field(default_factory=dict[type, tuple[Bindings, ...]])
@@ -150,7 +150,7 @@ def _merge_optional(shapes: Iterable[Shape | None]) -> Shape | None:
 
 
 def _compile(annotation: object, bound: Mapping[object, object], depth: int) -> Shape:
-    """Compile; beyond ALIAS_DEPTH_MAX (a recursive alias) nothing is rebuilt, which dispatch then tells."""
+    """Compile; beyond ALIAS_DEPTH_MAX (a recursive alias) nothing is rebuilt, so dispatch refuses such values."""
     if depth > ALIAS_DEPTH_MAX:
         return PLAIN
     if isinstance(annotation, type):

@@ -1,7 +1,7 @@
 """Python values to bytes and back: msgpack with a fixed list of extension types; imports and runs nothing.
 
-What msgpack's C packer knows exactly goes through it without a look from Python; everything else comes to
-a hook by its exact type. The path of an offender is searched only after the encoding has failed.
+Types that msgpack's C packer encodes exactly are encoded by it alone; all others are passed to a hook by their exact
+type. The path of a value that can't be encoded is searched only after the encoding has failed.
 """
 
 import struct
@@ -9,13 +9,14 @@ from collections.abc import Callable
 from typing import Final, cast
 
 from asynctasq.codec import annotations
-from asynctasq.codec._offenders import find_offender
-from asynctasq.codec._structure import check_structure, is_suspect
+from asynctasq.codec._structure import check_structure, needs_structure_check
+from asynctasq.codec._unserializable import find_unserializable
 from asynctasq.codec.extensions import DECODERS, ENCODERS, Unsupported, standard_type
 from asynctasq.codec.limits import DEFAULT_LIMITS, Limits
 from asynctasq.codec.orm import references
-from asynctasq.codec.placeholders import ModelReference, Record
-from asynctasq.codec.raw import ExtType, packb, unpackb
+from asynctasq.codec.orm.references import ModelReference
+from asynctasq.codec.records import Record
+from asynctasq.codec.typed_msgpack import ExtType, packb, unpackb
 from asynctasq.errors import BodyTooLarge, UndecodableBody, UnserializableValue
 
 __all__ = ["DEFAULT_LIMITS", "Decoding", "Encoding", "Limits", "pack", "unpack"]
@@ -36,7 +37,7 @@ SEQUENCE_TYPES: dict[int, Callable[[list[object]], object]] = {
 
 
 def pack(value: object, *, path: str, limits: Limits = DEFAULT_LIMITS) -> bytes:
-    """Return the bytes of a value that comes back equal and of the same type without any annotation.
+    """Return the bytes of a value that is decoded equal and of the same type without any annotation.
 
     Raises: UnserializableValue naming the place under `path`, BodyTooLarge.
     """
@@ -52,7 +53,7 @@ def unpack(data: bytes, *, limits: Limits = DEFAULT_LIMITS) -> object:
 
 
 class Encoding:
-    """One encoding. Afterwards `records` says whether a value depends on its annotation to come back."""
+    """One encoding. Afterwards `records` says whether the value can be decoded only with its annotation."""
 
     __slots__ = ("_depth", "_limits", "_records_allowed", "records")
 
@@ -80,7 +81,7 @@ class Encoding:
             data = self._pack(value)
         except FAILURES as error:
             for root, root_path in roots():
-                find_offender(
+                find_unserializable(
                     root,
                     path=root_path,
                     limits=self._limits,
@@ -102,7 +103,7 @@ class Encoding:
 
     def _pack(self, value: object) -> bytes:
         data = packb(value, default=self._default, strict_types=True)
-        if is_suspect(data, self._limits, self._depth):
+        if needs_structure_check(data, self._limits, self._depth):
             check_structure(value, self._limits, self._depth)
         return data
 
@@ -130,7 +131,7 @@ class Encoding:
         reference = references.reference_to(value)
         if reference is not None:
             return self._nested(MODEL, _model_fields(reference))
-        plain = annotations.simplify(value)
+        plain = annotations.to_plain(value)
         if not self._records_allowed:
             raise Unsupported(f"{cls} is only rebuilt from an annotation, and there is none here; pass plain values")
         self.records = True
@@ -138,7 +139,7 @@ class Encoding:
 
 
 class Decoding:
-    """One decoding. Afterwards `records` and `references` say whether such placeholders are in the value."""
+    """One decoding. Afterwards `records` and `references` say whether the value holds such."""
 
     __slots__ = ("_depth", "_limits", "records", "references")
 
@@ -159,7 +160,7 @@ class Decoding:
         except (ValueError, TypeError, LookupError, ArithmeticError, struct.error) as error:
             raise UndecodableBody(f"not a value that asynctasq writes: {type(error).__name__}: {error}") from error
         except (MemoryError, RecursionError) as error:
-            raise UndecodableBody("the value claims to be larger or deeper than its bytes can be") from error
+            raise UndecodableBody("the value claims to be larger or deeper than its bytes allow") from error
 
     def _unpack(self, data: bytes) -> object:
         length_max = min(len(data), self._limits.items_max)
@@ -167,11 +168,11 @@ class Decoding:
             data,
             ext_hook=self._extension,
             strict_map_key=False,
-            # The other lengths are bounded by the bytes there are; these would be allocated on a promise.
+            # The other lengths are bounded by the bytes there are; these would be allocated unchecked.
             max_array_len=length_max,
             max_map_len=length_max,
         )
-        if is_suspect(data, self._limits, self._depth):
+        if needs_structure_check(data, self._limits, self._depth):
             check_structure(value, self._limits, self._depth)
         return value
 

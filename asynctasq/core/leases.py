@@ -1,7 +1,7 @@
-"""Keeps the leases of running attempts alive, and notices an event loop that is blocked.
+"""Renews the leases of running attempts, and reports an event loop that is blocked.
 
-The thread has its own event loop and connection, so that a task that blocks the worker's loop for minutes
-loses nothing. The simulated worker renews from its own loop instead, where time is virtual.
+The thread has its own event loop and connection, so that a task that blocks the worker's loop for minutes keeps its
+lease. The simulated worker renews from its own loop instead, where time is virtual.
 """
 
 import asyncio
@@ -14,87 +14,92 @@ from collections.abc import Set as AbstractSet
 from typing import Protocol
 
 from asynctasq.clock import Clock
-from asynctasq.core.attempt import Held
+from asynctasq.core.in_flight import InFlightAttempt
 from asynctasq.drivers.base import Driver
 from asynctasq.errors import DriverError
 from asynctasq.kernel.ledger import Entry, Kind
 from asynctasq.kernel.messages import Lease
 
-__all__ = ["LeaseKeeper", "LoopLeaseKeeper", "ThreadLeaseKeeper"]
+__all__ = ["LeaseRenewer", "LoopLeaseRenewer", "ThreadLeaseRenewer"]
 
 logger = logging.getLogger(__name__)
 
-INEXACT_S = 1e-6
-"""By so much less than a third a lease is due: a timer for just then must find it so, whatever floats make of it."""
+FLOAT_TOLERANCE_S = 1e-6
+"""A lease is due this much before a third of it has passed, so that a timer set for then finds it due."""
 
-BLOCKED_S = 2.0
-"""A loop that has not answered for so long, or for a lease, is reported, once per blockage."""
+BLOCKED_LOOP_S = 2.0
+"""A loop that has run no callback for this long, or for a lease, is reported, once per blockage."""
 
 
-class LeaseKeeper(Protocol):
-    """Renews what it was told to hold until told to drop it."""
+class LeaseRenewer(Protocol):
+    """Renews the leases of the attempts that were added, until they are removed."""
 
-    def start(self, on_lost: Callable[[Sequence[Held]], None]) -> None:
-        """Begin; `on_lost` is called in the worker's loop with what another worker may have taken."""
+    def start(self, on_lost: Callable[[Sequence[InFlightAttempt]], None]) -> None:
+        """Start; `on_lost` is called in the worker's loop with the attempts whose leases are lost."""
         ...
 
-    def hold(self, held: Held) -> None:
-        """Renew this lease from now on."""
+    def add(self, attempt: InFlightAttempt) -> None:
+        """Renew the lease of this attempt from now on."""
         ...
 
-    def drop(self, held: Held) -> None:
-        """Stop renewing it."""
+    def remove(self, attempt: InFlightAttempt) -> None:
+        """Stop renewing the lease of this attempt."""
         ...
 
     async def stop(self) -> None:
-        """End; nothing is renewed afterwards."""
+        """Stop; nothing is renewed afterwards."""
         ...
 
 
 class _Renewals:
-    """Which leases are due for renewal. Dict operations are atomic, so that two threads may share it."""
+    """The attempts whose leases are renewed. Dict operations are atomic, so that two threads may share it."""
 
     def __init__(self, lease_s: float, clock: Clock) -> None:
         self.lease_s = lease_s
         self._clock = clock
-        self._held: dict[str, Held] = {}
+        self._attempts: dict[str, InFlightAttempt] = {}
 
-    def add(self, held: Held) -> None:
-        self._held[held.lease.message_id] = held
+    def add(self, attempt: InFlightAttempt) -> None:
+        self._attempts[attempt.lease.message_id] = attempt
 
-    def discard(self, held: Held) -> None:
-        if self._held.get(held.lease.message_id) is held:
-            self._held.pop(held.lease.message_id, None)
+    def remove(self, attempt: InFlightAttempt) -> None:
+        if self._attempts.get(attempt.lease.message_id) is attempt:
+            self._attempts.pop(attempt.lease.message_id, None)
 
     def __len__(self) -> int:
-        return len(self._held)
+        return len(self._attempts)
 
-    def due(self) -> list[Held]:
-        """Return what holds a lease of which a third has passed."""
-        until = self._clock.monotonic() + self.lease_s * 2 / 3 + INEXACT_S
-        return [held for held in self._held.copy().values() if held.deadline <= until]
+    def due(self) -> list[InFlightAttempt]:
+        """Return the attempts of whose leases a third has passed."""
+        until = self._clock.monotonic() + self.lease_s * 2 / 3 + FLOAT_TOLERANCE_S
+        return [attempt for attempt in self._attempts.copy().values() if attempt.deadline <= until]
 
     def next_due_in_s(self) -> float:
         """Return in how many seconds the next lease is due for renewal; 0 if one is overdue."""
-        first = min(held.deadline for held in self._held.copy().values())
+        first = min(attempt.deadline for attempt in self._attempts.copy().values())
         return max(0.0, first - self.lease_s * 2 / 3 - self._clock.monotonic())
 
-    def renewed(self, asked: Sequence[Held], lost: AbstractSet[str], asked_at: float) -> list[Held]:
-        """Take in the answer; return which leases are lost, but none whose message was reserved anew meanwhile."""
-        gone: list[Held] = []
-        for held in asked:
-            message_id = held.lease.message_id
-            if self._held.get(message_id) is not held:
+    def apply_reply(
+        self, asked: Sequence[InFlightAttempt], lost: AbstractSet[str], asked_at: float
+    ) -> list[InFlightAttempt]:
+        """Move the deadlines and return the attempts whose leases are lost.
+
+        An attempt whose message was reserved again meanwhile, or that was removed, is left out.
+        """
+        newly_lost: list[InFlightAttempt] = []
+        for attempt in asked:
+            message_id = attempt.lease.message_id
+            if self._attempts.get(message_id) is not attempt:
                 continue
             if message_id in lost:
-                self._held.pop(message_id, None)
-                gone.append(held)
+                self._attempts.pop(message_id, None)
+                newly_lost.append(attempt)
             else:
-                held.deadline = asked_at + self.lease_s
-        return gone
+                attempt.deadline = asked_at + self.lease_s
+        return newly_lost
 
 
-class ThreadLeaseKeeper:
+class ThreadLeaseRenewer:
     """Renews from a dedicated thread, with a connection of its own."""
 
     def __init__(self, driver: Driver, *, lease_s: float, clock: Clock) -> None:
@@ -102,29 +107,29 @@ class ThreadLeaseKeeper:
         self._clock = clock
         self._renewals = _Renewals(lease_s, clock)
         self._period_s = min(1.0, lease_s / 6)
-        self._blocked_s = min(BLOCKED_S, lease_s)
+        self._report_after_s = min(BLOCKED_LOOP_S, lease_s)
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_thread_id = 0
-        self._on_lost: Callable[[Sequence[Held]], None] = lambda lost: None  # noqa: ARG005
-        self._answered_at = 0.0
-        self._reported = False
+        self._on_lost: Callable[[Sequence[InFlightAttempt]], None] = lambda lost: None  # noqa: ARG005
+        self._loop_ran_at = 0.0
+        self._blockage_reported = False
 
-    def start(self, on_lost: Callable[[Sequence[Held]], None]) -> None:
+    def start(self, on_lost: Callable[[Sequence[InFlightAttempt]], None]) -> None:
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
         self._loop_thread_id = threading.get_ident()
-        self._answered()
+        self._note_loop_ran()
         self._stopping.clear()  # a worker may be started again
         self._thread = threading.Thread(target=self._run, name="asynctasq-leases", daemon=True)
         self._thread.start()
 
-    def hold(self, held: Held) -> None:
-        self._renewals.add(held)
+    def add(self, attempt: InFlightAttempt) -> None:
+        self._renewals.add(attempt)
 
-    def drop(self, held: Held) -> None:
-        self._renewals.discard(held)
+    def remove(self, attempt: InFlightAttempt) -> None:
+        self._renewals.remove(attempt)
 
     async def stop(self) -> None:
         thread, self._thread = self._thread, None
@@ -136,7 +141,7 @@ class ThreadLeaseKeeper:
     def _run(self) -> None:
         with asyncio.Runner() as runner:
             while not self._stopping.wait(self._period_s):
-                self._watch_loop()
+                self._check_loop()
                 runner.run(self._renew())
             runner.run(self._driver.close())
 
@@ -144,44 +149,44 @@ class ThreadLeaseKeeper:
         due = self._renewals.due()
         if not due:
             return
-        leases, asked_at = [held.lease for held in due], self._clock.monotonic()
+        leases, asked_at = [attempt.lease for attempt in due], self._clock.monotonic()
         try:
             async with asyncio.timeout(self._renewals.lease_s / 3):
                 lost = await self._driver.extend(leases, lease_s=self._renewals.lease_s)
         except (DriverError, TimeoutError) as error:
             logger.warning("renewing %d leases failed, trying again in %g s: %s", len(leases), self._period_s, error)
             return
-        gone = self._renewals.renewed(due, lost, asked_at)
-        if gone:
-            self._tell(lambda: self._on_lost(gone))
+        newly_lost = self._renewals.apply_reply(due, lost, asked_at)
+        if newly_lost:
+            self._call_in_worker_loop(lambda: self._on_lost(newly_lost))
 
-    def _tell(self, call: Callable[[], None]) -> None:
+    def _call_in_worker_loop(self, call: Callable[[], None]) -> None:
         assert self._loop is not None
         try:
             self._loop.call_soon_threadsafe(call)
         except RuntimeError:  # the worker's loop has ended
             self._stopping.set()
 
-    def _answered(self) -> None:
-        self._answered_at = self._clock.monotonic()
-        self._reported = False
+    def _note_loop_ran(self) -> None:
+        self._loop_ran_at = self._clock.monotonic()
+        self._blockage_reported = False
 
-    def _watch_loop(self) -> None:
-        """Ask the worker's loop for a sign of life; name the task that keeps it from answering."""
-        silent_s = self._clock.monotonic() - self._answered_at
-        if silent_s > self._blocked_s + self._period_s and not self._reported:
-            self._reported = True
+    def _check_loop(self) -> None:
+        """Have the worker's loop run a callback; name the task that keeps the loop from running it."""
+        silent_s = self._clock.monotonic() - self._loop_ran_at
+        if silent_s > self._report_after_s + self._period_s and not self._blockage_reported:
+            self._blockage_reported = True
             logger.warning(
-                "the event loop has not run for %.1f s: %s blocks it; its leases are renewed all the same. "
+                "the event loop has not run for %.1f s: %s blocks it. Its leases are renewed meanwhile. "
                 "Use SyncTask for blocking code, or await.\n%s",
                 silent_s,
-                self._guilty(),
+                self._blocking_task(),
                 self._stack(),
             )
-        if not self._reported:
-            self._tell(self._answered)
+        if not self._blockage_reported:
+            self._call_in_worker_loop(self._note_loop_ran)
 
-    def _guilty(self) -> str:
+    def _blocking_task(self) -> str:
         task = asyncio.current_task(self._loop)
         return "a callback" if task is None else task.get_name()
 
@@ -190,8 +195,8 @@ class ThreadLeaseKeeper:
         return "".join(traceback.format_stack(frame)[-3:]) if frame is not None else ""
 
 
-class LoopLeaseKeeper:
-    """Renews from the worker's own loop, each lease when it is due; sets no timer while nothing is held."""
+class LoopLeaseRenewer:
+    """Renews from the worker's own loop, each lease when it is due; sets no timer while there are none."""
 
     def __init__(
         self, driver: Driver, *, lease_s: float, clock: Clock, record: Callable[[Entry], None] | None, worker: str
@@ -204,18 +209,18 @@ class LoopLeaseKeeper:
         self._retry_s = min(1.0, lease_s / 6)
         self._timer: asyncio.TimerHandle | None = None
         self._renewing: asyncio.Task[None] | None = None
-        self._on_lost: Callable[[Sequence[Held]], None] = lambda lost: None  # noqa: ARG005
+        self._on_lost: Callable[[Sequence[InFlightAttempt]], None] = lambda lost: None  # noqa: ARG005
 
-    def start(self, on_lost: Callable[[Sequence[Held]], None]) -> None:
+    def start(self, on_lost: Callable[[Sequence[InFlightAttempt]], None]) -> None:
         self._on_lost = on_lost
 
-    def hold(self, held: Held) -> None:
-        self._renewals.add(held)
+    def add(self, attempt: InFlightAttempt) -> None:
+        self._renewals.add(attempt)
         if self._timer is None:
             self._arm(self._renewals.lease_s / 3)
 
-    def drop(self, held: Held) -> None:
-        self._renewals.discard(held)
+    def remove(self, attempt: InFlightAttempt) -> None:
+        self._renewals.remove(attempt)
         if not len(self._renewals):
             self._disarm()
 
@@ -243,30 +248,28 @@ class LoopLeaseKeeper:
         elif len(self._renewals):
             self._arm(self._renewals.next_due_in_s())
 
-    async def _renew(self, due: Sequence[Held]) -> None:
+    async def _renew(self, due: Sequence[InFlightAttempt]) -> None:
         renewed = await self._extend(due)
         if len(self._renewals):
             self._arm(self._renewals.next_due_in_s() if renewed else self._retry_s)
 
-    async def _extend(self, due: Sequence[Held]) -> bool:
-        leases, asked_at, asked_now = [held.lease for held in due], self._clock.monotonic(), self._clock.now()
+    async def _extend(self, due: Sequence[InFlightAttempt]) -> bool:
+        leases, asked_at, asked_now = [attempt.lease for attempt in due], self._clock.monotonic(), self._clock.now()
         try:
             async with asyncio.timeout(self._renewals.lease_s / 3):
                 lost = await self._driver.extend(leases, lease_s=self._renewals.lease_s)
         except (DriverError, TimeoutError) as error:
             logger.warning("renewing %d leases failed: %s", len(leases), error)
             return False
-        self._note([lease for lease in leases if lease.message_id not in lost], asked_now)
-        gone = self._renewals.renewed(due, lost, asked_at)
-        if gone:
-            self._on_lost(gone)
+        self._record_extended([lease for lease in leases if lease.message_id not in lost], asked_now)
+        newly_lost = self._renewals.apply_reply(due, lost, asked_at)
+        if newly_lost:
+            self._on_lost(newly_lost)
         return True
 
-    def _note(self, leases: Sequence[Lease], asked_now: float) -> None:
+    def _record_extended(self, leases: Sequence[Lease], asked_now: float) -> None:
         if self._record is None:
             return
         for lease in leases:
-            now, due_at = self._clock.now(), asked_now + self._renewals.lease_s
-            self._record(
-                Entry(now, Kind.EXTENDED, lease.message_id, self._worker, lease.attempt, lease.token, due_at=due_at)
-            )
+            at, due_at = self._clock.now(), asked_now + self._renewals.lease_s
+            self._record(Entry.of(lease, Kind.EXTENDED, at=at, worker=self._worker, due_at=due_at))

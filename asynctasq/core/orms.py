@@ -1,7 +1,7 @@
-"""What the ORMs of an application need of the process that runs its tasks; does nothing for one that is not there.
+"""Sets up an application's ORMs in the process that runs its tasks; does nothing for an ORM that is not used.
 
-SQLAlchemy's sessions are opened and closed by the codec. Django binds connections to threads, so they are given back
-where an attempt used them; Tortoise is initialised in an event loop, so only the worker and its children can do it.
+SQLAlchemy's sessions are opened and closed by the codec. Django binds connections to threads, so they are released in
+the thread that an attempt used; Tortoise is initialised in an event loop, so the worker and its children do it.
 """
 
 import importlib
@@ -18,7 +18,7 @@ from typing import Any, cast
 from asynctasq.codec.orm.references import release_connections, session_factories
 from asynctasq.errors import ConfigError
 
-__all__ = ["attempt_scope", "open_orms", "release_thread", "set_up_django"]
+__all__ = ["attempt_scope", "open_orms", "release_thread_connections", "set_up_django"]
 
 DJANGO = "django.db"
 
@@ -49,7 +49,7 @@ def set_up_django() -> None:
 
 @asynccontextmanager
 async def open_orms(root: Path | None) -> AsyncGenerator[None]:
-    """Initialise Tortoise if a configuration is named for it; in the end close what any ORM keeps open in this loop.
+    """Initialise Tortoise if a configuration is named for it; at the end close what any ORM keeps open in this loop.
 
     The name is `module.VARIABLE`, in the environment variable TORTOISE_ORM or in the pyproject.toml of `root`
     ([tool.tortoise] or [tool.aerich], `tortoise_orm`), which is where Tortoise's own commands look.
@@ -94,7 +94,7 @@ def _tortoise_config(name: str) -> object:
         return getattr(importlib.import_module(module), variable)
     except (ImportError, AttributeError, ValueError) as error:
         raise ConfigError(
-            f"Tortoise's configuration is named as {name!r}, which can't be had: {error}; "
+            f"Tortoise's configuration is named as {name!r}, which can't be imported: {error}; "
             "name a variable in a module that can be imported, like app.settings.TORTOISE_ORM"
         ) from error
 
@@ -118,16 +118,16 @@ async def _dispose_engines() -> None:
 
 
 def attempt_scope() -> AbstractAsyncContextManager[None] | None:
-    """Return what an attempt in the event loop runs in, None where there is nothing to do.
+    """Return the context manager that an attempt in the event loop runs in, None where there is nothing to do.
 
-    With Django it has a thread of its own for what is synchronous, as a request has under ASGI: attempts do not wait
-    for each other there, and what one leaves open is closed without touching another's connection.
+    With Django each attempt has a thread of its own for synchronous code, as a request has under ASGI: attempts do not
+    wait for each other, and the connections of one are closed without closing another's.
     """
     return _DjangoScope() if DJANGO in sys.modules else None
 
 
 class _DjangoScope(AbstractAsyncContextManager[None]):
-    """Not a generator: a loop closes those that a crash left open, so that a simulation would run otherwise."""
+    """A class, since an event loop closes the generators that a crash left open, which would change a simulation."""
 
     def __init__(self) -> None:
         self._sync: Any = importlib.import_module("asgiref.sync")
@@ -146,8 +146,8 @@ class _DjangoScope(AbstractAsyncContextManager[None]):
             await self._threads.__aexit__(kind, error, trace)
 
 
-def release_thread() -> None:
-    """Let go of the connections that Django opened in this thread, by its own rule (CONN_MAX_AGE, broken ones)."""
+def release_thread_connections() -> None:
+    """Release the connections that Django opened in this thread, by its own rule (CONN_MAX_AGE, broken ones)."""
     if DJANGO in sys.modules:
         db: Any = sys.modules[DJANGO]
         if sys.modules["django.conf"].settings.configured:

@@ -1,4 +1,4 @@
-"""The application's one default queue: made by `init`, or from the environment when first needed."""
+"""The application's default queue: made by `init`, or from the environment when it is first needed."""
 
 import atexit
 import threading
@@ -12,19 +12,19 @@ from asynctasq.config import Settings, load_settings
 from asynctasq.drivers.base import Driver
 from asynctasq.drivers.urls import create_driver, sqlite_url
 from asynctasq.errors import ConfigError
-from asynctasq.queue import MessageFactory, Queue, background
+from asynctasq.queue import MessageFactory, Queue, background_loop
 
 __all__ = ["Setup", "close", "current_setup", "default_queue", "driver_from", "init", "install"]
 
 
 class Setup:
-    """Settings, and the drivers made from them: one per name, however often it is asked for."""
+    """Settings, and the drivers made from them: one per name."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._drivers: dict[str, Driver] = {}
         self._lock = threading.Lock()
-        secrets = secret_bytes(settings)
+        secrets = signing_key_bytes(settings)
         self.queue = Queue(
             self.driver(settings.driver),
             find_driver=self.driver,
@@ -42,7 +42,7 @@ class Setup:
             return self._drivers[name]
 
     async def close(self) -> None:
-        """Close what the running loop holds of every driver."""
+        """Close what every driver has open in the running loop."""
         for driver in list(self._drivers.values()):
             await driver.close()
 
@@ -76,8 +76,8 @@ def driver_from(settings: Settings, name: str) -> Driver:
     return create_driver(address, **{key: value for key, value in options.items() if value is not None})
 
 
-def secret_bytes(settings: Settings) -> dict[str, bytes] | None:
-    """Return the signing keys in the clear."""
+def signing_key_bytes(settings: Settings) -> dict[str, bytes] | None:
+    """Return the signing keys as bytes by id; None if there are none."""
     if not settings.signing_keys:
         return None
     return {key_id: secret.get_secret_value().encode() for key_id, secret in settings.signing_keys.items()}
@@ -127,11 +127,11 @@ def default_queue() -> Queue:
 
 
 async def close() -> None:
-    """Close what the running loop holds of the application's drivers, replaced ones included."""
+    """Close what the application's drivers, replaced ones included, have open in the running loop."""
     with _lock:
         setups = [*_replaced, *([] if _current is None else [_current])]
     for setup in setups:
         await setup.close()
 
 
-atexit.register(background.run_if_started, close)
+atexit.register(background_loop.run_if_started, close)

@@ -1,4 +1,4 @@
-"""Stopping: one request drains, a second one stops at once; signals are requests."""
+"""Requests to stop: the first drains the worker, the second stops it at once; signals are requests."""
 
 import asyncio
 import signal
@@ -12,44 +12,44 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopRequest:
-    """What a worker was asked: go on, drain (`requested`), or stop at once (`immediate`)."""
+    """What was requested of a worker: nothing, to drain (`requested`), or to stop at once (`immediate`)."""
 
     def __init__(self) -> None:
         self.requested = False
         self.immediate = False
-        self._heard = asyncio.Event()
+        self._changed = asyncio.Event()
         self._listeners: list[Callable[[], None]] = []
 
     def on_change(self, listener: Callable[[], None]) -> None:
         """Call `listener` at every request."""
         self._listeners.append(listener)
 
-    def ask(self, *, immediate: bool = False) -> None:
-        """Ask to drain; asking again, or with `immediate`, asks to stop at once."""
+    def request(self, *, immediate: bool = False) -> None:
+        """Request to drain; a second request, or one with `immediate`, is to stop at once."""
         self.immediate = self.immediate or immediate or self.requested
         self.requested = True
-        self._heard.set()
+        self._changed.set()
         for listener in self._listeners:
             listener()
 
     async def sleep(self, delay_s: float) -> None:
-        """Sleep until a request comes, and not at all if one came since the last sleep."""
+        """Sleep until the next request; do not sleep if one came since the last sleep."""
         try:
             async with asyncio.timeout(delay_s):
-                await self._heard.wait()
+                await self._changed.wait()
         except TimeoutError:
             return
-        self._heard.clear()
+        self._changed.clear()
 
     @contextmanager
     def on_signals(self) -> Generator[None]:
-        """Treat SIGTERM and SIGINT as requests meanwhile; only the main thread can."""
+        """Treat SIGTERM and SIGINT as requests meanwhile; does nothing outside of the main thread."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
         loop = asyncio.get_running_loop()
         for number in SIGNALS:
-            loop.add_signal_handler(number, self.ask)
+            loop.add_signal_handler(number, self.request)
         try:
             yield
         finally:

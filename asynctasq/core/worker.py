@@ -1,4 +1,4 @@
-"""The worker: reserves what it can run now, runs it, settles in batches. What to do is decided in the kernel."""
+"""The worker: reserves messages, runs their attempts, settles them in batches. The kernel decides how."""
 
 import asyncio
 import logging
@@ -9,14 +9,15 @@ from dataclasses import replace
 
 from asynctasq.codec.limits import Limits
 from asynctasq.codec.signing import SigningKeys
-from asynctasq.core.attempt import AttemptRunner, Fate, Held
-from asynctasq.core.broker import Outage
-from asynctasq.core.building import Builder
-from asynctasq.core.completion import Completer
-from asynctasq.core.queues import parse_queues
+from asynctasq.core.attempt import AttemptRunner
+from asynctasq.core.completion import LeaseCompletionFactory
+from asynctasq.core.in_flight import CancelReason, InFlightAttempt
+from asynctasq.core.queue_order import parse_queues
+from asynctasq.core.reconnect import ReconnectBackoff
+from asynctasq.core.runtime import ProductionRuntime, Runtime, WorkerSettings
 from asynctasq.core.shutdown import StopRequest
-from asynctasq.core.surroundings import RealSurroundings, Surroundings, WorkerSettings
-from asynctasq.core.watch import Watch
+from asynctasq.core.task_factory import TaskFactory
+from asynctasq.core.waiting import WorkWaiter
 from asynctasq.drivers.base import Driver
 from asynctasq.errors import DriverError
 from asynctasq.kernel.ledger import Entry, Kind
@@ -28,7 +29,7 @@ __all__ = ["Worker"]
 logger = logging.getLogger(__name__)
 
 CANCEL_S_MAX = 5.0
-"""How long an interrupted attempt may take to end, in seconds."""
+"""How long a cancelled attempt may take to end when the worker stops, in seconds."""
 
 
 class Worker:
@@ -49,44 +50,46 @@ class Worker:
         process_pool_max_tasks_per_child: int | None = None,
         max_tasks: int | None = None,
         settings: WorkerSettings | None = None,
-        surroundings: Surroundings | None = None,
+        runtime: Runtime | None = None,
     ) -> None:
         self.driver = queue_driver
         self.concurrency = whole_number(concurrency, "concurrency", least=1)
         self.max_tasks = None if max_tasks is None else whole_number(max_tasks, "max_tasks", least=1)
         self.settings = _with_pool(settings, process_pool_size, process_pool_max_tasks_per_child)
-        self._world = surroundings or RealSurroundings()
-        self.queues = parse_queues(queues, self._world.rng)
-        self._clock = self._world.clock
+        self._runtime = runtime or ProductionRuntime()
+        self.queues = parse_queues(queues, self._runtime.rng)
+        self._clock = self._runtime.clock
         keys = None if self.settings.signing_keys is None else SigningKeys(self.settings.signing_keys)
         limits = Limits(body_bytes_max=self.settings.body_bytes_max)
-        builder = Builder(self.settings.application, keys=keys, limits=limits, elsewhere=self._world.elsewhere)
-        self._lanes = self._world.lanes(self.settings, builder, threads=self.concurrency)
-        self._keeper = self._world.keeper(queue_driver, self.settings)
+        task_factory = TaskFactory(
+            self.settings.application, keys=keys, limits=limits, load_in_another_loop=self._runtime.load_in_another_loop
+        )
+        self._lanes = self._runtime.lanes(self.settings, task_factory, threads=self.concurrency)
+        self._renewer = self._runtime.renewer(queue_driver, self.settings)
         self._runner = AttemptRunner(
-            builder,
+            task_factory,
             self._lanes,
-            world=self._world,
+            environment=self._runtime,
             hook_timeout_s=self.settings.hook_timeout_s,
-            completions=Completer(
-                queue_driver, self._keeper, builder, clock=self._clock, lease_s=self.settings.lease_s
+            completion_factory=LeaseCompletionFactory(
+                queue_driver, self._renewer, task_factory, clock=self._clock, lease_s=self.settings.lease_s
             ),
         )
-        self._held: dict[str, Held] = {}
-        self._finished: list[tuple[Lease, Settlement]] = []
-        self._taken = 0
-        self._look = True
+        self._in_flight: dict[str, InFlightAttempt] = {}
+        self._to_settle: list[tuple[Lease, Settlement]] = []
+        self._started = 0
+        self._may_have_work = True
         self._stop = StopRequest()
 
     @property
     def name(self) -> str:
         """Host, process and a random part, as it appears in logs."""
-        return self._world.name
+        return self._runtime.name
 
     @property
     def idle(self) -> bool:
         """Whether nothing runs and nothing waits to be settled."""
-        return not self._held and not self._finished
+        return not self._in_flight and not self._to_settle
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -95,258 +98,262 @@ class Worker:
 
         Raises: DriverError if the backend can't be used, or stayed away for `broker_timeout_s`.
         """
-        self._news = asyncio.Event()
-        self._look, self._taken = True, 0
-        self._stop.on_change(self._news.set)
-        self._outage = Outage(
+        self._wake_up = asyncio.Event()
+        self._may_have_work, self._started = True, 0
+        self._stop.on_change(self._wake_up.set)
+        self._reconnect = ReconnectBackoff(
             str(self.driver),
             timeout_s=self.settings.broker_timeout_s,
             clock=self._clock,
-            rng=self._world.rng,
+            rng=self._runtime.rng,
             stop=self._stop,
         )
-        self._watch = Watch(
+        self._waiter = WorkWaiter(
             self.driver,
             self.queues,
-            wait_s=self._world.wait_s,
+            wait_s=self._runtime.wait_s,
             lease_s=self.settings.lease_s,
             clock=self._clock,
-            news=self._news,
+            wake_up=self._wake_up,
         )
         await self.driver.open()
-        self._keeper.start(self._on_lost)
+        self._renewer.start(self._on_lost)
         with self._stop.on_signals() if self.settings.handle_signals else nullcontext():
             try:
-                await self._pump()
+                await self._run_until_stop()
                 await self._drain()
             except BaseException:
-                self._abandon()
+                self._cancel_all()
                 raise
             finally:
                 await self._close()
 
     def stop(self, *, immediate: bool = False) -> None:
-        """Ask the worker to drain; asked again, or with `immediate`, to hand everything back at once."""
-        self._stop.ask(immediate=immediate)
+        """Request the worker to drain; a second time, or with `immediate`, to hand everything back at once."""
+        self._stop.request(immediate=immediate)
 
     async def _close(self) -> None:
-        await self._watch.stop()
-        await self._keeper.stop()
+        await self._waiter.stop()
+        await self._renewer.stop()
         await self._lanes.stop_processes()
         self._lanes.close()
         await self.driver.close()
         self._stop = StopRequest()  # for the next start
-        self._note_worker(Kind.STOPPED)
+        self._record_stopped()
 
     # -- the loop ----------------------------------------------------------------------------------
 
-    async def _pump(self) -> None:
+    async def _run_until_stop(self) -> None:
         while not self._stop.requested:
-            room = self._room()
-            if self._finished or (room and self._look):
-                await self._turn(room)
-            elif self._nothing_left(room):
+            free = self._free_slots()
+            if self._to_settle or (free and self._may_have_work):
+                await self._turn(free)
+            elif self._is_done(free):
                 return
             else:
-                if room:
-                    self._watch.start(room)
-                await self._hear_news()
+                if free:
+                    self._waiter.start(free)
+                await self._handle_wake_up()
 
-    def _room(self) -> int:
+    def _free_slots(self) -> int:
         """Return how many messages may be reserved now."""
-        room = self.concurrency - len(self._held) - self._watch.promised
+        free = self.concurrency - len(self._in_flight) - self._waiter.leases_max
         if self.max_tasks is not None:
-            room = min(room, self.max_tasks - self._taken - self._watch.promised)
-        return max(0, room)
+            free = min(free, self.max_tasks - self._started - self._waiter.leases_max)
+        return max(0, free)
 
-    def _nothing_left(self, room: int) -> bool:
-        if self._held:
+    def _is_done(self, free: int) -> bool:
+        if self._in_flight:
             return False
-        done = self.max_tasks is not None and self._taken >= self.max_tasks
-        return done or (self.settings.burst and room > 0)
+        done = self.max_tasks is not None and self._started >= self.max_tasks
+        return done or (self.settings.burst and free > 0)
 
-    async def _turn(self, room: int) -> None:
-        """Settle what has ended and take what there is room for, in one round trip."""
-        settlements, self._finished = self._finished, []
+    async def _turn(self, limit: int) -> None:
+        """Settle the attempts that have ended and reserve up to `limit` messages, in one round trip."""
+        settlements, self._to_settle = self._to_settle, []
         asked_at, asked_now = self._clock.monotonic(), self._clock.now()
         try:
             lost, leases = await self.driver.turn(
-                settlements, self.queues.next(), limit=room, lease_s=self.settings.lease_s
+                settlements, self.queues.next(), limit=limit, lease_s=self.settings.lease_s
             )
         except DriverError as error:
-            self._finished[:0] = settlements  # settling twice is safe, forgetting is not
-            await self._outage.wait(error)
+            self._to_settle[:0] = settlements  # settling twice is safe, not settling is not
+            await self._reconnect.wait(error)
             return
-        self._outage.over()
-        self._note_settled(settlements, lost, asked_now)
-        if room:
-            self._look = len(leases) >= room
-        self._take(leases, asked_at, asked_now)
+        self._reconnect.reset()
+        self._record_settled(settlements, lost, asked_now)
+        if limit:
+            self._may_have_work = len(leases) >= limit
+        self._start_attempts(leases, asked_at, asked_now)
 
-    async def _hear_news(self) -> None:
-        await self._news.wait()
-        self._news.clear()
-        found = self._watch.collect()
-        if found.error is not None:
-            await self._outage.wait(found.error)
-        elif found.answered:
-            self._outage.over()
-            self._look = self._look or found.seen
-        self._take(found.leases, found.asked_at, self._clock.now())
+    async def _handle_wake_up(self) -> None:
+        await self._wake_up.wait()
+        self._wake_up.clear()
+        result = self._waiter.collect()
+        if result.error is not None:
+            await self._reconnect.wait(result.error)
+        elif result.answered:
+            self._reconnect.reset()
+            self._may_have_work = self._may_have_work or result.work_visible
+        self._start_attempts(result.leases, result.asked_at, self._clock.now())
 
     # -- attempts ----------------------------------------------------------------------------------
 
-    def _take(self, leases: Sequence[Lease], asked_at: float, asked_now: float) -> None:
-        """Start an attempt for each lease. Its deadline counts from before the request: the grant was later."""
+    def _start_attempts(self, leases: Sequence[Lease], asked_at: float, asked_now: float) -> None:
+        """Start an attempt for each lease. Its deadline counts from before the request, so it is never late."""
         if not leases:
             return
         loop = asyncio.get_running_loop()
-        if self._finished:
-            self._forget_stale(leases)
+        if self._to_settle:
+            self._drop_stale_settlements(leases)
         for lease in leases:
-            if (earlier := self._held.get(lease.message_id)) is not None:
-                self._lose(earlier)  # its own lease ran out, and this worker was the next to reserve
-            held = Held(lease, asked_at + self.settings.lease_s)
-            self._taken += 1
-            self._held[lease.message_id] = held
-            self._keeper.hold(held)
-            self._note(held, Kind.RESERVED, due_at=asked_now + self.settings.lease_s)
-            held.task = loop.create_task(self._attempt(held), name=lease.message_id)
+            if (earlier := self._in_flight.get(lease.message_id)) is not None:
+                self._cancel_lost(earlier)  # its own lease ran out, and this worker was the next to reserve
+            attempt = InFlightAttempt(lease, asked_at + self.settings.lease_s)
+            self._started += 1
+            self._in_flight[lease.message_id] = attempt
+            self._renewer.add(attempt)
+            self._record_attempt(attempt, Kind.RESERVED, due_at=asked_now + self.settings.lease_s)
+            attempt.asyncio_task = loop.create_task(self._run_attempt(attempt), name=lease.message_id)
 
-    def _forget_stale(self, leases: Sequence[Lease]) -> None:
-        """Drop what is still to be settled of messages that have been reserved anew: those tokens are void."""
-        anew = {lease.message_id for lease in leases}
-        ended, self._finished = self._finished, []
+    def _drop_stale_settlements(self, leases: Sequence[Lease]) -> None:
+        """Drop the settlements of messages that have been reserved again: their tokens are no longer valid."""
+        reserved_again = {lease.message_id for lease in leases}
+        ended, self._to_settle = self._to_settle, []
         for lease, settlement in ended:
-            if lease.message_id not in anew:
-                self._finished.append((lease, settlement))
-            elif self._world.record is not None:
-                self._world.record(self._entry(lease, Kind.LOST, describe(settlement)))
+            if lease.message_id not in reserved_again:
+                self._to_settle.append((lease, settlement))
+            elif self._runtime.record is not None:
+                self._runtime.record(self._entry(lease, Kind.LOST, settlement_detail(settlement)))
 
-    async def _attempt(self, held: Held) -> None:
-        held.begun = True
+    async def _run_attempt(self, attempt: InFlightAttempt) -> None:
+        attempt.begun = True
         settlement: Settlement | None = None
         try:
-            settlement = await self._runner.run(held)
+            settlement = await self._runner.run(attempt)
         except asyncio.CancelledError:
-            if held.fate is None:  # not by this worker: its own loop is being torn down
+            if attempt.cancel_reason is None:  # not by this worker: its event loop is being closed
                 raise
         except Exception:
-            logger.exception("attempt of message %s broke; this is a bug of asynctasq", held.lease.message_id)
+            logger.exception(
+                "the attempt of message %s could not be run to its end; this is a bug of asynctasq",
+                attempt.lease.message_id,
+            )
             settlement = Release(delay_s=self.settings.lease_s, counted=True)
         finally:
-            self._end(held, settlement)
+            self._end_attempt(attempt, settlement)
 
-    def _end(self, held: Held, settlement: Settlement | None) -> None:
-        self._keeper.drop(held)
-        if self._held.get(held.lease.message_id) is held:
-            del self._held[held.lease.message_id]
-        if held.settled_in is False:
-            logger.warning("message %s was no longer ours when complete_in was to settle it", held.lease.message_id)
-            self._note(held, Kind.LOST)
-        elif held.settled_in and isinstance(settlement, Complete):
-            self._note_settled([(held.lease, settlement)], frozenset(), self._clock.now())
-        elif held.fate != Fate.LOST:
-            self._finished.append((held.lease, settlement or Release(counted=False)))
-        self._news.set()
+    def _end_attempt(self, attempt: InFlightAttempt, settlement: Settlement | None) -> None:
+        self._renewer.remove(attempt)
+        if self._in_flight.get(attempt.lease.message_id) is attempt:
+            del self._in_flight[attempt.lease.message_id]
+        if attempt.settled_in_transaction is False:
+            logger.warning("the lease of %s was lost before complete_in could settle it", attempt)
+            self._record_attempt(attempt, Kind.LOST)
+        elif attempt.settled_in_transaction and isinstance(settlement, Complete):
+            self._record_settled([(attempt.lease, settlement)], frozenset(), self._clock.now())
+        elif attempt.cancel_reason is not CancelReason.LEASE_LOST:
+            self._to_settle.append((attempt.lease, settlement or Release(counted=False)))
+        self._wake_up.set()
 
-    def _cancel(self, held: Held) -> None:
+    def _cancel(self, attempt: InFlightAttempt) -> None:
         """Cancel an attempt; one that has not begun never runs, not even its `finally`, and ends here."""
-        if held.task is not None:
-            held.task.cancel()
-            if not held.begun:
-                self._end(held, None)
+        if attempt.asyncio_task is not None:
+            attempt.asyncio_task.cancel()
+            if not attempt.begun:
+                self._end_attempt(attempt, None)
 
-    def _on_lost(self, lost: Sequence[Held]) -> None:
-        for held in lost:
-            if self._held.get(held.lease.message_id) is held:  # it may have ended, or been taken anew, meanwhile
-                self._lose(held)
+    def _on_lost(self, lost: Sequence[InFlightAttempt]) -> None:
+        for attempt in lost:
+            # It may have ended meanwhile, and its message may have been reserved again.
+            if self._in_flight.get(attempt.lease.message_id) is attempt:
+                self._cancel_lost(attempt)
 
-    def _lose(self, held: Held) -> None:
-        if held.fate is None:
-            held.fate = Fate.LOST
-            logger.warning(
-                "lease of %s (message %s) is lost; its attempt is cancelled", held.name, held.lease.message_id
-            )
-            self._note(held, Kind.LOST)
-            self._cancel(held)
+    def _cancel_lost(self, attempt: InFlightAttempt) -> None:
+        if attempt.cancel_reason is None:
+            attempt.cancel_reason = CancelReason.LEASE_LOST
+            logger.warning("the lease of %s is lost; the attempt is cancelled", attempt)
+            self._record_attempt(attempt, Kind.LOST)
+            self._cancel(attempt)
 
     # -- the end -----------------------------------------------------------------------------------
 
     async def _drain(self) -> None:
-        """Let what runs end in time, hand the rest back, settle all of it."""
-        await self._watch.stop()
-        self._take_back(self._watch.collect().leases)
+        """Let running attempts end within the time limit, hand the others back, settle all of them."""
+        await self._waiter.stop()
+        self._hand_back(self._waiter.collect().leases)
         deadline = self._clock.monotonic() + self.settings.shutdown_timeout_s
-        while self._held and not self._stop.immediate and self._clock.monotonic() < deadline:
-            if self._finished:
+        while self._in_flight and not self._stop.immediate and self._clock.monotonic() < deadline:
+            if self._to_settle:
                 await self._turn(0)
-            elif not await self._hear_news_until(deadline):
+            elif not await self._wait_for_wake_up(deadline):
                 break
         await self._interrupt()
-        while self._finished and not (self._stop.immediate and self._outage.ongoing):
+        while self._to_settle and not (self._stop.immediate and self._reconnect.active):
             await self._turn(0)
 
-    def _take_back(self, leases: Sequence[Lease]) -> None:
-        self._finished += [(lease, Release(counted=False)) for lease in leases]
+    def _hand_back(self, leases: Sequence[Lease]) -> None:
+        self._to_settle += [(lease, Release(counted=False)) for lease in leases]
 
-    async def _hear_news_until(self, deadline: float) -> bool:
-        """Return whether there was any; the timer decides, since the clock may show an instant less than `deadline`."""
+    async def _wait_for_wake_up(self, deadline: float) -> bool:
+        """Return whether the worker was woken before `deadline`.
+
+        The timer decides, since the clock may show an instant before `deadline` when the timer fires.
+        """
         try:
             async with asyncio.timeout(max(0.0, deadline - self._clock.monotonic())):
-                await self._news.wait()
+                await self._wake_up.wait()
         except TimeoutError:
             return False
-        self._news.clear()
+        self._wake_up.clear()
         return True
 
-    def _abandon(self) -> None:
-        """Cancel what runs, as this worker's doing: that the worker ends is no failure of a task."""
-        for held in list(self._held.values()):
-            held.fate = held.fate or Fate.INTERRUPTED
-            self._cancel(held)
+    def _cancel_all(self) -> None:
+        """Cancel all attempts because the worker stops, so that none counts as a failure of its task."""
+        for attempt in list(self._in_flight.values()):
+            attempt.cancel_reason = attempt.cancel_reason or CancelReason.WORKER_STOPS
+            self._cancel(attempt)
 
     async def _interrupt(self) -> None:
-        """Cancel what still runs; children are dead before their messages become visible to others."""
-        rest = [held for held in self._held.values() if held.task is not None]
+        """Cancel the attempts that still run; children are dead before their messages become visible to others."""
+        rest = [attempt for attempt in self._in_flight.values() if attempt.asyncio_task is not None]
         if not rest:
             return
         logger.warning("%d attempts are interrupted and handed back", len(rest))
-        for held in rest:
-            held.fate = held.fate or Fate.INTERRUPTED
+        for attempt in rest:
+            attempt.cancel_reason = attempt.cancel_reason or CancelReason.WORKER_STOPS
         await self._lanes.stop_processes()
-        for held in rest:
-            self._cancel(held)
-        await asyncio.wait([held.task for held in rest if held.task is not None], timeout=CANCEL_S_MAX)
-        for held in self._held.values():
-            logger.error(
-                "%s (message %s) ignores its cancellation; its lease runs out", held.name, held.lease.message_id
-            )
+        for attempt in rest:
+            self._cancel(attempt)
+        await asyncio.wait(
+            [attempt.asyncio_task for attempt in rest if attempt.asyncio_task is not None], timeout=CANCEL_S_MAX
+        )
+        for attempt in self._in_flight.values():
+            logger.error("%s ignores its cancellation; its lease runs out", attempt)
 
     # -- the ledger --------------------------------------------------------------------------------
 
-    def _note_settled(
+    def _record_settled(
         self, settlements: Sequence[tuple[Lease, Settlement]], lost: AbstractSet[str], asked_now: float
     ) -> None:
         for lease, settlement in settlements:
             if lease.message_id in lost:
-                logger.warning("message %s was no longer ours when its attempt ended", lease.message_id)
-            if self._world.record is not None:
+                logger.warning("the lease of message %s was lost before its attempt was settled", lease.message_id)
+            if self._runtime.record is not None:
                 kind = Kind.LOST if lease.message_id in lost else Kind.SETTLED
                 due_at = asked_now + settlement.delay_s if isinstance(settlement, Release) else 0.0
-                self._world.record(self._entry(lease, kind, describe(settlement), due_at))
+                self._runtime.record(self._entry(lease, kind, settlement_detail(settlement), due_at))
 
-    def _note(self, held: Held, kind: Kind, *, due_at: float = 0.0) -> None:
-        if self._world.record is not None:
-            self._world.record(self._entry(held.lease, kind, due_at=due_at))
+    def _record_attempt(self, attempt: InFlightAttempt, kind: Kind, *, due_at: float = 0.0) -> None:
+        if self._runtime.record is not None:
+            self._runtime.record(self._entry(attempt.lease, kind, due_at=due_at))
 
-    def _note_worker(self, kind: Kind) -> None:
-        if self._world.record is not None:
-            self._world.record(Entry(at=self._clock.now(), kind=kind, worker=self.name))
+    def _record_stopped(self) -> None:
+        if self._runtime.record is not None:
+            self._runtime.record(Entry(at=self._clock.now(), kind=Kind.STOPPED, worker=self.name))
 
     def _entry(self, lease: Lease, kind: Kind, detail: str = "", due_at: float = 0.0) -> Entry:
-        now = self._clock.now()
-        return Entry(now, kind, lease.message_id, self._world.name, lease.attempt, lease.token, detail, due_at)
+        return Entry.of(lease, kind, at=self._clock.now(), worker=self._runtime.name, detail=detail, due_at=due_at)
 
 
 def _with_pool(settings: WorkerSettings | None, size: int | None, max_tasks_per_child: int | None) -> WorkerSettings:
@@ -359,8 +366,8 @@ def _with_pool(settings: WorkerSettings | None, size: int | None, max_tasks_per_
     return settings
 
 
-def describe(settlement: Settlement) -> str:
-    """Name a settlement as the ledger does."""
+def settlement_detail(settlement: Settlement) -> str:
+    """Return the `detail` of a settlement's ledger entry."""
     match settlement:
         case Complete():
             return "complete"

@@ -6,7 +6,13 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from asynctasq.errors import MissingExtra
-from asynctasq.integrations._deferred import Deferred, defer, refuse_blocking_commit, send, send_sync
+from asynctasq.integrations._after_commit import (
+    PendingDispatch,
+    prepare_dispatch,
+    refuse_blocking_commit,
+    send,
+    send_sync,
+)
 from asynctasq.tasks.base import BaseTask
 
 try:
@@ -37,16 +43,16 @@ def on_commit(task: BaseTask[Any], session: Any) -> str:
     sync, is_async = _sync_session(session)
     if not is_async and not in_greenlet():
         refuse_blocking_commit("use an AsyncSession, or dispatch with await after the commit")
-    deferred = defer(task)
+    pending_dispatch = prepare_dispatch(task)
     if not sync.in_transaction():
         sync.begin()
-    _pending(sync).entries.append((deferred, _innermost(sync)))
-    return deferred.task_id
+    _pending(sync).entries.append((pending_dispatch, _innermost(sync)))
+    return pending_dispatch.task_id
 
 
 def _sync_session(session: Any) -> tuple[Session, bool]:
-    """Return the session that does the work, and whether it is used with `await`."""
-    # Whoever has an asynchronous session has imported the module, which may need libraries that others lack.
+    """Return the synchronous session inside, and whether the given one is used with `await`."""
+    # An application with an asynchronous session has imported this module, which may need libraries that others lack.
     asynchronous: Any = sys.modules.get("sqlalchemy.ext.asyncio")
     scoped: tuple[type, ...] = (scoped_session,)
     if asynchronous is not None:
@@ -64,14 +70,14 @@ def _sync_session(session: Any) -> tuple[Session, bool]:
 class _Pending:
     """What a session's commit is to dispatch, with the transaction or savepoint each belongs to."""
 
-    entries: list[tuple[Deferred, SessionTransaction]] = field(
-        default_factory=list[tuple[Deferred, SessionTransaction]]
+    entries: list[tuple[PendingDispatch, SessionTransaction]] = field(
+        default_factory=list[tuple[PendingDispatch, SessionTransaction]]
     )
     committed: SessionTransaction | None = None
 
-    def take(self, owner: SessionTransaction) -> list[Deferred]:
-        taken = [deferred for deferred, own in self.entries if own is owner]
-        self.entries = [(deferred, own) for deferred, own in self.entries if own is not owner]
+    def take(self, owner: SessionTransaction) -> list[PendingDispatch]:
+        taken = [pending_dispatch for pending_dispatch, own in self.entries if own is owner]
+        self.entries = [(pending_dispatch, own) for pending_dispatch, own in self.entries if own is not owner]
         return taken
 
 
@@ -87,7 +93,7 @@ def _pending(session: Session) -> _Pending:
 def _innermost(session: Session) -> SessionTransaction:
     """Return the savepoint that is open, else the transaction."""
     innermost = session.get_nested_transaction() or session.get_transaction()
-    assert innermost is not None, "begun before"
+    assert innermost is not None, "on_commit has begun one"
     return innermost
 
 
@@ -96,7 +102,7 @@ def _after_commit(session: Session) -> None:
 
 
 def _after_transaction_end(session: Session, ended: SessionTransaction) -> None:
-    """Dispatch, pass on to what is around the savepoint, or drop. The session is done with `ended` by now."""
+    """Dispatch, or assign to the transaction around the savepoint, or drop; `ended` is closed by now."""
     pending = _pending(session)
     was_committed, around = pending.committed is ended, ended.parent
     taken = pending.take(ended)
@@ -108,10 +114,10 @@ def _after_transaction_end(session: Session, ended: SessionTransaction) -> None:
         return
     while not around.nested and around.parent is not None:  # what a flush opens in between
         around = around.parent
-    pending.entries += [(deferred, around) for deferred in taken]
+    pending.entries += [(pending_dispatch, around) for pending_dispatch in taken]
 
 
-def _dispatch(taken: list[Deferred]) -> None:
+def _dispatch(taken: list[PendingDispatch]) -> None:
     if in_greenlet():  # an asynchronous session, whose commit runs in the event loop
         await_only(send(taken))
     else:

@@ -1,1 +1,1 @@
-"""Floor 0: values and decisions. No I/O, no asyncio, no clock, no randomness of its own."""
+"""Floor 0: pure values and decisions; other floors import from its modules, which do no I/O and read no clock."""

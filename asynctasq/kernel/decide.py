@@ -1,4 +1,4 @@
-"""What an attempt's outcome means for its message; this file runs nothing and asks nobody."""
+"""Decides what an attempt's outcome means for its message; runs no code of a task."""
 
 import enum
 from dataclasses import dataclass
@@ -105,9 +105,10 @@ class Verdict(enum.Enum):
 
 
 def screen(*, crashes: int, max_crashes: int, deadline: float, now: float) -> Verdict:
-    """Judge a fresh lease: too late to start, crashed too often, or fine.
+    """Decide about a new lease: it has ended, its message crashed too often, or its attempt may run.
 
-    `deadline` and `now` are of one clock. A lease that may have ended must not start: someone else may have finished.
+    `deadline` and `now` are of one clock. Under a lease that may have ended no attempt may start: another worker may
+    have completed the message.
     """
     if now >= deadline:
         return Verdict.STALE
@@ -115,12 +116,12 @@ def screen(*, crashes: int, max_crashes: int, deadline: float, now: float) -> Ve
 
 
 def attempts_remain(attempt: int, max_attempts: int) -> bool:
-    """Say whether another attempt may follow `attempt` (from 1)."""
+    """Return whether another attempt may follow `attempt` (from 1)."""
     return attempt < max_attempts
 
 
 def asks_should_retry(outcome: Outcome, *, attempt: int, max_attempts: int) -> bool:
-    """Say whether the task's `should_retry` has a say: only for failures that may be retried, while attempts remain."""
+    """Return whether the task's `should_retry` is asked: only after a failure, and while attempts remain."""
     return isinstance(outcome, Failed) and outcome.wants_retry and attempts_remain(attempt, max_attempts)
 
 

@@ -1,4 +1,4 @@
-"""What one dispatch says about itself; a pure value that knows nothing of bytes."""
+"""The content of one dispatch: task, arguments and options; not how they become bytes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ __all__ = [
 ]
 
 Missing = Literal["retry", "fail", "none"]
-"""What becomes of an attempt whose model is not in the database."""
+"""How an attempt ends whose model is not in the database: retried, failed for good, or run with None for it."""
 MISSING: tuple[Missing, ...] = ("retry", "fail", "none")
 MISSING_DEFAULT: Missing = "retry"
 
@@ -30,9 +30,9 @@ COUNT_MAX = 2**31 - 1
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 VAR_POSITIONAL = "*"
-"""The name under which extra positional arguments travel; no keyword can have it."""
+"""The name under which extra positional arguments are packed; no keyword can have it."""
 VAR_KEYWORD = "**"
-"""The name under which a task's annotations have that of all arguments it does not name."""
+"""The name under which a task's annotations hold that of its extra keyword arguments."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""What happened, entry by entry, and the invariants that every history must keep.
+"""The ledger of what happened, entry by entry, and the invariants that every message's history keeps.
 
 A ledger is written by worker, dispatcher and fault injector; the invariants read nothing else, so the same
 functions judge a simulated run, a state machine and a kill -9 run against a real server.
@@ -11,18 +11,20 @@ from dataclasses import dataclass, replace
 from itertools import pairwise, zip_longest
 from typing import NamedTuple
 
-__all__ = ["EXACT_INVARIANTS", "INVARIANTS", "Entry", "Kind", "Violation", "check", "lifelines", "timeline"]
+from asynctasq.kernel.messages import Lease
+
+__all__ = ["EXACT_INVARIANTS", "INVARIANTS", "Entry", "Kind", "Violation", "check", "message_histories", "timeline"]
 
 
 RESOLUTION_S = 0.5e-6
 """Instants are whole microseconds kept as floats; the sum of two may be off by one of theirs, never by this much."""
 
-LOOK_BACK_S = 120.0
-"""So long before a lease a fault of its worker may have begun that still tells on it."""
+FAULT_EFFECT_S = 120.0
+"""A fault of a worker may still affect the leases that it takes this much later."""
 
 
-NO_EXCUSE_ALONE = ("fail_before", "is asked to stop at once")
-"""How the faults begin that a worker must get over, unless they come together."""
+TOLERATED_FAULTS = ("fail_before", "is asked to stop at once")
+"""How the details of faults begin that a worker must tolerate, unless several come together."""
 
 
 SETTLED_AS = {
@@ -34,11 +36,11 @@ SETTLED_AS = {
     "crashed": ("crash", "bury: crashed"),
     "interrupted": ("snooze",),
 }
-"""How an attempt may be settled that ended so; where a thread is left behind, an interrupted one comes back later."""
+"""Outcome -> how such an attempt may be settled; "snooze" for an interrupted one whose thread still runs."""
 
 
 class Kind(enum.Enum):
-    """What an entry says."""
+    """The kinds of entries."""
 
     DISPATCHED = "dispatched"
     RESERVED = "reserved"
@@ -62,9 +64,9 @@ class Entry(NamedTuple):
     `due_at` is when the message becomes visible (dispatched, settled by a release) or its lease ends
     (reserved, extended). `detail` is the outcome of ENDED, the settlement of SETTLED ("complete", "retry",
     "hand back", "snooze", "crash", "bury: REASON"), the hook of HOOK, the task of DISPATCHED.
-    REDRIVEN and REMOVED are what an operator did: a dead letter lives anew, a message is no more.
+    REDRIVEN and REMOVED are what an operator did: a dead letter is ready again, a message was removed.
     CRASHED and STOPPED are about a whole worker and have no message; FAULT, what a simulation did, is about a
-    worker, or about a message that was "delivered twice"; NOTE is what it did that excuses nothing. `error` is
+    worker, or about a message that was "delivered twice"; NOTE is what it did that explains no deviation. `error` is
     the exception itself of a failed attempt, where the ledger is in the same process.
     """
 
@@ -79,6 +81,21 @@ class Entry(NamedTuple):
     max_attempts: int = 0
     error: BaseException | None = None
 
+    @classmethod
+    def of(
+        cls,
+        lease: Lease,
+        kind: Kind,
+        *,
+        at: float,
+        worker: str,
+        detail: str = "",
+        due_at: float = 0.0,
+        error: BaseException | None = None,
+    ) -> "Entry":
+        """Return the entry of an event of an attempt under `lease`."""
+        return cls(at, kind, lease.message_id, worker, lease.attempt, lease.token, detail, due_at, error=error)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Violation:
@@ -90,8 +107,8 @@ class Violation:
 
 
 @dataclass(frozen=True, slots=True)
-class Lifeline:
-    """The entries of one message, and what happened to workers meanwhile."""
+class MessageHistory:
+    """The entries of one message, and the crashes and faults of workers meanwhile."""
 
     message_id: str
     entries: Sequence[Entry]
@@ -104,7 +121,7 @@ class Lifeline:
 
     @property
     def crashed(self) -> bool:
-        """Whether a worker died, or a child did, while it held this message."""
+        """Whether a worker died, or a child did, while it had this message."""
         holders = {entry.worker for entry in self.of(Kind.RESERVED)}
         return any(crash.worker in holders for crash in self.crashes) or any(
             entry.detail in ("crash", "bury: crashed") for entry in self.of(Kind.SETTLED)
@@ -112,19 +129,19 @@ class Lifeline:
 
     @property
     def disturbed(self) -> bool:
-        """Whether a fault struck it or a worker that held it, or a lease of it was lost."""
+        """Whether a fault affected it or a worker that had it, or a lease of it was lost."""
         holders = {entry.worker for entry in self.of(Kind.RESERVED)}
-        struck = any(fault.worker in holders for fault in self.faults)
-        return struck or self.crashed or bool(self.of(Kind.LOST, Kind.FAULT))
+        faulty = any(fault.worker in holders for fault in self.faults)
+        return faulty or self.crashed or bool(self.of(Kind.LOST, Kind.FAULT))
 
-    def struck(self, worker: str, *, since: float, until: float) -> bool:
-        """Say whether a fault or a crash struck this worker, or this message, in that time.
+    def affected(self, worker: str, *, since: float, until: float) -> bool:
+        """Return whether a fault or a crash affected this worker, or this message, in that time.
 
-        One call that failed without effect is no excuse: trying it again must be enough, unless there was no time to.
+        One call that failed without effect does not count: trying it again must be enough, unless there is no time to.
         """
-        told = [*self.faults, *self.crashes, *self.of(Kind.FAULT)]
-        struck = [e for e in told if since <= e.at <= until and (e.worker == worker or e.message_id)]
-        return len(struck) > 1 or any(not e.detail.startswith(NO_EXCUSE_ALONE) for e in struck)
+        events = [*self.faults, *self.crashes, *self.of(Kind.FAULT)]
+        found = [e for e in events if since <= e.at <= until and (e.worker == worker or e.message_id)]
+        return len(found) > 1 or any(not e.detail.startswith(TOLERATED_FAULTS) for e in found)
 
     @property
     def final(self) -> Entry | None:
@@ -136,8 +153,8 @@ def _is_final(settled: Entry) -> bool:
     return settled.detail == "complete" or settled.detail.startswith("bury")
 
 
-def lifelines(entries: Iterable[Entry]) -> dict[str, Lifeline]:
-    """Part a ledger by message, in the order of their first entry."""
+def message_histories(entries: Iterable[Entry]) -> dict[str, MessageHistory]:
+    """Split a ledger by message, in the order of their first entries."""
     by_message: dict[str, list[Entry]] = defaultdict(list)
     crashes: list[Entry] = []
     faults: list[Entry] = []
@@ -148,7 +165,7 @@ def lifelines(entries: Iterable[Entry]) -> dict[str, Lifeline]:
             crashes.append(entry)
         elif entry.kind is Kind.FAULT:
             faults.append(entry)
-    return {message_id: Lifeline(message_id, own, crashes, faults) for message_id, own in by_message.items()}
+    return {message_id: MessageHistory(message_id, own, crashes, faults) for message_id, own in by_message.items()}
 
 
 def check(
@@ -157,69 +174,69 @@ def check(
     """Judge a finished run by every invariant.
 
     `alive` are the ids that the store still holds; `tolerance_s` allows for entries stamped by another
-    clock than the store's. `exact`: the ledger tells of everything that went wrong, so what nothing disturbed has no
-    excuse.
+    clock than the store's. `exact`: the ledger has an entry for everything that went wrong, so a message that nothing
+    disturbed must have been handled without any deviation.
     """
     invariants = INVARIANTS | EXACT_INVARIANTS if exact else INVARIANTS
     return [
-        Violation(invariant=name, message_id=line.message_id, text=text)
-        for whole in lifelines(entries).values()
-        for line in _lives(whole)
+        Violation(invariant=name, message_id=history.message_id, text=text)
+        for whole in message_histories(entries).values()
+        for history in _split_at_redrives(whole)
         for name, invariant in invariants.items()
-        for text in invariant(line, alive, tolerance_s + RESOLUTION_S)
+        for text in invariant(history, alive, tolerance_s + RESOLUTION_S)
     ]
 
 
-def _lives(line: Lifeline) -> Iterator[Lifeline]:
-    """Part a lifeline at every redrive, which begins all anew, as a dispatch does."""
-    if not line.of(Kind.REDRIVEN):
-        yield line
+def _split_at_redrives(history: MessageHistory) -> Iterator[MessageHistory]:
+    """Split a history at every redrive, which starts over as a dispatch does."""
+    if not history.of(Kind.REDRIVEN):
+        yield history
         return
     life: list[Entry] = []
     limit = 0
-    for entry in line.entries:
+    for entry in history.entries:
         limit = max(limit, entry.max_attempts)
         if entry.kind is Kind.REDRIVEN:
-            yield replace(line, entries=life)
+            yield replace(history, entries=life)
             life = [entry._replace(kind=Kind.DISPATCHED, max_attempts=limit)]
         else:
             life.append(entry)
-    yield replace(line, entries=life)
+    yield replace(history, entries=life)
 
 
-def _nothing_lost(line: Lifeline, alive: Collection[str], _tolerance_s: float) -> Iterator[str]:
-    ended = line.final is not None or line.of(Kind.REMOVED)
-    if not ended and line.message_id not in alive and line.of(Kind.DISPATCHED):
+def _nothing_lost(history: MessageHistory, alive: Collection[str], _tolerance_s: float) -> Iterator[str]:
+    ended = history.final is not None or history.of(Kind.REMOVED)
+    if not ended and history.message_id not in alive and history.of(Kind.DISPATCHED):
         yield "dispatched, neither settled for good nor still in the store"
 
 
-def _extra_runs_explained(line: Lifeline, _alive: Collection[str], tolerance_s: float) -> Iterator[str]:
-    starts = line.of(Kind.STARTED)
+def _extra_runs_explained(history: MessageHistory, _alive: Collection[str], tolerance_s: float) -> Iterator[str]:
+    starts = history.of(Kind.STARTED)
     for earlier, later in pairwise(starts):
-        if earlier.attempt == later.attempt and not _run_ended_openly(line, earlier, later, tolerance_s):
-            yield f"attempt {later.attempt} ran again at {later.at:.6f} though its lease at {earlier.worker} stood"
+        if earlier.attempt == later.attempt and not _may_run_again(history, earlier, later, tolerance_s):
+            yield f"attempt {later.attempt} ran again at {later.at:.6f} while {earlier.worker} had a valid lease"
 
 
-def _run_ended_openly(line: Lifeline, earlier: Entry, later: Entry, tolerance_s: float) -> bool:
-    """Say whether between two runs of one attempt the first was released, or its lease ran out, or a fault did it.
+def _may_run_again(history: MessageHistory, earlier: Entry, later: Entry, tolerance_s: float) -> bool:
+    """Return whether between two runs of one attempt the first was released, or its lease ran out, or a fault occurred.
 
-    A fault may double a lease before its run begins. What was doubled on its way may even begin after its double.
+    A fault may deliver a lease twice before its run begins; the run of the original may even begin second.
     """
-    leases = [e.at for e in line.of(Kind.RESERVED) if e.token in (earlier.token, later.token)]
+    leases = [e.at for e in history.of(Kind.RESERVED) if e.token in (earlier.token, later.token)]
     since = min([earlier.at, *leases])
-    if any(since <= fault.at <= later.at for fault in line.of(Kind.FAULT)):
+    if any(since <= fault.at <= later.at for fault in history.of(Kind.FAULT)):
         return True
-    for entry in line.of(Kind.SETTLED):
+    for entry in history.of(Kind.SETTLED):
         if entry.token == earlier.token and entry.detail in ("hand back", "snooze", "crash"):
             return True
-    ends = [e.due_at for e in line.of(Kind.RESERVED, Kind.EXTENDED) if e.token == earlier.token]
+    ends = [e.due_at for e in history.of(Kind.RESERVED, Kind.EXTENDED) if e.token == earlier.token]
     return bool(ends) and max(ends) <= later.at + tolerance_s
 
 
-def _attempts_within_limit(line: Lifeline, _alive: Collection[str], _tolerance_s: float) -> Iterator[str]:
-    limit = max((max(1, entry.max_attempts) for entry in line.of(Kind.DISPATCHED)), default=None)
+def _attempts_within_limit(history: MessageHistory, _alive: Collection[str], _tolerance_s: float) -> Iterator[str]:
+    limit = max((max(1, entry.max_attempts) for entry in history.of(Kind.DISPATCHED)), default=None)
     previous = 0
-    for entry in line.of(Kind.STARTED):
+    for entry in history.of(Kind.STARTED):
         if limit is not None and entry.attempt > limit:
             yield f"attempt {entry.attempt} of at most {limit}"
         if entry.attempt < previous or entry.attempt > previous + 1:
@@ -227,25 +244,25 @@ def _attempts_within_limit(line: Lifeline, _alive: Collection[str], _tolerance_s
         previous = entry.attempt
 
 
-def _stale_token_never_wins(line: Lifeline, _alive: Collection[str], _tolerance_s: float) -> Iterator[str]:
+def _stale_token_never_wins(history: MessageHistory, _alive: Collection[str], _tolerance_s: float) -> Iterator[str]:
     latest = ""
-    for entry in line.of(Kind.RESERVED, Kind.SETTLED):
+    for entry in history.of(Kind.RESERVED, Kind.SETTLED):
         if entry.kind is Kind.RESERVED:
             latest = entry.token
         elif entry.token != latest:
             yield f"token {entry.token} settled ({entry.detail}) after token {latest} had been given out"
 
 
-def _settled_for_good_once(line: Lifeline, _alive: Collection[str], _tolerance_s: float) -> Iterator[str]:
-    final = line.final
-    later = [e for e in line.entries if final and e.kind in (Kind.STARTED, Kind.SETTLED) and e.at > final.at]
+def _settled_for_good_once(history: MessageHistory, _alive: Collection[str], _tolerance_s: float) -> Iterator[str]:
+    final = history.final
+    later = [e for e in history.entries if final and e.kind in (Kind.STARTED, Kind.SETTLED) and e.at > final.at]
     if later:
         yield f"{later[0].kind.value} at {later[0].at:.6f} after it was settled for good"
 
 
-def _never_early(line: Lifeline, _alive: Collection[str], tolerance_s: float) -> Iterator[str]:
+def _never_early(history: MessageHistory, _alive: Collection[str], tolerance_s: float) -> Iterator[str]:
     due_at = float("-inf")
-    for entry in line.of(Kind.DISPATCHED, Kind.SETTLED, Kind.RESERVED):
+    for entry in history.of(Kind.DISPATCHED, Kind.SETTLED, Kind.RESERVED):
         if entry.kind is Kind.RESERVED:
             if entry.at + tolerance_s < due_at:
                 yield f"reserved at {entry.at:.6f}, due at {due_at:.6f}"
@@ -253,24 +270,24 @@ def _never_early(line: Lifeline, _alive: Collection[str], tolerance_s: float) ->
             due_at = entry.due_at
 
 
-def _failed_hook_once(line: Lifeline, _alive: Collection[str], _tolerance_s: float) -> Iterator[str]:
-    final = line.final
-    hooks = sum(1 for entry in line.of(Kind.HOOK) if entry.detail == "failed")
+def _failed_hook_once(history: MessageHistory, _alive: Collection[str], _tolerance_s: float) -> Iterator[str]:
+    final = history.final
+    hooks = sum(1 for entry in history.of(Kind.HOOK) if entry.detail == "failed")
     buried = final is not None and final.detail in ("bury: failed", "bury: rejected")
     if buried and hooks == 0:
         yield "became a dead letter without its failed() hook"
-    undisturbed = not line.disturbed
+    undisturbed = not history.disturbed
     if undisturbed and hooks > 1:
         yield f"failed() ran {hooks} times though nothing crashed"
     if undisturbed and hooks and final is not None and final.detail == "complete":
         yield "failed() ran though the message completed"
-    yield from _hooks_after_a_loss(line)
+    yield from _hooks_after_a_loss(history)
 
 
-def _hooks_after_a_loss(line: Lifeline) -> Iterator[str]:
-    """Find failed() called by a worker that knew its lease lost; a lease that a fault doubled can be lost and held."""
+def _hooks_after_a_loss(history: MessageHistory) -> Iterator[str]:
+    """Find failed() called by a worker that knew its lease lost; a lease delivered twice can be lost and valid."""
     lost: set[tuple[str, str]] = set()
-    for entry in () if line.of(Kind.FAULT) else line.of(Kind.LOST, Kind.HOOK):
+    for entry in () if history.of(Kind.FAULT) else history.of(Kind.LOST, Kind.HOOK):
         holder = (entry.worker, entry.token)
         if entry.kind is Kind.LOST:
             lost.add(holder)
@@ -278,12 +295,12 @@ def _hooks_after_a_loss(line: Lifeline) -> Iterator[str]:
             yield f"failed() ran at {entry.at:.6f} though {entry.worker} had lost token {entry.token}"
 
 
-def _lease_respected(line: Lifeline, _alive: Collection[str], tolerance_s: float) -> Iterator[str]:
-    """Judge every take-over: the lease before it had run out or been given back, or a fault doubled the delivery."""
-    released = {entry.token for entry in line.of(Kind.SETTLED) if not _is_final(entry)}
+def _lease_respected(history: MessageHistory, _alive: Collection[str], tolerance_s: float) -> Iterator[str]:
+    """Judge every take-over: the lease before had run out or been released, or a fault delivered it twice."""
+    released = {entry.token for entry in history.of(Kind.SETTLED) if not _is_final(entry)}
     ends: dict[str, float] = {}
     holder = doubled = ""
-    for entry in line.of(Kind.RESERVED, Kind.EXTENDED, Kind.FAULT):
+    for entry in history.of(Kind.RESERVED, Kind.EXTENDED, Kind.FAULT):
         if entry.kind is Kind.FAULT:
             doubled = holder
             continue
@@ -294,14 +311,14 @@ def _lease_respected(line: Lifeline, _alive: Collection[str], tolerance_s: float
         holder = entry.token if entry.kind is Kind.RESERVED else holder
 
 
-def _exact_when_undisturbed(line: Lifeline, _alive: Collection[str], _tolerance_s: float) -> Iterator[str]:
-    """Judge every lease that no fault touched: it is settled before it is taken over, not lost, and runs once."""
-    reserved = line.of(Kind.RESERVED)
+def _exact_when_undisturbed(history: MessageHistory, _alive: Collection[str], _tolerance_s: float) -> Iterator[str]:
+    """Judge every lease that no fault affected: it is settled before it is taken over, not lost, and runs once."""
+    reserved = history.of(Kind.RESERVED)
     for lease, following in zip_longest(reserved, reserved[1:]):
         until = float("inf") if following is None else following.at
-        if line.struck(lease.worker, since=lease.at - LOOK_BACK_S, until=until):
+        if history.affected(lease.worker, since=lease.at - FAULT_EFFECT_S, until=until):
             continue
-        own = Counter(entry.kind for entry in line.entries if entry.token == lease.token)
+        own = Counter(entry.kind for entry in history.entries if entry.token == lease.token)
         if own[Kind.RESERVED] > 1 or own[Kind.STARTED] > 1 or own[Kind.SETTLED] > 1:
             yield f"token {lease.token} was given out, ran or was settled twice though nothing went wrong"
         if own[Kind.LOST]:
@@ -310,24 +327,24 @@ def _exact_when_undisturbed(line: Lifeline, _alive: Collection[str], _tolerance_
             yield f"token {lease.token} was taken over, never settled, though nothing went wrong"
 
 
-def _settled_as_it_ended(line: Lifeline, _alive: Collection[str], _tolerance_s: float) -> Iterator[str]:
-    """Compare each settlement with the attempt's outcome; whatever that was, it may have been handed back."""
-    limit = max((max(1, entry.max_attempts) for entry in line.of(Kind.DISPATCHED)), default=None)
-    outcomes = {entry.token: entry.detail.partition(":")[0] for entry in line.of(Kind.ENDED)}
-    answers = {entry.token: entry for entry in line.of(Kind.HOOK) if entry.detail.startswith("should_retry")}
+def _settled_as_it_ended(history: MessageHistory, _alive: Collection[str], _tolerance_s: float) -> Iterator[str]:
+    """Compare each settlement with the attempt's outcome; any attempt may have been handed back."""
+    limit = max((max(1, entry.max_attempts) for entry in history.of(Kind.DISPATCHED)), default=None)
+    outcomes = {entry.token: entry.detail.partition(":")[0] for entry in history.of(Kind.ENDED)}
+    answers = {entry.token: entry for entry in history.of(Kind.HOOK) if entry.detail.startswith("should_retry")}
     for token, asked in answers.items():
         if limit is not None and asked.attempt >= limit:
             yield f"should_retry was asked at attempt {asked.attempt} of {limit}, token {token}"
-    for entry in line.of(Kind.SETTLED):
+    for entry in history.of(Kind.SETTLED):
         outcome, answer = outcomes.get(entry.token, ""), answers.get(entry.token)
         if outcome in SETTLED_AS and entry.detail not in (*SETTLED_AS[outcome], "hand back"):
             yield f"attempt {entry.attempt} ended: {outcome}, and was settled: {entry.detail}"
         early = limit is not None and entry.attempt < limit and entry.detail == "bury: failed"
         if early and (outcome == "retryrequested" or (answer is not None and answer.detail != "should_retry")):
-            yield f"given up at attempt {entry.attempt} of {limit}, though nothing spoke against another"
+            yield f"given up at attempt {entry.attempt} of {limit}, though another was allowed"
 
 
-Invariant = Callable[[Lifeline, Collection[str], float], Iterator[str]]
+Invariant = Callable[[MessageHistory, Collection[str], float], Iterator[str]]
 
 INVARIANTS: dict[str, Invariant] = {
     "nothing lost": _nothing_lost,
@@ -339,13 +356,13 @@ INVARIANTS: dict[str, Invariant] = {
     "failed() exactly once": _failed_hook_once,
     "no lease is cut short": _lease_respected,
 }
-"""Name -> function from a lifeline, the ids still stored and a tolerance to texts of violations."""
+"""Name -> function from a history, the ids still stored and a tolerance to texts of violations."""
 
 EXACT_INVARIANTS: dict[str, Invariant] = {
     "exact when undisturbed": _exact_when_undisturbed,
     "settled as it ended": _settled_as_it_ended,
 }
-"""Those that hold only where the ledger tells of everything that went wrong, as a simulation's does."""
+"""Those that hold only where the ledger has an entry for everything that went wrong, as in a simulation."""
 
 
 def timeline(entries: Iterable[Entry], *, start: float | None = None) -> str:

@@ -1,6 +1,6 @@
-"""The life of one message as two tables; nothing else in asynctasq decides which transition is legal.
+"""The lifecycle of a message as a table of transitions; nothing else in asynctasq decides which are legal.
 
-What time does is derived when looking: `COME_DUE` and `EXPIRE` are never stored by a background loop.
+Changes by time are derived from `visible_at` when a message is read: no background loop stores `COME_DUE` or `EXPIRE`.
 The diagram in docs/explanation/lifecycle.md is generated from `TRANSITIONS`.
 """
 
@@ -13,7 +13,7 @@ __all__ = ["FINAL", "TRANSITIONS", "Event", "derive_state", "diagram", "next_sta
 
 
 class Event(enum.Enum):
-    """What can happen to a stored message."""
+    """The events in the life of a stored message."""
 
     COME_DUE = "come due"
     RESERVE = "reserve"

@@ -1,4 +1,4 @@
-"""The values that travel between queue, worker and driver; this file knows nothing of how they are kept."""
+"""The values that queue, worker and driver exchange; not how a driver stores them."""
 
 import enum
 import json
@@ -29,7 +29,7 @@ QUEUE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:\-]{0,79}\Z")
 
 
 class State(enum.Enum):
-    """Where a message stands. `SCHEDULED`/`READY` and an expired `RESERVED` are derived from `visible_at`."""
+    """The state of a message. `SCHEDULED`, `READY` and an expired `RESERVED` are derived from `visible_at`."""
 
     SCHEDULED = "scheduled"
     READY = "ready"
@@ -53,7 +53,7 @@ class DeadReason(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorRecord:
-    """What is kept of an exception: texts only, so that any store can hold it."""
+    """What is stored of an exception: texts only, so that any store can hold it."""
 
     type: str
     message: str

@@ -1,4 +1,4 @@
-"""How long to wait before the next attempt; a pure function of policy, attempt and a random source."""
+"""The delay before the next attempt: a pure function of policy, attempt and a random source."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,1 +1,1 @@
-"""Exists because the guide imports `asynctasq.utils.loop`."""
+"""Holds `loop`, which users import as `asynctasq.utils.loop`; nothing else belongs here."""

@@ -1,12 +1,14 @@
-"""Running a coroutine on the fastest event loop there is: uvloop where installed, asyncio's own elsewhere."""
+"""Runs a coroutine on the fastest event loop there is: uvloop if it is installed, else asyncio's own."""
 
 import asyncio
 import logging
 import sys
-from collections.abc import Coroutine
+from asyncio import events
+from collections.abc import Coroutine, Generator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
-__all__ = ["new_event_loop", "run", "run_through"]
+__all__ = ["new_event_loop", "run", "run_despite_exits", "without_running_loop"]
 
 logger = logging.getLogger(__name__)
 
@@ -14,7 +16,7 @@ T = TypeVar("T")
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
-    """Return a new uvloop loop, or asyncio's own where uvloop is not available."""
+    """Return a new uvloop loop, or asyncio's own if uvloop is not installed."""
     try:
         import uvloop
     except ImportError:
@@ -28,10 +30,10 @@ def run(main: Coroutine[Any, Any, T], *, debug: bool | None = None) -> T:
         return runner.run(_run_and_close(main))
 
 
-def run_through(main: Coroutine[Any, Any, T]) -> T:
-    """Do `run`, and go on when any other asyncio task raises SystemExit.
+def run_despite_exits(main: Coroutine[Any, Any, T]) -> T:
+    """Do `run`, and continue when any other asyncio task raises SystemExit.
 
-    asyncio lets it out of the loop at once, whoever raised it. It still reaches whoever awaits that task.
+    asyncio lets that exception stop the loop, whichever task raised it. Code that awaits the task still receives it.
     """
     with asyncio.Runner(loop_factory=new_event_loop) as runner:
         loop = runner.get_loop()
@@ -42,8 +44,8 @@ def run_through(main: Coroutine[Any, Any, T]) -> T:
             except SystemExit as error:
                 if task.done():
                     raise
-                logger.error(  # noqa: TRY400 - it ends here, and is shown whole
-                    "an asyncio task that user code had started raised %r; the others go on", error, exc_info=error
+                logger.error(  # noqa: TRY400 - it ends here, with its traceback
+                    "an asyncio task that user code had started raised %r; the worker continues", error, exc_info=error
                 )
 
 
@@ -54,3 +56,17 @@ async def _run_and_close(main: Coroutine[Any, Any, T]) -> T:
         setup = sys.modules.get("asynctasq.core.setup")  # imported by the first dispatch
         if setup is not None:
             await setup.close()
+
+
+@contextmanager
+def without_running_loop() -> Generator[None]:
+    """Hide the running event loop, as in a thread of its own: a simulation runs blocking code inside its loop.
+
+    There `asyncio.run` must work, and so must libraries that refuse to block a loop, as Django's ORM does.
+    """
+    loop = events._get_running_loop()  # noqa: SLF001 - the public one raises where there is none
+    events._set_running_loop(None)  # noqa: SLF001 - documented for event loops
+    try:
+        yield
+    finally:
+        events._set_running_loop(loop)  # noqa: SLF001

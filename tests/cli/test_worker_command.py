@@ -99,7 +99,7 @@ def test_with_json_every_line_is_json(folder: Path) -> None:
         (["--concurrency", "0"], ExitCode.USAGE, "Invalid value"),
         (["--queues", "a b"], ExitCode.CONFIGURATION, "queue name 'a b' is not valid"),
         (["--queues", "a'b"], ExitCode.CONFIGURATION, "is not valid"),
-        (["--driver", "memory"], ExitCode.CONFIGURATION, "does not reach other processes"),
+        (["--driver", "memory"], ExitCode.CONFIGURATION, "keeps its messages in one process"),
         (["--app", "no_such_module"], ExitCode.CONFIGURATION, "there is no module 'no_such_module'"),
         (["--log-level", "LOUD"], ExitCode.CONFIGURATION, "use DEBUG, INFO, WARNING or ERROR"),
         (["--lease", "0"], ExitCode.CONFIGURATION, "lease_s"),

@@ -15,7 +15,7 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from asynctasq.codec.arguments import pack_arguments, pack_result, unpack_arguments, unpack_result
 from asynctasq.codec.limits import Limits
-from asynctasq.codec.placeholders import Record
+from asynctasq.codec.records import Record
 from asynctasq.codec.values import Encoding, unpack
 from asynctasq.errors import BodyTooLarge, UndecodableBody, UnserializableValue
 
@@ -289,7 +289,7 @@ def half_made() -> Frozen:
         (with_attribute(), Item, "", "attribute 'cache'"),
         (half_made(), Frozen, "", "is not set"),
         (Nan.NAN, Nan, "", "does not find its member again"),
-        (Item(object()), Item, ".name", "<class 'object'> can't travel"),
+        (Item(object()), Item, ".name", "<class 'object'> can't be serialized"),
         (Model(Name="a", items=[], surplus=print), Model, ".surplus", "let the task choose"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The wire format of a body, its versions and its seal."""
+"""The wire format of a body, its versions and its signature."""
 
 import dataclasses
 import math
@@ -71,7 +71,7 @@ BAD = {
     "nothing": b"",
     "one byte": b"\xc1",
     "version zero": b"\xc1\x00\x00\x90",
-    "an unknown seal": b"\xc1\x01\x02\x90",
+    "an unknown signing byte": b"\xc1\x01\x02\x90",
     "JSON": b'{"task": "x"}',
     "damaged": PREFIX + b"\x95\xa1",
     "trailing bytes": body_of(FIELDS) + b"\x00",

@@ -136,7 +136,7 @@ class Color(enum.Enum):
     [
         (Text("x"), "plain str"),
         (Number(1), "plain str, int"),
-        (Moment(2026, 1, 1), "Moment'> can't travel"),
+        (Moment(2026, 1, 1), "Moment'> can't be serialized"),
         (collections.OrderedDict(a=1), r"dict\(\.\.\.\)"),
         (collections.defaultdict(list), r"dict\(\.\.\.\)"),
         (collections.deque(), "pass plain values"),
@@ -170,7 +170,7 @@ def test_an_open_socket_is_named():
     with socket.socket() as opened, pytest.raises(UnserializableValue) as caught:
         pack({"attachments": [1, 2, opened]}, path="mail")
 
-    assert str(caught.value).startswith("mail['attachments'][2]: <class 'socket.socket'> can't travel; ")
+    assert str(caught.value).startswith("mail['attachments'][2]: <class 'socket.socket'> can't be serialized; ")
 
 
 def test_an_offender_among_keys_and_elements_is_found():

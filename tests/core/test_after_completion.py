@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from asynctasq import AsyncTask, SyncTask
-from asynctasq.core.held import Held
-from asynctasq.core.leases import LeaseKeeper
-from asynctasq.core.surroundings import RealSurroundings, WorkerSettings
+from asynctasq.core.in_flight import InFlightAttempt
+from asynctasq.core.leases import LeaseRenewer
+from asynctasq.core.runtime import ProductionRuntime, WorkerSettings
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.base import Driver
 from asynctasq.drivers.sqlite_driver import SQLiteDriver
@@ -43,44 +43,44 @@ def begin() -> sqlite3.Connection:
     return connection
 
 
-class Told(LeaseKeeper):
-    """Renews nothing and keeps what it was told."""
+class RecordingRenewer(LeaseRenewer):
+    """Renews nothing and records the calls."""
 
     def __init__(self) -> None:
-        self.told: list[str] = []
+        self.calls: list[str] = []
 
     def start(self, on_lost: Callable[[Any], None]) -> None:
         pass
 
-    def hold(self, held: Held) -> None:
-        self.told.append("hold")
+    def add(self, attempt: InFlightAttempt) -> None:
+        self.calls.append("add")
 
-    def drop(self, held: Held) -> None:
-        self.told.append("drop")
+    def remove(self, attempt: InFlightAttempt) -> None:
+        self.calls.append("remove")
 
     async def stop(self) -> None:
         pass
 
 
-class World(RealSurroundings):
-    """The real one, but for a keeper that does nothing."""
+class QuietRuntime(ProductionRuntime):
+    """The production runtime with a renewer that does nothing."""
 
     def __init__(self, ledger: list[Entry]) -> None:
         super().__init__(record=ledger.append)
-        self.told = Told()
+        self.recording_renewer = RecordingRenewer()
 
-    def keeper(self, driver: Driver, settings: WorkerSettings) -> LeaseKeeper:
-        return self.told
+    def renewer(self, driver: Driver, settings: WorkerSettings) -> LeaseRenewer:
+        return self.recording_renewer
 
 
 async def work(driver: Driver, task: BaseTask[Any], *, lease_s: float = 30.0) -> tuple[str, list[Entry], list[str]]:
-    """Run one attempt; return the id, the ledger, and what the keeper of leases was told."""
+    """Run one attempt; return the id, the ledger, and the calls of the lease renewer."""
     ledger: list[Entry] = []
     [task_id] = await Queue(driver).dispatch([task])
-    world = World(ledger)
+    runtime = QuietRuntime(ledger)
     settings = WorkerSettings(handle_signals=False, lease_s=lease_s)
-    await Worker(driver, max_tasks=1, settings=settings, surroundings=world).start()
-    return task_id, ledger, world.told.told
+    await Worker(driver, max_tasks=1, settings=settings, runtime=runtime).start()
+    return task_id, ledger, runtime.recording_renewer.calls
 
 
 def settlements(ledger: list[Entry]) -> list[str]:
@@ -151,12 +151,12 @@ async def test_after_a_rollback_the_error_settles_and_the_lease_is_held_for_the_
 ) -> None:
     driver = SQLiteDriver(file)
 
-    task_id, ledger, told = await work(driver, kind())
+    task_id, ledger, calls = await work(driver, kind())
 
     assert settlements(ledger) == ["bury: failed"]
     expected_hooks = ["failed"] if kind is FailsToCommit else []
     assert expected_hooks == HOOKS
-    assert told == ["hold", "drop", "hold", "drop"]
+    assert calls == ["add", "remove", "add", "remove"]
     found = await driver.find(task_id)
     assert found is not None
     assert found.attempts == 1
@@ -171,7 +171,7 @@ class LeavesItOpen(Hooked):
         raise ValueError("and the transaction is still open")
 
 
-async def test_while_it_can_not_be_told_nothing_is_settled(file: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_while_the_outcome_is_unknown_nothing_is_settled(file: str, caplog: pytest.LogCaptureFixture) -> None:
     driver = SQLiteDriver(file, busy_timeout_s=0.1)
 
     task_id, ledger, _ = await work(driver, LeavesItOpen(), lease_s=3)
@@ -180,7 +180,7 @@ async def test_while_it_can_not_be_told_nothing_is_settled(file: str, caplog: py
     assert settlements(ledger) == []
     assert HOOKS == []
     assert [entry.message_id for entry in ledger if entry.kind is Kind.LOST] == [task_id]
-    assert "can't be told" in caplog.text
+    assert "it is unknown whether its transaction was committed" in caplog.text
     assert await driver.find(task_id) is not None
     await driver.close()
 

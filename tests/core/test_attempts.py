@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from asynctasq.codec.envelope import decode_envelope, encode_envelope
-from asynctasq.core.surroundings import SimulatedSurroundings, WorkerSettings
+from asynctasq.core.runtime import SimulatedRuntime, WorkerSettings
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.memory_driver import MemoryDriver
 from asynctasq.errors import (
@@ -293,7 +293,7 @@ def left_of(*bodies: bytes, application: Application | None = None) -> list[Stor
     worker = Worker(
         driver,
         settings=WorkerSettings(application=application or Application(), handle_signals=False, burst=True),
-        surroundings=SimulatedSurroundings(clock=clock, rng=Random(1), name="w"),
+        runtime=SimulatedRuntime(clock=clock, rng=Random(1), name="w"),
     )
     good = [MessageFactory(clock=clock).message(Fine()) for _ in range(2)]
     bad = [Message(id=f"bad-{n}", queue="default", body=body) for n, body in enumerate(bodies)]

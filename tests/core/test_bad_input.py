@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from asynctasq.core.surroundings import RealSurroundings, WorkerSettings
+from asynctasq.core.runtime import ProductionRuntime, WorkerSettings
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.base import Inspectable
 from asynctasq.drivers.memory_driver import MemoryDriver
@@ -57,7 +57,7 @@ def nested(levels: int) -> list[object]:
 
 async def run_all(driver: SQLiteDriver) -> None:
     settings = WorkerSettings(application=Application(), handle_signals=False, burst=True)
-    await Worker(driver, settings=settings, surroundings=RealSurroundings()).start()
+    await Worker(driver, settings=settings, runtime=ProductionRuntime()).start()
 
 
 @pytest.mark.parametrize(

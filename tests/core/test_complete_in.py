@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from asynctasq import AsyncProcessTask, AsyncTask, SyncTask, current_task, task
-from asynctasq.core.attempt import Held
-from asynctasq.core.leases import LeaseKeeper
-from asynctasq.core.surroundings import RealSurroundings, WorkerSettings
+from asynctasq.core.in_flight import InFlightAttempt
+from asynctasq.core.leases import LeaseRenewer
+from asynctasq.core.runtime import ProductionRuntime, WorkerSettings
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.base import Driver, KeepsResults
 from asynctasq.drivers.memory_driver import MemoryDriver
@@ -66,7 +66,7 @@ async def work(driver: Driver, *tasks: BaseTask[Any], attempts: int = 1) -> tupl
         driver,
         max_tasks=attempts,
         settings=WorkerSettings(handle_signals=False),
-        surroundings=RealSurroundings(record=ledger.append),
+        runtime=ProductionRuntime(record=ledger.append),
     )
     await worker.start()
     return ids, ledger
@@ -393,45 +393,46 @@ async def test_perform_lets_a_task_complete_itself() -> None:
 # -- renewal -------------------------------------------------------------------------------------
 
 
-class Noting(LeaseKeeper):
-    """Renews nothing and keeps what it was told."""
+class RecordingRenewer(LeaseRenewer):
+    """Renews nothing and records the calls."""
 
     def __init__(self) -> None:
-        self.told: list[str] = []
+        self.calls: list[str] = []
 
     def start(self, on_lost: Callable[[AbstractSet[str]], None]) -> None:
         pass
 
-    def hold(self, held: Held) -> None:
-        self.told.append("hold")
+    def add(self, attempt: InFlightAttempt) -> None:
+        self.calls.append("add")
 
-    def drop(self, held: Held) -> None:
-        self.told.append("drop")
+    def remove(self, attempt: InFlightAttempt) -> None:
+        self.calls.append("remove")
 
     async def stop(self) -> None:
         pass
 
 
-class Watched(RealSurroundings):
-    def __init__(self, keeper: LeaseKeeper) -> None:
+class RecordingRuntime(ProductionRuntime):
+    def __init__(self, renewer: LeaseRenewer) -> None:
         super().__init__()
-        self._keeper = keeper
+        self._renewer = renewer
 
-    def keeper(self, driver: Driver, settings: WorkerSettings) -> LeaseKeeper:
-        return self._keeper
+    def renewer(self, driver: Driver, settings: WorkerSettings) -> LeaseRenewer:
+        return self._renewer
 
 
 @pytest.mark.parametrize(
-    ("kind", "told"), [(CommitsInThread, ["hold", "drop", "drop"]), (OtherDatabase, ["hold", "drop", "hold", "drop"])]
+    ("kind", "calls"),
+    [(CommitsInThread, ["add", "remove", "remove"]), (OtherDatabase, ["add", "remove", "add", "remove"])],
 )
 async def test_a_lease_is_renewed_until_its_row_is_locked_and_again_if_it_is_not(
-    file: str, kind: type[BaseTask[Any]], told: list[str]
+    file: str, kind: type[BaseTask[Any]], calls: list[str]
 ) -> None:
-    driver, keeper = SQLiteDriver(file), Noting()
+    driver, renewer = SQLiteDriver(file), RecordingRenewer()
     await Queue(driver).dispatch([kind()])
 
     settings = WorkerSettings(handle_signals=False)
-    await Worker(driver, max_tasks=1, settings=settings, surroundings=Watched(keeper)).start()
+    await Worker(driver, max_tasks=1, settings=settings, runtime=RecordingRuntime(renewer)).start()
 
-    assert keeper.told == told
+    assert renewer.calls == calls
     await driver.close()

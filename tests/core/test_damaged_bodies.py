@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asynctasq.codec.envelope import PLAIN_PREFIX
-from asynctasq.codec.raw import packb
-from asynctasq.core.surroundings import SimulatedSurroundings, WorkerSettings
+from asynctasq.codec.typed_msgpack import packb
+from asynctasq.core.runtime import SimulatedRuntime, WorkerSettings
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.memory_driver import MemoryDriver
 from asynctasq.kernel.messages import Message
@@ -117,7 +117,7 @@ def run(bodies: list[bytes]) -> None:
     worker = Worker(
         driver,
         settings=WorkerSettings(application=Application(), handle_signals=False),
-        surroundings=SimulatedSurroundings(clock=clock, rng=Random(1), name="w"),
+        runtime=SimulatedRuntime(clock=clock, rng=Random(1), name="w"),
     )
     factory = MessageFactory(clock=clock)
     bad = [Message(id=f"bad-{number}", queue="default", body=body) for number, body in enumerate(bodies)]

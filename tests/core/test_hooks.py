@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from asynctasq.core.surroundings import WorkerSettings
+from asynctasq.core.runtime import WorkerSettings
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.memory_driver import MemoryDriver
 from asynctasq.kernel.ledger import check

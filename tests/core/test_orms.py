@@ -85,7 +85,7 @@ async def test_what_the_application_has_initialised_stays_as_it_is(tmp_path, mon
 async def test_a_configuration_that_is_not_there_is_named(name, tmp_path, monkeypatch):
     monkeypatch.setenv("TORTOISE_ORM", name)
 
-    with pytest.raises(ConfigError, match=f"named as '{name}', which can't be had"):
+    with pytest.raises(ConfigError, match=f"named as '{name}', which can't be imported"):
         async with open_orms(tmp_path):
             pass
 

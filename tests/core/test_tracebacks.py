@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from asynctasq.codec.envelope import decode_envelope
-from asynctasq.core.tracebacks import TRACEBACK_CHARS_MAX, forget_our_frames, traceback_text
+from asynctasq.core.tracebacks import TRACEBACK_CHARS_MAX, drop_library_frames, traceback_text
 from asynctasq.tasks import AsyncTask, SyncProcessTask
 from asynctasq.testing import FakeQueue
 
@@ -194,7 +194,7 @@ def test_a_traceback_of_ours_alone_stays_whole() -> None:
     error.__traceback__ = error.__traceback__.tb_next.tb_next  # without this file's frames
 
     before = traceback_text(error)
-    forget_our_frames(error)
+    drop_library_frames(error)
 
     assert traceback_text(error) == before
     assert "decode_envelope" in before

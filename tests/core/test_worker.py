@@ -10,9 +10,9 @@ from collections.abc import Set as AbstractSet
 
 import pytest
 
-from asynctasq.core.attempt import Held
-from asynctasq.core.leases import ThreadLeaseKeeper
-from asynctasq.core.surroundings import RealSurroundings, WorkerSettings
+from asynctasq.core.in_flight import InFlightAttempt
+from asynctasq.core.leases import ThreadLeaseRenewer
+from asynctasq.core.runtime import ProductionRuntime, WorkerSettings
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.base import Settlements
 from asynctasq.drivers.memory_driver import MemoryDriver
@@ -114,8 +114,8 @@ def worker_on(
     record: list[Entry] | None = None,
 ) -> Worker:
     settings = settings or settings_of(burst=True)
-    surroundings = RealSurroundings(record=None if record is None else record.append)
-    return Worker(driver, queues, concurrency, max_tasks=max_tasks, settings=settings, surroundings=surroundings)
+    runtime = ProductionRuntime(record=None if record is None else record.append)
+    return Worker(driver, queues, concurrency, max_tasks=max_tasks, settings=settings, runtime=runtime)
 
 
 def settings_of(
@@ -241,7 +241,7 @@ async def test_a_thread_past_its_limit_keeps_its_slot_and_its_retry_waits_for_it
     await dispatch(driver, Stuck())
     running = asyncio.create_task(worker_on(driver).start())
     async with asyncio.timeout(SOON_S):
-        while "its slot stays taken" not in caplog.text:
+        while "it keeps its slot" not in caplog.text:
             await asyncio.sleep(0.005)
     depth = await driver.depth("default")
 
@@ -296,28 +296,28 @@ async def test_a_lost_lease_cancels_the_attempt_and_drops_its_outcome() -> None:
 
 
 async def test_a_loss_that_is_told_late_does_not_strike_the_lease_taken_since() -> None:
-    class TellsLate(ThreadLeaseKeeper):
-        def start(self, on_lost: Callable[[Sequence[Held]], None]) -> None:
+    class TellsLate(ThreadLeaseRenewer):
+        def start(self, on_lost: Callable[[Sequence[InFlightAttempt]], None]) -> None:
             self.on_lost = on_lost
-            self.held: list[Held] = []
+            self.held: list[InFlightAttempt] = []
 
-        def hold(self, held: Held) -> None:
-            self.held.append(held)
+        def add(self, attempt: InFlightAttempt) -> None:
+            self.held.append(attempt)
 
-        def drop(self, held: Held) -> None: ...
+        def remove(self, attempt: InFlightAttempt) -> None: ...
 
     driver, record = MemoryDriver(), list[Entry]()
     await dispatch(driver, Waits())
     worker = worker_on(driver, settings=settings_of(lease_s=1.0), record=record)
-    keeper = worker._keeper = TellsLate(driver, lease_s=1.0, clock=worker._clock)
+    renewer = worker._renewer = TellsLate(driver, lease_s=1.0, clock=worker._clock)
     running = asyncio.create_task(worker.start())
     await until("begun", 2)
 
-    keeper.on_lost(keeper.held[:1])
+    renewer.on_lost(renewer.held[:1])
 
     worker.stop(immediate=True)
     await asyncio.wait_for(running, SOON_S)
-    assert [entry.token for entry in record if entry.kind is Kind.LOST] == [keeper.held[0].lease.token]
+    assert [entry.token for entry in record if entry.kind is Kind.LOST] == [renewer.held[0].lease.token]
     assert [entry.detail for entry in record if entry.kind is Kind.SETTLED] == ["hand back"]
 
 
@@ -346,8 +346,8 @@ async def test_an_outage_loses_nothing_and_is_logged_once_a_change(caplog: pytes
     await ended(worker_on(driver))
 
     assert RAN["a"] == 5
-    texts = [record.getMessage() for record in caplog.records if record.name == "asynctasq.core.broker"]
-    assert ["can't be reached" in texts[0], "is back after" in texts[1]] == [True, True]
+    texts = [record.getMessage() for record in caplog.records if record.name == "asynctasq.core.reconnect"]
+    assert ["can't be reached" in texts[0], "can be reached again after" in texts[1]] == [True, True]
     assert len(texts) == 2
 
 

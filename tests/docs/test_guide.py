@@ -85,7 +85,7 @@ def namespace(name: str) -> dict[str, Any]:
 
 
 @pytest.fixture(autouse=True)
-def surroundings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for missing in NOT_INSTALLED:
         monkeypatch.setitem(sys.modules, missing, types.ModuleType(missing))
     monkeypatch.setattr("time.sleep", lambda seconds: None)

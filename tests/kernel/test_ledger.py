@@ -2,7 +2,8 @@
 
 import pytest
 
-from asynctasq.kernel.ledger import INVARIANTS, Entry, Kind, check, lifelines, timeline
+from asynctasq.kernel.ledger import INVARIANTS, Entry, Kind, check, message_histories, timeline
+from asynctasq.kernel.messages import Lease
 
 M, W, V = "m1", "w1", "w2"
 
@@ -338,13 +339,22 @@ def test_the_tolerance_allows_for_another_clock() -> None:
     assert check(history, tolerance_s=0.5) == []
 
 
-def test_lifelines_part_messages_and_share_crashes() -> None:
+def test_histories_split_by_message_and_share_crashes() -> None:
     other = Entry(0, Kind.RESERVED, "m2", V, 1, "1")
-    lines = lifelines([*TAKEN_OVER, other, Entry(40, Kind.STOPPED, worker=V)])
+    histories = message_histories([*TAKEN_OVER, other, Entry(40, Kind.STOPPED, worker=V)])
 
-    assert list(lines) == ["m1", "m2"]
-    assert lines["m1"].crashed
-    assert not lines["m2"].crashed
+    assert list(histories) == ["m1", "m2"]
+    assert histories["m1"].crashed
+    assert not histories["m2"].crashed
+
+
+def test_the_entry_of_a_lease_names_its_message_attempt_and_token() -> None:
+    lease = Lease(message_id=M, queue="q", body=b"", token="7", attempt=2, crashes=0, enqueued_at=0, expires_at=30)
+    error = ValueError("no")
+
+    entry = Entry.of(lease, Kind.SETTLED, at=3, worker=W, detail="retry", due_at=9, error=error)
+
+    assert entry == Entry(3, Kind.SETTLED, M, W, 2, "7", "retry", 9, error=error)
 
 
 def test_a_timeline_starts_at_its_first_entry_or_where_told() -> None:

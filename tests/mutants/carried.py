@@ -16,10 +16,10 @@ from itertools import count
 from typing import Any, ClassVar, Final, NamedTuple, cast
 from zoneinfo import ZoneInfo
 
-from asynctasq.core.building import Builder
 from asynctasq.core.lanes.child import Reply, Request
 from asynctasq.core.lanes.lanes import InlineLanes, Lanes
-from asynctasq.core.surroundings import SimulatedSurroundings, WorkerSettings
+from asynctasq.core.runtime import SimulatedRuntime, WorkerSettings
+from asynctasq.core.task_factory import TaskFactory
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.memory_driver import MemoryDriver
 from asynctasq.errors import DispatchError, UnserializableValue
@@ -249,21 +249,21 @@ async def _here(one: BaseTask[Any]) -> object:
 
 
 @dataclass(slots=True, kw_only=True)
-class Told(SimulatedSurroundings):
-    """Tells in which lane each message ran."""
+class RecordingRuntime(SimulatedRuntime):
+    """Records in which lane each message ran."""
 
     ran_in: dict[str, str]
 
-    def lanes(self, settings: WorkerSettings, builder: Builder, *, threads: int) -> Lanes:
+    def lanes(self, settings: WorkerSettings, task_factory: TaskFactory, *, threads: int) -> Lanes:
         del settings, threads
-        return TellingLanes(builder, self.ran_in)
+        return TellingLanes(task_factory, self.ran_in)
 
 
 class TellingLanes(InlineLanes):
     """Notes what runs where."""
 
-    def __init__(self, builder: Builder, ran_in: dict[str, str]) -> None:
-        super().__init__(builder)
+    def __init__(self, task_factory: TaskFactory, ran_in: dict[str, str]) -> None:
+        super().__init__(task_factory)
         self._ran_in = ran_in
 
     async def run_async(self, task: AsyncTask[object], timeout_s: float | None) -> object:
@@ -305,8 +305,8 @@ class Side:
         """Run what is due."""
         for driver in self.drivers.values():
             settings = WorkerSettings(application=Application(), handle_signals=False, burst=True)
-            world = Told(clock=self.sim.clock, rng=self.sim.rng, name="own", ran_in=self.ran_in)
-            worker = Worker(driver, ",".join(QUEUES), settings=settings, surroundings=world)
+            runtime = RecordingRuntime(clock=self.sim.clock, rng=self.sim.rng, name="own", ran_in=self.ran_in)
+            worker = Worker(driver, ",".join(QUEUES), settings=settings, runtime=runtime)
             await asyncio.wait_for(worker.start(), MARGIN_S / 2)
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any, ClassVar, Final
 
-from asynctasq.core.lanes.processes import ChildCrashed
+from asynctasq.core.lanes.process_pool import ChildCrashed
 from asynctasq.errors import Reject, Retry, Snooze, UnserializableValue
 from asynctasq.tasks import AsyncProcessTask, AsyncTask, BaseTask, SyncProcessTask, SyncTask
 from asynctasq.tasks.options import Duration

@@ -11,9 +11,9 @@ from typing import Any
 from asynctasq.codec.arguments import pack_arguments
 from asynctasq.codec.envelope import WIRE_VERSION, decode_envelope, encode_envelope
 from asynctasq.codec.signing import SigningKeys
-from asynctasq.core.building import Builder
 from asynctasq.core.lanes.lanes import InlineLanes, Lanes
-from asynctasq.core.surroundings import SimulatedSurroundings, WorkerSettings
+from asynctasq.core.runtime import SimulatedRuntime, WorkerSettings
+from asynctasq.core.task_factory import TaskFactory
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.base import NO, Settlements
 from asynctasq.drivers.memory_driver import MemoryDriver
@@ -132,33 +132,33 @@ class Slow(Deaf):
 
 
 @dataclass(slots=True, kw_only=True)
-class WithThreads(SimulatedSurroundings):
+class WithThreads(SimulatedRuntime):
     """Blocking code takes virtual time here, and can't be stopped; `spans` are when it began and when it ended."""
 
     spans: list[tuple[float, float]] = field(default_factory=list[tuple[float, float]])
     running: set[asyncio.Task[object]] = field(default_factory=set[asyncio.Task[object]])
 
-    def lanes(self, settings: WorkerSettings, builder: Builder, *, threads: int) -> Lanes:
+    def lanes(self, settings: WorkerSettings, task_factory: TaskFactory, *, threads: int) -> Lanes:
         del settings, threads
-        return ThreadLanes(builder, self)
+        return ThreadLanes(task_factory, self)
 
 
 class ThreadLanes(InlineLanes):
     """Lets what blocks take THREAD_S, whatever becomes of the attempt that waits for it."""
 
-    def __init__(self, builder: Builder, world: WithThreads) -> None:
-        super().__init__(builder)
-        self._world = world
+    def __init__(self, task_factory: TaskFactory, runtime: WithThreads) -> None:
+        super().__init__(task_factory)
+        self._runtime = runtime
 
     async def run_blocking(self, call: Callable[[], object], timeout_s: float | None, *, what: str) -> object:
         async def thread() -> object:
             began = now()
             await asyncio.sleep(THREAD_S)
-            self._world.spans.append((began, now()))
+            self._runtime.spans.append((began, now()))
             return await InlineLanes.run_blocking(self, call, timeout_s, what=what)
 
         running = asyncio.get_running_loop().create_task(thread())
-        self._world.running.add(running)
+        self._runtime.running.add(running)
         return await asyncio.shield(running)
 
 
@@ -171,7 +171,7 @@ def _worker(
     **choices: Any,
 ) -> Worker:
     settings = WorkerSettings(application=Application(), handle_signals=False, burst=burst, signing_keys=signing_keys)
-    choices = {"surroundings": SimulatedSurroundings(clock=sim.clock, rng=sim.rng, name="own"), **choices}
+    choices = {"runtime": SimulatedRuntime(clock=sim.clock, rng=sim.rng, name="own"), **choices}
     return Worker(driver, **{"queues": "high,low", **choices}, settings=settings)
 
 
@@ -401,20 +401,20 @@ async def _while_away(sim: Simulation, driver: Frail) -> None:
 async def _threads(sim: Simulation, driver: MemoryDriver) -> None:
     """Interrupt what runs in a thread, which goes on all the same: its next attempt may not run beside it."""
     [task_id] = await _put(sim, driver, Thread("thread").on_queue("low"))
-    world = WithThreads(clock=sim.clock, rng=sim.rng, name="own")
-    worker = _worker(sim, driver, surroundings=world)
+    runtime = WithThreads(clock=sim.clock, rng=sim.rng, name="own")
+    worker = _worker(sim, driver, runtime=runtime)
     running = asyncio.get_running_loop().create_task(worker.start())
     await asyncio.sleep(1 + sim.rng.random() * 20)
     worker.stop(immediate=True)
     await asyncio.wait_for(running, 1000)
-    worker = _worker(sim, driver, surroundings=world)
+    worker = _worker(sim, driver, runtime=runtime)
     running = asyncio.get_running_loop().create_task(worker.start())
     await asyncio.sleep(150)
     worker.stop()
     await asyncio.wait_for(running, 1000)
     want(await driver.find(task_id) is None, "threads", "it was not run again")
-    want(len(world.spans) == 2, "threads", f"it ran {len(world.spans)} times, not twice")
-    (_, ended), (began, _) = world.spans
+    want(len(runtime.spans) == 2, "threads", f"it ran {len(runtime.spans)} times, not twice")
+    (_, ended), (began, _) = runtime.spans
     want(began >= ended, "threads", f"its second attempt began at {began}, while its thread ran to {ended}")
 
 

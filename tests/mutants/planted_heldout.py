@@ -7,12 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 from asynctasq.codec import envelope as envelope_module
-from asynctasq.core.attempt import AttemptRunner
-from asynctasq.core.building import Builder
+from asynctasq.core.hooks import HookCaller
 from asynctasq.core.lanes import lanes as lanes_module
-from asynctasq.core.queues import QueueOrder
+from asynctasq.core.queue_order import QueueOrder
 from asynctasq.core.shutdown import StopRequest
-from asynctasq.core.watch import Watch
+from asynctasq.core.task_factory import TaskFactory
+from asynctasq.core.waiting import WorkWaiter
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.memory_driver import MemoryDriver
 from asynctasq.drivers.memory_driver import row as memory_row
@@ -220,12 +220,12 @@ def _broken_answer_is_no() -> Mutant:
     broken: set[int] = set()
 
     def telling(original: Any) -> Any:
-        def hook_broke(self: Any, run: Any, hook: str, error: BaseException) -> None:
+        def hook_raised(self: Any, run: Any, hook: str, error: BaseException) -> None:
             original(self, run, hook, error)
             if hook == "should_retry":
                 broken.add(id(run))
 
-        return hook_broke
+        return hook_raised
 
     def asking(original: Any) -> Any:
         async def should_retry(self: Any, run: Any) -> bool:
@@ -241,8 +241,8 @@ def _broken_answer_is_no() -> Mutant:
         name="error of should_retry means no",
         breaks="a broken hook buries what would have been retried",
         changes=(
-            Change(owner=AttemptRunner, name="_hook_broke", make=telling),
-            Change(owner=AttemptRunner, name="_should_retry", make=asking),
+            Change(owner=HookCaller, name="_hook_raised", make=telling),
+            Change(owner=HookCaller, name="should_retry", make=asking),
         ),
     )
 
@@ -250,11 +250,11 @@ def _broken_answer_is_no() -> Mutant:
 HELD_OUT.append(_broken_answer_is_no())
 
 
-@_plant(AttemptRunner, "__init__", "hooks without limit", "a failed() that hangs holds its slot for ever")
+@_plant(HookCaller, "__init__", "hooks without limit", "a failed() that hangs holds its slot for ever")
 def _hooks_unlimited(original: Any) -> Any:
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
         original(self, *args, **kwargs)
-        self._hook_timeout_s = None
+        self._timeout_s = None
 
     return init
 
@@ -277,29 +277,31 @@ def _any_timeout(original: Any) -> Any:
     return run_async
 
 
-@_plant(Watch, "start", "promise of a watch forgotten", "what a waiting reserve brings is not counted as room taken")
+@_plant(
+    WorkWaiter, "start", "leases of a wait not counted", "what a waiting reserve brings is not counted as room taken"
+)
 def _promise_forgotten(original: Any) -> Any:
     def start(self: Any, room: int) -> None:
         original(self, room)
-        self.promised = 0
+        self.leases_max = 0
 
     return start
 
 
-@_plant(StopRequest, "ask", "second stop is the first", "asking again does not hurry the worker")
+@_plant(StopRequest, "request", "second stop is the first", "asking again does not hurry the worker")
 def _second_request_same(original: Any) -> Any:
-    def ask(self: Any, *, immediate: bool = False) -> None:
+    def request(self: Any, *, immediate: bool = False) -> None:
         if immediate or not self.requested:
             original(self, immediate=immediate)
 
-    return ask
+    return request
 
 
 @_plant(Worker, "_cancel", "cancelled before it began", "its lease is never given back, its slot never freed")
 def _cancelled_unbegun(_: Any) -> Any:
-    def cancel(self: Any, held: Any) -> None:
-        if held.task is not None:
-            held.task.cancel()
+    def cancel(self: Any, attempt: Any) -> None:
+        if attempt.asyncio_task is not None:
+            attempt.asyncio_task.cancel()
 
     return cancel
 
@@ -307,16 +309,16 @@ def _cancelled_unbegun(_: Any) -> Any:
 @_plant(Worker, "_drain", "last settle tried once", "one failed call while stopping forgets what ended")
 def _last_settle_once(_: Any) -> Any:
     async def drain(self: Any) -> None:
-        await self._watch.stop()
-        self._take_back(self._watch.collect().leases)
+        await self._waiter.stop()
+        self._hand_back(self._waiter.collect().leases)
         deadline = self._clock.monotonic() + self.settings.shutdown_timeout_s
-        while self._held and not self._stop.immediate and self._clock.monotonic() < deadline:
-            if self._finished:
+        while self._in_flight and not self._stop.immediate and self._clock.monotonic() < deadline:
+            if self._to_settle:
                 await self._turn(0)
-            elif not await self._hear_news_until(deadline):
+            elif not await self._wait_for_wake_up(deadline):
                 break
         await self._interrupt()
-        if self._finished and not (self._stop.immediate and self._outage.ongoing):
+        if self._to_settle and not (self._stop.immediate and self._reconnect.active):
             await self._turn(0)
 
     return drain
@@ -333,7 +335,7 @@ def _weights_inverted(original: Any) -> Any:
     return following
 
 
-@_plant(Builder, "decode", "newer version buried", "a message for a newer worker is a dead letter")
+@_plant(TaskFactory, "decode", "newer version buried", "a message for a newer worker is a dead letter")
 def _newer_is_damaged(original: Any) -> Any:
     def decode(self: Any, message_id: str, attempt: int, body: bytes) -> Any:
         try:

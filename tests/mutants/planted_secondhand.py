@@ -3,6 +3,7 @@
 Thirty, drawn by chance from fifty slips that the sources, the guide and the traps suggest.
 """
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
@@ -11,15 +12,17 @@ from typing import Any
 from asynctasq import queue as queue_module
 from asynctasq.codec import values as values_module
 from asynctasq.core import attempt as attempt_module
-from asynctasq.core import broker as broker_module
-from asynctasq.core import exceptions as exceptions_module
-from asynctasq.core import running as running_module
+from asynctasq.core import current_task as current_task_module
+from asynctasq.core import exception_codec as exception_codec_module
+from asynctasq.core import hooks as hooks_module
+from asynctasq.core import reconnect as reconnect_module
 from asynctasq.core.attempt import AttemptRunner
-from asynctasq.core.broker import Outage
-from asynctasq.core.building import BadArguments, Builder
+from asynctasq.core.hooks import HookCaller
 from asynctasq.core.lanes import child as child_module
-from asynctasq.core.leases import LoopLeaseKeeper
-from asynctasq.core.queues import QueueOrder
+from asynctasq.core.leases import LoopLeaseRenewer
+from asynctasq.core.queue_order import QueueOrder
+from asynctasq.core.reconnect import ReconnectBackoff
+from asynctasq.core.task_factory import BadArguments, TaskFactory
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.base import Page
 from asynctasq.drivers.memory_driver import MemoryDriver
@@ -81,7 +84,7 @@ _everywhere(
     "once delays have outgrown the cap, a burst of failures stays a burst",
     _jitter_first,
     (decide_module, "delay_before_next"),
-    (broker_module, "delay_before_next"),
+    (reconnect_module, "delay_before_next"),
 )
 
 
@@ -146,26 +149,24 @@ _everywhere(
     "current task kept in a global",
     "an attempt takes itself for the one that began last",
     _one_global(),
-    (running_module, "running_task"),
+    (current_task_module, "running_task"),
     (attempt_module, "running_task"),
     (child_module, "running_task"),
 )
 
 
-@_plant(
-    AttemptRunner, "_failed", "hook of a cancelled attempt called", "failed() is called here and where it runs next"
-)
+@_plant(HookCaller, "failed", "hook of a cancelled attempt called", "failed() is called here and where it runs next")
 def _hook_all_the_same(_: Any) -> Any:
     async def failed(self: Any, run: Any, exception: BaseException) -> None:
         task = await self._instance(run)
         if task is None:
             return
-        self._note(run.held, attempt_module.Kind.HOOK, "failed")
+        hooks_module.record_event(self._environment, run.attempt, hooks_module.Kind.HOOK, "failed")
         try:
-            async with attempt_module.asyncio.timeout(self._hook_timeout_s):
-                await self._call_hook(run, task.failed, exception)
+            async with asyncio.timeout(self._timeout_s):
+                await self._call(run, task.failed, exception)
         except BaseException as error:
-            self._hook_broke(run, "failed", error)
+            self._hook_raised(run, "failed", error)
 
     return failed
 
@@ -174,15 +175,15 @@ def _hook_all_the_same(_: Any) -> Any:
     AttemptRunner, "_after_thread", "interrupted thread handed back at once", "its next attempt runs beside the thread"
 )
 def _thread_at_once(_: Any) -> Any:
-    return lambda self, held: Release(counted=False)
+    return lambda self, attempt: Release(counted=False)
 
 
-@_plant(attempt_module, "reason_of", "bad arguments retried", "what can never run is tried again and again")
+@_plant(attempt_module, "dead_reason_of", "bad arguments retried", "what can never run is tried again and again")
 def _may_fit_later(original: Any) -> Any:
     return lambda error: None if isinstance(error, BadArguments) else original(error)
 
 
-@_plant(Builder, "_make", "constructor's TypeError is bad arguments", "a passing error of a constructor is final")
+@_plant(TaskFactory, "_make", "constructor's TypeError is bad arguments", "a passing error of a constructor is final")
 def _any_type_error(original: Any) -> Any:
     def make(self: Any, invocation: Any, arguments: Any) -> Any:
         try:
@@ -197,11 +198,11 @@ def _any_type_error(original: Any) -> Any:
     child_module, "build_task", "child does not know its attempt", "each attempt in a child takes itself for the first"
 )
 def _always_first(original: Any) -> Any:
-    return lambda request, builder: original(replace(request, attempt=1), builder)
+    return lambda request, task_factory: original(replace(request, attempt=1), task_factory)
 
 
 @_plant(
-    exceptions_module,
+    exception_codec_module,
     "_restore",
     "attributes of a child's exception lost",
     "what a child asks for comes without its delay",
@@ -213,7 +214,7 @@ def _bare_exception(original: Any) -> Any:
 # -- the worker ----------------------------------------------------------------------------------
 
 
-@_plant(Worker, "_take_back", "last wait's leases forgotten", "what came while it stopped waits for its lease to end")
+@_plant(Worker, "_hand_back", "last wait's leases forgotten", "what came while it stopped waits for its lease to end")
 def _not_taken_back(_: Any) -> Any:
     return lambda self, leases: None
 
@@ -222,13 +223,13 @@ def _not_taken_back(_: Any) -> Any:
 def _settle_at_any_price(original: Any) -> Any:
     async def drain(self: Any) -> None:
         await original(self)
-        while self._finished:
+        while self._to_settle:
             await self._turn(0)
 
     return drain
 
 
-@_plant(Outage, "wait", "outage begins anew with each failure", "a worker without its backend never gives up")
+@_plant(ReconnectBackoff, "wait", "outage begins anew with each failure", "a worker without its backend never gives up")
 def _since_now(original: Any) -> Any:
     async def wait(self: Any, error: Any) -> None:
         self._since = None
@@ -237,33 +238,33 @@ def _since_now(original: Any) -> Any:
     return wait
 
 
-@_plant(LoopLeaseKeeper, "hold", "each new lease puts off renewals", "a busy worker loses what runs long")
+@_plant(LoopLeaseRenewer, "add", "each new lease puts off renewals", "a busy worker loses what runs long")
 def _timer_pushed_back(original: Any) -> Any:
-    def hold(self: Any, held: Any) -> None:
-        original(self, held)
+    def add(self: Any, attempt: Any) -> None:
+        original(self, attempt)
         self._arm(self._renewals.lease_s / 3)
 
-    return hold
+    return add
 
 
 @_plant(Worker, "_turn", "ended during a failed call", "what ends while the backend fails is never settled")
 def _overwritten(_: Any) -> Any:
     async def turn(self: Any, room: int) -> None:
-        settlements, self._finished = self._finished, []
+        settlements, self._to_settle = self._to_settle, []
         asked_at, asked_now = self._clock.monotonic(), self._clock.now()
         try:
             lost, leases = await self.driver.turn(
                 settlements, self.queues.next(), limit=room, lease_s=self.settings.lease_s
             )
         except DriverError as error:
-            self._finished = settlements
-            await self._outage.wait(error)
+            self._to_settle = settlements
+            await self._reconnect.wait(error)
             return
-        self._outage.over()
-        self._note_settled(settlements, lost, asked_now)
+        self._reconnect.reset()
+        self._record_settled(settlements, lost, asked_now)
         if room:
-            self._look = len(leases) >= room
-        self._take(leases, asked_at, asked_now)
+            self._may_have_work = len(leases) >= room
+        self._start_attempts(leases, asked_at, asked_now)
 
     return turn
 

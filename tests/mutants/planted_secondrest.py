@@ -10,10 +10,11 @@ from typing import Any
 from asynctasq import queue as queue_module
 from asynctasq.codec import values as values_module
 from asynctasq.core.attempt import AttemptRunner
-from asynctasq.core.building import Builder
-from asynctasq.core.leases import LoopLeaseKeeper
-from asynctasq.core.queues import QueueOrder
+from asynctasq.core.hooks import HookCaller
+from asynctasq.core.leases import LoopLeaseRenewer
+from asynctasq.core.queue_order import QueueOrder
 from asynctasq.core.shutdown import StopRequest
+from asynctasq.core.task_factory import TaskFactory
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.memory_driver import MemoryDriver
 from asynctasq.kernel import retry as retry_module
@@ -38,7 +39,7 @@ def _linear(_: Any) -> Any:
     return lambda policy, attempt: min(policy.cap_s, policy.base_s * attempt)
 
 
-@_plant(AttemptRunner, "_call_hook", "should_retry must say True", "an answer that is true in other words is no")
+@_plant(HookCaller, "_call", "should_retry must say True", "an answer that is true in other words is no")
 def _identical(original: Any) -> Any:
     async def call_hook(self: Any, run: Any, hook: Any, exception: BaseException) -> Any:
         answer = await original(self, run, hook, exception)
@@ -47,7 +48,7 @@ def _identical(original: Any) -> Any:
     return call_hook
 
 
-@_plant(AttemptRunner, "_instance", "hooks called on a new instance", "what execute noted on self is not there")
+@_plant(HookCaller, "_instance", "hooks called on a new instance", "what execute noted on self is not there")
 def _built_anew(original: Any) -> Any:
     async def instance(self: Any, run: Any) -> Any:
         run.task = None
@@ -57,7 +58,7 @@ def _built_anew(original: Any) -> Any:
 
 
 @_plant(
-    Builder, "build_for_hooks", "built for hooks as the first attempt", "failed() of a crashed child counts wrongly"
+    TaskFactory, "build_for_hooks", "built for hooks as the first attempt", "failed() of a crashed child counts wrongly"
 )
 def _first_for_hooks(original: Any) -> Any:
     return lambda self, invocation, **given: original(self, replace(invocation, attempt=1), **given)
@@ -84,7 +85,12 @@ def _packed_later(original: Any) -> Any:
 # -- the worker ----------------------------------------------------------------------------------
 
 
-@_plant(Worker, "_take", "lease counted from the reply", "what was granted long ago is begun, and run beside another's")
+@_plant(
+    Worker,
+    "_start_attempts",
+    "lease counted from the reply",
+    "what was granted long ago is begun, and run beside another's",
+)
 def _from_reply(original: Any) -> Any:
     return lambda self, leases, asked_at, asked_now: original(self, leases, self._clock.monotonic(), asked_now)
 
@@ -107,13 +113,13 @@ def _stopped_for_good(original: Any) -> Any:
     return close
 
 
-@_plant(LoopLeaseKeeper, "drop", "end of one stops the renewal of all", "a long task beside short ones runs twice")
+@_plant(LoopLeaseRenewer, "remove", "end of one stops the renewal of all", "a long task beside short ones runs twice")
 def _disarmed(original: Any) -> Any:
-    def drop(self: Any, held: Any) -> None:
-        original(self, held)
+    def remove(self: Any, attempt: Any) -> None:
+        original(self, attempt)
         self._disarm()
 
-    return drop
+    return remove
 
 
 @_plant(QueueOrder, "next", "strict order rotates", "the most important queue waits for its turn")
@@ -189,7 +195,7 @@ def _from_attributes(original: Any) -> Any:
     return lambda task: {name: getattr(task, name, given) for name, given in original(task).items()}
 
 
-@_plant(Builder, "decode", "process=True lost", "a decorated function for a child runs in the worker")
+@_plant(TaskFactory, "decode", "process=True lost", "a decorated function for a child runs in the worker")
 def _in_the_worker(original: Any) -> Any:
     def decode(self: Any, message_id: str, attempt: int, body: bytes) -> Any:
         right = original(self, message_id, attempt, body)

@@ -14,10 +14,11 @@ from asynctasq import queue as queue_module
 from asynctasq.codec import records as records_module
 from asynctasq.core import attempt as attempt_module
 from asynctasq.core.attempt import AttemptRunner
-from asynctasq.core.building import Builder
+from asynctasq.core.hooks import HookCaller
 from asynctasq.core.lanes.lanes import InlineLanes, WorkerLanes
 from asynctasq.core.leases import _Renewals  # pyright: ignore[reportPrivateUsage] - to plant a defect in it
 from asynctasq.core.shutdown import StopRequest
+from asynctasq.core.task_factory import TaskFactory
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.base import Page
 from asynctasq.drivers.memory_driver import MemoryDriver
@@ -74,7 +75,7 @@ def _one_crash_more(original: Any) -> Any:
 # -- the attempt -----------------------------------------------------------------------------------
 
 
-@_plant(AttemptRunner, "_call_hook", "blocking failed() in the loop", "one hook that blocks stops all that runs")
+@_plant(HookCaller, "_call", "blocking failed() in the loop", "one hook that blocks stops all that runs")
 def _in_the_loop(original: Any) -> Any:
     async def call_hook(self: Any, run: Any, hook: Any, exception: BaseException) -> Any:
         if hook.__name__ != "failed":
@@ -114,8 +115,8 @@ _everywhere(
     AttemptRunner, "_unrunnable", "unreadable for one reason", "an unknown task, or a forged one, is called damaged"
 )
 def _always_undecodable(original: Any) -> Any:
-    def unrunnable(self: Any, held: Any, error: Any) -> Any:
-        return replace(original(self, held, error), reason=DeadReason.UNDECODABLE)
+    def unrunnable(self: Any, attempt: Any, error: Any) -> Any:
+        return replace(original(self, attempt, error), reason=DeadReason.UNDECODABLE)
 
     return unrunnable
 
@@ -123,49 +124,49 @@ def _always_undecodable(original: Any) -> Any:
 # -- the worker ------------------------------------------------------------------------------------
 
 
-@_plant(Worker, "_end", "end of an attempt not heard", "it is settled when something else wakes the worker")
+@_plant(Worker, "_end_attempt", "end of an attempt not heard", "it is settled when something else wakes the worker")
 def _silently(original: Any) -> Any:
-    def end(self: Any, held: Any, settlement: Any) -> None:
-        news, self._news = self._news, asyncio.Event()
+    def end(self: Any, attempt: Any, settlement: Any) -> None:
+        wake_up, self._wake_up = self._wake_up, asyncio.Event()
         try:
-            original(self, held, settlement)
+            original(self, attempt, settlement)
         finally:
-            self._news = news
+            self._wake_up = wake_up
 
     return end
 
 
-@_plant(StopRequest, "ask", "immediate stop drains", "who can't wait is kept waiting for what runs")
+@_plant(StopRequest, "request", "immediate stop drains", "who can't wait is kept waiting for what runs")
 def _drains_first(original: Any) -> Any:
-    def ask(self: Any, *, immediate: bool = False) -> None:  # it is not passed on
+    def request(self: Any, *, immediate: bool = False) -> None:  # it is not passed on
         original(self)
 
-    return ask
+    return request
 
 
-@_plant(Worker, "_pump", "waits for work only when idle", "beside a long task the other slots stay empty")
+@_plant(Worker, "_run_until_stop", "waits for work only when idle", "beside a long task the other slots stay empty")
 def _when_idle(_: Any) -> Any:
     async def pump(self: Any) -> None:
         while not self._stop.requested:
-            room = self._room()
-            if self._finished or (room and self._look):
+            room = self._free_slots()
+            if self._to_settle or (room and self._may_have_work):
                 await self._turn(room)
-            elif self._nothing_left(room):
+            elif self._is_done(room):
                 return
             else:
-                if room and not self._held:
-                    self._watch.start(room)
-                await self._hear_news()
+                if room and not self._in_flight:
+                    self._waiter.start(room)
+                await self._handle_wake_up()
 
     return pump
 
 
-@_plant(_Renewals, "discard", "renewal dropped by id", "the end of a lost attempt stops its successor's renewals")
+@_plant(_Renewals, "remove", "renewal dropped by id", "the end of a lost attempt stops its successor's renewals")
 def _whoever_it_is(_: Any) -> Any:
-    def discard(self: Any, held: Any) -> None:
-        self._held.pop(held.lease.message_id, None)
+    def remove(self: Any, attempt: Any) -> None:
+        self._attempts.pop(attempt.lease.message_id, None)
 
-    return discard
+    return remove
 
 
 # -- the driver in memory --------------------------------------------------------------------------
@@ -238,7 +239,7 @@ def _if_true(original: Any) -> Any:
     return with_options
 
 
-@_plant(Builder, "decode", "max_attempts of the class", "what was dispatched with others has as many as its class")
+@_plant(TaskFactory, "decode", "max_attempts of the class", "what was dispatched with others has as many as its class")
 def _of_the_class(original: Any) -> Any:
     def decode(self: Any, message_id: str, attempt: int, body: bytes) -> Any:
         right = original(self, message_id, attempt, body)

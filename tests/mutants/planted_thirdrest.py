@@ -8,13 +8,13 @@ from typing import Any
 from asynctasq import queue as queue_module
 from asynctasq.codec import envelope as envelope_module
 from asynctasq.core import attempt as attempt_module
-from asynctasq.core import building as building_module
-from asynctasq.core import exceptions as exceptions_module
+from asynctasq.core import exception_codec as exception_codec_module
+from asynctasq.core import task_factory as task_factory_module
 from asynctasq.core import worker as worker_module
-from asynctasq.core.attempt import AttemptRunner
+from asynctasq.core.hooks import HookCaller
 from asynctasq.core.lanes import child as child_module
 from asynctasq.core.lanes import lanes as lanes_module
-from asynctasq.core.queues import QueueOrder
+from asynctasq.core.queue_order import QueueOrder
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.memory_driver import MemoryDriver
 from asynctasq.drivers.memory_driver import row as memory_row
@@ -61,7 +61,7 @@ def _as_many_as_delays(original: Any) -> Any:
 # -- the attempt -----------------------------------------------------------------------------------
 
 
-@_plant(AttemptRunner, "_call_hook", "failed() gets the cause", "of `raise A from B` the hook is told of B")
+@_plant(HookCaller, "_call", "failed() gets the cause", "of `raise A from B` the hook is told of B")
 def _unwrapped(original: Any) -> Any:
     async def call_hook(self: Any, run: Any, hook: Any, exception: BaseException) -> Any:
         told = exception.__cause__ if hook.__name__ == "failed" else None
@@ -94,7 +94,10 @@ def _no_pause(_: Any) -> Any:
 
 
 @_plant(
-    exceptions_module, "_find", "child's own exceptions lost", "a Retry, or an error of one's own, comes as another"
+    exception_codec_module,
+    "_find",
+    "child's own exceptions lost",
+    "a Retry, or an error of one's own, comes as another",
 )
 def _builtins_alone(original: Any) -> Any:
     def find(name: str) -> Any:
@@ -106,11 +109,11 @@ def _builtins_alone(original: Any) -> Any:
 # -- the worker ------------------------------------------------------------------------------------
 
 
-@_plant(Worker, "_abandon", "worker's own end fails its tasks", "failed() is told of what will run again elsewhere")
-def _without_fate(_: Any) -> Any:
+@_plant(Worker, "_cancel_all", "worker's own end fails its tasks", "failed() is told of what will run again elsewhere")
+def _without_reason(_: Any) -> Any:
     def abandon(self: Any) -> None:
-        for held in list(self._held.values()):
-            self._cancel(held)
+        for attempt in list(self._in_flight.values()):
+            self._cancel(attempt)
 
     return abandon
 
@@ -223,7 +226,7 @@ _everywhere(
     "once its base has been dispatched a task runs as its base",
     _inherited,
     (queue_module, "definition_of"),
-    (building_module, "definition_of"),
+    (task_factory_module, "definition_of"),
     (child_module, "definition_of"),
 )
 
@@ -237,10 +240,10 @@ def _from_now_on(original: Any) -> Any:
     return driver
 
 
-@_plant(envelope_module, "_open_seal", "unsigned taken for signed", "who writes to the queue needs no key")
+@_plant(envelope_module, "_verify_signature", "unsigned taken for signed", "who writes to the queue needs no key")
 def _unsigned_too(original: Any) -> Any:
-    def open_seal(body: bytes, keys: Any, limits: Any) -> Any:
+    def verify_signature(body: bytes, keys: Any, limits: Any) -> Any:
         unsigned = body.startswith(envelope_module.PLAIN_PREFIX)
         return original(body, None if unsigned else keys, limits)
 
-    return open_seal
+    return verify_signature

@@ -8,12 +8,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 from asynctasq.core import attempt as attempt_module
-from asynctasq.core import building as building_module
-from asynctasq.core.attempt import AttemptRunner, Fate
-from asynctasq.core.broker import Outage
-from asynctasq.core.building import Invocation
-from asynctasq.core.leases import LoopLeaseKeeper
-from asynctasq.core.watch import Watch
+from asynctasq.core import task_factory as task_factory_module
+from asynctasq.core.attempt import AttemptRunner
+from asynctasq.core.hooks import HookCaller
+from asynctasq.core.in_flight import CancelReason
+from asynctasq.core.leases import LoopLeaseRenewer
+from asynctasq.core.reconnect import ReconnectBackoff
+from asynctasq.core.task_factory import Invocation
+from asynctasq.core.waiting import WorkWaiter
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.memory_driver import MemoryDriver
 from asynctasq.kernel.decide import Interrupted
@@ -47,7 +49,7 @@ def _hand_back_late(original: Any) -> Any:
 
 @_plant(AttemptRunner, "_unrunnable", "unreadable counted as an attempt", "a dead letter that never ran has run")
 def _unrunnable_counted(original: Any) -> Any:
-    return lambda self, held, error: replace(original(self, held, error), counted=True)
+    return lambda self, attempt, error: replace(original(self, attempt, error), counted=True)
 
 
 # -- the driver in memory ------------------------------------------------------------------------
@@ -120,7 +122,7 @@ def _first_error(original: Any) -> Any:
 
 
 @_plant(
-    building_module, "set_metadata", "current attempt counted from 1", "the first attempt takes itself for a second"
+    task_factory_module, "set_metadata", "current attempt counted from 1", "the first attempt takes itself for a second"
 )
 def _from_one(original: Any) -> Any:
     return lambda task, *, attempt, **given: original(task, attempt=attempt + 1, **given)
@@ -131,7 +133,7 @@ def _naive(_: Any) -> Any:
     return property(lambda self: datetime.fromtimestamp(self.envelope.dispatched_at, UTC).replace(tzinfo=None))
 
 
-@_plant(AttemptRunner, "_call_hook", "async failed() never awaited", "its coroutine is made and dropped")
+@_plant(HookCaller, "_call", "async failed() never awaited", "its coroutine is made and dropped")
 def _dropped(original: Any) -> Any:
     async def call_hook(self: Any, run: Any, hook: Any, exception: Any) -> Any:
         if hook.__name__ != "failed":
@@ -149,14 +151,14 @@ def _dropped(original: Any) -> Any:
 )
 def _exceptions_only(original: Any) -> Any:
     def raised(self: Any, run: Any, error: BaseException) -> Any:
-        if run.held.fate is None and not isinstance(error, Exception):
+        if run.attempt.cancel_reason is None and not isinstance(error, Exception):
             raise error
         return original(self, run, error)
 
     return raised
 
 
-@_plant(LoopLeaseKeeper, "_renew", "one failed renewal ends renewing", "a hiccup of the backend loses long tasks")
+@_plant(LoopLeaseRenewer, "_renew", "one failed renewal ends renewing", "a hiccup of the backend loses long tasks")
 def _no_second_try(_: Any) -> Any:
     async def renew(self: Any, due: Any) -> None:
         if await self._extend(due) and len(self._renewals):
@@ -165,12 +167,12 @@ def _no_second_try(_: Any) -> Any:
     return renew
 
 
-@_plant(Watch, "collect", "outage while waiting not noticed", "a worker without its backend asks without a pause")
+@_plant(WorkWaiter, "collect", "outage while waiting not noticed", "a worker without its backend asks without a pause")
 def _error_dropped(original: Any) -> Any:
     return lambda self: replace(original(self), error=None)
 
 
-@_plant(Outage, "over", "outage never over", "two hiccups an hour apart end the worker")
+@_plant(ReconnectBackoff, "reset", "outage never over", "two hiccups an hour apart end the worker")
 def _never_over(_: Any) -> Any:
     return lambda self: None
 
@@ -178,26 +180,31 @@ def _never_over(_: Any) -> Any:
 @_plant(Worker, "_turn", "takes new work while it drains", "a stopping worker interrupts what it need not have begun")
 def _takes_on(original: Any) -> Any:
     async def turn(self: Any, room: int) -> None:
-        await original(self, self._room() if self._stop.requested else room)
+        await original(self, self._free_slots() if self._stop.requested else room)
 
     return turn
 
 
-@_plant(Worker, "_end", "lost lease keeps its slot", "a worker that lost leases runs less and less")
+@_plant(Worker, "_end_attempt", "lost lease keeps its slot", "a worker that lost leases runs less and less")
 def _slot_kept(original: Any) -> Any:
-    def end(self: Any, held: Any, settlement: Any) -> None:
-        original(self, held, settlement)
-        if held.fate == Fate.LOST:
-            self._held.setdefault(held.lease.message_id, held)
+    def end(self: Any, attempt: Any, settlement: Any) -> None:
+        original(self, attempt, settlement)
+        if attempt.cancel_reason is CancelReason.LEASE_LOST:
+            self._in_flight.setdefault(attempt.lease.message_id, attempt)
 
     return end
 
 
-@_plant(Worker, "_take", "own lost lease not noticed", "what this worker reserves anew runs beside its earlier attempt")
+@_plant(
+    Worker,
+    "_start_attempts",
+    "own lost lease not noticed",
+    "what this worker reserves anew runs beside its earlier attempt",
+)
 def _beside_itself(original: Any) -> Any:
     def take(self: Any, leases: Any, asked_at: float, asked_now: float) -> None:
         for lease in leases:
-            self._held.pop(lease.message_id, None)
+            self._in_flight.pop(lease.message_id, None)
         original(self, leases, asked_at, asked_now)
 
     return take

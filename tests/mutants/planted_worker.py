@@ -5,13 +5,15 @@ import inspect
 from typing import Any
 
 from asynctasq.core import attempt as attempt_module
-from asynctasq.core.attempt import AttemptRunner, Fate
-from asynctasq.core.broker import Outage
-from asynctasq.core.exceptions import record_of
+from asynctasq.core.attempt import AttemptRunner
+from asynctasq.core.exception_codec import record_of
+from asynctasq.core.hooks import HookCaller
+from asynctasq.core.in_flight import CancelReason
 from asynctasq.core.lanes.lanes import InlineLanes
-from asynctasq.core.leases import LoopLeaseKeeper, _Renewals
-from asynctasq.core.queues import QueueOrder
-from asynctasq.core.watch import NOTHING, Watch
+from asynctasq.core.leases import LoopLeaseRenewer, _Renewals
+from asynctasq.core.queue_order import QueueOrder
+from asynctasq.core.reconnect import ReconnectBackoff
+from asynctasq.core.waiting import NO_RESULT, WorkWaiter
 from asynctasq.core.worker import Worker
 from asynctasq.errors import DriverUnavailable, Reject
 from asynctasq.kernel.decide import Failed, Succeeded
@@ -44,14 +46,14 @@ def _plain(owner: Any, name: str, wrong: Any) -> tuple[Change, ...]:
     return attribute(owner, name, make)
 
 
-async def _ack_first(original: Any, self: Any, held: Any) -> None:
-    await self.driver.settle([(held.lease, Complete())])
-    await original(self, held)
+async def _ack_first(original: Any, self: Any, attempt: Any) -> None:
+    await self.driver.settle([(attempt.lease, Complete())])
+    await original(self, attempt)
 
 
-async def _run_twice(original: Any, self: Any, held: Any) -> Any:
-    await original(self, held)
-    return await original(self, held)
+async def _run_twice(original: Any, self: Any, attempt: Any) -> Any:
+    await original(self, attempt)
+    return await original(self, attempt)
 
 
 async def _hook_later(original: Any, self: Any, run: Any, exception: Any) -> None:
@@ -77,14 +79,14 @@ async def _hook_never(original: Any, self: Any, run: Any, exception: Any) -> Non
 
 
 async def _hook_dropped_at_stop(original: Any, self: Any, run: Any, exception: Any) -> None:
-    if run.held.fate is None:
+    if run.attempt.cancel_reason is None:
         await original(self, run, exception)
 
 
 async def _hook_at_each_retry(original: Any, self: Any, run: Any, outcome: Any) -> Any:
     settlement = await original(self, run, outcome)
-    if isinstance(settlement, Release) and settlement.counted and run.held.exception is not None:
-        await self._failed(run, run.held.exception)
+    if isinstance(settlement, Release) and settlement.counted and run.attempt.exception is not None:
+        await self._hooks.failed(run, run.attempt.exception)
     return settlement
 
 
@@ -93,40 +95,40 @@ async def _give_up_silently(original: Any, self: Any, run: Any) -> Any:
 
 
 async def _should_retry_not_awaited(original: Any, self: Any, run: Any) -> bool:
-    answer = run.task.should_retry(run.held.exception)
+    answer = run.task.should_retry(run.attempt.exception)
     if inspect.iscoroutine(answer):
         answer.close()
     return bool(answer)
 
 
 async def _turn_forgets(original: Any, self: Any, room: int) -> None:
-    told = list(self._finished)
+    told = list(self._to_settle)
     await original(self, room)
-    if told and self._finished[: len(told)] == told:
-        del self._finished[: len(told)]
+    if told and self._to_settle[: len(told)] == told:
+        del self._to_settle[: len(told)]
 
 
 async def _gives_up_at_once(original: Any, self: Any, error: Any) -> None:
     raise DriverUnavailable("one failed call ends this worker") from error
 
 
-def _end_lost_too(original: Any, self: Any, held: Any, settlement: Any) -> None:
-    if held.fate == Fate.LOST:
-        held.fate = None
-    original(self, held, settlement)
+def _end_lost_too(original: Any, self: Any, attempt: Any, settlement: Any) -> None:
+    if attempt.cancel_reason is CancelReason.LEASE_LOST:
+        attempt.cancel_reason = None
+    original(self, attempt, settlement)
 
 
-def _end_counted(original: Any, self: Any, held: Any, settlement: Any) -> None:
-    original(self, held, settlement or Release(counted=True))
+def _end_counted(original: Any, self: Any, attempt: Any, settlement: Any) -> None:
+    original(self, attempt, settlement or Release(counted=True))
 
 
-def _end_buries(original: Any, self: Any, held: Any, settlement: Any) -> None:
-    wrong = held.fate == Fate.INTERRUPTED
-    original(self, held, Bury(reason=DeadReason.FAILED) if wrong else settlement)
+def _end_buries(original: Any, self: Any, attempt: Any, settlement: Any) -> None:
+    wrong = attempt.cancel_reason is CancelReason.WORKER_STOPS
+    original(self, attempt, Bury(reason=DeadReason.FAILED) if wrong else settlement)
 
 
-def _end_completes(original: Any, self: Any, held: Any, settlement: Any) -> None:
-    original(self, held, settlement or Complete())
+def _end_completes(original: Any, self: Any, attempt: Any, settlement: Any) -> None:
+    original(self, attempt, settlement or Complete())
 
 
 def _room_with(**wrong: Any) -> tuple[Change, ...]:
@@ -142,7 +144,7 @@ def _room_with(**wrong: Any) -> tuple[Change, ...]:
             for name, value in right.items():
                 setattr(self, name, value)
 
-    return _plain(Worker, "_room", room)
+    return _plain(Worker, "_free_slots", room)
 
 
 def _ended_early(original: Any, self: Any, room: int) -> bool:
@@ -158,7 +160,7 @@ def _renewed_once(original: Any, self: Any, leases: Any, lost: Any, asked_at: fl
 
 
 def _cancel_is_failure(original: Any, self: Any, run: Any, error: Any) -> Any:
-    run.held.fate = None
+    run.attempt.cancel_reason = None
     return original(self, run, error)
 
 
@@ -173,7 +175,7 @@ def _snooze_is_failure(original: Any, self: Any, run: Any, error: Any) -> Any:
     return Failed(error=record_of(error)) if wrong else outcome
 
 
-def _not_to_bury(original: Any, self: Any, held: Any, error: Any) -> Any:
+def _not_to_bury(original: Any, self: Any, attempt: Any, error: Any) -> Any:
     return Release(counted=False)
 
 
@@ -211,24 +213,24 @@ async def _waits_not(original: Any, self: Any, deadline: float) -> bool:
 
 
 WORKER: tuple[Mutant, ...] = (
-    Mutant(name="ack before run", breaks="a crash loses the task", changes=_method(Worker, "_attempt", _ack_first)),
+    Mutant(name="ack before run", breaks="a crash loses the task", changes=_method(Worker, "_run_attempt", _ack_first)),
     Mutant(name="run twice", breaks="one lease, two runs", changes=_method(AttemptRunner, "_execute", _run_twice)),
     Mutant(
         name="hook after the commit",
         breaks="a crash between the two loses failed()",
-        changes=_method(AttemptRunner, "_failed", _hook_later),
+        changes=_method(HookCaller, "failed", _hook_later),
     ),
-    Mutant(name="failed hook twice", breaks="once", changes=_method(AttemptRunner, "_failed", _hook_twice)),
-    Mutant(name="failed hook never", breaks="once", changes=_method(AttemptRunner, "_failed", _hook_never)),
+    Mutant(name="failed hook twice", breaks="once", changes=_method(HookCaller, "failed", _hook_twice)),
+    Mutant(name="failed hook never", breaks="once", changes=_method(HookCaller, "failed", _hook_never)),
     Mutant(
         name="failed hook skipped on Reject",
         breaks="a refusal is final too",
-        changes=_method(AttemptRunner, "_failed", _hook_not_for_reject),
+        changes=_method(HookCaller, "failed", _hook_not_for_reject),
     ),
     Mutant(
         name="failed hook skipped while stopping",
         breaks="the dead letter is written all the same",
-        changes=_method(AttemptRunner, "_failed", _hook_dropped_at_stop),
+        changes=_method(HookCaller, "failed", _hook_dropped_at_stop),
         recorded="asynctasq itself, until this hunt",
     ),
     Mutant(
@@ -245,17 +247,17 @@ WORKER: tuple[Mutant, ...] = (
     Mutant(
         name="error of a hook fails the attempt",
         breaks="a broken failed() makes the task run again",
-        changes=_plain(AttemptRunner, "_hook_broke", lambda original, self, run, hook, error: _raise(error)),
+        changes=_plain(HookCaller, "_hook_raised", lambda original, self, run, hook, error: _raise(error)),
     ),
     Mutant(
         name="should_retry not awaited",
         breaks="a coroutine is truthy",
-        changes=_method(AttemptRunner, "_should_retry", _should_retry_not_awaited),
+        changes=_method(HookCaller, "should_retry", _should_retry_not_awaited),
     ),
     Mutant(
         name="lost lease's outcome still settled",
         breaks="what another worker has is settled by the one that lost it",
-        changes=_plain(Worker, "_end", _end_lost_too),
+        changes=_plain(Worker, "_end_attempt", _end_lost_too),
     ),
     Mutant(
         name="settle forgotten after an outage",
@@ -265,22 +267,22 @@ WORKER: tuple[Mutant, ...] = (
     Mutant(
         name="one failed call ends the worker",
         breaks="a restart of the backend takes all workers down",
-        changes=_method(Outage, "wait", _gives_up_at_once),
+        changes=_method(ReconnectBackoff, "wait", _gives_up_at_once),
     ),
     Mutant(
         name="worker counts an interrupted attempt",
         breaks="each deploy costs an attempt",
-        changes=_plain(Worker, "_end", _end_counted),
+        changes=_plain(Worker, "_end_attempt", _end_counted),
     ),
     Mutant(
         name="interrupted attempt buried",
         breaks="each deploy loses what ran",
-        changes=_plain(Worker, "_end", _end_buries),
+        changes=_plain(Worker, "_end_attempt", _end_buries),
     ),
     Mutant(
         name="worker completes an interrupted attempt",
         breaks="each deploy loses what ran",
-        changes=_plain(Worker, "_end", _end_completes),
+        changes=_plain(Worker, "_end_attempt", _end_completes),
     ),
     Mutant(
         name="interruption is a failure",
@@ -304,7 +306,7 @@ WORKER: tuple[Mutant, ...] = (
     Mutant(
         name="garbage completed",
         breaks="no dead letter of what could not be read",
-        changes=_plain(AttemptRunner, "_unrunnable", lambda original, self, held, error: Complete()),
+        changes=_plain(AttemptRunner, "_unrunnable", lambda original, self, attempt, error: Complete()),
     ),
     Mutant(
         name="result not returned",
@@ -320,20 +322,20 @@ WORKER: tuple[Mutant, ...] = (
     Mutant(
         name="leases not renewed",
         breaks="a long task runs twice",
-        changes=_plain(LoopLeaseKeeper, "hold", lambda original, self, held: None),
+        changes=_plain(LoopLeaseRenewer, "add", lambda original, self, attempt: None),
     ),
     Mutant(
         name="leases renewed once",
         breaks="a very long task runs twice",
-        changes=_plain(_Renewals, "renewed", _renewed_once),
+        changes=_plain(_Renewals, "apply_reply", _renewed_once),
     ),
     Mutant(
         name="attempt goes on after its lease is lost",
         breaks="two workers run it to the end",
         changes=_plain(Worker, "_on_lost", lambda original, self, lost: None),
     ),
-    Mutant(name="burst ends early", breaks="work is left", changes=_plain(Worker, "_nothing_left", _ended_early)),
-    Mutant(name="burst never ends", breaks="it waits", changes=_plain(Worker, "_nothing_left", _never_ended)),
+    Mutant(name="burst ends early", breaks="work is left", changes=_plain(Worker, "_is_done", _ended_early)),
+    Mutant(name="burst never ends", breaks="it waits", changes=_plain(Worker, "_is_done", _never_ended)),
     Mutant(
         name="max_tasks off by one",
         breaks="one more than told",
@@ -343,7 +345,9 @@ WORKER: tuple[Mutant, ...] = (
         name="max_tasks seen too late",
         breaks="max_tasks=2 with concurrency 10 runs ten",
         changes=_room_with(
-            max_tasks=lambda self: self.max_tasks and self.max_tasks + self.concurrency * (self._taken < self.max_tasks)
+            max_tasks=lambda self: (
+                self.max_tasks and self.max_tasks + self.concurrency * (self._started < self.max_tasks)
+            )
         ),
     ),
     Mutant(
@@ -352,9 +356,9 @@ WORKER: tuple[Mutant, ...] = (
         changes=_room_with(concurrency=lambda self: self.concurrency + 1),
     ),
     Mutant(
-        name="news dropped",
-        breaks="a worker hears of a message and does not look",
-        changes=_plain(Watch, "collect", lambda original, self: original(self) and NOTHING),
+        name="wake-up dropped",
+        breaks="a worker is woken for a message and does not reserve it",
+        changes=_plain(WorkWaiter, "collect", lambda original, self: original(self) and NO_RESULT),
     ),
     Mutant(
         name="strict order reversed",
@@ -370,12 +374,12 @@ WORKER: tuple[Mutant, ...] = (
     Mutant(
         name="shutdown waits on",
         breaks="its time limit is not kept",
-        changes=_method(Worker, "_hear_news_until", _waits_on),
+        changes=_method(Worker, "_wait_for_wake_up", _waits_on),
     ),
     Mutant(
         name="shutdown waits for nothing",
         breaks="what could have ended in time is interrupted",
-        changes=_method(Worker, "_hear_news_until", _waits_not),
+        changes=_method(Worker, "_wait_for_wake_up", _waits_not),
     ),
     Mutant(name="timeout ignored", breaks="a task runs for ever", changes=_timed(lambda timeout_s: None)),
     Mutant(

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import NAMESPACE_URL, uuid5
 
-from asynctasq.core.lanes.processes import ChildCrashed
-from asynctasq.core.running import current_task
+from asynctasq.core.current_task import current_task
+from asynctasq.core.lanes.process_pool import ChildCrashed
 from asynctasq.errors import Reject, Retry, Snooze
 from asynctasq.tasks import AsyncTask, SyncTask
 from asynctasq.tasks.base import AsyncProcessTask, BaseTask

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from asynctasq.core.attempt import Held
-from asynctasq.core.leases import LoopLeaseKeeper
-from asynctasq.core.surroundings import SimulatedSurroundings, WorkerSettings
+from asynctasq.core.in_flight import InFlightAttempt
+from asynctasq.core.leases import LoopLeaseRenewer
+from asynctasq.core.runtime import SimulatedRuntime, WorkerSettings
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.base import Settlements
 from asynctasq.drivers.memory_driver import MemoryDriver
@@ -49,7 +49,7 @@ class Long(AsyncTask[None]):
 
 def worker_on(driver: MemoryDriver, clock: VirtualClock) -> Worker:
     settings = WorkerSettings(application=Application(), handle_signals=False)
-    return Worker(driver, settings=settings, surroundings=SimulatedSurroundings(clock=clock, rng=Random(1), name="w"))
+    return Worker(driver, settings=settings, runtime=SimulatedRuntime(clock=clock, rng=Random(1), name="w"))
 
 
 async def ready(driver: MemoryDriver, clock: VirtualClock) -> None:
@@ -102,28 +102,28 @@ def test_a_late_answer_about_an_older_lease_does_not_end_the_newer_one() -> None
 
     class TakesOverMeanwhile(MemoryDriver):
         async def extend(self, leases: Sequence[Lease], *, lease_s: float) -> AbstractSet[str]:
-            keeper.hold(held("2"))
+            renewer.add(held("2"))
             return {lease.message_id for lease in leases}
 
-    def held(token: str) -> Held:
+    def held(token: str) -> InFlightAttempt:
         lease = Lease(
             message_id="m", queue="q", body=b"", token=token, attempt=1, crashes=0, enqueued_at=0, expires_at=30
         )
-        return Held(lease, deadline=clock.monotonic() + 30)
+        return InFlightAttempt(lease, deadline=clock.monotonic() + 30)
 
-    keeper = LoopLeaseKeeper(TakesOverMeanwhile(clock=clock), lease_s=30, clock=clock, record=None, worker="w")
+    renewer = LoopLeaseRenewer(TakesOverMeanwhile(clock=clock), lease_s=30, clock=clock, record=None, worker="w")
 
     async def program() -> None:
-        keeper.start(lost.append)
-        keeper.hold(held("1"))
+        renewer.start(lost.append)
+        renewer.add(held("1"))
         await asyncio.sleep(11)
-        keeper.drop(held("1"))
-        await keeper.stop()
+        renewer.remove(held("1"))
+        await renewer.stop()
 
     SimulationLoop(clock=clock).run(program())
 
     assert lost == []
-    assert len(keeper._renewals) == 1
+    assert len(renewer._renewals) == 1
 
 
 def test_a_worker_may_be_stopped_before_it_starts() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from asynctasq.codec.arguments import pack_arguments
 from asynctasq.codec.envelope import encode_envelope
-from asynctasq.core.surroundings import WorkerSettings
+from asynctasq.core.runtime import WorkerSettings
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.memory_driver import MemoryDriver
 from asynctasq.kernel.envelope import Envelope

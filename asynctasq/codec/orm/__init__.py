@@ -1,1 +1,1 @@
-"""ORM models as references: the codec and the worker use `references`; the adapters are its own."""
+"""ORM models as references; import only `references` from outside: the other modules are its adapters."""

@@ -16,7 +16,7 @@ Key = tuple[object, ...]
 class DjangoAdapter:
     """Loads through the model's base manager, as Django itself does for related rows.
 
-    A model travels as `app_label.ModelName` and is looked up in `django.apps`; the alias of its database travels too.
+    A model is stored as `app_label.ModelName` and is looked up in `django.apps`; so is the alias of its database.
     """
 
     name = "django"
@@ -47,7 +47,7 @@ class DjangoAdapter:
             return []
 
     def reference(self, value: object) -> tuple[Key, str | None]:
-        """Return the primary key of a saved row and its database's alias; never touches the database."""
+        """Return the primary key of a saved row and its database's alias; does no I/O."""
         row = cast("Any", value)
         if row.pk is None or row._state.adding:  # noqa: SLF001 - Django documents `_state`
             raise Unsupported(f"{type(value)} is not saved, so it has no primary key; save it before dispatch")
@@ -71,8 +71,8 @@ class DjangoAdapter:
     ) -> Mapping[Key, object]:
         """Return the rows that exist, by key, from the database they came from.
 
-        The connection is let go of afterwards by Django's own rule (CONN_MAX_AGE): what runs next may be in another
-        thread, and may take an hour.
+        The connection is released afterwards by Django's own rule (CONN_MAX_AGE): the task may run in another thread,
+        and for hours.
 
         Raises: ConfigError if this process knows no such database.
         """
@@ -93,9 +93,9 @@ class DjangoAdapter:
 
 
 def release_connections(*, all_of_them: bool = False) -> None:
-    """Close what this thread has open, or what Django's own rule says (CONN_MAX_AGE, broken ones).
+    """Close the connections of this thread, all or those of Django's own rule (CONN_MAX_AGE, broken ones).
 
-    What is in a transaction is left alone: in a simulation that is the test's.
+    A connection inside a transaction stays open: in a simulation it is the test's.
     """
     from django.db import connections
 
@@ -114,7 +114,7 @@ async def _rows(manager: Any, keys: Sequence[Key]) -> dict[Key, object]:
         rows = {(pk,): row for pk, row in (await manager.ain_bulk([key[0] for key in keys])).items()}
     for key in keys:
         if key not in rows:
-            row = await manager.filter(pk=_bare(key)).afirst()
+            row = await manager.filter(pk=_orm_key(key)).afirst()
             if row is not None:
                 rows[key] = row
     return rows
@@ -125,11 +125,11 @@ def _key_fields(model: type) -> list[Any]:
     return list(getattr(pk, "fields", None) or [pk])  # CompositePrimaryKey
 
 
-def _bare(key: Key) -> object:
+def _orm_key(key: Key) -> object:
     """Return a simple key as Django takes it, a composite one as a tuple."""
     return key if len(key) > 1 else next(iter(key))
 
 
 def _plain(field: Any, part: object) -> object:
-    """Return the value as a row that was read has it, whatever it was assigned as."""
+    """Return the value as a row read from the database has it."""
     return field.to_python(part.value if isinstance(part, enum.Enum) else part)

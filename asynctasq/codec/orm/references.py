@@ -1,6 +1,7 @@
-"""ORM models travel as a name and a primary key, and are loaded fresh; nothing that a payload names is imported."""
+"""References to ORM models: a name and a primary key, loaded when the task runs. Imports nothing a payload names."""
 
 import asyncio
+import dataclasses
 import functools
 import logging
 import uuid
@@ -12,13 +13,13 @@ from asynctasq.codec.extensions import ENCODERS, Unsupported
 from asynctasq.codec.orm.django import DjangoAdapter, release_connections
 from asynctasq.codec.orm.sqlalchemy import SQLAlchemyAdapter, session_factories
 from asynctasq.codec.orm.tortoise import TortoiseAdapter
-from asynctasq.codec.placeholders import ModelReference
-from asynctasq.codec.records import kind_of, remake
+from asynctasq.codec.records import kind_of, make_container
 from asynctasq.errors import ModelNotFoundError, UndecodableBody
 from asynctasq.kernel.envelope import MISSING_DEFAULT, Missing
 
 __all__ = [
-    "LoadElsewhere",
+    "LoadInAnotherLoop",
+    "ModelReference",
     "ReferenceAdapter",
     "UnresolvedArguments",
     "adapter_for",
@@ -35,9 +36,26 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 Key = tuple[object, ...]
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class ModelReference:
+    """A row to load: which ORM, the model's name in that ORM's own registry, and the row's primary key.
+
+    `database` is the alias of the database it came from, where the ORM says so. `model` is the class, where the
+    task's own annotation names it; two references that differ only in it are equal.
+    """
+
+    orm: str
+    model_name: str
+    key: tuple[object, ...]
+    database: str | None = None
+    model: type | None = dataclasses.field(default=None, compare=False)
+
+
 Rows = Mapping[ModelReference, object]
-LoadElsewhere = Callable[[Callable[[], Coroutine[Any, Any, Mapping[Key, object]]]], Awaitable[Mapping[Key, object]]]
-"""Runs a load in an event loop that can do I/O, for callers whose own can't."""
+LoadInAnotherLoop = Callable[[Callable[[], Coroutine[Any, Any, Mapping[Key, object]]]], Awaitable[Mapping[Key, object]]]
+"""Runs a load in another event loop, which can do I/O, for callers whose own loop can't."""
 
 KEY_TYPES = LEAVES.union(ENCODERS) - {type(None)}
 
@@ -51,7 +69,7 @@ class ReferenceAdapter(Protocol):
 
     @property
     def name(self) -> str:
-        """The ORM's name, which travels."""
+        """The ORM's name, as references hold it."""
         ...
 
     def is_model(self, cls: type) -> bool:
@@ -59,7 +77,7 @@ class ReferenceAdapter(Protocol):
         ...
 
     def name_of(self, cls: type) -> str:
-        """Return the model's name, which travels."""
+        """Return the model's name, as references hold it."""
         ...
 
     def find(self, model_name: str) -> Sequence[type]:
@@ -117,7 +135,7 @@ def _adapter_for(cls: type) -> ReferenceAdapter | None:
 def reference_to(value: object) -> ModelReference | None:
     """Return the reference to a model's row, or None if `value` is no model.
 
-    Raises: Unsupported if the row is not saved or its key can't travel, ConfigError if no worker could load it.
+    Raises: Unsupported if the row is not saved or its key can't be serialized, ConfigError if no worker could load it.
     """
     cls = type(value)
     adapter = adapter_for(cls)
@@ -136,7 +154,9 @@ def _plain_key(part: object, cls: type) -> object:
     if isinstance(part, uuid.UUID):  # asyncpg has a class of its own
         return uuid.UUID(int=part.int)
     if type(part) not in KEY_TYPES:
-        raise Unsupported(f"the primary key of {cls} holds {part!r}, a {type(part)}, which can't travel in a reference")
+        raise Unsupported(
+            f"the primary key of {cls} holds {part!r}, a {type(part)}, which can't be serialized in a reference"
+        )
     return part
 
 
@@ -147,7 +167,7 @@ def with_references(value: object) -> object:
         mapping = cast("dict[object, object]", value)
         return {with_references(key): with_references(item) for key, item in mapping.items()}
     if cls in {list, tuple, set, frozenset}:
-        return remake(cls, [with_references(item) for item in cast("list[object]", value)])
+        return make_container(cls, [with_references(item) for item in cast("list[object]", value)])
     try:
         return reference_to(value) or value
     except Unsupported:
@@ -158,18 +178,21 @@ def with_references(value: object) -> object:
 
 
 async def resolve_references(
-    arguments: dict[str, object], *, missing: Missing = MISSING_DEFAULT, elsewhere: LoadElsewhere | None = None
+    arguments: dict[str, object],
+    *,
+    missing: Missing = MISSING_DEFAULT,
+    load_in_another_loop: LoadInAnotherLoop | None = None,
 ) -> dict[str, object]:
     """Return the arguments with every row loaded: one load per class and database, all at the same time.
 
-    With `missing="none"` a row that is gone is None. `elsewhere` loads what the running loop can't.
+    With `missing="none"` a row that does not exist is None. `load_in_another_loop` loads what the running loop can't.
 
     Raises: ModelNotFoundError naming class and key, UndecodableBody for a class that is not one of the application's
     models, ConfigError for an ORM that is not set up, and whatever the ORM raises.
     """
     models = {reference: _model_of(reference) for reference in _references_in(list(arguments.values()))}
     rows: dict[ModelReference, object] = {}
-    loads = [_load(group, elsewhere) for group in _groups(models)]
+    loads = [_load(group, load_in_another_loop) for group in _groups(models)]
     for loaded in await asyncio.gather(*loads, return_exceptions=True):
         if isinstance(loaded, BaseException):
             raise loaded
@@ -183,15 +206,18 @@ async def resolve_references(
 
 
 async def resolve_for_hooks(
-    arguments: dict[str, object], *, timeout_s: float | None = None, elsewhere: LoadElsewhere | None = None
+    arguments: dict[str, object],
+    *,
+    timeout_s: float | None = None,
+    load_in_another_loop: LoadInAnotherLoop | None = None,
 ) -> dict[str, object]:
-    """Do `resolve_references` for an instance whose attempt has failed: None for each row that can't be had in time.
+    """Do `resolve_references` for an instance whose attempt has failed: None for each row not loaded in time.
 
     Raises: UndecodableBody.
     """
     try:
         async with asyncio.timeout(timeout_s):
-            return await resolve_references(arguments, missing="none", elsewhere=elsewhere)
+            return await resolve_references(arguments, missing="none", load_in_another_loop=load_in_another_loop)
     except UndecodableBody:
         raise
     except Exception:
@@ -216,19 +242,19 @@ def _groups(models: Mapping[ModelReference, type]) -> list[_Group]:
     return [(model, database, references) for (model, database), references in groups.items()]
 
 
-async def _load(group: _Group, elsewhere: LoadElsewhere | None) -> dict[ModelReference, object]:
+async def _load(group: _Group, load_in_another_loop: LoadInAnotherLoop | None) -> dict[ModelReference, object]:
     model, database, references = group
     adapter = adapter_for(model)
-    assert adapter is not None, "_model_of has seen that it is a model"
+    assert adapter is not None, "_model_of returns models only"
     keys = [reference.key for reference in references]
-    if elsewhere is not None and adapter.needs_event_loop(model):
-        found = await elsewhere(lambda: _coroutine(adapter, model, keys, database))
+    if load_in_another_loop is not None and adapter.needs_event_loop(model):
+        found = await load_in_another_loop(lambda: _load_in_foreign_loop(adapter, model, keys, database))
     else:
         found = await adapter.load(model, keys, database)
     return {reference: found[reference.key] for reference in references if reference.key in found}
 
 
-async def _coroutine(
+async def _load_in_foreign_loop(
     adapter: ReferenceAdapter, model: type, keys: Sequence[Key], database: str | None
 ) -> Mapping[Key, object]:
     return await adapter.load(model, keys, database, foreign_loop=True)
@@ -305,7 +331,7 @@ def _with_rows(value: object, rows: Rows) -> object:
         mapping = cast("dict[object, object]", value)
         return {_with_rows(key, rows): _with_rows(item, rows) for key, item in mapping.items()}
     if cls in {list, tuple, set, frozenset}:
-        return remake(cls, [_with_rows(item, rows) for item in cast("list[object]", value)])
+        return make_container(cls, [_with_rows(item, rows) for item in cast("list[object]", value)])
     kind = kind_of(cls)
     if kind is None or not any(True for _ in _references_in([value])):
         return value

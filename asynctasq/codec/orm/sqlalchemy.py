@@ -3,10 +3,10 @@
 import asyncio
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any, cast
 
 from asynctasq.codec.extensions import Unsupported
-from asynctasq.codec.main_module import importable_module
 from asynctasq.errors import ConfigError
 
 __all__ = ["SQLAlchemyAdapter", "session_factories"]
@@ -21,7 +21,7 @@ Factory = Callable[[], Any]
 class SQLAlchemyAdapter:
     """Loads through the session factory that stands on the model's Base, async or sync.
 
-    A model travels as `module:qualname` and is looked up among the mapped classes of every registry there is.
+    A model is stored as `module:qualname` and is looked up among the mapped classes of every registry there is.
     """
 
     name = "sqlalchemy"
@@ -32,15 +32,15 @@ class SQLAlchemyAdapter:
         return any(type(mapper).__module__ == "sqlalchemy.orm.mapper" for mapper in mappers)
 
     def name_of(self, cls: type) -> str:
-        """Return `module:qualname`, with the script that runs under its importable name."""
-        return f"{importable_module(cls.__module__)}:{cls.__qualname__}"
+        """Return `module:qualname`; the script that runs has its importable name."""
+        return f"{_importable_module(cls.__module__)}:{cls.__qualname__}"
 
     def find(self, model_name: str) -> Sequence[type]:
         """Return the mapped classes of that name; a class that was defined twice may be there twice."""
         return [cls for cls in _mapped_classes() if self.name_of(cls) == model_name]
 
     def reference(self, value: object) -> tuple[Key, str | None]:
-        """Return the identity the session gave the row; never touches the database."""
+        """Return the identity the session gave the row; does no I/O."""
         import sqlalchemy
 
         state = sqlalchemy.inspect(value)
@@ -78,6 +78,16 @@ class SQLAlchemyAdapter:
         return cast("dict[Key, object]", rows)
 
 
+def _importable_module(module: str) -> str:
+    """Return `module`; for `__main__` the name under which other processes can import the script that runs."""
+    if module != "__main__":
+        return module
+    main = sys.modules["__main__"]
+    if main.__spec__ is not None:
+        return main.__spec__.name.removesuffix(".__main__")
+    return PurePath(getattr(main, "__file__", None) or "__main__").stem
+
+
 def session_factories() -> list[Factory]:
     """Return the factories that the application has set on its models, each once."""
     found: dict[int, Factory] = {}
@@ -100,15 +110,15 @@ def _mapped_classes() -> list[type]:
 def _factory_of(model: type) -> Factory:
     factory = getattr(model, FACTORY_ATTRIBUTE, None)
     if not callable(factory):
-        said = (
+        problem = (
             "no session factory" if factory is None else f"{factory!r}, which can't be called, is the session factory"
         )
         raise ConfigError(
-            f"{said} for {model.__module__}.{model.__qualname__}, so no worker could load its rows: "
+            f"{problem} for {model.__module__}.{model.__qualname__}, so no worker could load its rows: "
             f"set {_base_of(model)}.{FACTORY_ATTRIBUTE} = async_sessionmaker(engine, expire_on_commit=False), "
             "or a sessionmaker, once where the engine is made"
         )
-    # A scoped session is somebody's current one; closing it would take it from them.
+    # A scoped session is the current one of other code, which closing it would break.
     if type(factory).__name__ in {"scoped_session", "async_scoped_session"}:
         factory = cast("Any", factory).session_factory
     return cast("Factory", factory)
@@ -142,7 +152,7 @@ def _load_in_thread(factory: Factory, model: type, keys: Sequence[Key]) -> dict[
 
 
 def _load(session: Any, model: type, keys: Sequence[Key]) -> dict[Key, object]:
-    """One query for many rows with a simple key; what that did not find is asked for one by one."""
+    """Load rows with a simple key in one query; those it did not find are queried one by one."""
     import sqlalchemy
     from sqlalchemy.orm import undefer
 
@@ -153,7 +163,7 @@ def _load(session: Any, model: type, keys: Sequence[Key]) -> dict[Key, object]:
         for start in range(0, len(keys), KEYS_PER_QUERY):
             chunk = [key[0] for key in keys[start : start + KEYS_PER_QUERY]]
             kept += session.scalars(sqlalchemy.select(model).where(columns[0].in_(chunk)).options(*complete)).unique()
-    found = {key: session.get(model, _bare(key), options=complete) for key in keys}
+    found = {key: session.get(model, _orm_key(key), options=complete) for key in keys}
     rows = {key: row for key, row in found.items() if row is not None}
     for row in rows.values():
         _complete(session, row)
@@ -161,7 +171,7 @@ def _load(session: Any, model: type, keys: Sequence[Key]) -> dict[Key, object]:
 
 
 def _complete(session: Any, row: object) -> None:
-    """Load the columns that only a subclass of what was asked for has: detached, the row could not any more."""
+    """Load the columns that only a subclass of the model has, which a detached row can't load."""
     import sqlalchemy
 
     state: Any = sqlalchemy.inspect(row)
@@ -170,6 +180,6 @@ def _complete(session: Any, row: object) -> None:
         session.refresh(row, sorted(missing))
 
 
-def _bare(key: Key) -> object:
+def _orm_key(key: Key) -> object:
     """Return a simple key as the ORM takes it, a composite one as a tuple."""
     return key if len(key) > 1 else next(iter(key))

@@ -21,7 +21,7 @@ Key = tuple[object, ...]
 class TortoiseAdapter:
     """Loads through the model's own queries.
 
-    A model travels as `app.ModelName` and is looked up in `Tortoise.apps`.
+    A model is stored as `app.ModelName` and is looked up in `Tortoise.apps`.
     """
 
     name = "tortoise"
@@ -52,7 +52,7 @@ class TortoiseAdapter:
         return [models[name]] if name in models else []
 
     def reference(self, value: object) -> tuple[Key, str | None]:
-        """Return the primary key of a saved row; never touches the database."""
+        """Return the primary key of a saved row; does no I/O."""
         row = cast("Any", value)
         if row.pk is None or not row._saved_in_db:  # noqa: SLF001 - the only mark of a saved row
             raise Unsupported(f"{type(value)} is not saved, so it has no primary key; save it before dispatch")
@@ -91,8 +91,8 @@ async def _rows(model: type, wanted: list[object]) -> dict[Key, object]:
 async def _connection_for_this_loop(model: type) -> AsyncGenerator[None]:
     """Let queries of this context use a connection that works here.
 
-    Tortoise would replace one that was made in another loop, and lose a database in memory with it. Asked outside of
-    any loop it does not. SQLite's work in every loop; of others a new one is made.
+    Tortoise would replace a connection that was made in another loop, and lose a database in memory with it, but not
+    when asked outside of any loop. SQLite's connections work in every loop; for other databases a new one is made.
     """
     connection: Any = await asyncio.to_thread(lambda: cast("Any", model)._meta.db)  # noqa: SLF001
     from tortoise import connections

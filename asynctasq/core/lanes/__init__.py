@@ -1,1 +1,1 @@
-"""Where an attempt's code runs: event loop, thread or child process; `Lanes` of `lanes` is what the worker uses."""
+"""Where an attempt's code runs: event loop, thread or child process; import `lanes` and the messages of `child`."""

@@ -1,4 +1,4 @@
-"""What happens inside a child process: build the task from bytes, execute it, answer in bytes.
+"""What a child process does: build a task from bytes, execute it, reply in bytes.
 
 Only bytes cross the pipe. The simulation calls `serve` in its own loop, so the same code runs there.
 """
@@ -18,17 +18,17 @@ from pathlib import Path
 from typing import Any, cast
 
 from asynctasq.codec.limits import DEFAULT_LIMITS, Limits
-from asynctasq.codec.raw import packb, unpackb
 from asynctasq.codec.signing import SigningKeys
-from asynctasq.core.building import Builder
-from asynctasq.core.exceptions import pack_exception, unpack_exception
-from asynctasq.core.orms import attempt_scope, open_orms, release_thread, set_up_django
-from asynctasq.core.running import running_task, without_loop
+from asynctasq.codec.typed_msgpack import packb, unpackb
+from asynctasq.core.current_task import running_task
+from asynctasq.core.exception_codec import pack_exception, unpack_exception
+from asynctasq.core.orms import attempt_scope, open_orms, release_thread_connections, set_up_django
+from asynctasq.core.task_factory import TaskFactory
 from asynctasq.errors import CodecError, DispatchError
 from asynctasq.tasks.application import Application
 from asynctasq.tasks.base import AsyncTask, BaseTask, SyncTask
 from asynctasq.tasks.definition import definition_of
-from asynctasq.utils.loop import new_event_loop
+from asynctasq.utils.loop import new_event_loop, without_running_loop
 
 __all__ = ["READY", "ChildSettings", "Reply", "ReplyKind", "Request", "receive_frame", "send_frame", "serve"]
 
@@ -68,7 +68,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """The answer: a packed result (None unless wanted) or a packed exception."""
+    """How an attempt in a child ended: a packed result (None unless wanted) or a packed exception."""
 
     kind: ReplyKind
     result: bytes | None = None
@@ -111,35 +111,35 @@ class ChildSettings:
         modules, root, path, keys, body_bytes_max = fields
         return cls(modules=tuple(modules), root=root, path=tuple(path), keys=keys, body_bytes_max=body_bytes_max)
 
-    def builder(self) -> Builder:
-        """Import the application's modules and return a builder for its tasks."""
+    def make_task_factory(self) -> TaskFactory:
+        """Import the application's modules and return the factory of its tasks."""
         set_up_django()
         application = Application(self.modules, None if self.root is None else Path(self.root), path=self.path)
         application.load()
         keys = None if self.keys is None else SigningKeys(self.keys)
-        return Builder(application, keys=keys, limits=Limits(body_bytes_max=self.body_bytes_max))
+        return TaskFactory(application, keys=keys, limits=Limits(body_bytes_max=self.body_bytes_max))
 
 
-async def serve(request: Request, builder: Builder) -> Reply:
+async def serve(request: Request, task_factory: TaskFactory) -> Reply:
     """Run one attempt inside the running loop, as a child would; for simulations."""
-    task = await build_task(request, builder)
+    task = await build_task(request, task_factory)
     if isinstance(task, Reply):
         return task
     if _is_async(task):
-        return await execute_async(task, request, builder)
-    with without_loop():
-        return execute_blocking(task, request, builder)
+        return await execute_async(task, request, task_factory)
+    with without_running_loop():
+        return execute_blocking(task, request, task_factory)
 
 
-async def build_task(request: Request, builder: Builder) -> BaseTask[Any] | Reply:
+async def build_task(request: Request, task_factory: TaskFactory) -> BaseTask[Any] | Reply:
     """Build the task of a request; a reply if that is not possible."""
     try:
-        return await builder.build(builder.decode(request.message_id, request.attempt, request.body))
+        return await task_factory.build(task_factory.decode(request.message_id, request.attempt, request.body))
     except Exception as error:  # noqa: BLE001 - codec errors and the user's constructor alike
         return Reply(kind=ReplyKind.NOT_BUILT, error=pack_exception(error))
 
 
-async def execute_async(task: BaseTask[Any], request: Request, builder: Builder) -> Reply:
+async def execute_async(task: BaseTask[Any], request: Request, task_factory: TaskFactory) -> Reply:
     """Await the task's `execute` and return how it ended."""
     token = running_task.set(task)
     try:
@@ -148,10 +148,10 @@ async def execute_async(task: BaseTask[Any], request: Request, builder: Builder)
         return Reply(kind=ReplyKind.RAISED, error=pack_exception(error))
     finally:
         running_task.reset(token)
-    return _returned(task, value, request, builder)
+    return _returned(task, value, request, task_factory)
 
 
-def execute_blocking(task: BaseTask[Any], request: Request, builder: Builder) -> Reply:
+def execute_blocking(task: BaseTask[Any], request: Request, task_factory: TaskFactory) -> Reply:
     """Call the task's `execute` and return how it ended."""
     token = running_task.set(task)
     try:
@@ -160,17 +160,17 @@ def execute_blocking(task: BaseTask[Any], request: Request, builder: Builder) ->
         return Reply(kind=ReplyKind.RAISED, error=pack_exception(error))
     finally:
         running_task.reset(token)
-    return _returned(task, value, request, builder)
+    return _returned(task, value, request, task_factory)
 
 
 def _is_async(task: BaseTask[Any]) -> bool:
     return definition_of(type(task)).mode.is_async
 
 
-def _returned(task: BaseTask[Any], value: object, request: Request, builder: Builder) -> Reply:
-    """Encode the value even when nobody keeps it, so that a result that can't travel is told at once."""
+def _returned(task: BaseTask[Any], value: object, request: Request, task_factory: TaskFactory) -> Reply:
+    """Encode the value even if it is not kept, so that one that can't be serialized is an error at once."""
     try:
-        result = builder.pack_result(definition_of(type(task)), value)
+        result = task_factory.pack_result(definition_of(type(task)), value)
     except (CodecError, DispatchError) as error:
         return Reply(kind=ReplyKind.BAD_RESULT, error=pack_exception(error))
     return Reply(kind=ReplyKind.RETURNED, result=result if request.keep_result else None)
@@ -180,16 +180,16 @@ def _returned(task: BaseTask[Any], value: object, request: Request, builder: Bui
 
 
 class _Child:
-    """A child's own state: a warm event loop and the application."""
+    """A child's own state: an event loop that serves all its attempts, and the application."""
 
     def __init__(self, settings: ChildSettings) -> None:
-        self.builder = settings.builder()
+        self.task_factory = settings.make_task_factory()
         self.runner = asyncio.Runner(loop_factory=new_event_loop)
         self._orms = open_orms(None if settings.root is None else Path(settings.root))
         self.runner.run(self._orms.__aenter__())
 
     def close(self) -> None:
-        """Let go of what the application keeps open in the loop."""
+        """Close what the application keeps open in the loop."""
         self.runner.run(self._orms.__aexit__(None, None, None))
         self.runner.close()
 
@@ -199,26 +199,26 @@ class _Child:
             return task
         if not _is_async(task):
             try:
-                return execute_blocking(task, request, self.builder)
+                return execute_blocking(task, request, self.task_factory)
             finally:
-                release_thread()
-        return self.runner.run(self._execute_and_tidy(task, request))
+                release_thread_connections()
+        return self.runner.run(self._execute_and_clean_up(task, request))
 
     async def _build(self, request: Request) -> BaseTask[Any] | Reply:
         async with attempt_scope() or nullcontext():
-            return await build_task(request, self.builder)
+            return await build_task(request, self.task_factory)
 
-    async def _execute_and_tidy(self, task: BaseTask[Any], request: Request) -> Reply:
+    async def _execute_and_clean_up(self, task: BaseTask[Any], request: Request) -> Reply:
         async with attempt_scope() or nullcontext():
-            reply = await execute_async(task, request, self.builder)
-            await self._tidy()
+            reply = await execute_async(task, request, self.task_factory)
+            await self._cancel_leftover_tasks()
         return reply
 
-    async def _tidy(self) -> None:
-        left = [other for other in asyncio.all_tasks() if other is not asyncio.current_task()]
-        for other in left:
+    async def _cancel_leftover_tasks(self) -> None:
+        leftover = [other for other in asyncio.all_tasks() if other is not asyncio.current_task()]
+        for other in leftover:
             other.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
+        await asyncio.gather(*leftover, return_exceptions=True)
 
 
 def main(connection: socket.socket, parent_pid: int) -> None:
@@ -270,7 +270,7 @@ def _receive_exactly(connection: socket.socket, count: int) -> bytes | None:
 
 
 def _die_with_parent(parent_pid: int) -> None:
-    """End this child when the worker is gone, even after kill -9: its message will run elsewhere."""
+    """End this child when the worker has died, even of kill -9: another worker will run the message."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 

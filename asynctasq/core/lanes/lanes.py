@@ -7,25 +7,25 @@ from contextvars import copy_context
 from functools import partial
 from typing import Protocol
 
-from asynctasq.core.building import Builder
 from asynctasq.core.lanes.child import ChildSettings, Reply, Request, serve
-from asynctasq.core.lanes.processes import ProcessPool
-from asynctasq.core.lanes.threads import ThreadPool
-from asynctasq.core.orms import release_thread
-from asynctasq.core.running import without_loop
+from asynctasq.core.lanes.process_pool import ProcessPool
+from asynctasq.core.lanes.thread_pool import ThreadPool
+from asynctasq.core.orms import release_thread_connections
+from asynctasq.core.task_factory import TaskFactory
 from asynctasq.errors import TaskTimeoutError
 from asynctasq.tasks.base import AsyncTask
+from asynctasq.utils.loop import without_running_loop
 
 __all__ = ["InlineLanes", "Lanes", "WorkerLanes"]
 
 logger = logging.getLogger(__name__)
 
-_Ended = tuple[object, BaseException | None]
-"""What a call in a thread returned, or raised."""
+_ThreadResult = tuple[object, BaseException | None]
+"""What a call in a thread returned, and what it raised."""
 
 
 class Lanes(Protocol):
-    """The three places, as the attempt sees them."""
+    """The three places where an attempt's code can run."""
 
     async def run_async(self, task: AsyncTask[object], timeout_s: float | None) -> object:
         """Await the task's `execute`; cancel it after `timeout_s` and raise TaskTimeoutError."""
@@ -44,7 +44,7 @@ class Lanes(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of the threads."""
+        """Let the threads end."""
         ...
 
 
@@ -63,7 +63,10 @@ async def run_async(task: AsyncTask[object], timeout_s: float | None) -> object:
 
 
 class WorkerLanes:
-    """The real ones. `abandon_s` is how long a thread may outlive its time limit before its slot is given up."""
+    """The lanes of a worker in production.
+
+    `abandon_s` is how long a thread may run on after its time limit before another thread takes its place.
+    """
 
     def __init__(
         self,
@@ -85,14 +88,14 @@ class WorkerLanes:
         loop = asyncio.get_running_loop()
         started = asyncio.Event()
 
-        def in_thread() -> _Ended:
+        def in_thread() -> _ThreadResult:
             loop.call_soon_threadsafe(started.set)
             try:
                 return call(), None
             except BaseException as error:  # noqa: BLE001 - user code; a future can't hold every exception
                 return None, error
             finally:
-                release_thread()
+                release_thread_connections()
 
         future = loop.run_in_executor(self._threads, partial(copy_context().run, in_thread))
         try:
@@ -107,12 +110,12 @@ class WorkerLanes:
             raise error
         return value
 
-    async def _wait_within(self, future: "asyncio.Future[_Ended]", timeout_s: float, what: str) -> None:
+    async def _wait_within(self, future: "asyncio.Future[_ThreadResult]", timeout_s: float, what: str) -> None:
         """Return once the call has ended in time; else wait for its thread and raise TaskTimeoutError."""
         if (await asyncio.wait([future], timeout=timeout_s))[0]:
             return
         logger.warning(
-            "%s ran longer than %g s; a thread can't be stopped: its slot stays taken until it ends", what, timeout_s
+            "%s ran longer than %g s; a thread can't be stopped, so it keeps its slot until it ends", what, timeout_s
         )
         if (await asyncio.wait([future], timeout=self._abandon_s))[0]:
             raise TaskTimeoutError(f"ran longer than {timeout_s:g} s in a thread, which has ended since")
@@ -134,20 +137,20 @@ class WorkerLanes:
 class InlineLanes:
     """Everything in the running loop, for simulations; requests and replies of processes still become bytes."""
 
-    def __init__(self, builder: Builder) -> None:
-        self._builder = builder
+    def __init__(self, task_factory: TaskFactory) -> None:
+        self._task_factory = task_factory
 
     async def run_async(self, task: AsyncTask[object], timeout_s: float | None) -> object:
         return await run_async(task, timeout_s)
 
     async def run_blocking(self, call: Callable[[], object], timeout_s: float | None, *, what: str) -> object:  # noqa: ARG002
-        with without_loop():
+        with without_running_loop():
             return call()
 
     async def run_in_process(self, request: Request, timeout_s: float | None) -> Reply:
         try:
             async with asyncio.timeout(timeout_s) as scope:
-                reply = await serve(Request.decode(request.encode()), self._builder)
+                reply = await serve(Request.decode(request.encode()), self._task_factory)
         except TimeoutError as error:
             raise TaskTimeoutError(f"ran longer than {timeout_s} s; its process was killed") from error
         if scope.expired():
@@ -161,6 +164,6 @@ class InlineLanes:
         """Do nothing."""
 
 
-async def _wait_started(started: asyncio.Event, future: "asyncio.Future[_Ended]") -> None:
-    future.add_done_callback(lambda _: started.set())  # the call may end before the loop hears that it started
+async def _wait_started(started: asyncio.Event, future: "asyncio.Future[_ThreadResult]") -> None:
+    future.add_done_callback(lambda _: started.set())  # the call may end before the loop has run started.set
     await started.wait()

@@ -3,7 +3,7 @@
 from typing import Any
 
 from asynctasq.errors import MissingExtra
-from asynctasq.integrations._deferred import defer, refuse_blocking_commit, send_sync
+from asynctasq.integrations._after_commit import prepare_dispatch, refuse_blocking_commit, send_sync
 from asynctasq.tasks.base import BaseTask
 
 try:
@@ -29,6 +29,6 @@ def on_commit(task: BaseTask[Any], using: str | None = None, *, robust: bool = F
     Raises: what can't be encoded is refused now, before the commit.
     """
     refuse_blocking_commit("run the transaction in a thread, as Django's sync_to_async does")
-    deferred = defer(task)
-    transaction.on_commit(lambda: send_sync([deferred]), using=using, robust=robust)
-    return deferred.task_id
+    pending_dispatch = prepare_dispatch(task)
+    transaction.on_commit(lambda: send_sync([pending_dispatch]), using=using, robust=robust)
+    return pending_dispatch.task_id

@@ -9,8 +9,8 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from asynctasq.clock import Clock
-from asynctasq.core.queues import parse_queues
-from asynctasq.core.surroundings import SimulatedSurroundings, WorkerSettings
+from asynctasq.core.queue_order import parse_queues
+from asynctasq.core.runtime import SimulatedRuntime, WorkerSettings
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.base import Driver, Settlements
 from asynctasq.errors import DriverError
@@ -228,13 +228,13 @@ class Engine:
         link = WorkerLink(self.store, inner, self.gate, all_queues=self.options.queues is None)
         if faults is not None:
             link.on_settled = partial(faults.settled, name)
-        surroundings = SimulatedSurroundings(
+        runtime = SimulatedRuntime(
             clock=self.clock if faults is None else faults.clock(name),
             rng=self.tape.random("jitter"),
             name=name,
             record=self.record if faults is None else partial(faults.note, name),
             real_executors=self.options.real_executors,
-            elsewhere=load_in_real_loop,
+            load_in_another_loop=load_in_real_loop,
         )
         settings = WorkerSettings(
             application=application_under_test(real_executors=self.options.real_executors),
@@ -247,7 +247,7 @@ class Engine:
             self.options.queues or ("default",),
             self.options.concurrency,
             settings=settings,
-            surroundings=surroundings,
+            runtime=runtime,
         )
         self.workers[name], self.links[name] = worker, link
         context = copy_context() if self._context is None else self._context.copy()

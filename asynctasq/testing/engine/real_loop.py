@@ -3,7 +3,7 @@
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
-from asynctasq.queue import background
+from asynctasq.queue import background_loop
 
 __all__ = ["load_in_real_loop"]
 
@@ -15,4 +15,4 @@ async def load_in_real_loop(make: Callable[[], Coroutine[Any, Any, Rows]]) -> Ro
 
     Blocks the simulation: virtual time stands still, and nothing else runs meanwhile, so every run is the same.
     """
-    return background.run(make)
+    return background_loop.run(make)

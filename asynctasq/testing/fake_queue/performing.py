@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-from asynctasq.core.attempt import AttemptCompletion, AttemptRunner, Completions, Held, Sequel
-from asynctasq.core.building import Builder
-from asynctasq.core.surroundings import SimulatedSurroundings, WorkerSettings
+from asynctasq.core.attempt import AttemptRunner
+from asynctasq.core.in_flight import AttemptCompletion, CompletionFactory, InFlightAttempt, TransactionOutcome
+from asynctasq.core.runtime import SimulatedRuntime, WorkerSettings
+from asynctasq.core.task_factory import TaskFactory
 from asynctasq.errors import AsyncTasqError
 from asynctasq.kernel.messages import Bury, Complete, Lease, Message, Settlement
 from asynctasq.tasks.base import BaseTask
@@ -43,14 +44,14 @@ class Performed:
 class _Completion(AttemptCompletion):
     """Lets complete_in end well and changes nothing: there is no message to settle."""
 
-    def __init__(self, held: Held, task: BaseTask[Any]) -> None:
+    def __init__(self, attempt: InFlightAttempt, task: BaseTask[Any]) -> None:
         self.task = task
-        self._held = held
+        self._attempt = attempt
         self._open = False
 
     def begin(self) -> None:
-        if self._open or self._held.settled_in:
-            raise AsyncTasqError(f"{self._held.name} used complete_in twice in one attempt")
+        if self._open or self._attempt.settled_in_transaction:
+            raise AsyncTasqError(f"{self._attempt.task_name} used complete_in twice in one attempt")
         self._open = True
 
     def end(self) -> None:
@@ -61,29 +62,31 @@ class _Completion(AttemptCompletion):
 
     def settle_in_sync(self, connection: Any, result: object) -> None:
         del connection, result
-        self._held.settled_in = True
+        self._attempt.settled_in_transaction = True
 
-    async def sequel(self) -> Sequel:
-        return Sequel.COMMITTED
+    async def transaction_outcome(self) -> TransactionOutcome:
+        return TransactionOutcome.COMMITTED
 
 
-class _Completions(Completions):
-    def completion(self, held: Held, task: BaseTask[Any], keep_result_s: float | None) -> AttemptCompletion:
+class _CompletionFactory(CompletionFactory):
+    def completion(
+        self, attempt: InFlightAttempt, task: BaseTask[Any], keep_result_s: float | None
+    ) -> AttemptCompletion:
         del keep_result_s
-        return _Completion(held, task)
+        return _Completion(attempt, task)
 
 
 async def perform(engine: Engine, message: Message, *, attempt: int) -> Performed:
     """Run `message` as its attempt number `attempt`; nothing is stored or recorded."""
-    world = SimulatedSurroundings(
+    runtime = SimulatedRuntime(
         clock=engine.clock,
         rng=engine.tape.random("jitter"),
         name="perform",
         real_executors=engine.options.real_executors,
     )
     application = application_under_test(real_executors=engine.options.real_executors)
-    builder = Builder(application, elsewhere=load_in_real_loop)
-    lanes = world.lanes(WorkerSettings(application=application), builder, threads=1)
+    task_factory = TaskFactory(application, load_in_another_loop=load_in_real_loop)
+    lanes = runtime.lanes(WorkerSettings(application=application), task_factory, threads=1)
     lease = Lease(
         message_id=message.id,
         queue=message.queue,
@@ -94,12 +97,14 @@ async def perform(engine: Engine, message: Message, *, attempt: int) -> Performe
         enqueued_at=engine.clock.now(),
         expires_at=float("inf"),
     )
-    held = Held(lease, deadline=float("inf"))
+    in_flight = InFlightAttempt(lease, deadline=float("inf"))
     try:
-        runner = AttemptRunner(builder, lanes, world=world, completions=_Completions(), fetch_values=True)
-        settlement = await runner.run(held)
+        runner = AttemptRunner(
+            task_factory, lanes, environment=runtime, completion_factory=_CompletionFactory(), fetch_values=True
+        )
+        settlement = await runner.run(in_flight)
     finally:
         await lanes.stop_processes()
         lanes.close()
     assert settlement is not None, "a lease without end can't be stale"
-    return Performed(value=held.value, exception=held.exception, settlement=settlement)
+    return Performed(value=in_flight.value, exception=in_flight.exception, settlement=settlement)

@@ -8,7 +8,7 @@ from typing import Final
 
 from asynctasq.clock import Clock
 from asynctasq.codec.envelope import decode_envelope
-from asynctasq.core.worker import describe
+from asynctasq.core.worker import settlement_detail
 from asynctasq.drivers.base import Driver, Settlements
 from asynctasq.errors import CodecError
 from asynctasq.kernel.envelope import MAX_CRASHES_DEFAULT
@@ -120,7 +120,7 @@ class Injector:
             self._spare(worker, lease, last=False)
             if lease.message_id not in lost:
                 due_at = now + end.delay_s if isinstance(end, Release) else 0.0
-                engine.record(_entry(Kind.SETTLED, now, worker, lease, due_at=due_at, detail=describe(end)))
+                engine.record(_entry(Kind.SETTLED, now, worker, lease, due_at=due_at, detail=settlement_detail(end)))
         for lease in leases:
             if lease.crashes and not self.plan.gives_up:
                 self._spare(worker, lease, last=lease.crashes + 1 >= _max_crashes(lease))

@@ -15,7 +15,7 @@ from enum import Enum
 from types import CodeType, FrameType, FunctionType
 from typing import Any, Final
 
-from asynctasq.core.lanes.threads import ThreadPool
+from asynctasq.core.lanes.thread_pool import ThreadPool
 
 __all__ = ["Call", "Outsider", "Standing", "closed_over", "describe_function", "outsiders", "standing"]
 
@@ -25,7 +25,7 @@ _RESULT: Final[tuple[CodeType, ...]] = (_future.result.__code__, _future.excepti
 _POOL: Final = "concurrent.futures.thread"
 _ASGIREF: Final = "asgiref.current_thread_executor"
 _ANYIO: Final = "anyio._backends._asyncio"
-_RUNNERS: Final = frozenset({_POOL, _ASGIREF, "asynctasq.core.lanes.threads"})
+_RUNNERS: Final = frozenset({_POOL, _ASGIREF, "asynctasq.core.lanes.thread_pool"})
 
 
 class Standing(Enum):

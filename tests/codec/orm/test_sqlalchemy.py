@@ -14,8 +14,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, Session, 
 from sqlalchemy.pool import NullPool
 
 from asynctasq.codec.arguments import pack_arguments, unpack_arguments
-from asynctasq.codec.orm.references import UnresolvedArguments, resolve_references
-from asynctasq.codec.placeholders import ModelReference
+from asynctasq.codec.orm.references import ModelReference, UnresolvedArguments, resolve_references
 from asynctasq.codec.values import pack, unpack
 from asynctasq.errors import AsyncTasqError, ConfigError, ModelNotFoundError, UndecodableBody, UnserializableValue
 

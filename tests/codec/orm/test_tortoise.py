@@ -8,8 +8,7 @@ from tortoise import fields, models
 from tortoise.context import TortoiseContext
 
 from asynctasq.codec.arguments import pack_arguments, unpack_arguments
-from asynctasq.codec.orm.references import reference_to, resolve_for_hooks, resolve_references
-from asynctasq.codec.placeholders import ModelReference
+from asynctasq.codec.orm.references import ModelReference, reference_to, resolve_for_hooks, resolve_references
 from asynctasq.errors import ConfigError, ModelNotFoundError, UndecodableBody, UnserializableValue
 from tests.codec.orm import tortoise_archive
 from tests.codec.orm.databases import KINDS, database

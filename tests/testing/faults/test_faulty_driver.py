@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from asynctasq.core.surroundings import RealSurroundings, WorkerSettings
+from asynctasq.core.runtime import ProductionRuntime, WorkerSettings
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.base import Driver, Inspectable, KeepsResults, Migratable, Notifies, Transactional
 from asynctasq.drivers.memory_driver import MemoryDriver
@@ -273,7 +273,7 @@ async def work_through(inner: Driver, count: int) -> FaultyDriver:
     await inner.open()
     await inner.enqueue([factory.message(Work()) for _ in range(count)])
     settings = WorkerSettings(application=Application(), lease_s=0.5, handle_signals=False)
-    worker = Worker(driver, concurrency=5, settings=settings, surroundings=RealSurroundings(wait_s=0.2))
+    worker = Worker(driver, concurrency=5, settings=settings, runtime=ProductionRuntime(wait_s=0.2))
     running = asyncio.get_running_loop().create_task(worker.start())
     async with asyncio.timeout(60):
         while True:

@@ -15,7 +15,7 @@ import pytest
 from asgiref import current_thread_executor
 from asgiref.sync import AsyncToSync
 
-from asynctasq.core.lanes.threads import ThreadPool
+from asynctasq.core.lanes.thread_pool import ThreadPool
 from asynctasq.testing.loop import SimulationLoop
 from asynctasq.testing.loop.asyncio_internals import STEP, THREADS, WAKEUP, Notice, Timer, is_python_step
 from asynctasq.testing.loop.tasks import SimulatedTask

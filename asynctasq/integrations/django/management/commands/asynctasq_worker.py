@@ -13,7 +13,7 @@ from django.utils.module_loading import module_has_submodule  # type: ignore[imp
 from typer.main import get_command
 
 from asynctasq.cli.app import app
-from asynctasq.cli.exit_codes import told_as_exit_code
+from asynctasq.cli.exit_codes import exit_on_error
 from asynctasq.config import load_settings
 from asynctasq.tasks.application import INSTALLED
 
@@ -62,7 +62,7 @@ def _help(option: Any) -> str:
 
 def _modules() -> list[str]:
     """Return the modules that the configuration names, and those of the installed apps."""
-    with told_as_exit_code():
+    with exit_on_error():
         configured = load_settings().app
     installed = cast("Iterable[Any]", apps.get_app_configs())
     found = [f"{one.name}.{TASKS}" for one in installed if module_has_submodule(one.module, TASKS)]

@@ -1,20 +1,20 @@
-"""Finds which part of a value can't travel, after an encoding has failed; encodes nothing itself."""
+"""Finds which part of a value can't be serialized, after an encoding has failed; encodes nothing itself."""
 
 from collections.abc import Callable, Iterator
 from typing import cast
 
 from asynctasq.codec import annotations
-from asynctasq.codec._structure import short
+from asynctasq.codec._structure import short_text
 from asynctasq.codec.extensions import Unsupported
 from asynctasq.codec.limits import Limits
 from asynctasq.errors import UnserializableValue
 
-__all__ = ["find_offender"]
+__all__ = ["find_unserializable"]
 
 PATH_LENGTH_MAX = 300
 
 
-def find_offender(
+def find_unserializable(
     value: object, *, path: str, limits: Limits, try_leaf: Callable[[object], None], records: bool, depth: int
 ) -> None:
     """Raise UnserializableValue for the first part of `value` that can't be encoded; return if there is none.
@@ -69,7 +69,7 @@ class _Search:
 
     def _check_own_rules(self, value: object) -> None:
         if type(value) not in {list, dict, tuple, set, frozenset}:
-            annotations.simplify(value)
+            annotations.to_plain(value)
             return
         count = len(cast("list[object]", value))
         if count > self._limits.items_max:
@@ -92,14 +92,14 @@ def parts_of(value: object, path: str) -> Iterator[tuple[object, str]]:
     cls = type(value)
     if cls is dict:
         for key, item in cast("dict[object, object]", value).items():
-            yield key, f"key {short(key)} of {path}"
-            yield item, f"{path}[{short(key)}]"
+            yield key, f"key {short_text(key)} of {path}"
+            yield item, f"{path}[{short_text(key)}]"
     elif cls is list or cls is tuple:
         for index, item in enumerate(cast("list[object]", value)):
             yield item, f"{path}[{index}]"
     elif cls is set or cls is frozenset:
         for item in cast("set[object]", value):
-            yield item, f"{path}{{{short(item)}}}"
+            yield item, f"{path}{{{short_text(item)}}}"
     else:
         yield from annotations.parts_of_record(value, path)
 

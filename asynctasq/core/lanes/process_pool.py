@@ -18,14 +18,14 @@ from contextlib import suppress
 from functools import partial
 
 from asynctasq.core.lanes.child import READY, ChildSettings, receive_frame, send_frame
-from asynctasq.core.lanes.threads import ThreadPool
+from asynctasq.core.lanes.thread_pool import ThreadPool
 from asynctasq.errors import TaskTimeoutError, WorkerCrashedError
 
 __all__ = ["ChildCrashed", "ProcessPool"]
 
 START_S_MAX = 60.0
 DEATH_CHECK_S = 0.5
-"""How often a silent child is looked at: a fork that it left behind holds its socket open after its death."""
+"""How often a child that has not replied is checked: a process it forked can hold its socket open after its death."""
 
 
 class ChildCrashed(WorkerCrashedError):
@@ -99,7 +99,7 @@ class _Child:
                 return False
 
     def _died(self) -> bool:
-        """Look without reaping: while the dead process is there, its group can be killed by its number."""
+        """Check without reaping: until the dead process is reaped, its group can be killed by its number."""
         return os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
     def _crashed(self) -> ChildCrashed:
@@ -114,26 +114,26 @@ class _Child:
         return self._process.poll() is None
 
     def kill(self) -> None:
-        """Kill the process and what it started; whoever waits for its answer sees it die."""
+        """Kill the process and those it started; a call that waits for its reply raises ChildCrashed."""
         if self._process.returncode is None:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
 
     def end(self) -> None:
-        """Kill the process if it still runs, and wait until it is gone."""
+        """Kill the process if it still runs, and wait until it has ended."""
         self.kill()
         self._process.wait()
         self._socket.close()
 
 
-class _Run:
-    """The child that a call holds, so that cancelling the call can kill it from another thread."""
+class _CancellableCall:
+    """The child that runs a call, so that cancelling the call can kill it from another thread."""
 
     def __init__(self) -> None:
         self._child: _Child | None = None
         self._cancelled = False
 
-    def hold(self, child: _Child) -> None:
+    def use(self, child: _Child) -> None:
         self._child = child
         if self._cancelled:
             child.kill()
@@ -147,7 +147,7 @@ class _Run:
 class ProcessPool:
     """Child processes, started when a task needs one; used from one event loop at a time.
 
-    At most `size` at once (the number of processors unless told). `max_tasks_per_child` replaces a child
+    At most `size` at once (default: the number of processors). `max_tasks_per_child` replaces a child
     after so many tasks; None keeps it.
     """
 
@@ -166,7 +166,7 @@ class ProcessPool:
     async def run(self, request: bytes, *, timeout_s: float | None) -> bytes:
         """Run one attempt in a child and return its reply; the time limit covers execution alone.
 
-        Cancelling kills the child and waits until it is gone.
+        Cancelling kills the child and waits until it has ended.
 
         Raises: TaskTimeoutError after the child was killed, ChildCrashed if it died by itself.
         """
@@ -175,28 +175,28 @@ class ProcessPool:
         async with self._slots:
             return await self._in_thread(partial(self._run_in_some_child, request, timeout_s))
 
-    async def _in_thread(self, call: Callable[["_Run"], bytes]) -> bytes:
-        run = _Run()
-        future = asyncio.get_running_loop().run_in_executor(self._threads, call, run)
+    async def _in_thread(self, call: Callable[["_CancellableCall"], bytes]) -> bytes:
+        running = _CancellableCall()
+        future = asyncio.get_running_loop().run_in_executor(self._threads, call, running)
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
-            run.cancel()
+            running.cancel()
             await asyncio.wait([future])
-            future.exception()  # the child's death is our doing
+            future.exception()  # retrieved: the child was killed on purpose
             raise
 
-    def _run_in_some_child(self, request: bytes, timeout_s: float | None, run: "_Run") -> bytes:
-        child = self._take()
+    def _run_in_some_child(self, request: bytes, timeout_s: float | None, running: "_CancellableCall") -> bytes:
+        child = self._acquire()
         try:
-            run.hold(child)
+            running.use(child)
             if child.tasks_run == 0:
                 child.wait_until_ready()
             return child.run(request, timeout_s)
         finally:
-            self._give_back(child)
+            self._release(child)
 
-    def _take(self) -> _Child:
+    def _acquire(self) -> _Child:
         with self._lock:
             while self._idle:
                 child = self._idle.pop()
@@ -208,18 +208,18 @@ class ProcessPool:
             self._busy[child] = None
             return child
 
-    def _give_back(self, child: _Child) -> None:
-        worn_out = self._max_tasks is not None and child.tasks_run >= self._max_tasks
+    def _release(self, child: _Child) -> None:
+        used_up = self._max_tasks is not None and child.tasks_run >= self._max_tasks
         with self._lock:
             stopped = self._busy.pop(child, child) is child
-            keep = child.alive and not worn_out and not stopped
+            keep = child.alive and not used_up and not stopped
             if keep:
                 self._idle.append(child)
         if not keep:
             child.end()
 
     async def stop(self) -> None:
-        """Kill every child, busy or not. Those that wait for one see ChildCrashed."""
+        """Kill every child, busy or not. Calls that wait for one raise ChildCrashed."""
         with self._lock:
             idle, self._idle = self._idle, []
             busy, self._busy = list(self._busy), {}

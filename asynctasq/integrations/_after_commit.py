@@ -1,4 +1,4 @@
-"""A dispatch that waits for a commit: the task as it is now, under an id that is known now. Knows no framework."""
+"""A dispatch that waits for a commit: the task as it is now, with an id that is known now. Imports no framework."""
 
 import copy
 import logging
@@ -13,13 +13,13 @@ from asynctasq.tasks.base import BaseTask
 from asynctasq.tasks.definition import definition_of, options_of, set_dispatched_id
 from asynctasq.tasks.dispatching import Dispatcher, current_dispatcher
 
-__all__ = ["Deferred", "defer", "refuse_blocking_commit", "send", "send_sync"]
+__all__ = ["PendingDispatch", "prepare_dispatch", "refuse_blocking_commit", "send", "send_sync"]
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Deferred:
+class PendingDispatch:
     """One task to dispatch later, where it would have gone at once."""
 
     task_id: str
@@ -30,8 +30,8 @@ class Deferred:
         return f"{definition_of(type(self.task)).name} (id {self.task_id})"
 
 
-def defer(task: BaseTask[Any]) -> Deferred:
-    """Fix the id and the options of a dispatch. What could not be encoded after the commit is refused before it.
+def prepare_dispatch(task: BaseTask[Any]) -> PendingDispatch:
+    """Fix the id and the options of a dispatch. A task that can't be encoded is refused now, before the commit.
 
     Raises: UnserializableValue, BodyTooLarge, DispatchError.
     """
@@ -41,37 +41,37 @@ def defer(task: BaseTask[Any]) -> Deferred:
     factory = dispatcher.factory if isinstance(dispatcher, Queue) else MessageFactory()
     factory.message(fixed)
     set_dispatched_id(task, task_id)
-    return Deferred(task_id=task_id, task=fixed, dispatcher=dispatcher)
+    return PendingDispatch(task_id=task_id, task=fixed, dispatcher=dispatcher)
 
 
 def refuse_blocking_commit(advice: str) -> None:
-    """Raise now what `dispatch_sync` would raise after the commit, when it is too late."""
+    """Raise before the commit what `dispatch_sync` would raise after it."""
     refuse_running_loop(f"dispatching after this commit would block the running event loop; {advice}")
 
 
-async def send(deferred: Sequence[Deferred]) -> None:
-    """Dispatch them in one round trip per driver; what fails is logged with the ids, and raised."""
-    for dispatcher, group in _groups(deferred):
-        with _told(group):
+async def send(pending: Sequence[PendingDispatch]) -> None:
+    """Dispatch them in one round trip per driver; a failure is logged with the ids, and raised."""
+    for dispatcher, group in _groups(pending):
+        with _logged(group):
             await dispatcher.dispatch([one.task for one in group])
 
 
-def send_sync(deferred: Sequence[Deferred]) -> None:
+def send_sync(pending: Sequence[PendingDispatch]) -> None:
     """Do `send` from code that has no event loop."""
-    for dispatcher, group in _groups(deferred):
-        with _told(group):
+    for dispatcher, group in _groups(pending):
+        with _logged(group):
             dispatcher.dispatch_sync([one.task for one in group])
 
 
-def _groups(deferred: Sequence[Deferred]) -> list[tuple[Dispatcher[BaseTask[Any]], list[Deferred]]]:
-    groups: dict[int, tuple[Dispatcher[BaseTask[Any]], list[Deferred]]] = {}
-    for one in deferred:
+def _groups(pending: Sequence[PendingDispatch]) -> list[tuple[Dispatcher[BaseTask[Any]], list[PendingDispatch]]]:
+    groups: dict[int, tuple[Dispatcher[BaseTask[Any]], list[PendingDispatch]]] = {}
+    for one in pending:
         groups.setdefault(id(one.dispatcher), (one.dispatcher, []))[1].append(one)
     return list(groups.values())
 
 
 @contextmanager
-def _told(group: Sequence[Deferred]) -> Generator[None]:
+def _logged(group: Sequence[PendingDispatch]) -> Generator[None]:
     try:
         yield
     except BaseException:

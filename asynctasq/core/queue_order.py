@@ -1,4 +1,4 @@
-"""In which order a worker looks at its queues: strictly as given, or by weight."""
+"""The order in which a worker reserves from its queues: strictly as given, or by weight."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ __all__ = ["QueueOrder", "parse_queues"]
 
 
 class QueueOrder:
-    """The queues of a worker. Without weights the first always comes first; with weights each gets its share."""
+    """The queues of a worker. Without weights the first always comes first; with weights each in proportion."""
 
     def __init__(self, names: Sequence[str], weights: Sequence[float] | None, rng: RandomSource) -> None:
         self.names = list(names)

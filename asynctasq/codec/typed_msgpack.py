@@ -1,4 +1,4 @@
-"""msgpack's C functions with types; the one file that imports it."""
+"""msgpack's C functions with types; the only file that imports msgpack."""
 
 from collections.abc import Callable
 from typing import cast

@@ -1,4 +1,4 @@
-"""What a worker lives in: time, chance, places to run code, and who is told. Real, or simulated."""
+"""A worker's runtime, in production or simulated: clock, random source, lanes, lease renewal, ledger sink."""
 
 import os
 import random
@@ -10,18 +10,18 @@ from typing import Protocol
 
 from asynctasq.clock import Clock, SystemClock
 from asynctasq.codec.limits import DEFAULT_LIMITS
-from asynctasq.codec.orm.references import LoadElsewhere
-from asynctasq.core.building import Builder
+from asynctasq.codec.orm.references import LoadInAnotherLoop
 from asynctasq.core.lanes.child import ChildSettings
 from asynctasq.core.lanes.lanes import InlineLanes, Lanes, WorkerLanes
-from asynctasq.core.leases import LeaseKeeper, LoopLeaseKeeper, ThreadLeaseKeeper
+from asynctasq.core.leases import LeaseRenewer, LoopLeaseRenewer, ThreadLeaseRenewer
+from asynctasq.core.task_factory import TaskFactory
 from asynctasq.drivers.base import Driver
 from asynctasq.kernel.ledger import Entry
 from asynctasq.kernel.retry import RandomSource
 from asynctasq.tasks.application import Application
 from asynctasq.tasks.registry import project_root
 
-__all__ = ["RealSurroundings", "SimulatedSurroundings", "Surroundings", "WorkerSettings"]
+__all__ = ["ProductionRuntime", "Runtime", "SimulatedRuntime", "WorkerSettings"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,10 +52,11 @@ class WorkerSettings:
     process_pool_max_tasks_per_child: int | None = None
 
 
-class Surroundings(Protocol):
-    """The seam between the worker and its world. `wait_s` bounds one wait for a wake-up.
+class Runtime(Protocol):
+    """What differs between a worker in production and one in a simulation.
 
-    `elsewhere` loads models if the worker's own event loop can't do I/O.
+    `wait_s` bounds one wait for a wake-up; `record` receives ledger entries; `load_in_another_loop` loads models if the
+    worker's own event loop can't do I/O.
     """
 
     clock: Clock
@@ -63,13 +64,13 @@ class Surroundings(Protocol):
     name: str
     wait_s: float
     record: Callable[[Entry], None] | None
-    elsewhere: LoadElsewhere | None
+    load_in_another_loop: LoadInAnotherLoop | None
 
-    def lanes(self, settings: WorkerSettings, builder: Builder, *, threads: int) -> Lanes:
+    def lanes(self, settings: WorkerSettings, task_factory: TaskFactory, *, threads: int) -> Lanes:
         """Return where attempts run."""
         ...
 
-    def keeper(self, driver: Driver, settings: WorkerSettings) -> LeaseKeeper:
+    def renewer(self, driver: Driver, settings: WorkerSettings) -> LeaseRenewer:
         """Return what renews leases."""
         ...
 
@@ -98,7 +99,7 @@ def _worker_name() -> str:
 
 
 @dataclass(slots=True, kw_only=True)
-class RealSurroundings:
+class ProductionRuntime:
     """The system's clock, threads, child processes, and a lease thread."""
 
     clock: Clock = field(default_factory=SystemClock)
@@ -106,17 +107,17 @@ class RealSurroundings:
     name: str = field(default_factory=_worker_name)
     wait_s: float = 20.0
     record: Callable[[Entry], None] | None = None
-    elsewhere: LoadElsewhere | None = None
+    load_in_another_loop: LoadInAnotherLoop | None = None
 
-    def lanes(self, settings: WorkerSettings, builder: Builder, *, threads: int) -> Lanes:  # noqa: ARG002
+    def lanes(self, settings: WorkerSettings, task_factory: TaskFactory, *, threads: int) -> Lanes:  # noqa: ARG002
         return _worker_lanes(settings, threads)
 
-    def keeper(self, driver: Driver, settings: WorkerSettings) -> LeaseKeeper:
-        return ThreadLeaseKeeper(driver, lease_s=settings.lease_s, clock=self.clock)
+    def renewer(self, driver: Driver, settings: WorkerSettings) -> LeaseRenewer:
+        return ThreadLeaseRenewer(driver, lease_s=settings.lease_s, clock=self.clock)
 
 
 @dataclass(slots=True, kw_only=True)
-class SimulatedSurroundings:
+class SimulatedRuntime:
     """A given clock and random source; unless `real_executors`, everything runs in the worker's own loop."""
 
     clock: Clock
@@ -125,10 +126,12 @@ class SimulatedSurroundings:
     wait_s: float = float("inf")
     record: Callable[[Entry], None] | None = None
     real_executors: bool = False
-    elsewhere: LoadElsewhere | None = None
+    load_in_another_loop: LoadInAnotherLoop | None = None
 
-    def lanes(self, settings: WorkerSettings, builder: Builder, *, threads: int) -> Lanes:
-        return _worker_lanes(settings, threads) if self.real_executors else InlineLanes(builder)
+    def lanes(self, settings: WorkerSettings, task_factory: TaskFactory, *, threads: int) -> Lanes:
+        return _worker_lanes(settings, threads) if self.real_executors else InlineLanes(task_factory)
 
-    def keeper(self, driver: Driver, settings: WorkerSettings) -> LeaseKeeper:
-        return LoopLeaseKeeper(driver, lease_s=settings.lease_s, clock=self.clock, record=self.record, worker=self.name)
+    def renewer(self, driver: Driver, settings: WorkerSettings) -> LeaseRenewer:
+        return LoopLeaseRenewer(
+            driver, lease_s=settings.lease_s, clock=self.clock, record=self.record, worker=self.name
+        )

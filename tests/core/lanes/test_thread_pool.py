@@ -5,7 +5,7 @@ from concurrent.futures import wait
 
 import pytest
 
-from asynctasq.core.lanes.threads import ThreadPool
+from asynctasq.core.lanes.thread_pool import ThreadPool
 
 SOON_S = 10.0
 

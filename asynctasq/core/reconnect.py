@@ -1,4 +1,4 @@
-"""What a worker does while its backend can't be reached: wait, longer each time, and give up in the end."""
+"""Backoff while a worker's backend can't be reached: each pause is longer, until the worker gives up."""
 
 import logging
 
@@ -7,14 +7,14 @@ from asynctasq.core.shutdown import StopRequest
 from asynctasq.errors import DriverError, DriverMisconfigured, DriverUnavailable, UnsupportedFeature
 from asynctasq.kernel.retry import Exponential, RandomSource, delay_before_next
 
-__all__ = ["Outage"]
+__all__ = ["ReconnectBackoff"]
 
 logger = logging.getLogger(__name__)
 
 BACKOFF = Exponential(base_s=0.2, cap_s=5.0)
 
 
-class Outage:
+class ReconnectBackoff:
     """Counts failed calls in a row; logs when the state changes, not at every call."""
 
     def __init__(self, driver: str, *, timeout_s: float, clock: Clock, rng: RandomSource, stop: StopRequest) -> None:
@@ -27,12 +27,12 @@ class Outage:
         self._failures = 0
 
     @property
-    def ongoing(self) -> bool:
+    def active(self) -> bool:
         """Whether the last call failed."""
         return self._since is not None
 
     async def wait(self, error: DriverError) -> None:
-        """Sleep before the next try.
+        """Sleep before the next call.
 
         Raises: `error` at once if trying again can't help; DriverUnavailable after `timeout_s` without success.
         """
@@ -41,7 +41,9 @@ class Outage:
         now = self._clock.monotonic()
         if self._since is None:
             self._since = now
-            logger.error("%s can't be reached; running attempts go on, trying again: %s", self._driver, error)
+            logger.error(
+                "%s can't be reached; running attempts continue, and calls are tried again: %s", self._driver, error
+            )
         if now - self._since >= self._timeout_s:
             raise DriverUnavailable(
                 f"{self._driver} could not be reached for {self._timeout_s:g} s; last error: {error}"
@@ -49,9 +51,9 @@ class Outage:
         self._failures += 1
         await self._stop.sleep(delay_before_next(BACKOFF, attempt=self._failures, rng=self._rng))
 
-    def over(self) -> None:
+    def reset(self) -> None:
         """Note that a call succeeded."""
         if self._since is not None:
-            logger.warning("%s is back after %.1f s", self._driver, self._clock.monotonic() - self._since)
+            logger.warning("%s can be reached again after %.1f s", self._driver, self._clock.monotonic() - self._since)
             self._since = None
             self._failures = 0

@@ -1,4 +1,4 @@
-"""Exceptions as records: what is kept of one, and how one that was raised in a child process is raised again.
+"""Exceptions as stored texts, and as bytes that bring one from a child process to its worker.
 
 No exception object crosses a process boundary: its class is found among what is imported already.
 """
@@ -8,7 +8,7 @@ import sys
 from typing import cast
 
 from asynctasq.codec.values import pack, unpack
-from asynctasq.core.tracebacks import RemoteTraceback, forget_our_frames, traceback_text
+from asynctasq.core.tracebacks import RemoteTraceback, drop_library_frames, traceback_text
 from asynctasq.errors import CodecError, DispatchError
 from asynctasq.kernel.messages import ErrorRecord
 
@@ -16,11 +16,11 @@ __all__ = ["RemoteError", "pack_exception", "record_of", "unpack_exception"]
 
 
 class RemoteError(Exception):
-    """Stands for an exception of a child process whose class or arguments could not be brought over."""
+    """Replaces an exception of a child process whose class is not imported here, or that can't be made again."""
 
 
 def record_of(error: BaseException) -> ErrorRecord:
-    """Return the texts that are kept of an exception; the end of a long traceback wins. Holds no locals."""
+    """Return the texts to store of an exception; of a long traceback the end. No locals are in them."""
     return ErrorRecord(type=_name(type(error)), message=_text(error), traceback=traceback_text(error))
 
 
@@ -37,7 +37,7 @@ def _text(error: BaseException) -> str:
 
 def pack_exception(error: BaseException) -> bytes:
     """Return an exception as bytes: class name, texts, and arguments and attributes where they are serializable."""
-    forget_our_frames(error)
+    drop_library_frames(error)
     record = record_of(error)
     cls = type(error)
     return pack(

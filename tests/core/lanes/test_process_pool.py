@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from asynctasq.codec.arguments import unpack_result
-from asynctasq.core.building import Builder
 from asynctasq.core.lanes.child import ChildSettings, Reply, ReplyKind, Request
-from asynctasq.core.lanes.processes import ChildCrashed, ProcessPool
-from asynctasq.core.surroundings import RealSurroundings, WorkerSettings
+from asynctasq.core.lanes.process_pool import ChildCrashed, ProcessPool
+from asynctasq.core.runtime import ProductionRuntime, WorkerSettings
+from asynctasq.core.task_factory import TaskFactory
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.memory_driver import MemoryDriver
 from asynctasq.errors import TaskTimeoutError, WorkerCrashedError
@@ -207,7 +207,7 @@ async def test_an_application_that_can_not_be_imported_is_told_in_words() -> Non
 async def test_an_application_that_takes_too_long_to_import_is_no_timeout_of_the_task(
     monkeypatch: pytest.MonkeyPatch, pool: ProcessPool
 ) -> None:
-    monkeypatch.setattr("asynctasq.core.lanes.processes.START_S_MAX", 0.001)
+    monkeypatch.setattr("asynctasq.core.lanes.process_pool.START_S_MAX", 0.001)
 
     with pytest.raises(ChildCrashed, match=r"was not ready after 0\.001 s"):
         await pool.run(request(Pid()), timeout_s=None)
@@ -259,7 +259,7 @@ async def work(*tasks: BaseTask[object]) -> tuple[MemoryDriver, list[Entry]]:
         driver,
         process_pool_size=2,
         settings=WorkerSettings(application=application, handle_signals=False),
-        surroundings=RealSurroundings(record=record),
+        runtime=ProductionRuntime(record=record),
     )
     async with asyncio.timeout(SOON_S):
         await worker.start()
@@ -280,8 +280,8 @@ async def test_a_task_that_keeps_killing_its_child_is_given_up_and_told() -> Non
     assert "2 attempts ended with the death of the process" in str(exception)
 
 
-def test_the_builder_of_a_child_knows_what_the_worker_knows() -> None:
-    builder = SETTINGS.builder()
+def test_the_task_factory_of_a_child_knows_what_the_worker_knows() -> None:
+    task_factory = SETTINGS.make_task_factory()
 
-    assert isinstance(builder, Builder)
+    assert isinstance(task_factory, TaskFactory)
     assert ChildSettings.decode(SETTINGS.encode()) == SETTINGS

@@ -1,4 +1,4 @@
-"""From the bytes of a message to a task that can run; the same in the worker and in a child process."""
+"""Makes tasks that can run from the bytes of messages; the same in the worker and in a child process."""
 
 import asyncio
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any
 from asynctasq.codec.arguments import pack_result, unpack_arguments, unpack_result
 from asynctasq.codec.envelope import decode_envelope
 from asynctasq.codec.limits import DEFAULT_LIMITS, Limits
-from asynctasq.codec.orm.references import LoadElsewhere, has_references, resolve_for_hooks, resolve_references
+from asynctasq.codec.orm.references import LoadInAnotherLoop, has_references, resolve_for_hooks, resolve_references
 from asynctasq.codec.signing import SigningKeys
 from asynctasq.errors import BadSignature, TaskTimeoutError, UndecodableBody, UnknownTask
 from asynctasq.kernel.envelope import Envelope
@@ -17,7 +17,7 @@ from asynctasq.tasks.application import Application
 from asynctasq.tasks.base import BaseTask
 from asynctasq.tasks.definition import TaskDefinition, definition_of, set_metadata
 
-__all__ = ["BadArguments", "Builder", "Invocation", "reason_of"]
+__all__ = ["BadArguments", "Invocation", "TaskFactory", "dead_reason_of"]
 
 
 class BadArguments(TypeError):
@@ -40,8 +40,8 @@ class Invocation:
         return datetime.fromtimestamp(self.envelope.dispatched_at, UTC)
 
 
-class Builder:
-    """Decodes messages and builds their tasks, with what the application allows."""
+class TaskFactory:
+    """Decodes messages and builds the tasks they invoke, those of one application only."""
 
     def __init__(
         self,
@@ -49,12 +49,12 @@ class Builder:
         *,
         keys: SigningKeys | None = None,
         limits: Limits = DEFAULT_LIMITS,
-        elsewhere: LoadElsewhere | None = None,
+        load_in_another_loop: LoadInAnotherLoop | None = None,
     ) -> None:
         self._application = application
         self._keys = keys
         self._limits = limits
-        self._elsewhere = elsewhere
+        self._load_in_another_loop = load_in_another_loop
         self._definitions: dict[type[BaseTask[Any]], TaskDefinition] = {}
 
     def decode(self, message_id: str, attempt: int, body: bytes) -> Invocation:
@@ -70,7 +70,7 @@ class Builder:
         return Invocation(message_id=message_id, attempt=attempt, envelope=envelope, cls=cls, definition=definition)
 
     def _resolve(self, name: str) -> type[BaseTask[Any]]:
-        """Find the task; a module that breaks while it is imported, even by leaving, must not break the worker."""
+        """Find the task; a module that raises when it is imported, even SystemExit, must not end the worker."""
         try:
             return self._application.resolve(name)
         except UnknownTask:
@@ -96,7 +96,9 @@ class Builder:
         """
         arguments = self._arguments(invocation)
         if has_references(arguments):
-            arguments = await resolve_for_hooks(arguments, timeout_s=timeout_s, elsewhere=self._elsewhere)
+            arguments = await resolve_for_hooks(
+                arguments, timeout_s=timeout_s, load_in_another_loop=self._load_in_another_loop
+            )
         return self._make(invocation, arguments)
 
     async def _with_models(
@@ -106,10 +108,12 @@ class Builder:
         try:
             async with scope:
                 missing = invocation.envelope.missing
-                return await resolve_references(arguments, missing=missing, elsewhere=self._elsewhere)
+                return await resolve_references(
+                    arguments, missing=missing, load_in_another_loop=self._load_in_another_loop
+                )
         except TimeoutError as error:
             if scope.expired() and isinstance(error.__cause__, asyncio.CancelledError):
-                raise TaskTimeoutError(f"its models were not loaded within {timeout_s:g} s") from error
+                raise TaskTimeoutError(f"the models of the task were not loaded within {timeout_s:g} s") from error
             raise
 
     def _arguments(self, invocation: Invocation) -> dict[str, object]:
@@ -142,7 +146,7 @@ class Builder:
         return unpack_result(data, definition.returns, self._limits)
 
 
-def reason_of(error: BaseException) -> DeadReason | None:
+def dead_reason_of(error: BaseException) -> DeadReason | None:
     """Return why a message that raised this can never run; None if another attempt may succeed."""
     match error:
         case UnknownTask():

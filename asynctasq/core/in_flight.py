@@ -1,0 +1,94 @@
+"""An attempt in flight: what is known of it so far, and what lets its task settle it; decides nothing."""
+
+import asyncio
+import enum
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from asynctasq.core.task_factory import Invocation
+from asynctasq.kernel.messages import Lease
+from asynctasq.tasks.base import BaseTask
+from asynctasq.tasks.completing import Completion
+
+__all__ = [
+    "AttemptCompletion",
+    "AttemptRun",
+    "CancelReason",
+    "CompletionFactory",
+    "InFlightAttempt",
+    "TransactionOutcome",
+    "clear_cancellation",
+]
+
+
+class CancelReason(enum.Enum):
+    """Why a worker cancelled one of its attempts."""
+
+    WORKER_STOPS = "the worker stops"
+    LEASE_LOST = "the lease is lost"
+
+
+@dataclass(slots=True, eq=False)
+class InFlightAttempt:
+    """An attempt and the lease it runs under, as its worker sees them.
+
+    `deadline` is when the lease ends, on the worker's monotonic clock. `settled_in_transaction` says whether the task
+    settled the attempt in its own transaction; it is False when the lease was lost by then.
+    """
+
+    lease: Lease
+    deadline: float
+    cancel_reason: CancelReason | None = None
+    task_name: str = "?"
+    asyncio_task: "asyncio.Task[None] | None" = None
+    begun: bool = False
+    value: object = None
+    exception: BaseException | None = None
+    settled_in_transaction: bool | None = None
+
+    def __str__(self) -> str:
+        return f"{self.task_name} (message {self.lease.message_id})"
+
+
+class TransactionOutcome(enum.Enum):
+    """How the transaction ended in which an attempt had settled itself before it raised."""
+
+    ROLLED_BACK = "rolled back"
+    COMMITTED = "committed"
+    UNKNOWN = "unknown"
+
+
+class AttemptCompletion(Completion, Protocol):
+    """The completion of one attempt, as its worker sees it."""
+
+    async def transaction_outcome(self) -> TransactionOutcome:
+        """Find out whether the transaction was committed; if it was rolled back the lease is renewed again."""
+        ...
+
+
+class CompletionFactory(Protocol):
+    """Makes what lets a task settle its own attempt."""
+
+    def completion(
+        self, attempt: InFlightAttempt, task: BaseTask[Any], keep_result_s: float | None
+    ) -> AttemptCompletion:
+        """Return what lets `task` settle this attempt."""
+        ...
+
+
+@dataclass(slots=True)
+class AttemptRun:
+    """One attempt with what its message invokes, while it runs. `built`: its task exists, here or in a child."""
+
+    attempt: InFlightAttempt
+    invocation: Invocation
+    task: BaseTask[Any] | None = None
+    built: bool = False
+    completion: AttemptCompletion | None = None
+
+
+def clear_cancellation() -> None:
+    """Undo a cancellation that user code raised or asked for, so that what follows is not cancelled too."""
+    task = asyncio.current_task()
+    while task is not None and task.cancelling():
+        task.uncancel()

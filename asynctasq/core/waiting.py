@@ -1,0 +1,86 @@
+"""Waits for work beside running attempts: at most one call to the driver, in a task of its own."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from asynctasq.clock import Clock
+from asynctasq.core.queue_order import QueueOrder
+from asynctasq.drivers.base import Driver, Notifies
+from asynctasq.errors import DriverError
+from asynctasq.kernel.messages import Lease
+
+__all__ = ["NO_RESULT", "WaitResult", "WorkWaiter"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaitResult:
+    """How a wait ended: with a sign of visible work, with leases (if the driver waits in `reserve`), or with an error.
+
+    `asked_at` is the worker's monotonic clock before the call that took the leases; `answered` says that the backend
+    replied.
+    """
+
+    answered: bool = False
+    work_visible: bool = False
+    leases: Sequence[Lease] = ()
+    asked_at: float = 0.0
+    error: DriverError | None = None
+
+
+NO_RESULT = WaitResult()
+
+
+class WorkWaiter:
+    """Waits with `wait_visible` where the driver can, else with a waiting `reserve`; sets `wake_up` when that ends.
+
+    Such a reserve waits at most a third of the lease, since a lease's deadline must be counted from the
+    request. `leases_max` is how many leases the wait in progress may bring.
+    """
+
+    def __init__(
+        self, driver: Driver, queues: QueueOrder, *, wait_s: float, lease_s: float, clock: Clock, wake_up: asyncio.Event
+    ) -> None:
+        self._driver = driver
+        self._queues = queues
+        self._lease_s = lease_s
+        self._clock = clock
+        self._wake_up = wake_up
+        self._notifier = driver if isinstance(driver, Notifies) and driver.capabilities.wakes_waiting else None
+        self._wait_s = wait_s if self._notifier else min(wait_s, lease_s / 3)
+        self._task: asyncio.Task[WaitResult] | None = None
+        self.leases_max = 0
+
+    def start(self, limit: int) -> None:
+        """Begin to wait for up to `limit` messages, unless a wait is in progress."""
+        if self._task is None:
+            self.leases_max = 0 if self._notifier else limit
+            self._task = asyncio.get_running_loop().create_task(self._wait(limit), name="asynctasq wait for work")
+
+    def collect(self) -> WaitResult:
+        """Return the result of the wait if it has ended; then it can be started again."""
+        if self._task is None or not self._task.done():
+            return NO_RESULT
+        task, self._task, self.leases_max = self._task, None, 0
+        return NO_RESULT if task.cancelled() else task.result()
+
+    async def stop(self) -> None:
+        """End the wait; leases that it had already taken can be collected."""
+        if self._task is not None and not self._task.done():
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def _wait(self, limit: int) -> WaitResult:
+        asked_at = self._clock.monotonic()
+        try:
+            if self._notifier is not None:
+                visible = await self._notifier.wait_visible(self._queues.names, wait_s=self._wait_s)
+                return WaitResult(answered=True, work_visible=visible)
+            leases = await self._driver.reserve(
+                self._queues.next(), limit=limit, lease_s=self._lease_s, wait_s=self._wait_s
+            )
+            return WaitResult(answered=True, leases=leases, asked_at=asked_at)
+        except DriverError as error:
+            return WaitResult(error=error)
+        finally:
+            self._wake_up.set()
