@@ -18,7 +18,6 @@ from asynctasq.core.in_flight import (
 from asynctasq.core.lanes.child import ReplyKind, Request
 from asynctasq.core.lanes.lanes import Lanes
 from asynctasq.core.lanes.process_pool import ChildCrashed
-from asynctasq.core.orms import attempt_scope
 from asynctasq.core.task_factory import TaskFactory, dead_reason_of
 from asynctasq.core.tracebacks import drop_library_frames
 from asynctasq.errors import (
@@ -86,7 +85,7 @@ class AttemptRunner:
 
     async def run(self, attempt: InFlightAttempt) -> Settlement | None:
         """Run the attempt and return how to settle it; None if the lease ended before anything ran."""
-        scope = attempt_scope()
+        scope = self._environment.attempt_scope()
         if scope is None:
             return await self._run(attempt)
         async with scope:

@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, cast
 
 from asynctasq.clock import Clock
@@ -27,6 +28,7 @@ class AttemptEnvironment(Protocol):
     rng: RandomSource
     name: str
     record: Callable[[Entry], None] | None
+    attempt_scope: Callable[[], AbstractAsyncContextManager[None] | None]
 
 
 def record_event(

@@ -4,6 +4,7 @@ SQLAlchemy's sessions are opened and closed by the codec. Django binds connectio
 the thread that an attempt used; Tortoise is initialised in an event loop, so the worker and its children do it.
 """
 
+import asyncio
 import importlib
 import importlib.util
 import os
@@ -18,7 +19,7 @@ from typing import Any, cast
 from asynctasq.codec.orm.references import release_connections, session_factories
 from asynctasq.errors import ConfigError
 
-__all__ = ["attempt_scope", "open_orms", "release_thread_connections", "set_up_django"]
+__all__ = ["attempt_scope", "open_orms", "release_thread_connections", "set_up_django", "thread_sensitive_call"]
 
 DJANGO = "django.db"
 
@@ -144,6 +145,17 @@ class _DjangoScope(AbstractAsyncContextManager[None]):
                 await self._sync.sync_to_async(release_connections)(all_of_them=True)
         finally:
             await self._threads.__aexit__(kind, error, trace)
+
+
+def thread_sensitive_call() -> Any:
+    """Return what starts a blocking call in the thread that Django's tests use; None where Django is not set up.
+
+    The rows of a test's transaction are seen there alone; from another thread a task would wait for their locks.
+    """
+    if DJANGO not in sys.modules or not sys.modules["django.conf"].settings.configured:
+        return None
+    sync: Any = importlib.import_module("asgiref.sync")
+    return lambda call: asyncio.ensure_future(sync.sync_to_async(call, thread_sensitive=True)())
 
 
 def release_thread_connections() -> None:

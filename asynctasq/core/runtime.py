@@ -5,6 +5,7 @@ import random
 import secrets
 import socket
 from collections.abc import Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -12,8 +13,9 @@ from asynctasq.clock import Clock, SystemClock
 from asynctasq.codec.limits import DEFAULT_LIMITS
 from asynctasq.codec.orm.references import LoadInAnotherLoop
 from asynctasq.core.lanes.child import ChildSettings
-from asynctasq.core.lanes.lanes import InlineLanes, Lanes, WorkerLanes
+from asynctasq.core.lanes.lanes import InlineLanes, Lanes, LocalLanes, WorkerLanes
 from asynctasq.core.leases import LeaseRenewer, LoopLeaseRenewer, ThreadLeaseRenewer
+from asynctasq.core.orms import attempt_scope
 from asynctasq.core.task_factory import TaskFactory
 from asynctasq.drivers.base import Driver
 from asynctasq.kernel.ledger import Entry
@@ -21,7 +23,7 @@ from asynctasq.kernel.retry import RandomSource
 from asynctasq.tasks.application import Application
 from asynctasq.tasks.registry import project_root
 
-__all__ = ["ProductionRuntime", "Runtime", "SimulatedRuntime", "WorkerSettings"]
+__all__ = ["ProductionRuntime", "Runtime", "SharedLoopRuntime", "SimulatedRuntime", "WorkerSettings"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +58,7 @@ class Runtime(Protocol):
     """What differs between a worker in production and one in a simulation.
 
     `wait_s` bounds one wait for a wake-up; `record` receives ledger entries; `load_in_another_loop` loads models if the
-    worker's own event loop can't do I/O.
+    worker's own event loop can't do I/O; `attempt_scope` returns the context manager that an attempt runs in, or None.
     """
 
     clock: Clock
@@ -65,6 +67,7 @@ class Runtime(Protocol):
     wait_s: float
     record: Callable[[Entry], None] | None
     load_in_another_loop: LoadInAnotherLoop | None
+    attempt_scope: Callable[[], AbstractAsyncContextManager[None] | None]
 
     def lanes(self, settings: WorkerSettings, task_factory: TaskFactory, *, threads: int) -> Lanes:
         """Return where attempts run."""
@@ -108,12 +111,17 @@ class ProductionRuntime:
     wait_s: float = 20.0
     record: Callable[[Entry], None] | None = None
     load_in_another_loop: LoadInAnotherLoop | None = None
+    attempt_scope: Callable[[], AbstractAsyncContextManager[None] | None] = attempt_scope
 
     def lanes(self, settings: WorkerSettings, task_factory: TaskFactory, *, threads: int) -> Lanes:  # noqa: ARG002
         return _worker_lanes(settings, threads)
 
     def renewer(self, driver: Driver, settings: WorkerSettings) -> LeaseRenewer:
         return ThreadLeaseRenewer(driver, lease_s=settings.lease_s, clock=self.clock)
+
+
+def no_scope() -> None:
+    """Return no context manager: an attempt runs in what is around it."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -127,6 +135,7 @@ class SimulatedRuntime:
     record: Callable[[Entry], None] | None = None
     real_executors: bool = False
     load_in_another_loop: LoadInAnotherLoop | None = None
+    attempt_scope: Callable[[], AbstractAsyncContextManager[None] | None] = attempt_scope
 
     def lanes(self, settings: WorkerSettings, task_factory: TaskFactory, *, threads: int) -> Lanes:
         return _worker_lanes(settings, threads) if self.real_executors else InlineLanes(task_factory)
@@ -135,3 +144,13 @@ class SimulatedRuntime:
         return LoopLeaseRenewer(
             driver, lease_s=settings.lease_s, clock=self.clock, record=self.record, worker=self.name
         )
+
+
+@dataclass(slots=True, kw_only=True)
+class SharedLoopRuntime(SimulatedRuntime):
+    """The same on an event loop that is a test's own: blocking code runs in threads, and models load in that loop."""
+
+    attempt_scope: Callable[[], AbstractAsyncContextManager[None] | None] = no_scope
+
+    def lanes(self, settings: WorkerSettings, task_factory: TaskFactory, *, threads: int) -> Lanes:
+        return _worker_lanes(settings, threads) if self.real_executors else LocalLanes(task_factory, threads=threads)

@@ -12,8 +12,10 @@ import socket
 import sys
 import threading
 import traceback
+from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,7 +30,7 @@ from asynctasq.errors import CodecError, DispatchError
 from asynctasq.tasks.application import Application
 from asynctasq.tasks.base import AsyncTask, BaseTask, SyncTask
 from asynctasq.tasks.definition import definition_of
-from asynctasq.utils.loop import new_event_loop, without_running_loop
+from asynctasq.utils.loop import new_event_loop
 
 __all__ = ["READY", "ChildSettings", "Reply", "ReplyKind", "Request", "receive_frame", "send_frame", "serve"]
 
@@ -120,15 +122,16 @@ class ChildSettings:
         return TaskFactory(application, keys=keys, limits=Limits(body_bytes_max=self.body_bytes_max))
 
 
-async def serve(request: Request, task_factory: TaskFactory) -> Reply:
-    """Run one attempt inside the running loop, as a child would; for simulations."""
+async def serve(
+    request: Request, task_factory: TaskFactory, run_blocking: Callable[[Callable[[], Reply]], Awaitable[Reply]]
+) -> Reply:
+    """Run one attempt in this process, as a child would; for tests. `run_blocking` runs what may block."""
     task = await build_task(request, task_factory)
     if isinstance(task, Reply):
         return task
     if _is_async(task):
         return await execute_async(task, request, task_factory)
-    with without_running_loop():
-        return execute_blocking(task, request, task_factory)
+    return await run_blocking(partial(execute_blocking, task, request, task_factory))
 
 
 async def build_task(request: Request, task_factory: TaskFactory) -> BaseTask[Any] | Reply:

@@ -5,23 +5,25 @@ import logging
 from collections.abc import Callable
 from contextvars import copy_context
 from functools import partial
-from typing import Protocol
+from typing import Protocol, cast
 
 from asynctasq.core.lanes.child import ChildSettings, Reply, Request, serve
 from asynctasq.core.lanes.process_pool import ProcessPool
 from asynctasq.core.lanes.thread_pool import ThreadPool
-from asynctasq.core.orms import release_thread_connections
+from asynctasq.core.orms import release_thread_connections, thread_sensitive_call
 from asynctasq.core.task_factory import TaskFactory
 from asynctasq.errors import TaskTimeoutError
 from asynctasq.tasks.base import AsyncTask
 from asynctasq.utils.loop import without_running_loop
 
-__all__ = ["InlineLanes", "Lanes", "WorkerLanes"]
+__all__ = ["InlineLanes", "Lanes", "LocalLanes", "WorkerLanes"]
 
 logger = logging.getLogger(__name__)
 
 _ThreadResult = tuple[object, BaseException | None]
 """What a call in a thread returned, and what it raised."""
+SubmitCall = Callable[[Callable[[], _ThreadResult]], "asyncio.Future[_ThreadResult]"]
+"""Starts a call outside of the event loop and returns the future of what it returns."""
 
 
 class Lanes(Protocol):
@@ -62,29 +64,19 @@ async def run_async(task: AsyncTask[object], timeout_s: float | None) -> object:
         raise
 
 
-class WorkerLanes:
-    """The lanes of a worker in production.
+class BlockingCalls:
+    """Blocking calls in threads. `abandon_s` is how long one may outlive its time limit before its slot is given up.
 
-    `abandon_s` is how long a thread may run on after its time limit before another thread takes its place.
+    `submit` starts a call elsewhere than in the pool of threads.
     """
 
-    def __init__(
-        self,
-        settings: ChildSettings,
-        *,
-        threads: int,
-        processes: int | None = None,
-        max_tasks_per_child: int | None = None,
-        abandon_s: float = 60.0,
-    ) -> None:
+    def __init__(self, *, threads: int, abandon_s: float = 60.0, submit: SubmitCall | None = None) -> None:
         self._threads = ThreadPool(threads)
-        self._processes = ProcessPool(settings, size=processes, max_tasks_per_child=max_tasks_per_child)
         self._abandon_s = abandon_s
+        self._submit = submit
 
-    async def run_async(self, task: AsyncTask[object], timeout_s: float | None) -> object:
-        return await run_async(task, timeout_s)
-
-    async def run_blocking(self, call: Callable[[], object], timeout_s: float | None, *, what: str) -> object:
+    async def run(self, call: Callable[[], object], timeout_s: float | None, *, what: str) -> object:
+        """Run the call as `Lanes.run_blocking` promises."""
         loop = asyncio.get_running_loop()
         started = asyncio.Event()
 
@@ -97,7 +89,7 @@ class WorkerLanes:
             finally:
                 release_thread_connections()
 
-        future = loop.run_in_executor(self._threads, partial(copy_context().run, in_thread))
+        future = self._start(partial(copy_context().run, in_thread))
         try:
             if timeout_s is not None:
                 await _wait_started(started, future)
@@ -109,6 +101,11 @@ class WorkerLanes:
         if error is not None:
             raise error
         return value
+
+    def _start(self, call: Callable[[], _ThreadResult]) -> "asyncio.Future[_ThreadResult]":
+        if self._submit is not None:
+            return self._submit(call)
+        return asyncio.get_running_loop().run_in_executor(self._threads, call)
 
     async def _wait_within(self, future: "asyncio.Future[_ThreadResult]", timeout_s: float, what: str) -> None:
         """Return once the call has ended in time; else wait for its thread and raise TaskTimeoutError."""
@@ -123,6 +120,32 @@ class WorkerLanes:
         logger.error("%s still runs %g s after its time limit; its thread is abandoned", what, self._abandon_s)
         raise TaskTimeoutError(f"ran longer than {timeout_s:g} s in a thread, which was abandoned and may still run")
 
+    def close(self) -> None:
+        """Let the threads end."""
+        self._threads.shutdown()
+
+
+class WorkerLanes:
+    """The lanes of a worker in production: its event loop, threads and child processes."""
+
+    def __init__(
+        self,
+        settings: ChildSettings,
+        *,
+        threads: int,
+        processes: int | None = None,
+        max_tasks_per_child: int | None = None,
+        abandon_s: float = 60.0,
+    ) -> None:
+        self._calls = BlockingCalls(threads=threads, abandon_s=abandon_s)
+        self._processes = ProcessPool(settings, size=processes, max_tasks_per_child=max_tasks_per_child)
+
+    async def run_async(self, task: AsyncTask[object], timeout_s: float | None) -> object:
+        return await run_async(task, timeout_s)
+
+    async def run_blocking(self, call: Callable[[], object], timeout_s: float | None, *, what: str) -> object:
+        return await self._calls.run(call, timeout_s, what=what)
+
     async def run_in_process(self, request: Request, timeout_s: float | None) -> Reply:
         return Reply.decode(await self._processes.run(request.encode(), timeout_s=timeout_s))
 
@@ -130,7 +153,7 @@ class WorkerLanes:
         await self._processes.stop()
 
     def close(self) -> None:
-        self._threads.shutdown()
+        self._calls.close()
         self._processes.close()
 
 
@@ -148,9 +171,12 @@ class InlineLanes:
             return call()
 
     async def run_in_process(self, request: Request, timeout_s: float | None) -> Reply:
+        async def run_blocking(call: Callable[[], Reply]) -> Reply:
+            return cast("Reply", await self.run_blocking(call, None, what=request.message_id))
+
         try:
             async with asyncio.timeout(timeout_s) as scope:
-                reply = await serve(Request.decode(request.encode()), self._task_factory)
+                reply = await serve(Request.decode(request.encode()), self._task_factory, run_blocking)
         except TimeoutError as error:
             raise TaskTimeoutError(f"ran longer than {timeout_s} s; its process was killed") from error
         if scope.expired():
@@ -162,6 +188,20 @@ class InlineLanes:
 
     def close(self) -> None:
         """Do nothing."""
+
+
+class LocalLanes(InlineLanes):
+    """For tests on an ordinary event loop: blocking code in threads, and what belongs in a child process beside it."""
+
+    def __init__(self, task_factory: TaskFactory, *, threads: int) -> None:
+        super().__init__(task_factory)
+        self._calls = BlockingCalls(threads=threads, submit=thread_sensitive_call())
+
+    async def run_blocking(self, call: Callable[[], object], timeout_s: float | None, *, what: str) -> object:
+        return await self._calls.run(call, timeout_s, what=what)
+
+    def close(self) -> None:
+        self._calls.close()
 
 
 async def _wait_started(started: asyncio.Event, future: "asyncio.Future[_ThreadResult]") -> None:

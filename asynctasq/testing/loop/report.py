@@ -100,7 +100,7 @@ def describe_task(task: "asyncio.Task[Any]") -> str:
 def _location(task: "asyncio.Task[Any]") -> tuple[str, str]:
     """Return the innermost place outside asyncio, and what asyncio's own frame there is waiting on."""
     place, awaited = "", ""
-    frames = _frames(task.get_coro())
+    frames = frames_of(task.get_coro())
     for frame in frames:
         if _is_asyncio(frame):
             owner = frame.f_locals.get("self")
@@ -115,7 +115,7 @@ def _place(frame: FrameType) -> str:
     return f"in {frame.f_code.co_qualname} ({frame.f_code.co_filename}:{frame.f_lineno})"
 
 
-def _frames(coro: Any) -> list[FrameType]:
+def frames_of(coro: Any) -> list[FrameType]:
     """Return the frames of a suspended coroutine, outermost first."""
     frames: list[FrameType] = []
     while coro is not None and len(frames) < 1_000:

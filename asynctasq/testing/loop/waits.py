@@ -1,0 +1,147 @@
+"""What a suspended task waits for: other tasks and timers of the loop, or the world outside of it. Changes nothing."""
+
+
+# pyright: reportPrivateUsage=false
+
+import asyncio
+import enum
+import os
+import sysconfig
+from collections.abc import Callable, Container, Iterable
+from functools import lru_cache
+from pathlib import Path
+from types import CodeType, FrameType
+from typing import Any, Final
+
+import asynctasq
+from asynctasq.testing.loop.report import frames_of
+from asynctasq.testing.loop.threads import closed_over
+
+__all__ = ["Origin", "Wait", "caller_of_asyncio", "origin_of", "wait_of"]
+
+
+class Origin(enum.Enum):
+    """Whose code it is."""
+
+    ASYNCIO = "asyncio"
+    OURS = "asynctasq"
+    LIBRARY = "an installed package"
+    APPLICATION = "the application"
+
+
+class Wait(enum.IntEnum):
+    """What a task waits for; of several things the greatest counts."""
+
+    INSIDE = 0
+    """Another task of the loop, or one of its timers."""
+    PERHAPS_OUTSIDE = 1
+    """A library's use of an event or a lock: whoever sets it may be a task, or a socket."""
+    OUTSIDE = 2
+    """A socket, a thread, a child process, or a future that nothing in the loop is known to set."""
+    READY = 3
+    """Its turn."""
+
+
+_ASYNCIO: Final = f"{Path(asyncio.__file__).parent}{os.sep}"
+_OURS: Final = f"{Path(asynctasq.__file__).parent}{os.sep}"
+_STDLIB: Final = f"{sysconfig.get_path('stdlib')}{os.sep}"
+_INSTALLED: Final = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
+_PRIMITIVES: Final = frozenset({"locks.py", "queues.py", "taskgroups.py", "timeouts.py", "tasks.py"})
+"""Files of asyncio whose futures are set by other tasks or by timers; the rest waits for sockets and processes."""
+_OUR_OUTSIDE: Final = (f"{_OURS}core{os.sep}lanes{os.sep}", f"{_OURS}codec{os.sep}orm{os.sep}")
+"""Where our own code waits for threads, child processes and databases."""
+_ANYIO: Final = f"{os.sep}anyio{os.sep}_backends{os.sep}"
+_ANYIO_PRIMITIVES: Final = ("Event.", "CapacityLimiter.", "Lock.", "Semaphore.", "Condition.", "TaskGroup.")
+_ANYIO_ANY: Final = f"{os.sep}anyio{os.sep}"
+
+
+@lru_cache(maxsize=8192)
+def origin_of(code: CodeType) -> Origin:
+    """Return whose code a function is, by the file it stands in."""
+    file = code.co_filename
+    if file.startswith(_ASYNCIO):
+        return Origin.ASYNCIO
+    if file.startswith(_OURS):
+        return Origin.OURS
+    if file.startswith(("<frozen", _STDLIB)) or any(part in file for part in _INSTALLED):
+        return Origin.LIBRARY
+    return Origin.APPLICATION
+
+
+def caller_of_asyncio(frame: FrameType | None, task: "asyncio.Task[Any] | None") -> Origin | None:
+    """Return whose code called into asyncio (`anyio.sleep` counts as asyncio's), from the frame of the call up.
+
+    None where nobody did: the running task's coroutine is asyncio's own.
+    """
+    outermost = getattr(task.get_coro(), "cr_frame", None) if task is not None else None
+    while frame is not None:
+        code = frame.f_code
+        origin = origin_of(code)
+        if origin is not Origin.ASYNCIO and not (code.co_name == "sleep" and _ANYIO_ANY in code.co_filename):
+            return origin
+        if frame is outermost:
+            return None
+        frame = frame.f_back
+    return None
+
+
+def wait_of(task: "asyncio.Task[Any]", *, tasks: Container[object], timed: Callable[[object], bool]) -> Wait:
+    """Return what a task waits for. `tasks` are the loop's; `timed` says whether a future is set by a virtual timer."""
+    waiter: Any = getattr(task, "_fut_waiter", None)
+    if waiter is None or waiter.done():
+        return Wait.READY
+    return _wait_of_future(waiter, frames_of(task.get_coro()), tasks, timed)
+
+
+def _wait_of_future(
+    future: Any, frames: list[FrameType], tasks: Container[object], timed: Callable[[object], bool]
+) -> Wait:
+    if future.done() or timed(future):
+        return Wait.INSIDE
+    if isinstance(future, asyncio.Task):
+        return Wait.INSIDE if future in tasks else Wait.OUTSIDE
+    inner = _stands_for(future)
+    if inner is not None:
+        return max((_wait_of_future(each, [], tasks, timed) for each in inner), default=Wait.INSIDE)
+    if not frames:
+        return Wait.OUTSIDE
+    code = frames[-1].f_code
+    match origin_of(code):
+        case Origin.ASYNCIO:
+            return _wait_in_asyncio(frames, tasks, timed)
+        case Origin.OURS:
+            return Wait.OUTSIDE if code.co_filename.startswith(_OUR_OUTSIDE) else Wait.INSIDE
+        case _:
+            return Wait.OUTSIDE
+
+
+def _stands_for(future: Any) -> Iterable[Any] | None:
+    """Return the futures that bring about this one: the children of a gather, or what is shielded."""
+    children: Any = getattr(future, "_children", None)
+    if children is not None:
+        return list(children)
+    for callback, _ in getattr(future, "_callbacks", None) or ():
+        if getattr(callback, "__qualname__", "") == "shield.<locals>._outer_done_callback":
+            return [closed_over(callback, "inner")]
+    return None
+
+
+def _wait_in_asyncio(frames: list[FrameType], tasks: Container[object], timed: Callable[[object], bool]) -> Wait:
+    innermost = frames[-1]
+    file = innermost.f_code.co_filename.removeprefix(_ASYNCIO)
+    if file not in _PRIMITIVES:
+        return Wait.OUTSIDE
+    if file == "tasks.py":
+        if innermost.f_code.co_name == "sleep":
+            return Wait.PERHAPS_OUTSIDE  # not by a virtual timer, which was asked before
+        awaited = [innermost.f_locals.get("fut"), *(innermost.f_locals.get("fs") or ())]
+        waits = [_wait_of_future(each, [], tasks, timed) for each in awaited if asyncio.isfuture(each)]
+        if waits:
+            return max(waits)
+    outer = next((frame for frame in reversed(frames) if origin_of(frame.f_code) is not Origin.ASYNCIO), None)
+    if outer is None or origin_of(outer.f_code) is not Origin.LIBRARY:
+        return Wait.INSIDE
+    code = outer.f_code
+    if _ANYIO in code.co_filename and not code.co_qualname.startswith(_ANYIO_PRIMITIVES):
+        return Wait.OUTSIDE  # its streams wait for sockets by an event
+    return Wait.PERHAPS_OUTSIDE
