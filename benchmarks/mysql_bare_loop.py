@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator
 from asynctasq.drivers.base import Settlements
 from asynctasq.drivers.mysql_driver import MySQLDriver
 from asynctasq.drivers.mysql_driver.address import parse_address
-from asynctasq.drivers.mysql_driver.pool import Link, connect
+from asynctasq.drivers.mysql_driver.pool import Connection, connect
 from asynctasq.kernel.messages import Complete, Message
 from asynctasq.testing.conformance.harnesses.mysql import MySQLHarness
 from asynctasq.testing.servers import Server, Servers
@@ -39,7 +39,7 @@ async def stores(url: str | None) -> AsyncIterator[MySQLHarness]:
             await harness.clean_up()
 
 
-async def open_link(harness: MySQLHarness) -> Link:
+async def open_connection(harness: MySQLHarness) -> Connection:
     return await connect(parse_address(harness.url, command_timeout_s=3600))
 
 
@@ -64,13 +64,13 @@ async def drain(driver: MySQLDriver, batch: int, count: int) -> tuple[float, flo
     return count / (time.perf_counter() - started), (time.process_time() - cpu) / count * 1e6
 
 
-async def commits(link: Link, count: int = 300) -> float:
+async def commits(connection: Connection, count: int = 300) -> float:
     """Return the median milliseconds of a transaction that changes one small row: what the disk allows."""
-    await link.run("CREATE TABLE one (n INT PRIMARY KEY) ENGINE=InnoDB", "INSERT INTO one VALUES (0)")
+    await connection.run("CREATE TABLE one (n INT PRIMARY KEY) ENGINE=InnoDB", "INSERT INTO one VALUES (0)")
     times: list[float] = []
     for _ in range(count):
         started = time.perf_counter()
-        await link.run("UPDATE one SET n = n + 1")
+        await connection.run("UPDATE one SET n = n + 1")
         times.append((time.perf_counter() - started) * 1e3)
     return statistics.median(times)
 
@@ -91,8 +91,8 @@ async def run(options: argparse.Namespace) -> None:
     async with stores(options.url) as harness:
         driver = harness.create()
         await driver.open()
-        link = await open_link(harness)
-        print(f"a commit of one row: {await commits(link):.2f} ms")
+        connection = await open_connection(harness)
+        print(f"a commit of one row: {await commits(connection):.2f} ms")
         for batch, count in ((1, options.messages // 40), (10, options.messages // 4), (100, options.messages)):
             results: list[tuple[float, float, float]] = []
             for _ in range(options.rounds):
@@ -105,7 +105,7 @@ async def run(options: argparse.Namespace) -> None:
                 f" bulk enqueue {enqueued:,.0f}/s"
             )
         print(f"20 s of waiting: {await idle_statements(harness, driver, 20)} statements")
-        await link.close()
+        await connection.close()
         await driver.close()
 
 

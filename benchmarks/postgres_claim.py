@@ -19,7 +19,7 @@ import asyncpg
 
 from asynctasq.drivers.base import Settlements
 from asynctasq.drivers.postgres_driver import PostgresDriver
-from asynctasq.drivers.postgres_driver.rows import ANYTHING_US, Horizon
+from asynctasq.drivers.postgres_driver.rows import NO_BOUND_US, ScanBounds
 from asynctasq.kernel.messages import Complete, Message
 from asynctasq.testing.servers import Servers
 
@@ -40,25 +40,25 @@ def server_url(given: str | None) -> Iterator[str]:
         yield servers.postgres().url
 
 
-class Watch(Horizon):
-    """Remember what the last statement took."""
+class ObservedScanBounds(ScanBounds):
+    """Scan bounds that remember how long the last statement took."""
 
     __slots__ = ("took_us",)
 
-    def note(self, now_us: int, took_us: int, rows: int, first_us: dict[str, int]) -> None:
+    def note_scan(self, now_us: int, took_us: int, rows: int, first_us: dict[str, int]) -> None:
         self.took_us = took_us
-        super().note(now_us, took_us, rows, first_us)
+        super().note_scan(now_us, took_us, rows, first_us)
 
 
 async def reserve_ms(driver: PostgresDriver, *, refill: bool) -> float:
     """Return the median milliseconds of a reserve; what was reserved is completed, and with `refill` replaced."""
-    watch = driver._horizon = Watch()
+    observed = driver._scan_bounds = ObservedScanBounds()
     times: list[float] = []
     for _ in range(SAMPLES):
         if refill:
             await driver.enqueue([Message(id=str(uuid.uuid4()), queue=QUEUE, body=b"x") for _ in range(LIMIT)])
         leases = await driver.reserve([QUEUE], limit=LIMIT, lease_s=60)
-        times.append(watch.took_us / 1000)
+        times.append(observed.took_us / 1000)
         assert len(leases) == LIMIT
         await driver.settle([(lease, Complete()) for lease in leases])
     return statistics.median(times)
@@ -80,7 +80,7 @@ async def churn(driver: PostgresDriver, count: int) -> float:
 
 
 async def explain(driver: PostgresDriver, connection: Any) -> None:
-    values = [0, [QUEUE], [ANYTHING_US], LIMIT, 60_000_000]
+    values = [0, [QUEUE], [NO_BOUND_US], LIMIT, 60_000_000]
     transaction = connection.transaction()
     await transaction.start()
     try:

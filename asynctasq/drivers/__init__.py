@@ -1,1 +1,1 @@
-"""Floor 1: the driver contract and one file per driver."""
+"""The driver contract and one package per backend; for use outside: `base`, `urls` and the class of each driver."""

@@ -33,7 +33,7 @@ class Driver(Protocol):
     """A place that keeps messages. Small, batch-first, the same for every backend.
 
     Each message has ONE timestamp, `visible_at`, that serves delay, retry and lease alike: it is
-    visible when `visible_at <= now`. States are derived when looking; there is no background mover.
+    visible when `visible_at <= now`. States are derived at each call; there is no background mover.
     `now` is the server's clock plus `clock_offset`; a client's clock decides nothing.
 
     An instance may be used from several event loops: connections belong to the loop that first
@@ -64,7 +64,7 @@ class Driver(Protocol):
         ...
 
     async def close(self) -> None:
-        """Release what the running loop holds, within 5 seconds; waiting calls of this loop end with nothing.
+        """Release what the running loop holds, within 5 seconds; waiting calls of this loop return nothing.
 
         Repeating it changes nothing; a later call opens again.
         """
@@ -93,8 +93,8 @@ class Driver(Protocol):
     async def extend(self, leases: Sequence[Lease], *, lease_s: float) -> AbstractSet[str]:
         """Let the leases end `lease_s` from now; return the message ids whose token is no longer the latest.
 
-        A lease that ran out but was not taken over is renewed. Where waiting calls are woken, they hear of one that
-        ends sooner than it did.
+        A lease that ran out but was not taken over is renewed. Where waiting calls are woken, a lease that now ends
+        sooner than before wakes them.
         """
         ...
 
@@ -120,7 +120,7 @@ class Driver(Protocol):
         ...
 
     async def redrive(self, queue: str, *, limit: int) -> int:
-        """Move up to `limit` dead letters, oldest death first, back to ready; attempts and crashes start anew.
+        """Move up to `limit` dead letters, oldest death first, back to ready; attempts and crashes start again at 0.
 
         Returns how many were moved.
         """
@@ -128,7 +128,7 @@ class Driver(Protocol):
 
 
 BaseDriver = Driver
-"""The name by which the guide calls the type of a driver."""
+"""The name that the guide uses for the type of a driver."""
 
 
 @runtime_checkable
@@ -138,7 +138,7 @@ class Notifies(Protocol):
     async def wait_visible(self, queues: Sequence[str], *, wait_s: float) -> bool:
         """Return True as soon as a message of these queues is (probably) visible, False after `wait_s` seconds.
 
-        Holds nothing: cancelling it is free. Another worker may be faster; True is a hint.
+        Takes nothing, so cancelling it loses nothing. Another worker may reserve the message first; True is a hint.
         """
         ...
 
@@ -160,7 +160,7 @@ class Inspectable(Protocol):
         ...
 
     async def find(self, message_id: str) -> StoredMessage | None:
-        """Return the message, None if no such message lives."""
+        """Return the message, None if there is none with this id."""
         ...
 
     async def list_messages(

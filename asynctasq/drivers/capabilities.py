@@ -36,7 +36,7 @@ class Capabilities:
     cross_process: another process sees the messages.
     ordered: within a queue reserve goes by `visible_at`, then by arrival.
     atomic_enqueue: a batch is stored whole or not at all.
-    idempotent_enqueue: the same id again changes nothing while that message lives.
+    idempotent_enqueue: the same id again changes nothing while that message is stored.
     atomic_settle: each settlement, follow-ups included, is one step.
     fenced: a stale token settles and extends nothing.
     exact_depth: `depth` counts exactly at the instant of the call.
@@ -44,7 +44,7 @@ class Capabilities:
     redrive: dead letters can be moved back to ready.
     wakes_waiting: `Notifies`. inspects: `Inspectable`. keeps_results: `KeepsResults`. transactional: `Transactional`.
     body_bytes_max: largest accepted body in bytes, None for no limit but memory.
-    delay_s_max: longest delay the backend takes in one step, None for no limit; longer ones are reached by hops.
+    delay_s_max: longest delay the backend takes in one step, None for no limit; longer ones go step by step.
     """
 
     durable: Support

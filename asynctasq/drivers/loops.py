@@ -2,10 +2,10 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary
 
-__all__ = ["PerLoop", "running_loop"]
+__all__ = ["PerLoop", "close_socket", "running_loop"]
 
 T = TypeVar("T")
 
@@ -48,8 +48,8 @@ class PerLoop(Generic[T]):
                     entry.resource = await self._open()
         return entry.resource
 
-    def peek(self) -> T | None:
-        """Return the running loop's resource if it is open."""
+    def get_if_open(self) -> T | None:
+        """Return the running loop's resource, None if it is not open; open nothing."""
         entry = self._entries.get(asyncio.get_running_loop())
         return entry.resource if entry else None
 
@@ -76,3 +76,12 @@ def running_loop() -> asyncio.AbstractEventLoop | None:
         return asyncio.get_running_loop()
     except RuntimeError:
         return None
+
+
+def close_socket(transport: Any) -> None:
+    """Close the socket of an asyncio transport whose loop was closed; None and other transports are left alone."""
+    # The transport needs its loop to close the socket, and would warn that nobody did.
+    sock = getattr(transport, "_sock", None)
+    if sock is not None:
+        sock.close()
+        transport._sock = None  # noqa: SLF001 - see above

@@ -26,7 +26,7 @@ SCHEMES: dict[str, tuple[str, str]] = {
     "mariadb": ("asynctasq.drivers.mysql_driver:MySQLDriver", "mariadb://localhost:3306/asynctasq"),
     "sqs": ("asynctasq.drivers.sqs_driver:SQSDriver", "sqs://"),
 }
-"""Scheme -> (class to import, address that is meant when only the name is given)."""
+"""Scheme -> (class to import, address to use when only the name is given)."""
 
 
 def create_driver(address: str, **options: Any) -> Driver:
@@ -61,7 +61,7 @@ def _from_entry_point(scheme: str) -> tuple[str, str]:
 
 
 def split_options(url: str) -> tuple[str, dict[str, str]]:
-    """Part a URL from the options in its query."""
+    """Split a URL from the options in its query."""
     address, _, query = url.partition("?")
     return address, dict(parse_qsl(query, keep_blank_values=True))
 

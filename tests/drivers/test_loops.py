@@ -68,7 +68,7 @@ async def test_close_closes_and_a_later_call_opens_again() -> None:
     await per_loop.close()
 
     assert [resource.closed for resource in opened] == [True]
-    assert per_loop.peek() is None
+    assert per_loop.get_if_open() is None
     await per_loop.get()
     assert len(opened) == 2
 

@@ -37,8 +37,8 @@ from asynctasq.tasks.dispatching import scoped_dispatcher
 from asynctasq.testing.conformance.harnesses.mysql import MySQLHarness
 from asynctasq.testing.conformance.harnesses.postgres import PostgresHarness
 from asynctasq.testing.servers import Servers
-from tests.drivers.sql.test_foreign_connections import ASYNC as POSTGRES_ASYNC
-from tests.drivers.sql.test_foreign_connections import SYNC as POSTGRES_SYNC
+from tests.drivers.sql.test_caller_connections import ASYNC as POSTGRES_ASYNC
+from tests.drivers.sql.test_caller_connections import SYNC as POSTGRES_SYNC
 
 WAIT_S = 30.0
 
@@ -57,7 +57,7 @@ class Note(AsyncTask[None]):
 
 
 @dataclass
-class Place:
+class AppDatabase:
     """A database with our tables and one of the application's: `make` gives drivers on it."""
 
     url: str
@@ -73,37 +73,37 @@ class Place:
 
 
 @asynccontextmanager
-async def postgres_place(servers: Servers, folder: Path) -> AsyncIterator[Place]:
+async def postgres_database(servers: Servers, folder: Path) -> AsyncIterator[AppDatabase]:
     harness = PostgresHarness(servers.postgres())
     await harness.prepare()
-    # Polling would come too late: only the notice of the commit can wake in time.
-    yield Place(harness.url, lambda: PostgresDriver(harness.url, poll_s_max=10 * WAIT_S))
+    # Polling would come too late: only the notification of the commit can wake in time.
+    yield AppDatabase(harness.url, lambda: PostgresDriver(harness.url, poll_s_max=10 * WAIT_S))
     await harness.clean_up()
 
 
 @asynccontextmanager
-async def mysql_place(servers: Servers, folder: Path) -> AsyncIterator[Place]:
+async def mysql_database(servers: Servers, folder: Path) -> AsyncIterator[AppDatabase]:
     harness = MySQLHarness(servers.mysql())
     await harness.prepare()
-    yield Place(harness.url, lambda: MySQLDriver(harness.url))
+    yield AppDatabase(harness.url, lambda: MySQLDriver(harness.url))
     await harness.clean_up()
 
 
 @asynccontextmanager
-async def sqlite_place(servers: Servers, folder: Path) -> AsyncIterator[Place]:
-    yield Place(f"sqlite:///{folder}/app.db", lambda: SQLiteDriver(folder / "app.db"))
+async def sqlite_database(servers: Servers, folder: Path) -> AsyncIterator[AppDatabase]:
+    yield AppDatabase(f"sqlite:///{folder}/app.db", lambda: SQLiteDriver(folder / "app.db"))
 
 
-PLACES = {"postgres": postgres_place, "mysql": mysql_place, "sqlite": sqlite_place}
+DATABASES = {"postgres": postgres_database, "mysql": mysql_database, "sqlite": sqlite_database}
 
 
 # -- libraries: each yields what the application holds inside a transaction ------------------------
 
 
 @asynccontextmanager
-async def by_asyncmy(place: Place) -> AsyncIterator[Any]:
-    parts = urlsplit(place.url)
-    address = {"host": parts.hostname, "port": parts.port, "user": "root", "database": place.database}
+async def by_asyncmy(app_database: AppDatabase) -> AsyncIterator[Any]:
+    parts = urlsplit(app_database.url)
+    address = {"host": parts.hostname, "port": parts.port, "user": "root", "database": app_database.database}
     connection: Any = await asyncmy.connect(**address)
     try:
         await connection.begin()
@@ -114,16 +114,16 @@ async def by_asyncmy(place: Place) -> AsyncIterator[Any]:
 
 
 @asynccontextmanager
-async def by_aiosqlite(place: Place) -> AsyncIterator[Any]:
-    async with aiosqlite.connect(place.database) as connection:
+async def by_aiosqlite(app_database: AppDatabase) -> AsyncIterator[Any]:
+    async with aiosqlite.connect(app_database.database) as connection:
         yield connection
         await connection.commit()
 
 
-def by_alchemy(library: str, kind: str) -> Callable[[Place], Any]:
+def by_alchemy(library: str, kind: str) -> Callable[[AppDatabase], Any]:
     @asynccontextmanager
-    async def by(place: Place) -> AsyncIterator[Any]:
-        engine = create_async_engine(place.url.replace("://", f"+{library}://", 1))
+    async def by(app_database: AppDatabase) -> AsyncIterator[Any]:
+        engine = create_async_engine(app_database.url.replace("://", f"+{library}://", 1))
         try:
             if kind == "connection":
                 async with engine.begin() as connection:
@@ -149,8 +149,8 @@ ASYNC: dict[tuple[str, str], Callable[..., Any]] = {
 
 
 @contextmanager
-def by_sqlite3(place: Place) -> Iterator[Any]:
-    connection = sqlite3.connect(place.database)
+def by_sqlite3(app_database: AppDatabase) -> Iterator[Any]:
+    connection = sqlite3.connect(app_database.database)
     try:
         with connection:
             yield connection
@@ -158,10 +158,10 @@ def by_sqlite3(place: Place) -> Iterator[Any]:
         connection.close()
 
 
-def by_alchemy_sync(kind: str) -> Callable[[Place], AbstractContextManager[Any]]:
+def by_alchemy_sync(kind: str) -> Callable[[AppDatabase], AbstractContextManager[Any]]:
     @contextmanager
-    def by(place: Place) -> Iterator[Any]:
-        engine = sqlalchemy.create_engine(place.url)
+    def by(app_database: AppDatabase) -> Iterator[Any]:
+        engine = sqlalchemy.create_engine(app_database.url)
         try:
             if kind == "session":
                 with Session(engine) as session, session.begin():
@@ -179,12 +179,12 @@ def by_alchemy_sync(kind: str) -> Callable[[Place], AbstractContextManager[Any]]
 
 
 @contextmanager
-def by_django(place: Place) -> Iterator[Any]:
+def by_django(app_database: AppDatabase) -> Iterator[Any]:
     if not settings.configured:
         settings.configure()
     django.setup()
-    alias = place.database
-    database = {"ENGINE": "django.db.backends.sqlite3", "NAME": place.database}
+    alias = app_database.database
+    database = {"ENGINE": "django.db.backends.sqlite3", "NAME": app_database.database}
     connections.databases[alias] = ConnectionHandler({"default": {}, alias: database}).databases[alias]
     try:
         with transaction.atomic(using=alias):
@@ -209,14 +209,16 @@ SYNC: dict[tuple[str, str], Callable[..., Any]] = {
 
 
 @pytest.fixture
-async def place(request: pytest.FixtureRequest, conformance_servers: Servers, tmp_path: Path) -> AsyncIterator[Place]:
-    async with PLACES[request.param](conformance_servers, tmp_path) as place:
-        yield place
+async def app_database(
+    request: pytest.FixtureRequest, conformance_servers: Servers, tmp_path: Path
+) -> AsyncIterator[AppDatabase]:
+    async with DATABASES[request.param](conformance_servers, tmp_path) as app_database:
+        yield app_database
 
 
 @pytest.fixture
-async def driver(place: Place) -> AsyncIterator[Driver]:
-    driver = place.make()
+async def driver(app_database: AppDatabase) -> AsyncIterator[Driver]:
+    driver = app_database.make()
     await driver.open()
     # Not reset with a token: the fixture is torn down in another context.
     scoped_dispatcher.set(Queue(driver))
@@ -226,9 +228,9 @@ async def driver(place: Place) -> AsyncIterator[Driver]:
 
 
 @asynccontextmanager
-async def waiting(place: Place, count: int = 1) -> AsyncIterator["asyncio.Task[list[Lease]]"]:
+async def waiting(app_database: AppDatabase, count: int = 1) -> AsyncIterator["asyncio.Task[list[Lease]]"]:
     """A worker's view: waits for messages while the block runs, on connections of its own."""
-    other = place.make()
+    other = app_database.make()
     await other.open()
 
     async def wait() -> list[Lease]:
@@ -254,11 +256,13 @@ async def is_stored(driver: Driver, task_id: str) -> bool:
 
 def each(libraries: dict[tuple[str, str], Any]) -> Any:
     keys = list(libraries)
-    return pytest.mark.parametrize(("place", "library"), keys, indirect=["place"], ids=["-".join(key) for key in keys])
+    return pytest.mark.parametrize(
+        ("app_database", "library"), keys, indirect=["app_database"], ids=["-".join(key) for key in keys]
+    )
 
 
 def of(request: pytest.FixtureRequest, libraries: dict[tuple[str, str], Any]) -> Any:
-    return libraries[request.node.callspec.params["place"], request.node.callspec.params["library"]]
+    return libraries[request.node.callspec.params["app_database"], request.node.callspec.params["library"]]
 
 
 # -- asynchronous code -----------------------------------------------------------------------------
@@ -266,11 +270,11 @@ def of(request: pytest.FixtureRequest, libraries: dict[tuple[str, str], Any]) ->
 
 @each(ASYNC)
 async def test_the_commit_wakes_a_worker_and_the_id_is_known_before_anyone_sees_it(
-    request: pytest.FixtureRequest, place: Place, driver: Driver, library: str
+    request: pytest.FixtureRequest, app_database: AppDatabase, driver: Driver, library: str
 ) -> None:
     transaction = of(request, ASYNC)
-    async with waiting(place, 3) as leases:
-        async with transaction(place) as connection:
+    async with waiting(app_database, 3) as leases:
+        async with transaction(app_database) as connection:
             ids = [await Note("a").dispatch(connection=connection)]
             ids += await dispatch_many([Note("b"), Note("c")], connection=connection)
             seen_before = await is_stored(driver, ids[0])
@@ -282,13 +286,13 @@ async def test_the_commit_wakes_a_worker_and_the_id_is_known_before_anyone_sees_
 
 @each(ASYNC)
 async def test_a_rollback_leaves_no_trace(
-    request: pytest.FixtureRequest, place: Place, driver: Driver, library: str
+    request: pytest.FixtureRequest, app_database: AppDatabase, driver: Driver, library: str
 ) -> None:
     transaction = of(request, ASYNC)
     task = Note("a").with_options(task_id="b1a1c1d1-0000-4000-8000-000000000001")
 
     with pytest.raises(Rollback):
-        async with transaction(place) as connection:
+        async with transaction(app_database) as connection:
             await task.dispatch(connection=connection)
             raise Rollback
 
@@ -299,9 +303,9 @@ async def test_a_rollback_leaves_no_trace(
 
 @each(ASYNC)
 async def test_what_can_not_be_encoded_leaves_the_transaction_usable(
-    request: pytest.FixtureRequest, place: Place, driver: Driver, library: str
+    request: pytest.FixtureRequest, app_database: AppDatabase, driver: Driver, library: str
 ) -> None:
-    async with of(request, ASYNC)(place) as connection:
+    async with of(request, ASYNC)(app_database) as connection:
         with pytest.raises(UnserializableValue):
             await dispatch_many([Note("a"), Note(object())], connection=connection)
         await Note("b").dispatch(connection=connection)
@@ -314,18 +318,18 @@ async def test_what_can_not_be_encoded_leaves_the_transaction_usable(
 
 @each(SYNC)
 async def test_a_sync_commit_wakes_a_worker(
-    request: pytest.FixtureRequest, place: Place, driver: Driver, library: str
+    request: pytest.FixtureRequest, app_database: AppDatabase, driver: Driver, library: str
 ) -> None:
     transaction = of(request, SYNC)
 
     def dispatch() -> list[str]:
-        with transaction(place) as connection:
+        with transaction(app_database) as connection:
             return [
                 Note("a").dispatch_sync(connection=connection),
                 *dispatch_many_sync([Note("b"), Note("c")], connection=connection),
             ]
 
-    async with waiting(place, 3) as leases:
+    async with waiting(app_database, 3) as leases:
         ids = await asyncio.to_thread(dispatch)
         found = await leases
 
@@ -334,12 +338,12 @@ async def test_a_sync_commit_wakes_a_worker(
 
 @each(SYNC)
 async def test_a_sync_rollback_leaves_no_trace(
-    request: pytest.FixtureRequest, place: Place, driver: Driver, library: str
+    request: pytest.FixtureRequest, app_database: AppDatabase, driver: Driver, library: str
 ) -> None:
     transaction = of(request, SYNC)
 
     def dispatch() -> None:
-        with pytest.raises(Rollback), transaction(place) as connection:
+        with pytest.raises(Rollback), transaction(app_database) as connection:
             Note("a").dispatch_sync(connection=connection)
             raise Rollback
 
@@ -348,13 +352,15 @@ async def test_a_sync_rollback_leaves_no_trace(
     assert (await driver.depth("default")).ready == 0
 
 
-@pytest.mark.parametrize("place", PLACES, indirect=True)
+@pytest.mark.parametrize("app_database", DATABASES, indirect=True)
 async def test_run_sync_of_an_async_session_dispatches_with_it(
-    request: pytest.FixtureRequest, place: Place, driver: Driver
+    request: pytest.FixtureRequest, app_database: AppDatabase, driver: Driver
 ) -> None:
-    library = {"postgres": "asyncpg", "mysql": "asyncmy", "sqlite": "aiosqlite"}[request.node.callspec.params["place"]]
+    library = {"postgres": "asyncpg", "mysql": "asyncmy", "sqlite": "aiosqlite"}[
+        request.node.callspec.params["app_database"]
+    ]
 
-    async with by_alchemy(library, "session")(place) as session:
+    async with by_alchemy(library, "session")(app_database) as session:
         task_id = await session.run_sync(lambda sync: Note("a").dispatch_sync(connection=sync))
 
     [lease] = await driver.reserve(["default"], limit=5, lease_s=60)
@@ -370,14 +376,14 @@ def fresh_setup(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("fresh_setup")
-@pytest.mark.parametrize("place", PLACES, indirect=True)
-async def test_it_goes_to_the_queue_that_init_names(request: pytest.FixtureRequest, place: Place) -> None:
-    kind = request.node.callspec.params["place"]
-    init(driver=place.url)
+@pytest.mark.parametrize("app_database", DATABASES, indirect=True)
+async def test_it_goes_to_the_queue_that_init_names(request: pytest.FixtureRequest, app_database: AppDatabase) -> None:
+    kind = request.node.callspec.params["app_database"]
+    init(driver=app_database.url)
     driver = setup.default_queue().driver
     await driver.open()
 
-    async with next(begin for (name, _), begin in ASYNC.items() if name == kind)(place) as connection:
+    async with next(begin for (name, _), begin in ASYNC.items() if name == kind)(app_database) as connection:
         task_id = await Note("a").dispatch(connection=connection)
 
     assert await is_stored(driver, task_id)

@@ -365,7 +365,7 @@ MEMORY: tuple[Mutant, ...] = (
     Mutant(
         name="wait_visible misses a wake-up",
         breaks="a waiting worker is not told of what arrives",
-        changes=_method("_announce", lambda original: _deaf),
+        changes=_method("_reschedule_waiters", lambda original: _deaf),
     ),
     Mutant(
         name="waiter sleeps through a due time",

@@ -252,7 +252,7 @@ class CountsExpiredAsReserved(MemoryDriver):
 class NeverWakes(MemoryDriver):
     """Sleeps to the end of the wait, whatever comes."""
 
-    def _announce(self, row: Any, was_us: int) -> None:
+    def _reschedule_waiters(self, row: Any, was_us: int) -> None:
         """Wake nobody."""
 
 
@@ -267,9 +267,9 @@ class SleepsPastDelays(MemoryDriver):
 class SleepsPastShorterLeases(MemoryDriver):
     """Wakes for what is stored or released, and not for a lease that now ends sooner."""
 
-    def _announce(self, row: Any, was_us: int) -> None:
+    def _reschedule_waiters(self, row: Any, was_us: int) -> None:
         if not row.leased:
-            super()._announce(row, was_us)
+            super()._reschedule_waiters(row, was_us)
 
 
 class WaitsWithTheConnection(MemoryDriver):

@@ -9,19 +9,23 @@ import heapq
 import threading
 from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from typing import Any, Self
 
 from asynctasq.clock import Clock, SystemClock
 from asynctasq.drivers.base import NO, YES, Capabilities, Driver, Page, Settlements
-from asynctasq.drivers.memory_driver.row import MemoryRow
+from asynctasq.drivers.checks import check_queue_names
 from asynctasq.drivers.memory_driver.waiter import Waiter
 from asynctasq.drivers.urls import read_options, split_options
 from asynctasq.errors import BodyTooLarge
+from asynctasq.kernel.lifecycle import derive_state
 from asynctasq.kernel.messages import (
     MICROSECONDS,
     Bury,
     Complete,
+    DeadReason,
     Depth,
+    ErrorRecord,
     Lease,
     Message,
     Release,
@@ -35,6 +39,43 @@ from asynctasq.kernel.messages import (
 __all__ = ["MemoryDriver", "MemoryRow"]
 
 NEVER = float("inf")
+
+
+@dataclass(slots=True)
+class MemoryRow:
+    """One message in the store. Instants are integer microseconds; `token` is that of its latest reserve."""
+
+    message: Message
+    arrival: int
+    enqueued_us: int
+    visible_us: int = 0
+    attempts: int = 0
+    crashes: int = 0
+    token: int = 0
+    leased: bool = False
+    reason: DeadReason | None = None
+    error: ErrorRecord | None = None
+
+    def state(self, now: int) -> State:
+        """Return its state at this instant."""
+        if self.reason is not None:
+            return State.DEAD
+        return derive_state(leased=self.leased, visible_at=self.visible_us, now=now)
+
+    def stored(self, now: int) -> StoredMessage:
+        """Return it as an operator sees it."""
+        return StoredMessage(
+            id=self.message.id,
+            queue=self.message.queue,
+            body=self.message.body,
+            state=self.state(now),
+            attempts=self.attempts,
+            crashes=self.crashes,
+            enqueued_at=self.enqueued_us / MICROSECONDS,
+            visible_at=self.visible_us / MICROSECONDS,
+            reason=self.reason,
+            error=self.error,
+        )
 
 
 class MemoryDriver(Driver):
@@ -84,7 +125,7 @@ class MemoryDriver(Driver):
         with self._lock:
             for waiter in self._waiters:
                 if waiter.loop is loop:
-                    waiter.give_up()
+                    waiter.close()
 
     # -- storing ---------------------------------------------------------------------------------
 
@@ -96,9 +137,9 @@ class MemoryDriver(Driver):
     def _check(self, messages: Iterable[Message]) -> None:
         for message in messages:
             check_queue_name(message.queue)
-            limit = self._body_bytes_max
-            if limit is not None and len(message.body) > limit:
-                raise BodyTooLarge(f"message {message.id} has {len(message.body)} bytes; this driver takes {limit}")
+            size, limit = len(message.body), self._body_bytes_max
+            if limit is not None and size > limit:
+                raise BodyTooLarge(f"message {message.id} has {size} bytes; this driver takes {limit}")
 
     def _store(self, messages: Iterable[Message]) -> list[str]:
         now = self._now()
@@ -115,8 +156,7 @@ class MemoryDriver(Driver):
     # -- reserving -------------------------------------------------------------------------------
 
     async def reserve(self, queues: Sequence[str], *, limit: int, lease_s: float, wait_s: float = 0) -> list[Lease]:
-        for queue in queues:
-            check_queue_name(queue)
+        check_queue_names(queues)
         deadline = asyncio.get_running_loop().time() + wait_s
         while True:
             leases = self._reserve_now(queues, limit, lease_s)
@@ -135,18 +175,18 @@ class MemoryDriver(Driver):
         return leases
 
     def _first_visible(self, queue: str, now: int) -> MemoryRow | None:
-        """Return the row that is first in line if it is visible; drop entries that no longer stand."""
+        """Return the first row of the queue if it is visible; drop heap entries that are out of date."""
         heap = self._due.get(queue, [])
         while heap:
             visible_us, arrival, message_id = heap[0]
             row = self._rows.get(message_id)
-            if row is not None and row.arrival == arrival and self._stands(row, visible_us):
+            if row is not None and row.arrival == arrival and self._is_current(row, visible_us):
                 return row if visible_us <= now else None
             heapq.heappop(heap)
         return None
 
-    def _stands(self, row: MemoryRow, visible_us: int) -> bool:
-        """Say whether a place in the line, of this life of the id, is still the row's own."""
+    def _is_current(self, row: MemoryRow, visible_us: int) -> bool:
+        """Say whether a heap entry of this row has its present `visible_us`."""
         return row.reason is None and row.visible_us == visible_us
 
     def _lease(self, row: MemoryRow, until: int) -> Lease:
@@ -180,8 +220,7 @@ class MemoryDriver(Driver):
                 remaining = deadline - loop.time()
                 if due_us <= now or remaining <= 0:
                     return due_us <= now
-                waiter = Waiter(queues, loop, due_us)
-                self._waiters[waiter] = None
+                self._waiters[waiter := Waiter(queues, loop, due_us)] = None
             try:
                 if not await waiter.wait((due_us - now) / MICROSECONDS, deadline=deadline):
                     return False
@@ -209,8 +248,8 @@ class MemoryDriver(Driver):
                 row = self._held(lease)
                 if row is None:
                     lost.add(lease.message_id)
-                    continue
-                self._place(row, until)
+                else:
+                    self._place(row, until)
             return lost
 
     async def settle(self, settlements: Settlements) -> AbstractSet[str]:
@@ -262,7 +301,7 @@ class MemoryDriver(Driver):
                 row.visible_us = now
                 self._dead.setdefault(row.message.queue, {})[row.message.id] = None
 
-    # -- looking ---------------------------------------------------------------------------------
+    # -- inspecting ---------------------------------------------------------------------------------
 
     async def depth(self, queue: str) -> Depth:
         check_queue_name(queue)
@@ -308,8 +347,7 @@ class MemoryDriver(Driver):
             now = self._now()
             after = int(cursor) if cursor else 0
             rows = [row for row in self._rows.values() if row.message.queue == queue and row.arrival > after]
-            rows = [row for row in rows if state is None or row.state(now) is state]
-            rows.sort(key=lambda row: row.arrival)
+            rows = sorted((row for row in rows if state in {None, row.state(now)}), key=lambda row: row.arrival)
             more = str(rows[limit - 1].arrival) if len(rows) > limit else None
             return Page(messages=[row.stored(now) for row in rows[:limit]], cursor=more)
 
@@ -345,18 +383,18 @@ class MemoryDriver(Driver):
             return removed
 
     def _place(self, row: MemoryRow, visible_us: int) -> None:
-        """Make a row visible from an instant on."""
+        """Make a row visible from an instant on, and put it into the heap of its queue."""
         was_us, row.visible_us = row.visible_us, visible_us
         heapq.heappush(self._due.setdefault(row.message.queue, []), (visible_us, row.arrival, row.message.id))
         if self._waiters:
-            self._announce(row, was_us)
+            self._reschedule_waiters(row, was_us)
 
-    def _announce(self, row: MemoryRow, was_us: int) -> None:
-        """Let those who waited for this row, or for one that is due later, wait for what is first now."""
+    def _reschedule_waiters(self, row: MemoryRow, was_us: int) -> None:
+        """Let the calls that wait for this row, or for a later one, wait for the row that is first now."""
         for waiter in self._waiters:
             if (row.visible_us < waiter.due_us or was_us == waiter.due_us) and row.message.queue in waiter.queues:
                 waiter.due_us = self._first_due(waiter.queues)
-                waiter.end_in(max(0, waiter.due_us - self._now()) / MICROSECONDS)
+                waiter.wake_in(max(0, waiter.due_us - self._now()) / MICROSECONDS)
 
     def _now(self) -> int:
         return round((self._clock.now() + self.clock_offset) * MICROSECONDS)

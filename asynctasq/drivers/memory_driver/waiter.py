@@ -1,4 +1,4 @@
-"""One call that waits on a memory driver; told of what comes from any thread, since each may have a loop of its own."""
+"""One call that waits on a memory driver; any thread may change when it wakes, since each may have its own loop."""
 
 import asyncio
 from collections.abc import Set as AbstractSet
@@ -9,7 +9,7 @@ __all__ = ["Waiter"]
 
 
 class Waiter:
-    """Waits for what becomes visible in `queues`; `due_us` is when the first of it does, as known so far."""
+    """Waits for a message of `queues`; `due_us` is when the first one becomes visible, as known so far."""
 
     __slots__ = ("_deadline", "_timer", "_woken", "due_us", "loop", "queues")
 
@@ -22,27 +22,27 @@ class Waiter:
         self._timer: asyncio.TimerHandle | None = None
 
     async def wait(self, wait_s: float, *, deadline: float) -> bool:
-        """Wait so long, or as `end_in` says, to `deadline` (of its loop) at most; False if `give_up` ended it."""
+        """Wait `wait_s`, or as long as `wake_in` says, until `deadline` at most; False if `close` ended the wait."""
         self._deadline = deadline
-        self._end_in(wait_s)
+        self._wake_in(wait_s)
         try:
             return await self._woken
         finally:
             if self._timer is not None:
                 self._timer.cancel()
 
-    def end_in(self, wait_s: float) -> None:
-        """End the wait after so many seconds instead, in its own loop."""
+    def wake_in(self, wait_s: float) -> None:
+        """End the wait `wait_s` from now instead; may be called from any thread."""
         if self.loop is running_loop():
-            self._end_in(wait_s)
+            self._wake_in(wait_s)
         elif not self.loop.is_closed():
-            self.loop.call_soon_threadsafe(self._end_in, wait_s)
+            self.loop.call_soon_threadsafe(self._wake_in, wait_s)
 
-    def give_up(self) -> None:
-        """End the wait: its driver is closed. To be called in its own loop."""
+    def close(self) -> None:
+        """End the wait: its driver is closed. Call it in the waiter's own loop."""
         self._end(False)
 
-    def _end_in(self, wait_s: float) -> None:
+    def _wake_in(self, wait_s: float) -> None:
         if self._woken.done():
             return
         if self._timer is not None:

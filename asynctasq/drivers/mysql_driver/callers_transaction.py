@@ -6,8 +6,9 @@ from typing import Any
 from asynctasq.drivers.base import Settlements
 from asynctasq.drivers.mysql_driver.address import Address
 from asynctasq.drivers.mysql_driver.statements import Statements, server_now
-from asynctasq.drivers.mysql_driver.steps import Result, Steps, drive, drive_sync, settle, store_in
-from asynctasq.drivers.sql import foreign_connections as _foreign
+from asynctasq.drivers.mysql_driver.steps import Result, Steps, settle, store_in
+from asynctasq.drivers.sql.caller_connections import adapt, adapt_sync
+from asynctasq.drivers.sql.steps import run_steps, run_steps_async
 from asynctasq.errors import UnsupportedFeature
 from asynctasq.kernel.messages import Message
 
@@ -17,7 +18,7 @@ DIALECT = "mysql"
 
 
 class InCallersTransaction:
-    """Runs the driver's steps on others' connections; `store` is the id of our own tables, None if not known.
+    """Runs the driver's steps on callers' connections; `store` is the id of our own tables, None if not known.
 
     Values are part of the statements, and nothing is kept in the session's variables: it is not our session.
     """
@@ -30,21 +31,21 @@ class InCallersTransaction:
         self, connection: Any, messages: Sequence[Message], *, offset_us: int, store: str | None
     ) -> list[str]:
         """Do `Transactional.enqueue_in`."""
-        return await drive(self._store(messages, offset_us, store), _runner(connection))
+        return await run_steps_async(self._store(messages, offset_us, store), _execute_on(connection))
 
     def enqueue_sync(
         self, connection: Any, messages: Sequence[Message], *, offset_us: int, store: str | None
     ) -> list[str]:
         """Do `Transactional.enqueue_in_sync`."""
-        return drive_sync(self._store(messages, offset_us, store), _runner_sync(connection))
+        return run_steps(self._store(messages, offset_us, store), _execute_sync_on(connection))
 
     async def settle(self, connection: Any, settlements: Settlements, *, offset_us: int, store: str | None) -> set[str]:
         """Do `Transactional.settle_in`."""
-        return await drive(self._settle(settlements, offset_us, store), _runner(connection))
+        return await run_steps_async(self._settle(settlements, offset_us, store), _execute_on(connection))
 
     def settle_sync(self, connection: Any, settlements: Settlements, *, offset_us: int, store: str | None) -> set[str]:
         """Do `Transactional.settle_in_sync`."""
-        return drive_sync(self._settle(settlements, offset_us, store), _runner_sync(connection))
+        return run_steps(self._settle(settlements, offset_us, store), _execute_sync_on(connection))
 
     def _store(self, messages: Sequence[Message], offset_us: int, store: str | None) -> Steps[list[str]]:
         now, claim = yield from self._checked(offset_us, store)
@@ -56,7 +57,7 @@ class InCallersTransaction:
 
     def _checked(self, offset_us: int, store: str | None) -> Steps[tuple[str, str]]:
         """Return now and a number for this transaction's rows, once the connection is known to lead to our tables."""
-        (result,) = yield [self._sql.whereabouts(now=server_now(offset_us))]
+        (result,) = yield [self._sql.store_identity(now=server_now(offset_us))]
         now, claim, database, found = result.rows[0]
         if _text(database) != self._address.database or (store is not None and _text(found) != store):
             raise UnsupportedFeature(
@@ -66,26 +67,26 @@ class InCallersTransaction:
         return str(now), str(claim)
 
 
-def _runner(connection: Any) -> Any:
-    callers = _foreign.adapt(connection, dialect=DIALECT)
+def _execute_on(connection: Any) -> Any:
+    callers = adapt(connection, dialect=DIALECT)
 
-    async def run(statements: list[str]) -> list[Result]:
+    async def execute(statements: list[str]) -> list[Result]:
         return [_result(await callers.fetch(statement, ())) for statement in statements]
 
-    return run
+    return execute
 
 
-def _runner_sync(connection: Any) -> Callable[[list[str]], list[Result]]:
-    callers = _foreign.adapt_sync(connection, dialect=DIALECT)
+def _execute_sync_on(connection: Any) -> Callable[[list[str]], list[Result]]:
+    callers = adapt_sync(connection, dialect=DIALECT)
 
-    def run(statements: list[str]) -> list[Result]:
+    def execute(statements: list[str]) -> list[Result]:
         return [_result(callers.fetch(statement, ())) for statement in statements]
 
-    return run
+    return execute
 
 
 def _result(rows: Sequence[Any]) -> Result:
-    # Libraries have row classes of their own. How many rows were changed they count differently, so nobody asks.
+    # Libraries have row classes of their own, and count changed rows differently, so that count is not used.
     return Result([tuple(row) for row in rows], len(rows))
 
 

@@ -11,22 +11,18 @@ from typing import Any, Self
 from urllib.parse import urlencode
 
 from asynctasq.drivers.base import YES, Capabilities, Driver, Migration, Page, Settlements, partial
+from asynctasq.drivers.checks import check_follow_ups, check_messages, check_queue_names
 from asynctasq.drivers.mysql_driver.address import ADDRESS_OPTIONS, parse_address
-from asynctasq.drivers.mysql_driver.backend import Backend
 from asynctasq.drivers.mysql_driver.callers_transaction import InCallersTransaction
-from asynctasq.drivers.mysql_driver.heads import Heads
+from asynctasq.drivers.mysql_driver.claim_cursors import ClaimCursors
 from asynctasq.drivers.mysql_driver.migrations import migrate, read_version
+from asynctasq.drivers.mysql_driver.statement_runner import StatementRunner
 from asynctasq.drivers.mysql_driver.statements import Statements, server_now
-from asynctasq.drivers.mysql_driver.steps import Claim, extend, remove, store, stored, work
-from asynctasq.drivers.sql.checks import (
-    Pace,
-    Waiter,
-    Wakeups,
-    check_identifier,
-    check_messages,
-    depth_from,
-    wait_until_visible,
-)
+from asynctasq.drivers.mysql_driver.steps import Claim, extend, remove, store, to_stored_message, turn
+from asynctasq.drivers.sql.identifiers import check_identifier
+from asynctasq.drivers.sql.rows import depth_from
+from asynctasq.drivers.sql.settlements import queues_to_wake
+from asynctasq.drivers.sql.waiting import PollBackoff, Waiter, Wakeups, wait_until_visible
 from asynctasq.drivers.urls import read_options, split_options
 from asynctasq.errors import BodyTooLarge, ConfigError, DriverError
 from asynctasq.kernel.messages import (
@@ -48,8 +44,8 @@ DEFAULT_URL = "mysql://localhost:3306/asynctasq"
 BODY_BYTES_MAX = 7 * 1024 * 1024
 """Bodies travel as hexadecimal, so this needs 14 MiB of the 16 MiB that MariaDB takes in one packet by default."""
 BATCH_ROWS = 5000
-POLL_FIRST_S = 0.05
-POLL_LONGEST_S = 4.0
+POLL_S_FIRST = 0.05
+POLL_S_MAX = 4.0
 HAND_BACK_S = 2.0
 
 
@@ -92,13 +88,13 @@ class MySQLDriver(Driver):
         self._prefix = check_identifier(table_prefix, "table_prefix")
         self._sql = Statements(table_prefix)
         self._rng = rng or random.Random()
-        self._backend = Backend(
+        self._runner = StatementRunner(
             self._address, self._sql, max_connections=max_connections, body_bytes_max=body_bytes_max, rng=self._rng
         )
-        self._callers = InCallersTransaction(self._sql, self._address)
-        self._wakeups = Wakeups.of(f"{self._address}/{table_prefix}")
-        self._heads = Heads()
-        self._stored_unseen = 0
+        self._callers_transaction = InCallersTransaction(self._sql, self._address)
+        self._wakeups = Wakeups.for_store(f"{self._address}/{table_prefix}")
+        self._cursors = ClaimCursors()
+        self._uncommitted_writes = 0
 
     @classmethod
     def from_url(cls, url: str, **options: Any) -> Self:
@@ -120,10 +116,10 @@ class MySQLDriver(Driver):
         return f"{self._address} (tables {self._prefix}_*)"
 
     async def open(self) -> None:
-        await self._backend.pool()
+        await self._runner.pool()
 
     async def close(self) -> None:
-        await self._backend.close()
+        await self._runner.close()
 
     @property
     def _offset_us(self) -> int:
@@ -136,12 +132,12 @@ class MySQLDriver(Driver):
     # -- storing ---------------------------------------------------------------------------------
 
     async def enqueue(self, messages: Sequence[Message]) -> list[str]:
-        await self._backend.pool()
+        await self._runner.pool()
         self._check(messages)
         if not messages:
             return []
         tries = itertools.count()
-        new = await self._backend.drive(
+        new = await self._runner.run_steps(
             lambda: store(self._sql, messages, offset_us=self._offset_us, again=next(tries) > 0)
         )
         if new:
@@ -149,108 +145,112 @@ class MySQLDriver(Driver):
         return new
 
     def _check(self, messages: Iterable[Message]) -> None:
-        check_messages(messages, body_bytes_max=self._backend.body_bytes_max)
+        check_messages(messages, body_bytes_max=self._runner.body_bytes_max)
 
     # -- reserving -------------------------------------------------------------------------------
 
     async def reserve(self, queues: Sequence[str], *, limit: int, lease_s: float, wait_s: float = 0) -> list[Lease]:
-        _check_queues(queues)
+        check_queue_names(queues)
         if limit < 1 or not queues:
             return []
-        leases = (await self._work((), queues, limit, lease_s))[1]
+        leases = (await self._turn((), queues, limit, lease_s))[1]
         if leases or wait_s <= 0:
             return leases
         deadline = asyncio.get_running_loop().time() + wait_s
-        losing = Pace(first_s=POLL_FIRST_S, longest_s=1.0, rng=self._rng)
-        pool = await self._backend.pool()
+        lock_backoff = PollBackoff(first_s=POLL_S_FIRST, longest_s=1.0, rng=self._rng)
+        pool = await self._runner.pool()
         with self._wakeups.waiting(queues, into=pool.waiters) as waiter:
             while not leases and (left_s := deadline - asyncio.get_running_loop().time()) > 0:
                 if not await self._until_visible(waiter, queues, left_s):
                     break
-                leases = (await self._work((), queues, limit, lease_s))[1]
+                leases = (await self._turn((), queues, limit, lease_s))[1]
                 if not leases:
-                    # Others hold it locked: asking again at once could go on for as long as they do.
-                    await waiter.wait(min(left_s, losing.pause_s()))
+                    # Other transactions hold it locked: asking again at once could go on for as long as they do.
+                    await waiter.wait(min(left_s, lock_backoff.next_pause_s()))
         return leases
 
     async def wait_visible(self, queues: Sequence[str], *, wait_s: float) -> bool:
-        _check_queues(queues)
-        pool = await self._backend.pool()
+        check_queue_names(queues)
+        pool = await self._runner.pool()
         with self._wakeups.waiting(queues, into=pool.waiters) as waiter:
             return await self._until_visible(waiter, queues, wait_s)
 
     async def _until_visible(self, waiter: Waiter, queues: Sequence[str], wait_s: float) -> bool:
-        pace = Pace(first_s=POLL_FIRST_S, longest_s=POLL_LONGEST_S, rng=self._rng)
-        unseen = self._stored_unseen
+        backoff = PollBackoff(first_s=POLL_S_FIRST, longest_s=POLL_S_MAX, rng=self._rng)
+        seen_writes = self._uncommitted_writes
 
         async def due_in_s() -> float | None:
-            nonlocal unseen
-            if unseen != self._stored_unseen:
-                unseen = self._stored_unseen
-                pace.reset()
-            now, *firsts = (await self._backend.run(self._sql.next_visible(queues, now=self._now))).rows[0]
+            nonlocal seen_writes
+            if seen_writes != self._uncommitted_writes:
+                seen_writes = self._uncommitted_writes
+                backoff.reset()
+            now, *firsts = (await self._runner.run(self._sql.next_visible(queues, now=self._now))).rows[0]
             pending = [first for first in firsts if first is not None]
             return (min(pending) - now) / MICROSECONDS if pending else None
 
-        return await wait_until_visible(waiter, due_in_s, wait_s=wait_s, pace=pace)
+        return await wait_until_visible(waiter, due_in_s, wait_s=wait_s, backoff=backoff)
 
-    async def _work(
+    async def _turn(
         self, settlements: Settlements, queues: Sequence[str], limit: int, lease_s: float
     ) -> tuple[AbstractSet[str], list[Lease]]:
         if limit < 1 or not queues:
             if not settlements:
                 return frozenset(), []
-            lost, _ = await self._backend.drive(lambda: work(self._sql, settlements, None, offset_us=self._offset_us))
+            lost, _ = await self._runner.run_steps(
+                lambda: turn(self._sql, settlements, None, offset_us=self._offset_us)
+            )
             return lost, []
         claim = Claim(queues=tuple(queues), limit=limit, lease_us=microseconds(lease_s))
-        # A task of its own: cancelling the caller must not cut a claim whose leases nobody would then know.
-        working = asyncio.ensure_future(self._claim(settlements, claim))
+        # A task of its own: if cancelling the caller cancelled the claim, nobody would know its leases.
+        claiming = asyncio.ensure_future(self._claim(settlements, claim))
         try:
-            return await asyncio.shield(working)
+            return await asyncio.shield(claiming)
         except asyncio.CancelledError:
-            await self._hand_back(working)
+            await self._hand_back(claiming)
             raise
 
     async def _claim(self, settlements: Settlements, claim: Claim) -> tuple[AbstractSet[str], list[Lease]]:
         clock, offset_us = asyncio.get_running_loop().time, self._offset_us
         started_at = clock()
-        floors = self._heads.floors(claim.queues, offset_us=offset_us, at=started_at)
-        claim = replace(claim, floors=floors)
-        lost, got = await self._backend.drive(lambda: work(self._sql, settlements, claim, offset_us=offset_us))
-        full = len(got.leases) >= claim.limit
-        if not floors:
-            self._heads.claimed(got.last, full=full, offset_us=offset_us, started_at=started_at, ended_at=clock())
-            return lost, got.leases
-        self._heads.moved_on(got.last, full=full)
+        start_after = self._cursors.start_after(claim.queues, offset_us=offset_us, at=started_at)
+        claim = replace(claim, start_after=start_after)
+        lost, claimed = await self._runner.run_steps(lambda: turn(self._sql, settlements, claim, offset_us=offset_us))
+        full = len(claimed.leases) >= claim.limit
+        if not start_after:
+            self._cursors.note_full_scan(
+                claimed.last, full=full, offset_us=offset_us, started_at=started_at, ended_at=clock()
+            )
+            return lost, claimed.leases
+        self._cursors.note_partial_scan(claimed.last, full=full)
         if full:
-            return lost, got.leases
-        # There may be something before the floors; and what was leased is not to be lost to an error now.
-        rest = replace(claim, floors={}, limit=claim.limit - len(got.leases))
+            return lost, claimed.leases
+        # There may be messages before those positions; an error now must not lose what was leased.
+        rest = replace(claim, start_after={}, limit=claim.limit - len(claimed.leases))
         with suppress(DriverError):
-            _, before = await self._backend.drive(lambda: work(self._sql, (), rest, offset_us=offset_us))
-            got.leases[:0] = before.leases
-            got.leases.sort(key=lambda lease: claim.queues.index(lease.queue))
-        return lost, got.leases
+            _, before = await self._runner.run_steps(lambda: turn(self._sql, (), rest, offset_us=offset_us))
+            claimed.leases[:0] = before.leases
+            claimed.leases.sort(key=lambda lease: claim.queues.index(lease.queue))
+        return lost, claimed.leases
 
-    async def _hand_back(self, working: "asyncio.Future[tuple[AbstractSet[str], list[Lease]]]") -> None:
-        """Release what a cancelled call leased after all; what can't be released in time runs out by itself."""
+    async def _hand_back(self, claiming: "asyncio.Future[tuple[AbstractSet[str], list[Lease]]]") -> None:
+        """Release what a cancelled call leased after all; a lease that can't be released in time expires."""
         try:
-            await asyncio.wait({working}, timeout=HAND_BACK_S)
-            if working.done() and not working.cancelled() and working.exception() is None:
-                _, leases = working.result()
+            await asyncio.wait({claiming}, timeout=HAND_BACK_S)
+            if claiming.done() and not claiming.cancelled() and claiming.exception() is None:
+                _, leases = claiming.result()
                 if leases:
                     with suppress(DriverError, TimeoutError):
                         async with asyncio.timeout(HAND_BACK_S):
                             await self.settle([(lease, Release(counted=False)) for lease in leases])
         finally:
-            working.cancel()
+            claiming.cancel()
 
     # -- settling --------------------------------------------------------------------------------
 
     async def extend(self, leases: Sequence[Lease], *, lease_s: float) -> AbstractSet[str]:
         if not leases:
             return frozenset()
-        lost, sooner = await self._backend.drive(
+        lost, sooner = await self._runner.run_steps(
             lambda: extend(self._sql, leases, lease_us=microseconds(lease_s), offset_us=self._offset_us)
         )
         self._wakeups.wake(sooner)
@@ -262,70 +262,72 @@ class MySQLDriver(Driver):
     async def turn(
         self, settlements: Settlements, queues: Sequence[str], *, limit: int, lease_s: float
     ) -> tuple[AbstractSet[str], list[Lease]]:
-        _check_queues(queues)
+        check_queue_names(queues)
         if settlements:
-            await self._backend.pool()
-            woken = self._check_settlements(settlements)
-            done = await self._work(settlements, queues, limit, lease_s)
-            self._wakeups.wake(woken)
+            await self._runner.pool()
+            wakes = self._check_settlements(settlements)
+            done = await self._turn(settlements, queues, limit, lease_s)
+            self._wakeups.wake(wakes)
             return done
-        return await self._work((), queues, limit, lease_s)
+        return await self._turn((), queues, limit, lease_s)
 
     def _check_settlements(self, settlements: Settlements) -> set[str]:
-        """Raise before anything is changed; return the queues that may have a message more."""
-        woken: set[str] = set()
+        """Raise before anything is changed; return the queues to wake."""
+        limit = self._runner.body_bytes_max
+        check_follow_ups(settlements, body_bytes_max=limit)
         for lease, settlement in settlements:
-            if settlement.follow_ups:
-                self._check(settlement.follow_ups)
-                woken.update(message.queue for message in settlement.follow_ups)
-            if isinstance(settlement, Release):
-                woken.add(lease.queue)
-            elif isinstance(settlement, Complete) and len(settlement.result or b"") > self._backend.body_bytes_max:
-                size, limit = len(settlement.result or b""), self._backend.body_bytes_max
+            if isinstance(settlement, Complete) and len(settlement.result or b"") > limit:
+                size = len(settlement.result or b"")
                 raise BodyTooLarge(
                     f"the result of message {lease.message_id} has {size} bytes; this driver takes {limit}"
                 )
-        return woken
+        return queues_to_wake(settlements)
 
     # -- in the caller's transaction ------------------------------------------------------------------
 
     async def enqueue_in(self, connection: Any, messages: Sequence[Message]) -> list[str]:
-        await self._backend.pool()
+        await self._runner.pool()
         self._check(messages)
-        new = await self._callers.enqueue(connection, messages, offset_us=self._offset_us, store=self._backend.store)
-        self._expect({message.queue for message in messages})
+        new = await self._callers_transaction.enqueue(
+            connection, messages, offset_us=self._offset_us, store=self._runner.store
+        )
+        self._poll_sooner({message.queue for message in messages})
         return new
 
     def enqueue_in_sync(self, connection: Any, messages: Sequence[Message]) -> list[str]:
         self._check(messages)
-        new = self._callers.enqueue_sync(connection, messages, offset_us=self._offset_us, store=self._backend.store)
-        self._expect({message.queue for message in messages})
+        new = self._callers_transaction.enqueue_sync(
+            connection, messages, offset_us=self._offset_us, store=self._runner.store
+        )
+        self._poll_sooner({message.queue for message in messages})
         return new
 
     async def settle_in(self, connection: Any, settlements: Settlements) -> AbstractSet[str]:
-        await self._backend.pool()
-        woken = self._check_settlements(settlements)
-        lost = await self._callers.settle(connection, settlements, offset_us=self._offset_us, store=self._backend.store)
-        self._expect(woken)
+        await self._runner.pool()
+        wakes = self._check_settlements(settlements)
+        lost = await self._callers_transaction.settle(
+            connection, settlements, offset_us=self._offset_us, store=self._runner.store
+        )
+        self._poll_sooner(wakes)
         return lost
 
     def settle_in_sync(self, connection: Any, settlements: Settlements) -> AbstractSet[str]:
-        woken, store = self._check_settlements(settlements), self._backend.store
-        lost = self._callers.settle_sync(connection, settlements, offset_us=self._offset_us, store=store)
-        self._expect(woken)
+        wakes, store = self._check_settlements(settlements), self._runner.store
+        lost = self._callers_transaction.settle_sync(connection, settlements, offset_us=self._offset_us, store=store)
+        self._poll_sooner(wakes)
         return lost
 
-    def _expect(self, queues: AbstractSet[str]) -> None:
-        """Have waiting calls look often again: the caller will commit, and nobody will tell us when."""
-        self._stored_unseen += 1
+    def _poll_sooner(self, queues: AbstractSet[str]) -> None:
+        """Let waiting calls poll with short pauses again: the caller will commit, and nobody tells us when."""
+        self._uncommitted_writes += 1
         self._wakeups.wake(queues)
 
-    # -- looking ---------------------------------------------------------------------------------
+    # -- inspecting ---------------------------------------------------------------------------------
 
     async def depth(self, queue: str) -> Depth:
         check_queue_name(queue)
         ((now, ready, scheduled, reserved, dead, oldest),) = (
-            await self._backend.run(self._sql.depth(queue, now=self._now))
+            await self._runner.run(self._sql.depth(queue, now=self._now))
         ).rows
         return depth_from(ready=ready, scheduled=scheduled, reserved=reserved, dead=dead, oldest_us=oldest, now_us=now)
 
@@ -334,7 +336,7 @@ class MySQLDriver(Driver):
         moved = 0
         while moved < limit:
             rows = min(limit - moved, BATCH_ROWS)
-            found = (await self._backend.run(self._sql.redrive(queue, limit=rows, now=self._now))).affected
+            found = (await self._runner.run(self._sql.redrive(queue, limit=rows, now=self._now))).affected
             moved += found
             if found < rows:
                 break
@@ -343,19 +345,19 @@ class MySQLDriver(Driver):
         return moved
 
     async def queues(self) -> list[str]:
-        return [row[0].decode() for row in (await self._backend.run(self._sql.queues())).rows]
+        return [row[0].decode() for row in (await self._runner.run(self._sql.queues())).rows]
 
     async def find(self, message_id: str) -> StoredMessage | None:
-        rows = (await self._backend.run(self._sql.find(message_id, now=self._now))).rows
-        return stored(rows[0][1:], rows[0][0]) if rows else None
+        rows = (await self._runner.run(self._sql.find(message_id, now=self._now))).rows
+        return to_stored_message(rows[0][1:], rows[0][0]) if rows else None
 
     async def list_messages(
         self, queue: str, *, state: State | None = None, limit: int = 100, cursor: str | None = None
     ) -> Page:
-        statement = self._sql.listing(queue, state, after=int(cursor or 0), limit=limit + 1, now=self._now)
-        rows = (await self._backend.run(statement)).rows
+        statement = self._sql.list_messages(queue, state, after=int(cursor or 0), limit=limit + 1, now=self._now)
+        rows = (await self._runner.run(statement)).rows
         more = str(rows[limit - 1][1]) if len(rows) > limit else None
-        return Page(messages=[stored(row[2:], row[0]) for row in rows[:limit]], cursor=more)
+        return Page(messages=[to_stored_message(row[2:], row[0]) for row in rows[:limit]], cursor=more)
 
     async def cancel(self, message_ids: Sequence[str]) -> AbstractSet[str]:
         return await self._remove(message_ids, dead=False)
@@ -366,21 +368,23 @@ class MySQLDriver(Driver):
     async def _remove(self, message_ids: Sequence[str], *, dead: bool) -> set[str]:
         if not message_ids:
             return set()
-        return await self._backend.drive(lambda: remove(self._sql, message_ids, dead=dead, offset_us=self._offset_us))
+        return await self._runner.run_steps(
+            lambda: remove(self._sql, message_ids, dead=dead, offset_us=self._offset_us)
+        )
 
     async def purge(self, queue: str) -> int:
         check_queue_name(queue)
         removed = 0
-        now, last = (await self._backend.run(self._sql.last_seq(now=self._now))).rows[0]
+        now, last = (await self._runner.run(self._sql.last_seq(now=self._now))).rows[0]
         while True:
             statement = self._sql.purge(queue, up_to=last, limit=BATCH_ROWS, now=str(now))
-            found = (await self._backend.run(statement)).affected
+            found = (await self._runner.run(statement)).affected
             removed += found
             if found < BATCH_ROWS:
                 return removed
 
     async def fetch_result(self, message_id: str) -> bytes | None:
-        rows = (await self._backend.run(self._sql.result(message_id, now=self._now))).rows
+        rows = (await self._runner.run(self._sql.result(message_id, now=self._now))).rows
         return rows[0][0] if rows else None
 
     # -- schema ----------------------------------------------------------------------------------
@@ -393,8 +397,3 @@ class MySQLDriver(Driver):
 
     async def migrate(self) -> list[int]:
         return await migrate(self._address, self._sql, self._prefix)
-
-
-def _check_queues(queues: Iterable[str]) -> None:
-    for queue in queues:
-        check_queue_name(queue)

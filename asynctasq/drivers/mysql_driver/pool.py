@@ -12,12 +12,14 @@ from typing import Any, cast
 import asyncmy
 from asyncmy.errors import MySQLError
 
+from asynctasq.drivers.batches import batches_by_size
+from asynctasq.drivers.loops import close_socket
 from asynctasq.drivers.mysql_driver.address import Address
 from asynctasq.drivers.mysql_driver.steps import Result
-from asynctasq.drivers.sql.checks import Waiter
+from asynctasq.drivers.sql.waiting import Waiter
 from asynctasq.errors import DriverError, DriverMisconfigured, DriverUnavailable
 
-__all__ = ["Conflict", "Link", "NoSuchTable", "Pool", "connect", "is_conflict", "mapped", "packets"]
+__all__ = ["Conflict", "Connection", "NoSuchTable", "Pool", "connect", "is_conflict", "mapped_errors", "packets"]
 
 PACKET_BYTES = 1024 * 1024
 """Statements are packed up to this size; a single larger one goes alone."""
@@ -43,7 +45,7 @@ REFUSED = {
     1698: "user name or password is wrong",
 }
 
-SESSION = (
+SESSION_SETTINGS = (
     "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
     "SET SESSION autocommit = 1, sql_mode = 'STRICT_TRANS_TABLES,NO_ENGINE_SUBSTITUTION'",
     f"SET SESSION sql_safe_updates = 0, sql_select_limit = {2**64 - 1}, innodb_lock_wait_timeout = {LOCK_WAIT_S}",
@@ -55,7 +57,7 @@ _open = cast("Callable[..., Awaitable[Any]]", asyncmy.connect)  # pyright: ignor
 
 
 class Conflict(DriverUnavailable):
-    """The server rolled a transaction back for the sake of another one."""
+    """The server rolled a transaction back because of another one."""
 
 
 class NoSuchTable(DriverMisconfigured):
@@ -68,7 +70,7 @@ def is_conflict(error: Exception) -> bool:
 
 
 @contextmanager
-def mapped(where: str) -> Generator[None, None, None]:
+def mapped_errors(where: str) -> Generator[None, None, None]:
     """Turn what asyncmy and the network raise into errors of ours."""
     try:
         yield
@@ -106,27 +108,20 @@ def _from_server(error: MySQLError, where: str) -> DriverError:
 
 def packets(statements: Iterable[str]) -> Generator[str, None, None]:
     """Pack statements into texts of at most `PACKET_BYTES`, in order; a larger statement goes alone."""
-    packet: list[str] = []
-    size = 0
-    for statement in statements:
-        if packet and size + len(statement) > PACKET_BYTES:
-            yield ";".join(packet)
-            packet, size = [], 0
-        packet.append(statement)
-        size += len(statement) + 1
-    if packet:
+    # One for the semicolon after each statement, but for the last.
+    for packet in batches_by_size(statements, size_of=lambda text: len(text) + 1, size_max=PACKET_BYTES + 1):
         yield ";".join(packet)
 
 
-class Link:
+class Connection:
     """One connection. It is `usable` only between commands that ended with an answer."""
 
-    __slots__ = ("_connection", "_timeout_s", "_transport", "_where", "usable", "variables")
+    __slots__ = ("_raw", "_timeout_s", "_transport", "_where", "usable", "variables")
 
-    def __init__(self, connection: Any, address: Address) -> None:
-        self._connection = connection
+    def __init__(self, raw: Any, address: Address) -> None:
+        self._raw = raw
         # asyncmy forgets it when it closes, and closes by waiting until everything was sent.
-        self._transport: Any = getattr(connection, "_transport", None)
+        self._transport: Any = getattr(raw, "_transport", None)
         self._where = str(address)
         self._timeout_s = address.command_timeout_s
         self.usable = True
@@ -136,7 +131,7 @@ class Link:
     def alive(self) -> bool:
         """Say whether it may be used again, as far as can be known without asking the server."""
         # Private, but the only way to learn that the server closed its end before a command is lost on it.
-        return self.usable and not getattr(self._connection, "_stream_broken", False)
+        return self.usable and not getattr(self._raw, "_stream_broken", False)
 
     async def run(self, *statements: str) -> list[Result]:
         """Send statements in as few packets as they fit into, and return a result for each.
@@ -145,20 +140,20 @@ class Link:
         """
         self.usable = False
         results: list[Result] = []
-        with mapped(self._where):
+        with mapped_errors(self._where):
             try:
                 async with asyncio.timeout(self._timeout_s):
                     for packet in packets(statements):
                         await self._send(packet, results)
             except MySQLError as error:
-                # An answer, so the next command is in step; but what of the transaction stands is unknown.
+                # The reply was read to its end, so another command may follow; the state of the transaction is unknown.
                 self.usable = bool(error.args) and isinstance(error.args[0], int) and 1000 <= error.args[0] < 2000
                 raise
         self.usable = True
         return results
 
     async def _send(self, packet: str, results: list[Result]) -> None:
-        cursor = self._connection.cursor()
+        cursor = self._raw.cursor()
         await cursor.execute(packet)
         while True:
             results.append(Result(await cursor.fetchall() if cursor.description else (), cursor.rowcount))
@@ -166,42 +161,38 @@ class Link:
                 return
 
     def abort(self) -> None:
-        """Drop the connection at once: the server rolls back, and the socket closes in the loop's next turn."""
+        """Drop the connection at once: the server rolls back, and the socket closes in the loop's next iteration."""
         self.usable = False
         with contextlib.suppress(RuntimeError, OSError):
-            self._connection.close()
+            self._raw.close()
             if self._transport is not None:
                 self._transport.abort()
 
     async def close(self) -> None:
-        """Say goodbye, briefly, and drop the connection."""
+        """Send COM_QUIT, if that works within a second, and drop the connection."""
         try:
             if self.alive:
                 with contextlib.suppress(MySQLError, OSError, RuntimeError, TimeoutError):
                     async with asyncio.timeout(1):
-                        await self._connection.ensure_closed()
+                        await self._raw.ensure_closed()
         finally:
             self.abort()
 
     def abandon(self) -> None:
         """Drop the connection of an event loop that was closed; nothing can be scheduled on it any more."""
         self.abort()
-        # asyncio's transport needs its loop to close the socket and would warn that nobody did.
-        sock = getattr(self._transport, "_sock", None)
-        if sock is not None:
-            sock.close()
-            self._transport._sock = None  # noqa: SLF001 - see above
+        close_socket(self._transport)
 
 
-async def connect(address: Address) -> Link:
+async def connect(address: Address) -> Connection:
     """Open a connection, set its session up and check that the server is one we can use.
 
     Raises: DriverMisconfigured for a server that is too old or logs statements instead of rows.
     """
-    with mapped(str(address)):
-        # asyncmy bounds the TCP connect alone; a server that accepts and stays silent would hold us for ever.
+    with mapped_errors(str(address)):
+        # asyncmy bounds the TCP connect alone; a server that accepts and never answers would block us for ever.
         async with asyncio.timeout(address.connect_timeout_s):
-            connection: Any = await _open(
+            raw: Any = await _open(
                 host=address.host,
                 port=address.port,
                 unix_socket=address.unix_socket,
@@ -214,16 +205,16 @@ async def connect(address: Address) -> Link:
                 charset="utf8mb4",
                 autocommit=None,
             )
-    link = Link(connection, address)
+    connection = Connection(raw, address)
     try:
         shown = "'version', 'log_bin', 'binlog_format', 'max_allowed_packet'"
-        *_, variables = await link.run(*SESSION, f"SHOW VARIABLES WHERE Variable_name IN ({shown})")
-        link.variables = dict(variables.rows)
-        check_server(link.variables, str(address))
+        *_, variables = await connection.run(*SESSION_SETTINGS, f"SHOW VARIABLES WHERE Variable_name IN ({shown})")
+        connection.variables = dict(variables.rows)
+        check_server(connection.variables, str(address))
     except BaseException:
-        link.abort()
+        connection.abort()
         raise
-    return link
+    return connection
 
 
 def check_server(variables: dict[str, str], where: str) -> None:
@@ -245,10 +236,10 @@ def check_server(variables: dict[str, str], where: str) -> None:
 class Pool:
     """The connections of one event loop, opened when needed, the one used last first."""
 
-    def __init__(self, open_: Callable[[], Awaitable[Link]], *, size: int) -> None:
+    def __init__(self, open_: Callable[[], Awaitable[Connection]], *, size: int) -> None:
         self._open = open_
-        self._free: list[Link] = []
-        self._busy: set[Link] = set()
+        self._free: list[Connection] = []
+        self._busy: set[Connection] = set()
         self._slots = asyncio.Semaphore(size)
         self._closed = False
         self._idle = asyncio.Event()
@@ -256,69 +247,68 @@ class Pool:
         self.waiters: set[Waiter] = set()
 
     @asynccontextmanager
-    async def link(self) -> AsyncGenerator[Link, None]:
-        """Lend a connection; take it back only if it is in step and no transaction is open on it."""
+    async def connection(self) -> AsyncGenerator[Connection, None]:
+        """Lend a connection; take it back only if no reply is left unread and no transaction is open on it."""
         async with self._slots:
-            link = self._take() or await self._open()
-            self._busy.add(link)
+            connection = self._take() or await self._open()
+            self._busy.add(connection)
             self._idle.clear()
             try:
-                yield link
+                yield connection
             except DriverError:
-                await self._recover(link)
+                await self._recover(connection)
                 raise
             except BaseException:
-                link.usable = False
+                connection.usable = False
                 raise
             finally:
-                self._give_back(link)
+                self._give_back(connection)
 
-    def _take(self) -> Link | None:
+    def _take(self) -> Connection | None:
         while self._free:
-            link = self._free.pop()
-            if link.alive:
-                return link
-            link.abort()
+            connection = self._free.pop()
+            if connection.alive:
+                return connection
+            connection.abort()
         return None
 
-    async def _recover(self, link: Link) -> None:
-        """End what the failed command left open; where one connection is lost, take the idle ones for lost too."""
-        if link.alive:
+    async def _recover(self, connection: Connection) -> None:
+        """Roll back what the failed command left open; where one connection is lost, drop the idle ones too."""
+        if connection.alive:
             with contextlib.suppress(DriverError):
-                await link.run("ROLLBACK")
-        if not link.alive:
+                await connection.run("ROLLBACK")
+        if not connection.alive:
             while self._free:
                 self._free.pop().abort()
 
-    def _give_back(self, link: Link) -> None:
-        self._busy.discard(link)
+    def _give_back(self, connection: Connection) -> None:
+        self._busy.discard(connection)
         if not self._busy:
             self._idle.set()
-        if link.alive and not self._closed:
-            self._free.append(link)
+        if connection.alive and not self._closed:
+            self._free.append(connection)
         else:
-            link.abort()
+            connection.abort()
 
     async def close(self) -> None:
         """End waiting calls and close every connection; commands under way get two seconds."""
         self._closed = True
         for waiter in list(self.waiters):
-            waiter.closed = True
-            waiter.set()
+            waiter.close()
         free, self._free = self._free, []
         try:
-            await asyncio.gather(*(link.close() for link in free))
+            await asyncio.gather(*(connection.close() for connection in free))
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(2):
                     await self._idle.wait()
         finally:
             # Also if closing is cancelled: nobody else knows these connections any more.
-            for link in [*free, *self._busy]:
-                link.abort()
-        # A turn of the loop, in which sockets are closed: this may be the last that runs.
+            for connection in [*free, *self._busy]:
+                connection.abort()
+        # One iteration of the loop, in which sockets are closed: it may be the last.
         await asyncio.sleep(0)
 
     def abandon(self) -> None:
         """Drop everything without a loop."""
-        for link in [*self._free, *self._busy]:
-            link.abandon()
+        for connection in [*self._free, *self._busy]:
+            connection.abandon()

@@ -9,20 +9,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from asynctasq.drivers.base import Migration
-from asynctasq.drivers.mysql_driver.heads import Position
-from asynctasq.drivers.sql.checks import quote
+from asynctasq.drivers.mysql_driver.claim_cursors import Position
+from asynctasq.drivers.sql.identifiers import quote
 from asynctasq.kernel.messages import Message, State, microseconds
 
-__all__ = ["CLAIM", "LIVING_COLUMNS", "NOW", "Ending", "Held", "KeptResult", "Statements", "literal", "server_now"]
+__all__ = ["CLAIM", "MESSAGE_COLUMNS", "NOW", "Ending", "KeptResult", "LeaseKey", "Statements", "literal", "server_now"]
 
 NOW = "@asynctasq_now"
 """Where a transaction of our own keeps the instant it works with, in microseconds."""
 CLAIM = "@asynctasq_claim"
-"""Where it keeps the number that tells its own rows from everybody else's."""
+"""Where it keeps the unique number that marks the rows it wrote."""
 
-LIVING_COLUMNS = "id, queue, body, leased, attempts, crashes, enqueued_us, visible_us, reason, error"
+MESSAGE_COLUMNS = "id, queue, body, leased, attempts, crashes, enqueued_us, visible_us, reason, error"
 
-Held = tuple[int, int]
+LeaseKey = tuple[int, int]
 """`seq` and `token` of a lease."""
 
 
@@ -30,7 +30,7 @@ Held = tuple[int, int]
 class Ending:
     """What a `Release` or a `Bury` does to one row."""
 
-    held: Held
+    held: LeaseKey
     delay_us: int
     counted: bool
     crashed: bool
@@ -42,7 +42,7 @@ class Ending:
 class KeptResult:
     """What a `Complete` leaves behind."""
 
-    held: Held
+    held: LeaseKey
     ttl_us: int
     result: bytes
 
@@ -63,7 +63,7 @@ def server_now(offset_us: int) -> str:
     return f"(TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) + {offset_us})"
 
 
-def _fence(held: Iterable[Held], table: str) -> str:
+def _fence(held: Iterable[LeaseKey], table: str) -> str:
     """Return a condition that holds for exactly these leases and can be found by primary key."""
     by_token: dict[int, list[str]] = {}
     for seq, token in held:
@@ -73,7 +73,7 @@ def _fence(held: Iterable[Held], table: str) -> str:
 
 
 def _values(names: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Return rows as a table. MySQL and MariaDB write VALUES differently; this both read."""
+    """Return rows as a table. MySQL and MariaDB have different VALUES syntax; both accept this."""
     first, *rest = rows
     head = ",".join(f"{value} AS {name}" for name, value in zip(names, first, strict=True))
     return " UNION ALL ".join([f"SELECT {head}", *(f"SELECT {','.join(map(str, row))}" for row in rest)])
@@ -98,8 +98,8 @@ class Statements:
         return [Migration(version=1, title="messages and results", statements=first)]
 
     def _create_messages(self) -> str:
-        # `due` serves the claim in exactly its order, with nothing to sort; dead letters are in another part
-        # of it. VARBINARY compares byte by byte on both servers: no case folding, no trailing-space rule.
+        # `due` has exactly the order of the claim, with nothing to sort; dead letters are in another part of it.
+        # VARBINARY compares byte by byte on both servers: no case folding, no trailing-space rule.
         return f"""CREATE TABLE IF NOT EXISTS {self.messages} (
   seq BIGINT UNSIGNED NOT NULL AUTO_INCREMENT,
   id VARBINARY(512) NOT NULL,
@@ -147,8 +147,8 @@ class Statements:
         values = f"({version}, UUID()) ON DUPLICATE KEY UPDATE version = version"
         return f"INSERT INTO {self.versions} (version, store) VALUES {values}"
 
-    def whereabouts(self, *, now: str) -> str:
-        """Select now, a number nobody else gets, the database and the id of the tables of a connection."""
+    def store_identity(self, *, now: str) -> str:
+        """Select now, a unique number, and the database and the id of the tables that a connection reaches."""
         return f"SELECT {now}, UUID_SHORT(), DATABASE(), ({self._store()})"
 
     # -- storing ---------------------------------------------------------------------------------
@@ -163,14 +163,14 @@ class Statements:
         columns = "id, queue, visible_us, enqueued_us, claim, body"
         return f"INSERT INTO {self.messages} ({columns}) VALUES {rows} ON DUPLICATE KEY UPDATE seq = seq"
 
-    def living(self, message_ids: Iterable[str]) -> str:
-        """Select those of the ids that live, without a lock."""
+    def select_stored(self, message_ids: Iterable[str]) -> str:
+        """Select those of the ids that are stored, without a lock."""
         ids = ",".join(map(literal, message_ids))
         return f"SELECT id FROM {self.messages} FORCE INDEX (by_id) WHERE id IN ({ids})"
 
     def inserted(self, message_ids: Iterable[str], *, claim: str) -> str:
         """Select the ids that this transaction's insert stored."""
-        return f"{self.living(message_ids)} AND claim = {claim}"
+        return f"{self.select_stored(message_ids)} AND claim = {claim}"
 
     # -- reserving -------------------------------------------------------------------------------
 
@@ -180,10 +180,10 @@ class Statements:
         The inner select reads `due` in its own order, so it locks what it returns and nothing else. The outer
         part goes by primary key, in that order: with a plan of its own choice it would wait for others' rows.
         """
-        floor = f" AND (visible_us > {after[0]} OR visible_us = {after[0]} AND seq > {after[1]})" if after else ""
+        start = f" AND (visible_us > {after[0]} OR visible_us = {after[0]} AND seq > {after[1]})" if after else ""
         return (
             f"UPDATE (SELECT seq, visible_us, leased FROM {self.messages} FORCE INDEX (due)"
-            f" WHERE queue = {literal(queue)} AND dead = 0 AND visible_us <= {now}{floor}"
+            f" WHERE queue = {literal(queue)} AND dead = 0 AND visible_us <= {now}{start}"
             f" ORDER BY queue, dead, visible_us, seq LIMIT {limit} FOR UPDATE SKIP LOCKED) AS c"
             f" STRAIGHT_JOIN {self.messages} AS m FORCE INDEX (PRIMARY) ON m.seq = c.seq"
             f" SET m.crashes = m.crashes + c.leased, m.leased = 1, m.token = m.token + 1,"
@@ -211,7 +211,7 @@ class Statements:
         )
 
     def next_visible(self, queues: Iterable[str], *, now: str) -> str:
-        """Select now and, for each queue, the instant of the message that is first in line."""
+        """Select now and, for each queue, when its first message is visible."""
         firsts = [
             f"(SELECT MIN(visible_us) FROM {self.messages} FORCE INDEX (due)"
             f" WHERE queue = {literal(queue)} AND dead = 0)"
@@ -221,28 +221,28 @@ class Statements:
 
     # -- settling --------------------------------------------------------------------------------
 
-    def held(self, held: Iterable[Held]) -> str:
+    def held(self, held: Iterable[LeaseKey]) -> str:
         """Lock those of the leases that are still the latest, in the order of the key, and select them."""
         fence = _fence(held, "m")
         return f"SELECT m.seq, m.token FROM {self.messages} AS m FORCE INDEX (PRIMARY) WHERE {fence} FOR UPDATE"
 
-    def held_until(self, held: Iterable[Held], *, now: str, lease_us: int) -> str:
+    def held_until(self, held: Iterable[LeaseKey], *, now: str, lease_us: int) -> str:
         """Do as `held`, and select the queue and whether the lease was to end later than that from now, too."""
         more = f", m.queue, m.visible_us > {now} + {lease_us}"
         source = f"{self.messages} AS m FORCE INDEX (PRIMARY)"
         return f"SELECT m.seq, m.token{more} FROM {source} WHERE {_fence(held, 'm')} FOR UPDATE"
 
-    def extend(self, held: Iterable[Held], *, now: str, lease_us: int) -> str:
+    def extend(self, held: Iterable[LeaseKey], *, now: str, lease_us: int) -> str:
         """Let the leases that are still the latest end so much later than now."""
         source = f"{self.messages} AS m FORCE INDEX (PRIMARY)"
         return f"UPDATE {source} SET m.visible_us = {now} + {lease_us} WHERE {_fence(held, 'm')}"
 
-    def complete(self, held: Iterable[Held]) -> str:
+    def complete(self, held: Iterable[LeaseKey]) -> str:
         """Remove finished messages."""
         return f"DELETE m FROM {self.messages} AS m FORCE INDEX (PRIMARY) WHERE {_fence(held, 'm')}"
 
     def keep_results(self, results: Sequence[KeptResult], *, now: str) -> list[str]:
-        """Store results of leases that hold, before `complete`; and drop twice as many that ran out."""
+        """Store results of leases that hold, before `complete`; delete up to twice as many expired ones."""
         rows = _values(
             ("seq", "token", "ttl_us", "result"),
             ((*kept.held, kept.ttl_us, literal(kept.result)) for kept in results),
@@ -254,15 +254,15 @@ class Statements:
             " WHERE m.leased = 1 AND m.token = v.token"
             f" ON DUPLICATE KEY UPDATE expires_us = {now} + v.ttl_us, result = v.result"
         )
-        clear = (
+        prune = (
             f"DELETE r FROM (SELECT id FROM {self.results} FORCE INDEX (expiry) WHERE expires_us <= {now}"
             f" ORDER BY expires_us LIMIT {2 * len(results)} FOR UPDATE SKIP LOCKED) AS c"
             f" STRAIGHT_JOIN {self.results} AS r FORCE INDEX (PRIMARY) ON r.id = c.id"
         )
-        return [store, clear]
+        return [store, prune]
 
     def end(self, endings: Iterable[Ending], *, now: str) -> str:
-        """Release or bury; who dies gets this instant as `visible_us`."""
+        """Release or bury; a dead letter gets this instant as `visible_us`."""
         rows = _values(
             ("seq", "token", "delay_us", "counted", "crashed", "dead", "reason", "error"),
             (
@@ -280,7 +280,7 @@ class Statements:
             f" m.visible_us = {now} + v.delay_us WHERE m.leased = 1 AND m.token = v.token"
         )
 
-    # -- looking ---------------------------------------------------------------------------------
+    # -- inspecting ---------------------------------------------------------------------------------
 
     def depth(self, queue: str, *, now: str) -> str:
         """Select now, ready, scheduled, reserved, dead and the oldest ready instant, of one snapshot."""
@@ -307,12 +307,12 @@ class Statements:
 
     def find(self, message_id: str, *, now: str) -> str:
         """Select now and the message."""
-        return f"SELECT {now}, {LIVING_COLUMNS} FROM {self.messages} WHERE id = {literal(message_id)}"
+        return f"SELECT {now}, {MESSAGE_COLUMNS} FROM {self.messages} WHERE id = {literal(message_id)}"
 
-    def listing(self, queue: str, state: State | None, *, after: int, limit: int, now: str) -> str:
+    def list_messages(self, queue: str, state: State | None, *, after: int, limit: int, now: str) -> str:
         """Select now, seq and up to `limit` messages in the order of arrival."""
         return (
-            f"SELECT {now}, seq, {LIVING_COLUMNS} FROM {self.messages} WHERE queue = {literal(queue)}"
+            f"SELECT {now}, seq, {MESSAGE_COLUMNS} FROM {self.messages} WHERE queue = {literal(queue)}"
             f" AND seq > {after} AND {_STATES[state].format(now=now)} ORDER BY seq LIMIT {limit}"
         )
 
@@ -323,7 +323,7 @@ class Statements:
         )
 
     def removable(self, seqs: Iterable[int], *, dead: bool, now: str) -> str:
-        """Lock and select those of the messages that are dead letters, or that nobody holds; in order of the key."""
+        """Lock and select those of the messages that are dead letters, or not leased; in order of the key."""
         state = "dead = 1" if dead else f"dead = 0 AND (leased = 0 OR visible_us <= {now})"
         return (
             f"SELECT seq, id FROM {self.messages} FORCE INDEX (PRIMARY)"
@@ -339,7 +339,7 @@ class Statements:
         return f"SELECT {now}, COALESCE(MAX(seq), 0) FROM {self.messages}"
 
     def purge(self, queue: str, *, up_to: int, limit: int, now: str) -> str:
-        """Delete some of what nobody holds and arrived by `up_to`; its affected rows say how many."""
+        """Delete some messages that are not leased and arrived by `up_to`; its affected rows say how many."""
         return (
             f"DELETE m FROM (SELECT seq FROM {self.messages} FORCE INDEX (due) WHERE queue = {literal(queue)}"
             f" AND dead = 0 AND (leased = 0 OR visible_us <= {now}) AND seq <= {up_to}"
@@ -348,7 +348,7 @@ class Statements:
         )
 
     def result(self, message_id: str, *, now: str) -> str:
-        """Select a result that has not run out."""
+        """Select a result that has not expired."""
         return f"SELECT result FROM {self.results} WHERE id = {literal(message_id)} AND expires_us > {now}"
 
 

@@ -3,14 +3,16 @@
 They do no I/O, so the same steps run on a connection of ours, on the caller's, and in synchronous code.
 """
 
-from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
 from asynctasq.drivers.base import Settlements
-from asynctasq.drivers.mysql_driver.heads import Position
-from asynctasq.drivers.mysql_driver.statements import CLAIM, NOW, Ending, Held, KeptResult, Statements, server_now
-from asynctasq.drivers.sql.checks import chunks, independent_batches, stored_message
+from asynctasq.drivers.batches import batches_by_size, chunks, unique_messages
+from asynctasq.drivers.mysql_driver.claim_cursors import Position
+from asynctasq.drivers.mysql_driver.statements import CLAIM, NOW, Ending, KeptResult, LeaseKey, Statements, server_now
+from asynctasq.drivers.sql.rows import stored_message
+from asynctasq.drivers.sql.settlements import independent_batches
 from asynctasq.kernel.messages import (
     MICROSECONDS,
     Bury,
@@ -27,14 +29,12 @@ __all__ = [
     "Claim",
     "Result",
     "Steps",
-    "drive",
-    "drive_sync",
     "extend",
     "parse_token",
     "remove",
     "settle",
     "store",
-    "work",
+    "turn",
 ]
 
 T = TypeVar("T")
@@ -54,29 +54,7 @@ class Result(NamedTuple):
 Steps = Generator[list[str], list[Result], T]
 
 
-async def drive(steps: Steps[T], run: Callable[[list[str]], Awaitable[list[Result]]]) -> T:
-    """Run the steps on a connection that is used with `await`."""
-    try:
-        statements = next(steps)
-        while True:
-            statements = steps.send(await run(statements))
-    except StopIteration as end:
-        value: T = end.value
-        return value
-
-
-def drive_sync(steps: Steps[T], run: Callable[[list[str]], list[Result]]) -> T:
-    """Run the steps on a connection of synchronous code."""
-    try:
-        statements = next(steps)
-        while True:
-            statements = steps.send(run(statements))
-    except StopIteration as end:
-        value: T = end.value
-        return value
-
-
-def parse_token(token: str) -> Held | None:
+def parse_token(token: str) -> LeaseKey | None:
     """Return `seq` and counter of a token of ours, None for any other text."""
     seq, dot, counter = token.partition(".")
     if dot and seq.isdecimal() and counter.isdecimal() and len(token) <= 40 and token.isascii():
@@ -84,7 +62,7 @@ def parse_token(token: str) -> Held | None:
     return None
 
 
-def _instant(offset_us: int) -> list[str]:
+def _set_now(offset_us: int) -> list[str]:
     return [f"SET {NOW} = {server_now(offset_us)}, {CLAIM} = UUID_SHORT()"]
 
 
@@ -95,24 +73,24 @@ def store(sql: Statements, messages: Sequence[Message], *, offset_us: int, again
     """Store messages in a transaction of our own; return the new ids.
 
     An insert locks the rows that have its ids already, in the order of its messages, and may deadlock over
-    them. So when it happens `again`, those that live are left out first, by a look that locks nothing.
+    them. So when it is run `again`, the ids that are stored are left out first, found by a select that locks nothing.
     """
-    unique = _first_of_equal_ids(messages)
+    unique = unique_messages(messages)
     if again:
-        unique = yield from _not_living(sql, unique)
+        unique = yield from _without_stored(sql, unique)
         if not unique:
             return []
     if len(unique) == 1:
         (result,) = yield [sql.insert(unique, now=server_now(offset_us), claim="0")]
         return [unique[0].id] if result.affected else []
     new: list[str] = []
-    before = ["START TRANSACTION", *_instant(offset_us)]
+    before = ["START TRANSACTION", *_set_now(offset_us)]
     for group in _insertable(unique):
         results = yield [*before, sql.insert(group, now=NOW, claim=CLAIM)]
         before = []
         ids = [message.id for message in group]
         affected = results[-1].affected
-        new += ids if affected == len(ids) else (yield from _stored_now(sql, ids, CLAIM))
+        new += ids if affected == len(ids) else (yield from _newly_inserted(sql, ids, CLAIM))
     yield ["COMMIT"]
     return new
 
@@ -123,46 +101,31 @@ def store_in(sql: Statements, messages: Sequence[Message], *, now: str, claim: s
     The count of affected rows is not used: many libraries make the server count rows that stayed as they were.
     """
     new: list[str] = []
-    for group in _insertable(_first_of_equal_ids(messages)):
+    for group in _insertable(unique_messages(messages)):
         yield [sql.insert(group, now=now, claim=claim)]
-        new += yield from _stored_now(sql, [message.id for message in group], claim)
+        new += yield from _newly_inserted(sql, [message.id for message in group], claim)
     return new
 
 
-def _stored_now(sql: Statements, ids: Sequence[str], claim: str) -> Steps[list[str]]:
+def _newly_inserted(sql: Statements, ids: Sequence[str], claim: str) -> Steps[list[str]]:
     (result,) = yield [sql.inserted(ids, claim=claim)]
     stored = {bytes(row[0]).decode() for row in result.rows}
     return [message_id for message_id in ids if message_id in stored]
 
 
-def _not_living(sql: Statements, messages: Sequence[Message]) -> Steps[list[Message]]:
-    living: set[str] = set()
+def _without_stored(sql: Statements, messages: Sequence[Message]) -> Steps[list[Message]]:
+    stored: set[str] = set()
     for group in chunks(messages, ROWS_MAX):
-        (result,) = yield [sql.living(message.id for message in group)]
-        living |= {bytes(row[0]).decode() for row in result.rows}
-    return [message for message in messages if message.id not in living]
+        (result,) = yield [sql.select_stored(message.id for message in group)]
+        stored |= {bytes(row[0]).decode() for row in result.rows}
+    return [message for message in messages if message.id not in stored]
 
 
-def _first_of_equal_ids(messages: Sequence[Message]) -> list[Message]:
-    unique: dict[str, Message] = {}
-    for message in messages:
-        unique.setdefault(message.id, message)
-    return list(unique.values())
-
-
-def _insertable(messages: Iterable[Message]) -> Generator[list[Message], None, None]:
-    """Part messages into groups for one statement each."""
-    group: list[Message] = []
-    size = 0
-    for message in messages:
-        length = len(message.body)
-        if group and (len(group) >= ROWS_MAX or size + length > INSERT_BYTES):
-            yield group
-            group, size = [], 0
-        group.append(message)
-        size += length
-    if group:
-        yield group
+def _insertable(messages: Iterable[Message]) -> Iterator[list[Message]]:
+    """Split messages into groups for one statement each."""
+    return batches_by_size(
+        messages, size_of=lambda message: len(message.body), size_max=INSERT_BYTES, count_max=ROWS_MAX
+    )
 
 
 # -- settling ------------------------------------------------------------------------------------
@@ -172,12 +135,12 @@ def _insertable(messages: Iterable[Message]) -> Generator[list[Message], None, N
 class _Plan:
     """Settlements sorted by what the server has to do for them."""
 
-    completed: list[Held] = field(default_factory=list[Held])
+    completed: list[LeaseKey] = field(default_factory=list[LeaseKey])
     results: list[KeptResult] = field(default_factory=list[KeptResult])
     endings: list[Ending] = field(default_factory=list[Ending])
     follow_ups: list[Message] = field(default_factory=list[Message])
 
-    def add(self, held: Held, settlement: Settlement) -> None:
+    def add(self, held: LeaseKey, settlement: Settlement) -> None:
         match settlement:
             case Complete(result=result):
                 self.completed.append(held)
@@ -201,7 +164,7 @@ class _Plan:
         return made
 
 
-def _ending(held: Held, settlement: Release | Bury, delay_us: int, reason: str | None) -> Ending:
+def _ending(held: LeaseKey, settlement: Release | Bury, delay_us: int, reason: str | None) -> Ending:
     error = settlement.error.to_json() if settlement.error else None
     return Ending(
         held=held,
@@ -213,7 +176,7 @@ def _ending(held: Held, settlement: Release | Bury, delay_us: int, reason: str |
     )
 
 
-Entry = tuple[Held, str, Settlement]
+Entry = tuple[LeaseKey, str, Settlement]
 
 
 def _entries(batch: Settlements, lost: set[str]) -> list[Entry]:
@@ -234,9 +197,9 @@ def _plan(entries: Iterable[Entry]) -> _Plan:
     return plan
 
 
-def _lost_of(entries: Iterable[Entry], result: Result) -> set[str]:
-    standing = set(result.rows)
-    return {message_id for held, message_id, _ in entries if held not in standing}
+def _lost_ids(entries: Iterable[Entry], result: Result) -> set[str]:
+    held_keys = set(result.rows)
+    return {message_id for held, message_id, _ in entries if held not in held_keys}
 
 
 def settle(sql: Statements, settlements: Settlements, *, now: str, claim: str) -> Steps[set[str]]:
@@ -245,9 +208,9 @@ def settle(sql: Statements, settlements: Settlements, *, now: str, claim: str) -
     for batch in batches:
         for entries in chunks(_entries(batch, lost), ROWS_MAX):
             (result,) = yield [sql.held(held for held, _, _ in entries)]
-            lost |= _lost_of(entries, result)
-            standing = set(result.rows)
-            plan = _plan(entry for entry in entries if entry[0] in standing)
+            lost |= _lost_ids(entries, result)
+            held_keys = set(result.rows)
+            plan = _plan(entry for entry in entries if entry[0] in held_keys)
             if made := plan.statements(sql, now):
                 yield made
             if plan.follow_ups:
@@ -259,7 +222,7 @@ def extend(
     sql: Statements, leases: Sequence[Lease], *, lease_us: int, offset_us: int
 ) -> Steps[tuple[set[str], set[str]]]:
     """Renew leases in a transaction of our own; return the ids of lost ones, and the queues where one ends sooner."""
-    lost: set[Held] = set()
+    lost: set[LeaseKey] = set()
     sooner: set[str] = set()
     held = [(parse_token(lease.token), lease.message_id) for lease in leases]
     now = server_now(offset_us)
@@ -273,12 +236,12 @@ def extend(
     return {message_id for pair, message_id in held if pair is None or pair in lost}, sooner
 
 
-# -- the worker's turn ---------------------------------------------------------------------------
+# -- settling and reserving ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claimed:
-    """What a claim got: leases in the order of reserve, and the last position taken in each queue."""
+    """What a claim leased, in the order of reserve, and the last position in each queue."""
 
     leases: list[Lease]
     last: dict[str, Position]
@@ -291,12 +254,12 @@ class Claim:
     queues: tuple[str, ...]
     limit: int
     lease_us: int
-    floors: Mapping[str, Position] = field(default_factory=dict[str, Position])
+    start_after: Mapping[str, Position] = field(default_factory=dict[str, Position])
 
     def statements(self, sql: Statements) -> list[str]:
         """Return the statements; the last one selects the leases."""
         first, *others = self.queues
-        after, lease_us = self.floors.get, self.lease_us
+        after, lease_us = self.start_after.get, self.lease_us
         made = [sql.claim(first, limit=self.limit, now=NOW, lease_us=lease_us, after=after(first))]
         if others:
             made.insert(0, f"SET @asynctasq_left = {self.limit}")
@@ -325,30 +288,30 @@ class Claim:
         return Claimed(leases=leases, last={names[row[1]]: (row[9], row[0]) for row in rows})
 
 
-def work(
+def turn(
     sql: Statements, settlements: Settlements, claim: Claim | None, *, offset_us: int
 ) -> Steps[tuple[set[str], Claimed]]:
     """Settle, then reserve, in one transaction of our own and, without follow-ups, in one packet."""
     closing = [*(claim.statements(sql) if claim else []), "COMMIT"]
     lost: set[str] = set()
     if not settlements:
-        results = yield ["START TRANSACTION", *_instant(offset_us), *closing]
+        results = yield ["START TRANSACTION", *_set_now(offset_us), *closing]
     elif entries := _one_packet(settlements, lost):
-        # The fence stands in every statement, so nothing depends on the answer to the first one. It locks
-        # before the instant is taken: a lease must not be granted for the time that it waited.
+        # Every statement checks the tokens, so nothing depends on the reply to the first one. It locks before
+        # now is read: a lease must not be granted for the time that it waited.
         made = _plan(entries).statements(sql, NOW)
         lock = sql.held(held for held, _, _ in entries)
-        results = yield ["START TRANSACTION", lock, *_instant(offset_us), *made, *closing]
-        lost |= _lost_of(entries, results[1])
+        results = yield ["START TRANSACTION", lock, *_set_now(offset_us), *made, *closing]
+        lost |= _lost_ids(entries, results[1])
     else:
-        yield ["START TRANSACTION", *_instant(offset_us)]
+        yield ["START TRANSACTION", *_set_now(offset_us)]
         lost = yield from settle(sql, settlements, now=NOW, claim=CLAIM)
-        results = yield [*_instant(offset_us), *closing]
+        results = yield [*_set_now(offset_us), *closing]
     return lost, claim.read(results[-2]) if claim else Claimed(leases=[], last={})
 
 
 def _one_packet(settlements: Settlements, lost: set[str]) -> list[Entry]:
-    """Return the entries if one packet can hold all of them, else nothing."""
+    """Return the entries if one packet can settle all of them, else nothing."""
     if len(settlements) > ROWS_MAX or any(settlement.follow_ups for _, settlement in settlements):
         return []
     (batch, *others), twice = independent_batches(settlements)
@@ -357,15 +320,15 @@ def _one_packet(settlements: Settlements, lost: set[str]) -> list[Entry]:
     return _entries(batch, lost)
 
 
-# -- operators -----------------------------------------------------------------------------------
+# -- inspecting -----------------------------------------------------------------------------------
 
 
 def remove(sql: Statements, message_ids: Sequence[str], *, dead: bool, offset_us: int) -> Steps[set[str]]:
-    """Delete dead letters, or what nobody holds, in a transaction of our own; return the ids."""
+    """Delete dead letters, or messages that are not leased, in a transaction of our own; return the ids."""
     removed: set[str] = set()
     yield ["START TRANSACTION"]
     for group in chunks(message_ids, ROWS_MAX):
-        # Locked by the key, as everything else does: by id first, it would deadlock with those who delete.
+        # Locked by the primary key, as in every transaction: locked by id, it would deadlock with deletes.
         (known,) = yield [sql.seqs(group)]
         if not known.rows:
             continue
@@ -377,8 +340,8 @@ def remove(sql: Statements, message_ids: Sequence[str], *, dead: bool, offset_us
     return removed
 
 
-def stored(row: Sequence[Any], now_us: int) -> StoredMessage:
-    """Return what an operator sees of one row of `LIVING_COLUMNS`."""
+def to_stored_message(row: Sequence[Any], now_us: int) -> StoredMessage:
+    """Return what an operator sees of one row of `MESSAGE_COLUMNS`."""
     message_id, queue, body, leased, attempts, crashes, enqueued_us, visible_us, reason, error = row
     return stored_message(
         (

@@ -4,10 +4,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from asynctasq.drivers.base import Settlements
-from asynctasq.drivers.postgres_driver.rows import enqueue_columns, full_columns, lost_ids, parts_of
+from asynctasq.drivers.batches import unique_messages
+from asynctasq.drivers.postgres_driver.rows import lost_ids, message_batches, message_columns, settlement_columns
 from asynctasq.drivers.postgres_driver.statements import Statements
-from asynctasq.drivers.sql import foreign_connections as _foreign
-from asynctasq.drivers.sql.checks import independent_batches
+from asynctasq.drivers.sql.caller_connections import adapt, adapt_sync
+from asynctasq.drivers.sql.settlements import independent_batches
 from asynctasq.errors import UnsupportedFeature
 from asynctasq.kernel.messages import Message
 
@@ -17,9 +18,9 @@ DIALECT = "postgresql"
 
 
 class InCallersTransaction:
-    """Runs the driver's statements on others' connections; `store` is the id of our own store, None if not known.
+    """Runs the driver's statements on callers' connections; `store` is the id of our own store, None if not known.
 
-    Each statement says in which store it ran, so a connection to another database is found out in the same
+    Each statement says in which store it ran, so a connection to another database is detected in the same
     round trip, and an enqueue in the wrong one stores nothing.
     """
 
@@ -30,37 +31,37 @@ class InCallersTransaction:
 
     async def enqueue(self, connection: Any, messages: Sequence[Message], store: str | None) -> list[str]:
         """Do `Transactional.enqueue_in`."""
-        callers = _foreign.adapt(connection, dialect=DIALECT)
+        callers = adapt(connection, dialect=DIALECT)
         new: set[str] = set()
-        for part in parts_of(messages):
-            rows = await callers.fetch(self._sql.enqueue, self._enqueue_values(part, store))
+        for batch in message_batches(messages):
+            rows = await callers.fetch(self._sql.enqueue, self._enqueue_values(batch, store))
             new |= self._stored(rows, store)
         return _in_order(messages, new)
 
     def enqueue_sync(self, connection: Any, messages: Sequence[Message], store: str | None) -> list[str]:
         """Do `Transactional.enqueue_in_sync`."""
-        callers = _foreign.adapt_sync(connection, dialect=DIALECT)
+        callers = adapt_sync(connection, dialect=DIALECT)
         new: set[str] = set()
-        for part in parts_of(messages):
-            rows = callers.fetch(self._sql.enqueue, self._enqueue_values(part, store))
+        for batch in message_batches(messages):
+            rows = callers.fetch(self._sql.enqueue, self._enqueue_values(batch, store))
             new |= self._stored(rows, store)
         return _in_order(messages, new)
 
     async def settle(self, connection: Any, settlements: Settlements, store: str | None) -> set[str]:
         """Do `Transactional.settle_in`."""
-        callers = _foreign.adapt(connection, dialect=DIALECT)
+        callers = adapt(connection, dialect=DIALECT)
         batches, lost = independent_batches(settlements)
         for batch in batches:
-            rows = await callers.fetch(self._sql.settle_full, [self._offset_us(), *full_columns(batch)])
+            rows = await callers.fetch(self._sql.settle_full, [self._offset_us(), *settlement_columns(batch)])
             lost |= self._lost(batch, rows, store)
         return lost
 
     def settle_sync(self, connection: Any, settlements: Settlements, store: str | None) -> set[str]:
         """Do `Transactional.settle_in_sync`."""
-        callers = _foreign.adapt_sync(connection, dialect=DIALECT)
+        callers = adapt_sync(connection, dialect=DIALECT)
         batches, lost = independent_batches(settlements)
         for batch in batches:
-            rows = callers.fetch(self._sql.settle_full, [self._offset_us(), *full_columns(batch)])
+            rows = callers.fetch(self._sql.settle_full, [self._offset_us(), *settlement_columns(batch)])
             lost |= self._lost(batch, rows, store)
         return lost
 
@@ -69,8 +70,8 @@ class InCallersTransaction:
         self._check_store(found, store)
         return lost_ids(batch, won)
 
-    def _enqueue_values(self, part: Sequence[Message], store: str | None) -> list[Any]:
-        return [self._offset_us(), *enqueue_columns(part), store]
+    def _enqueue_values(self, batch: Sequence[Message], store: str | None) -> list[Any]:
+        return [self._offset_us(), *message_columns(batch), store]
 
     def _stored(self, rows: Sequence[Any], store: str | None) -> set[str]:
         self._check_store(rows[-1][0], store)
@@ -85,4 +86,4 @@ class InCallersTransaction:
 
 
 def _in_order(messages: Sequence[Message], new: set[str]) -> list[str]:
-    return [message_id for message_id in dict.fromkeys(message.id for message in messages) if message_id in new]
+    return [message.id for message in unique_messages(messages) if message.id in new]

@@ -1,8 +1,8 @@
-"""Connections to PostgreSQL for one event loop: a small pool, a listener, and the translation of errors.
+"""Connections to PostgreSQL for one event loop: a small pool, a listener, and the mapping of errors.
 
 asyncpg's own pool sends a reset statement at every release, a second round trip for each of ours; our
-statements leave nothing to reset. No statement is ever cancelled in mid-command: it is given a moment to
-end, then its connection is discarded.
+statements leave nothing to reset. No statement is ever cancelled in mid-command: it may end within a second,
+or its connection is discarded.
 """
 
 import asyncio
@@ -15,26 +15,27 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 import asyncpg
 
+from asynctasq.drivers.loops import close_socket
 from asynctasq.errors import AsyncTasqError, ConfigError, DriverError, DriverMisconfigured, DriverUnavailable
 
-__all__ = ["Address", "Listener", "Operation", "Pool", "Undo", "errors_mapped", "is_conflict"]
+__all__ = ["Address", "Listener", "OnCancelled", "Operation", "Pool", "is_conflict", "mapped_errors"]
 
 T = TypeVar("T")
 
 _connect: Callable[..., Awaitable[Any]] = asyncpg.connect  # pyright: ignore[reportUnknownMemberType,reportUnknownVariableType] - its parameters are not annotated
 
 Operation = Callable[[Any], Coroutine[Any, Any, T]]
-Undo = Callable[[Any, T], Coroutine[Any, Any, object]]
+OnCancelled = Callable[[Any, T], Coroutine[Any, Any, object]]
 
-CANCELLED_S = 1.0
+CANCELLED_GRACE_S = 1.0
 CLOSE_S = 2.0
-LISTEN_AGAIN_S = 5.0
+RELISTEN_S = 5.0
 
 UNAVAILABLE_CLASSES = frozenset({"08", "25", "40", "53", "55", "57", "58", "XX"})
 MISCONFIGURED_CLASSES = frozenset({"0A", "26", "28", "3D", "3F", "42"})
 
 # The plans are known to be right whatever the statistics say: each walks one index in its order. Left alone,
-# the planner would plan anew at every call, or take a plan for an empty table into a full one.
+# the planner would plan again at every call, or keep for a full table the plan of an empty one.
 PLANNER_SETTINGS = {
     "plan_cache_mode": "force_generic_plan",
     "enable_seqscan": "off",
@@ -54,7 +55,7 @@ def is_conflict(error: Exception) -> bool:
 
 
 @contextmanager
-def errors_mapped(where: str) -> Generator[None, None, None]:
+def mapped_errors(where: str) -> Generator[None, None, None]:
     """Turn what asyncpg and the network raise into a `DriverError` that names the address."""
     try:
         yield
@@ -134,9 +135,9 @@ class Address:
                 raise
         return connection
 
-    async def apart(self, where: str, operation: Operation[T]) -> T:
-        """Run on a connection of its own: the pool opens only on a schema that is up to date."""
-        with errors_mapped(where):
+    async def run_alone(self, where: str, operation: Operation[T]) -> T:
+        """Run on a new connection, closed afterwards: the pool opens only on a schema that is up to date."""
+        with mapped_errors(where):
             connection = await self.connect()
             try:
                 return await operation(connection)
@@ -155,16 +156,16 @@ class Pool:
         self._slots = asyncio.Semaphore(max_connections)
         self._idle: list[Any] = []
         self._busy: dict[Any, None] = {}
-        self._drained = asyncio.Event()
+        self._all_idle = asyncio.Event()
         self._closed = False
 
     async def run(
         self,
         operation: Operation[T],
         *,
-        undo: Undo[T] | None = None,
+        on_cancelled: OnCancelled[T] | None = None,
     ) -> T:
-        """Run one operation on a connection of its own. If the caller is cancelled meanwhile, `undo` its result."""
+        """Run one operation on one connection. If the caller is cancelled meanwhile, `on_cancelled` gets the result."""
         async with self._slots:
             connection = self._take_idle() or await self._connect()
             self._busy[connection] = None
@@ -173,7 +174,7 @@ class Pool:
                 # Unlike awaiting the task, waiting for it does not cancel it when we are cancelled.
                 await asyncio.wait((task,), timeout=self._command_timeout_s)
             except asyncio.CancelledError:
-                await self._end(connection, task, undo)
+                await self._finish_cancelled(connection, task, on_cancelled)
                 raise
             finally:
                 self._give_back(connection, task)
@@ -191,8 +192,8 @@ class Pool:
     def _give_back(self, connection: Any, task: "asyncio.Task[T]") -> None:
         self._busy.pop(connection, None)
         if not self._busy:
-            self._drained.set()
-        task.add_done_callback(_forget)
+            self._all_idle.set()
+        task.add_done_callback(_retrieve_exception)
         if not task.done() or task.cancelled():
             connection.terminate()
         elif connection.is_closed():
@@ -203,22 +204,22 @@ class Pool:
         else:
             self._idle.append(connection)
 
-    async def _end(
+    async def _finish_cancelled(
         self,
         connection: Any,
         task: "asyncio.Task[T]",
-        undo: Undo[T] | None,
+        on_cancelled: OnCancelled[T] | None,
     ) -> None:
-        """Give a command whose caller was cancelled a moment to end, so that connection and result are not lost."""
-        await asyncio.wait((task,), timeout=CANCELLED_S)
-        if undo is None or not task.done() or task.cancelled() or task.exception() is not None:
+        """Wait shortly for a command whose caller was cancelled, so that connection and result are not lost."""
+        await asyncio.wait((task,), timeout=CANCELLED_GRACE_S)
+        if on_cancelled is None or not task.done() or task.cancelled() or task.exception() is not None:
             return
-        undoing = asyncio.get_running_loop().create_task(undo(connection, task.result()))
+        cleaning_up = asyncio.get_running_loop().create_task(on_cancelled(connection, task.result()))
         try:
-            await asyncio.wait((undoing,), timeout=CANCELLED_S)
+            await asyncio.wait((cleaning_up,), timeout=CANCELLED_GRACE_S)
         finally:
-            undoing.add_done_callback(_forget)
-            if not undoing.done():
+            cleaning_up.add_done_callback(_retrieve_exception)
+            if not cleaning_up.done():
                 connection.terminate()
 
     def _discard_idle(self) -> None:
@@ -227,36 +228,36 @@ class Pool:
         self._idle.clear()
 
     async def close(self) -> None:
-        """Close what is idle, give what is busy two seconds, then cut it."""
+        """Close idle connections; let busy ones finish for two seconds, then terminate them."""
         self._closed = True
         idle, self._idle = self._idle, []
         async with asyncio.TaskGroup() as group:
             for connection in idle:
                 group.create_task(close_bounded(connection))
-            group.create_task(self._cut_busy())
+            group.create_task(self._terminate_busy())
 
-    async def _cut_busy(self) -> None:
+    async def _terminate_busy(self) -> None:
         if self._busy:
-            self._drained.clear()
+            self._all_idle.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(CLOSE_S):
-                    await self._drained.wait()
+                    await self._all_idle.wait()
         for connection in list(self._busy):
             connection.terminate()
 
     def abandon(self) -> None:
-        """Let go of connections whose loop is gone: only their sockets remain to be closed."""
+        """Close the sockets of connections whose loop was closed."""
         for connection in (*self._idle, *self._busy):
             _close_socket(connection)
 
 
-def _forget(task: "asyncio.Task[Any]") -> None:
+def _retrieve_exception(task: "asyncio.Task[Any]") -> None:
     if not task.cancelled():
         task.exception()
 
 
 async def close_bounded(connection: Any) -> None:
-    """Close within two seconds; what can't be closed by then is cut."""
+    """Close within two seconds, then terminate."""
     try:
         async with asyncio.timeout(CLOSE_S):
             await connection.close(timeout=CLOSE_S)
@@ -269,11 +270,7 @@ def _close_socket(connection: Any) -> None:
     # `terminate` schedules on the loop, which is closed and refuses.
     with suppress(RuntimeError, AttributeError, OSError):
         connection.terminate()
-    # asyncio's transport needs its loop to close the socket and would warn that nobody did.
-    sock = getattr(transport, "_sock", None)
-    if sock is not None:
-        sock.close()
-        transport._sock = None  # noqa: SLF001 - see above
+    close_socket(transport)
 
 
 class Listener:
@@ -296,7 +293,7 @@ class Listener:
         return self._connection is not None and not self._connection.is_closed()
 
     async def ensure(self) -> bool:
-        """Listen, if that is possible; say whether we do. Who waits can look from time to time instead."""
+        """Listen, if that is possible; say whether we do. If not, waiting calls poll."""
         if self.listens:
             return True
         loop = asyncio.get_running_loop()
@@ -306,7 +303,7 @@ class Listener:
             try:
                 await self._listen()
             except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
-                self._not_before = loop.time() + LISTEN_AGAIN_S
+                self._not_before = loop.time() + RELISTEN_S
             return self.listens
 
     async def _listen(self) -> None:

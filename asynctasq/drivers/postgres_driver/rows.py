@@ -6,6 +6,7 @@ from operator import itemgetter
 from typing import Any
 
 from asynctasq.drivers.base import Settlements
+from asynctasq.drivers.batches import batches_by_size
 from asynctasq.drivers.postgres_driver.statements import KIND_BURY, KIND_COMPLETE, KIND_RELEASE
 from asynctasq.kernel.messages import (
     MICROSECONDS,
@@ -20,32 +21,31 @@ from asynctasq.kernel.messages import (
 )
 
 __all__ = [
-    "ANYTHING_US",
-    "Horizon",
+    "NO_BOUND_US",
+    "ScanBounds",
     "delay_us",
-    "enqueue_columns",
-    "firsts_of",
-    "full_columns",
-    "held_columns",
+    "first_visible_us",
+    "lease_columns",
     "leases_from",
     "lost_ids",
     "makes_visible",
-    "noisy_queues",
-    "parts_of",
+    "message_batches",
+    "message_columns",
+    "settlement_columns",
 ]
 
-ANYTHING_US = -(2**63)
+NO_BOUND_US = -(2**63)
 DELAY_US_MAX = 2**62
-# Only the form that `leases_from` writes: two texts must not mean one token.
+# Only the form that `leases_from` writes: one token has one text.
 TOKEN = re.compile(r"([1-9][0-9]{0,17})\.([1-9][0-9]{0,17})\Z")
 
 CHUNK_MESSAGES = 5_000
 CHUNK_BYTES = 32 * 1024 * 1024
 
 SLOW_US, SLOW_US_PER_ROW = 5_000, 100
-SLACK_US = 250_000
-REWALK_US_MIN, REWALK_US_MAX = 1_000_000, 5_000_000
-REWALK_SHARE = 20
+MARGIN_US = 250_000
+FULL_SCAN_US_MIN, FULL_SCAN_US_MAX = 1_000_000, 5_000_000
+FULL_SCAN_COST_FACTOR = 20
 
 
 def delay_us(seconds: float) -> int:
@@ -53,7 +53,7 @@ def delay_us(seconds: float) -> int:
     return microseconds(seconds) if seconds * MICROSECONDS < DELAY_US_MAX else DELAY_US_MAX
 
 
-def enqueue_columns(messages: Sequence[Message]) -> tuple[list[str], list[str], list[bytes], list[int]]:
+def message_columns(messages: Sequence[Message]) -> tuple[list[str], list[str], list[bytes], list[int]]:
     """Return ids, queues, bodies and delays."""
     return (
         [message.id for message in messages],
@@ -63,10 +63,10 @@ def enqueue_columns(messages: Sequence[Message]) -> tuple[list[str], list[str], 
     )
 
 
-def held_columns(leases: Sequence[Lease]) -> tuple[list[str], list[int], list[int]]:
-    """Return ids, arrivals and token numbers, ordered by id; leases with tokens that were never ours are left out.
+def lease_columns(leases: Sequence[Lease]) -> tuple[list[str], list[int], list[int]]:
+    """Return ids, arrivals and token numbers, ordered by id; leases whose tokens we never granted are left out.
 
-    A token is "arrival.number": it stays unique even when a message with the same id lives again later.
+    A token is "arrival.number": it stays unique even when a message with the same id is stored again later.
     """
     matches = [(lease.message_id, TOKEN.match(lease.token)) for lease in leases]
     rows = sorted((message_id, int(match[1]), int(match[2])) for message_id, match in matches if match)
@@ -94,12 +94,12 @@ def _json(error: ErrorRecord | None) -> str | None:
     return None if error is None else error.to_json()
 
 
-def full_columns(settlements: Settlements) -> list[Any]:
+def settlement_columns(settlements: Settlements) -> list[Any]:
     """Return the sixteen columns of the statement that applies any settlements: eleven of them, five of follow-ups."""
     columns: list[list[Any]] = [[] for _ in range(16)]
     position = 0
     for lease, settlement in settlements:
-        ids, seqs, numbers = held_columns([lease])
+        ids, seqs, numbers = lease_columns([lease])
         if not ids:
             continue
         position += 1
@@ -144,32 +144,21 @@ def lost_ids(batch: Settlements, won: Sequence[str] | None) -> set[str]:
     return {message_id for message_id in ids if message_id not in settled or ids.count(message_id) > 1}
 
 
-def firsts_of(rows: Sequence[Any], queues: Sequence[str], limit: int, now_us: int) -> dict[str, int]:
-    """Return where each queue that a claim walked begins: at its first message, or now if it had none."""
-    firsts: dict[str, int] = dict.fromkeys(queues, now_us) if len(rows) < limit else {}
+def first_visible_us(rows: Sequence[Any], queues: Sequence[str], limit: int, now_us: int) -> dict[str, int]:
+    """Return where each queue that a claim scanned begins: at its first message, or now if it had none."""
+    first_us: dict[str, int] = dict.fromkeys(queues, now_us) if len(rows) < limit else {}
     for row in reversed(rows):
-        firsts[row[5]] = row[1]
-    return firsts
+        first_us[row[5]] = row[1]
+    return first_us
 
 
-def parts_of(messages: Sequence[Message]) -> list[Sequence[Message]]:
-    """Part messages so that one statement carries neither too many nor too many bytes."""
-    parts: list[Sequence[Message]] = []
-    start = size = 0
-    for index, message in enumerate(messages):
-        if index > start and (index - start == CHUNK_MESSAGES or size + len(message.body) > CHUNK_BYTES):
-            parts.append(messages[start:index])
-            start, size = index, 0
-        size += len(message.body)
-    if start < len(messages):
-        parts.append(messages[start:])
-    return parts
-
-
-def noisy_queues(batch: Settlements) -> set[str]:
-    """Return the queues in which a batch may have made something visible."""
-    queues = {lease.queue for lease, settlement in batch if isinstance(settlement, Release)}
-    return queues | {message.queue for _, settlement in batch for message in settlement.follow_ups}
+def message_batches(messages: Sequence[Message]) -> list[list[Message]]:
+    """Split messages so that one statement carries neither too many nor too many bytes."""
+    return list(
+        batches_by_size(
+            messages, size_of=lambda message: len(message.body), size_max=CHUNK_BYTES, count_max=CHUNK_MESSAGES
+        )
+    )
 
 
 def makes_visible(batch: Settlements, queues: Sequence[str]) -> bool:
@@ -181,40 +170,40 @@ def makes_visible(batch: Settlements, queues: Sequence[str]) -> bool:
     )
 
 
-class Horizon:
-    """From where in a queue's index the next claim starts.
+class ScanBounds:
+    """Where in a queue's index the next claim starts its scan.
 
-    Normally from its beginning. While a long transaction anywhere in the database keeps vacuum from removing
-    the versions of messages that are done, each claim would walk over all of them. A claim that is seen to
-    be slow twice is therefore followed by claims that start a quarter of a second before the first message
-    found last; the beginning is walked again at least every five seconds, for messages of transactions that
-    committed late. Nothing is skipped for good and no message that was committed in time is passed over.
+    Normally at its beginning. While a long transaction anywhere in the database keeps vacuum from removing
+    the versions of messages that are done, each claim would scan all of them. After two slow claims the next
+    ones therefore start a quarter of a second before the first message found last; the index is scanned from its
+    beginning at least every five seconds, for messages of transactions that committed late. Nothing is skipped
+    for good, and no message that was committed in time is skipped.
     """
 
-    __slots__ = ("_lower_us", "_offset_us", "_rewalk_at_us", "_slow")
+    __slots__ = ("_full_scan_at_us", "_lower_us", "_offset_us", "_slow")
 
     def __init__(self) -> None:
         self._lower_us: dict[str, int] = {}
         self._slow = 0
-        self._rewalk_at_us = 0
+        self._full_scan_at_us = 0
         self._offset_us = 0
 
     def lower_us(self, queues: Sequence[str]) -> list[int]:
         """Return the lower bound of each queue for the next statement."""
         if not self._lower_us:
-            return [ANYTHING_US] * len(queues)
-        return [self._lower_us.get(queue, ANYTHING_US) for queue in queues]
+            return [NO_BOUND_US] * len(queues)
+        return [self._lower_us.get(queue, NO_BOUND_US) for queue in queues]
 
-    def at_offset(self, offset_us: int) -> None:
+    def forget_if_shifted(self, offset_us: int) -> None:
         """Forget everything if the clock was shifted since the last statement."""
         if offset_us != self._offset_us:
             self._offset_us = offset_us
             self._lower_us.clear()
             self._slow = 0
 
-    def note(self, now_us: int, took_us: int, rows: int, first_us: dict[str, int]) -> None:
-        """Learn from a statement: what it took, and where each queue that was walked begins."""
-        if self._lower_us and now_us >= self._rewalk_at_us:
+    def note_scan(self, now_us: int, took_us: int, rows: int, first_us: dict[str, int]) -> None:
+        """Note how long a scan took, and where each queue that it read begins."""
+        if self._lower_us and now_us >= self._full_scan_at_us:
             self._lower_us.clear()
         elif self._lower_us:
             self._advance(now_us, first_us)
@@ -223,10 +212,10 @@ class Horizon:
         elif self._slow == 0:
             self._slow = 1
         else:
-            pause_us = min(max(REWALK_US_MIN, took_us * REWALK_SHARE), REWALK_US_MAX)
-            self._rewalk_at_us = now_us + pause_us
+            pause_us = min(max(FULL_SCAN_US_MIN, took_us * FULL_SCAN_COST_FACTOR), FULL_SCAN_US_MAX)
+            self._full_scan_at_us = now_us + pause_us
             self._advance(now_us, first_us)
 
     def _advance(self, now_us: int, first_us: dict[str, int]) -> None:
         for queue, visible_us in first_us.items():
-            self._lower_us[queue] = min(visible_us, now_us) - SLACK_US
+            self._lower_us[queue] = min(visible_us, now_us) - MARGIN_US

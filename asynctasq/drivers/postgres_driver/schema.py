@@ -4,7 +4,8 @@ from typing import Any
 
 from asynctasq.drivers.base import Migration
 from asynctasq.drivers.postgres_driver.statements import Names
-from asynctasq.drivers.sql.checks import apply_pending, quote
+from asynctasq.drivers.sql.identifiers import quote
+from asynctasq.drivers.sql.migrations import apply_pending
 
 __all__ = ["migrate", "migrations", "schema_version"]
 
@@ -82,10 +83,10 @@ async def migrate(connection: Any, names: Names) -> list[int]:
     async with connection.transaction():
         # Held until the transaction ends: a second migration waits here, then finds nothing to do.
         await connection.fetchval("SELECT pg_advisory_xact_lock($1::bigint)", names.lock_key)
-        return await apply_pending(_Store(connection, names), migrations(names))
+        return await apply_pending(_MigrationStore(connection, names), migrations(names))
 
 
-class _Store:
+class _MigrationStore:
     """One connection inside the transaction of `migrate`."""
 
     def __init__(self, connection: Any, names: Names) -> None:

@@ -7,7 +7,7 @@ integer microseconds. `clock` is read once per statement, from the server.
 from dataclasses import dataclass
 from hashlib import blake2b
 
-from asynctasq.drivers.sql.checks import check_identifier, quote
+from asynctasq.drivers.sql.identifiers import check_identifier, quote
 
 __all__ = ["KIND_BURY", "KIND_COMPLETE", "KIND_RELEASE", "Names", "Statements"]
 
@@ -85,7 +85,7 @@ class Statements:
         given = "unnest($2::text[], $3::bigint[], $4::bigint[]) AS g(id, seq, token)"
         ours = "m.id = g.id AND m.seq = g.seq AND m.token = g.token AND m.leased"
         # The outer scan gives the leases in the order of their ids, so two batches lock rows in one order.
-        # Rows are as they were before for `sooner`: who waits for one of these queues sleeps too long now.
+        # `sooner` sees the rows as they were before: calls that wait for these queues would sleep too long now.
         self.extend = f"""
             WITH {CLOCK}, sooner AS MATERIALIZED (
                 SELECT m.queue FROM clock, {given} JOIN {m} m ON {ours} WHERE m.visible_us > clock.us + $5::bigint
@@ -96,9 +96,9 @@ class Statements:
             SELECT id, seq, token, (SELECT array_agg(DISTINCT queue) FROM sooner), (SELECT count(*) FROM woken)
             FROM renewed"""
         self.store = f"SELECT s.id FROM {self._store} s"
-        self._operator_statements()
+        self._inspection_statements()
 
-    def _operator_statements(self) -> None:
+    def _inspection_statements(self) -> None:
         m = self._m
         columns = (
             "m.id, m.queue, m.body, m.leased, m.attempts, m.crashes, m.enqueued_us, m.visible_us, m.reason, m.error"
@@ -158,7 +158,7 @@ class Statements:
         self.fetch_result = f"""
             WITH {CLOCK} SELECT r.result FROM clock, {self._results} r
             WHERE r.id = $2::text AND r.expires_us > clock.us"""
-        self.forget_results = f"""
+        self.prune_results = f"""
             WITH {CLOCK}, old AS MATERIALIZED (
                 SELECT r.id FROM clock, {self._results} r WHERE r.expires_us <= clock.us
                 ORDER BY r.expires_us LIMIT 1000 FOR UPDATE OF r SKIP LOCKED
@@ -191,11 +191,11 @@ class Statements:
         )
 
     def _claim_ctes(self, first: int, *, guard: str) -> str:
-        """Take visible rows in the order of the index; parameters: queues, lower bounds, limit, lease.
+        """Lease visible rows in the order of the index; parameters: queues, lower bounds, limit, lease.
 
-        The row is updated through its physical place: it is locked, so it can't move. A row that changed
-        between the snapshot and the lock has a newer place, unknown to the snapshot: it is left for the next
-        claim. `guard` makes the settling part come first; rows it changed are then skipped by the lock.
+        The row is updated through its ctid: it is locked, so it can't move. A row that changed between the
+        snapshot and the lock has a newer ctid, unknown to the snapshot: it is left for the next claim. `guard`
+        makes the settling part come first; rows it changed are then skipped by the lock.
         """
         queues, lower, limit, lease = (f"${first + n}" for n in range(4))
         return f"""picked AS MATERIALIZED (
@@ -267,6 +267,6 @@ class Statements:
                 WHERE (SELECT count(*) FROM settled) >= 0
                 ORDER BY f.position
                 ON CONFLICT (id) DO NOTHING RETURNING queue
-            ), noisy AS (
+            ), changed_queues AS (
                 SELECT queue FROM followed UNION ALL SELECT h.queue FROM held h WHERE h.kind = {KIND_RELEASE}
-            ), {self._woken("noisy")}"""
+            ), {self._woken("changed_queues")}"""

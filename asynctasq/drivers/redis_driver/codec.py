@@ -111,7 +111,7 @@ def _decode_lease(message_id: bytes, state: bytes, value: bytes, expires_at: flo
 
 
 def decode_stored(reply: Sequence[Any]) -> list[StoredMessage]:
-    """Rebuild messages from the time of the look, then id, stored message, state, error, visible_at of each."""
+    """Rebuild messages from the time of the call, then id, stored message, state, error, visible_at of each."""
     now = int(reply[0]) / MICROSECONDS
     return [_decode_stored(reply[first : first + 5], now) for first in range(1, len(reply), 5)]
 

@@ -2,20 +2,20 @@
 
 import asyncio
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
 from asynctasq.drivers.base import YES, Capabilities, Driver, Page, Settlements, partial
+from asynctasq.drivers.checks import check_messages, check_queue_names, is_message_id
 from asynctasq.drivers.loops import PerLoop
 from asynctasq.drivers.redis_driver.address import BODY_BYTES_MAX, RedisOptions, option_types, parse_address
 from asynctasq.drivers.redis_driver.codec import decode_leases, encode_messages, encode_settlements
 from asynctasq.drivers.redis_driver.inspection import Inspection
 from asynctasq.drivers.redis_driver.pool import Argument, Pool
-from asynctasq.drivers.redis_driver.server_checks import examine
-from asynctasq.drivers.redis_driver.waiting import BLOCK_S, Bells, PassOn
-from asynctasq.drivers.sql.checks import check_messages
+from asynctasq.drivers.redis_driver.server_checks import check_server
+from asynctasq.drivers.redis_driver.waiting import BLOCK_S, WakeNext, WakeupListeners
 from asynctasq.drivers.urls import read_options, split_options
 from asynctasq.errors import ConfigError, DispatchError
 from asynctasq.kernel.messages import (
@@ -33,18 +33,18 @@ from asynctasq.kernel.messages import (
 
 __all__ = ["RedisDriver"]
 
-WAITING_MS = BLOCK_S * 1000 + 2000
+WAITING_KEY_MS = BLOCK_S * 1000 + 2000
 MESSAGES_MAX = 500_000
 """Messages in one call: a server takes about a million arguments in one command."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Link:
-    """What one event loop holds of this driver."""
+class _LoopResources:
+    """What the driver opens for one event loop."""
 
     pool: Pool
-    bells: Bells
-    pass_on: PassOn
+    listeners: WakeupListeners
+    wake_next: WakeNext
 
 
 class RedisDriver(Driver):
@@ -99,7 +99,9 @@ class RedisDriver(Driver):
         self._address = parse_address(bare_url, password=chosen_password, db=chosen_db, options=extra)
         self.capabilities = replace(type(self).capabilities, body_bytes_max=extra.body_bytes_max)
         self._base = f"{{{self._namespace}}}:"
-        self._links = PerLoop[_Link](self._open_link, self._close_link, lambda link: link.pool.abandon())
+        self._resources = PerLoop[_LoopResources](
+            self._open_resources, self._close_resources, lambda resources: resources.pool.abandon()
+        )
         self._inspection = Inspection(self, self._base)
 
     @classmethod
@@ -113,39 +115,39 @@ class RedisDriver(Driver):
 
     async def open(self) -> None:
         """Connect, refuse a server that is too old, and warn once per process of settings that lose messages."""
-        await self._links.get()
+        await self._resources.get()
 
     async def close(self) -> None:
-        await self._links.close()
+        await self._resources.close()
 
-    async def _open_link(self) -> _Link:
+    async def _open_resources(self) -> _LoopResources:
         pool = Pool(self._address, size=self._max_connections, key=f"{self._base}sequence")
 
-        async def pass_on(queues: Sequence[str]) -> None:
-            await pool.script("pass_on", (self._offset_us(), *queues), repeat=None)
+        async def wake_next(queues: Sequence[str]) -> None:
+            await pool.script("wake_next", (self._offset_us(), *queues), repeat=None)
 
-        bells = Bells(pool, self._base, pass_on)
-        await pool.tie_to_loop(bells.close)
+        listeners = WakeupListeners(pool, self._base, wake_next)
+        await pool.close_with_loop(listeners.close)
         try:
-            await examine(pool)
+            await check_server(pool)
         except BaseException:
             await pool.close()
             raise
-        return _Link(pool, bells, pass_on)
+        return _LoopResources(pool, listeners, wake_next)
 
-    async def _close_link(self, link: _Link) -> None:
-        await link.pool.close()
+    async def _close_resources(self, resources: _LoopResources) -> None:
+        await resources.pool.close()
 
     async def script(self, name: str, *arguments: Argument) -> Any:
-        """Run a script that may be repeated, under the shifted clock; for the private neighbours of this file."""
-        link = await self._links.get()
+        """Run a script that may be repeated, under the shifted clock; for the other modules of this package."""
+        resources = await self._resources.get()
         complete = (self._offset_us(), *arguments)
-        return await link.pool.script(name, complete, repeat=complete)
+        return await resources.pool.script(name, complete, repeat=complete)
 
     async def command(self, *arguments: Argument) -> Any:
-        """Run a command that may be repeated; for the private neighbours of this file."""
-        link = await self._links.get()
-        return await link.pool.command(*arguments)
+        """Run a command that may be repeated; for the other modules of this package."""
+        resources = await self._resources.get()
+        return await resources.pool.command(*arguments)
 
     def _offset_us(self) -> int:
         return round(self.clock_offset * MICROSECONDS)
@@ -181,39 +183,39 @@ class RedisDriver(Driver):
                 if not woken:
                     return []
         except asyncio.CancelledError:
-            self._pass_on(queues if woken else ())
+            self._wake_next(queues if woken else ())
             raise
 
     async def wait_visible(self, queues: Sequence[str], *, wait_s: float) -> bool:
-        _check_queues(queues)
-        link = await self._links.get()
-        bell = link.bells.of(queues)
+        check_queue_names(queues)
+        resources = await self._resources.get()
+        listener = resources.listeners.for_queues(queues)
         deadline = asyncio.get_running_loop().time() + wait_s
-        rung = False
+        woken = False
         try:
-            while not link.bells.closed:
-                due_s = await self._due_in(link.pool, queues)
+            while not resources.listeners.closed:
+                due_s = await self._due_in(resources.pool, queues)
                 remaining_s = deadline - asyncio.get_running_loop().time()
                 if due_s == 0 or remaining_s <= 0:
                     return due_s == 0
-                rung = await bell.wait(min(remaining_s, due_s, BLOCK_S))
+                woken = await listener.wait(min(remaining_s, due_s, BLOCK_S))
         except asyncio.CancelledError:
-            self._pass_on(queues if rung else ())
+            self._wake_next(queues if woken else ())
             raise
         return False
 
-    def _pass_on(self, queues: Sequence[str]) -> None:
-        """Wake another waiter: we took the token, and will not take what it announced."""
-        link = self._links.peek()
-        if queues and link is not None and not link.bells.closed:
-            link.pool.spawn(link.pass_on(queues))
+    def _wake_next(self, queues: Sequence[str]) -> None:
+        """Wake another client: we took the wake-up token, and will not reserve the message it announced."""
+        resources = self._resources.get_if_open()
+        if queues and resources is not None and not resources.listeners.closed:
+            resources.pool.spawn(resources.wake_next(queues))
 
     async def _due_in(self, pool: Pool, queues: Sequence[str]) -> float:
-        """Return seconds until the next message is visible, infinity if none will be; note that we wait."""
+        """Return seconds until the next message is visible, infinity if none will be; tell the server that we wait."""
         if not queues:
             return math.inf
-        arguments: tuple[Argument, ...] = (self._offset_us(), WAITING_MS, *queues)
-        due_us = int(await pool.script("look", arguments, repeat=arguments))
+        arguments: tuple[Argument, ...] = (self._offset_us(), WAITING_KEY_MS, *queues)
+        due_us = int(await pool.script("next_visible", arguments, repeat=arguments))
         return math.inf if due_us < 0 else due_us / MICROSECONDS
 
     # -- settling --------------------------------------------------------------------------------
@@ -235,35 +237,35 @@ class RedisDriver(Driver):
         """Settle and reserve in one script.
 
         If the connection breaks in the middle, only the settlements are sent again: leases that were granted in
-        a reply that got lost run out. A cancelled call hands back what it was granted.
+        a lost reply expire. A cancelled call hands back the leases it was granted.
         """
-        _check_queues(queues)
+        check_queue_names(queues)
         for _, settlement in settlements:
             if settlement.follow_ups:
                 self._check(settlement.follow_ups)
         limit = max(limit, 0) if queues else 0
         if not settlements and not limit:
             return frozenset(), []
-        link = await self._links.get()
-        tail: tuple[Argument, ...] = (len(queues), *queues, *encode_settlements(settlements))
-        head = (self._offset_us(), microseconds(lease_s))
-        arguments: tuple[Argument, ...] = (*head, limit, *tail)
-        again: tuple[Argument, ...] | None = arguments if not limit else (*head, 0, *tail) if settlements else None
+        resources = await self._resources.get()
+        times = (self._offset_us(), microseconds(lease_s))
+        rest: tuple[Argument, ...] = (len(queues), *queues, *encode_settlements(settlements))
+        arguments: tuple[Argument, ...] = (*times, limit, *rest)
+        repeat: tuple[Argument, ...] | None = arguments if not limit else (*times, 0, *rest) if settlements else None
 
         async def hand_back(reply: Any) -> None:
-            await self._hand_back(link.pool, decode_leases(reply[1]))
+            await self._hand_back(resources.pool, decode_leases(reply[1]))
 
-        lost, granted = await link.pool.script("turn", arguments, repeat=again, on_abandoned=hand_back)
+        lost, granted = await resources.pool.script("turn", arguments, repeat=repeat, on_cancelled=hand_back)
         return _ids(lost), decode_leases(granted)
 
     async def _hand_back(self, pool: Pool, leases: Sequence[Lease]) -> None:
-        """Release what a cancelled call was granted, so that it need not run out and count as a crash."""
+        """Release the leases of a cancelled call, so that they do not expire and count as crashes."""
         if leases:
             settlements = encode_settlements([(lease, Release(counted=False)) for lease in leases])
             arguments = (self._offset_us(), 0, 0, 0, *settlements)
             await pool.script("turn", arguments, repeat=arguments)
 
-    # -- looking ---------------------------------------------------------------------------------
+    # -- inspecting ---------------------------------------------------------------------------------
 
     async def depth(self, queue: str) -> Depth:
         ready, scheduled, reserved, dead, oldest = await self.script("depth", check_queue_name(queue))
@@ -299,15 +301,10 @@ class RedisDriver(Driver):
         return await self._inspection.purge(check_queue_name(queue))
 
     async def fetch_result(self, message_id: str) -> bytes | None:
-        if not message_id.isprintable():
+        if not is_message_id(message_id):
             return None
         result: bytes | None = await self.script("result", message_id)
         return result
-
-
-def _check_queues(queues: Iterable[str]) -> None:
-    for queue in queues:
-        check_queue_name(queue)
 
 
 def _ids(reply: Sequence[bytes]) -> AbstractSet[str]:

@@ -1,4 +1,4 @@
-"""What redis-py raises, translated once into our errors; texts name the address, never a password."""
+"""What redis-py raises, mapped_errors once into our errors; texts name the address, never a password."""
 
 import asyncio
 from collections.abc import Generator
@@ -8,7 +8,7 @@ from redis import exceptions as redis_errors
 
 from asynctasq.errors import DriverError, DriverMisconfigured, DriverUnavailable
 
-__all__ = ["connection_failed", "translated", "wrong_server"]
+__all__ = ["is_connection_failure", "is_wrong_server", "mapped_errors"]
 
 CONNECTION_FAILED = (redis_errors.ConnectionError, OSError, redis_errors.InvalidResponse)
 REFUSED = (redis_errors.AuthenticationError, redis_errors.AuthorizationError, redis_errors.NoPermissionError)
@@ -23,12 +23,12 @@ TRANSIENT_CODES = ("BUSY", "MISCONF", "UNBLOCKED", "NOREPLICAS", "READONLY", "ma
 MISCONFIGURED_CODES = ("DENIED", "CROSSSLOT", "unknown command", "DB index is out of range", "WRONGTYPE")
 
 
-def connection_failed(error: BaseException) -> bool:
+def is_connection_failure(error: BaseException) -> bool:
     """Whether the connection broke before the reply came, so that nobody knows if the command took effect."""
     return isinstance(error, CONNECTION_FAILED) and not isinstance(error, (*REFUSED, TimeoutError))
 
 
-def wrong_server(error: BaseException) -> bool:
+def is_wrong_server(error: BaseException) -> bool:
     """Whether a server refused because another one is in charge: the command was not executed."""
     if isinstance(error, redis_errors.AskError) and not isinstance(error, redis_errors.MovedError):
         return False
@@ -37,16 +37,16 @@ def wrong_server(error: BaseException) -> bool:
 
 
 @contextmanager
-def translated(label: str) -> Generator[None, None, None]:
+def mapped_errors(label: str) -> Generator[None, None, None]:
     """Turn every exception of redis-py and of the sockets into a DriverError."""
     try:
         yield
     except (redis_errors.RedisError, redis_errors.RedisClusterException, OSError) as error:
         # The frames of redis-py's handshake hold the password in a local variable.
-        raise _translate(error, label) from error.with_traceback(None)
+        raise _map_error(error, label) from error.with_traceback(None)
 
 
-def _translate(error: Exception, label: str) -> DriverError:
+def _map_error(error: Exception, label: str) -> DriverError:
     text = str(error)
     if isinstance(error, REFUSED):
         return DriverMisconfigured(f"{label} refused access: {text}; check user name, password and ACL of the address")

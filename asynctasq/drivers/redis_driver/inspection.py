@@ -1,22 +1,24 @@
 """What an operator sees and removes in Redis; nothing here is on the path of a worker."""
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, Protocol
 
 from asynctasq.drivers.base import Page
+from asynctasq.drivers.batches import chunks
+from asynctasq.drivers.checks import is_message_id
 from asynctasq.drivers.redis_driver.codec import decode_stored
 from asynctasq.drivers.redis_driver.pool import Argument
 from asynctasq.kernel.messages import State, StoredMessage
 
-__all__ = ["Inspection", "Server"]
+__all__ = ["CommandRunner", "Inspection"]
 
-PURGE_PIECE = 5000
-SCAN_PIECE = 5000
-IDS_AT_ONCE = 10_000
+PURGE_BATCH = 5000
+SCAN_BATCH = 5000
+IDS_PER_CALL = 10_000
 
 
-class Server(Protocol):
+class CommandRunner(Protocol):
     """How the driver reaches the server."""
 
     async def script(self, name: str, *arguments: Argument) -> Any:
@@ -31,7 +33,7 @@ class Server(Protocol):
 class Inspection:
     """The operations of `Inspectable` over the keys that start with `base`."""
 
-    def __init__(self, server: Server, base: str) -> None:
+    def __init__(self, server: CommandRunner, base: str) -> None:
         self._server = server
         self._base = base
 
@@ -39,22 +41,21 @@ class Inspection:
         return sorted(name.decode() for name in await self._server.command("SMEMBERS", f"{self._base}queues"))
 
     async def find(self, message_id: str) -> StoredMessage | None:
-        found = await self._show([message_id.encode()] if message_id.isprintable() else [])
+        found = await self._show([message_id.encode()] if is_message_id(message_id) else [])
         return found[0] if found else None
 
     async def page(self, queue: str, *, state: State | None, limit: int, cursor: str | None) -> Page:
         """Return one page in the order of arrival.
 
         The sorted sets are in the order of delivery, so a page reads the names (not the bodies) of all messages
-        of the queue, piece by piece: a long queue costs the caller time and never stops the server.
+        of the queue, batch by batch: a long queue costs the caller time and never blocks the server.
         """
         members = await self._members(queue, state, int(cursor) if cursor else 0)
         found: list[StoredMessage] = []
         arrivals: list[int] = []
-        for first in range(0, len(members), limit + 1):
-            piece = members[first : first + limit + 1]
-            arrival_of = {member[16:].decode(): int(member[:16]) for member in piece}
-            for message in await self._show([member[16:] for member in piece]):
+        for batch in chunks(members, limit + 1):
+            arrival_of = {member[16:].decode(): int(member[:16]) for member in batch}
+            for message in await self._show([member[16:] for member in batch]):
                 if message.queue == queue and state in {None, message.state}:
                     found.append(message)
                     arrivals.append(arrival_of[message.id])
@@ -65,20 +66,20 @@ class Inspection:
     async def _members(self, queue: str, state: State | None, after: int) -> list[bytes]:
         """Return arrival and id of messages after the cursor that could be in that state, by arrival.
 
-        The server says later which of them are. scripts/common.lua has the shape of the members.
+        `_show` says which of them are. scripts/common.lua has the shape of the members.
         """
         now = int((await self._server.script("show"))[0])
         members: set[bytes] = set()
-        for place in _places(state):
-            async for member, score in self._scan(f"{self._base}{place}:{queue}"):
+        for sorted_set in _sorted_sets(state):
+            async for member, score in self._scan(f"{self._base}{sorted_set}:{queue}"):
                 if int(member[:16]) > after and (state is not State.READY or score <= now):
-                    members.add(member[:16] + member[65:] if place == "leased" else member)
+                    members.add(member[:16] + member[65:] if sorted_set == "leased" else member)
         return sorted(members)
 
     async def _scan(self, key: str) -> AsyncIterator[tuple[bytes, float]]:
         cursor = b"0"
         while True:
-            cursor, reply = await self._server.command("ZSCAN", key, cursor, "COUNT", SCAN_PIECE)
+            cursor, reply = await self._server.command("ZSCAN", key, cursor, "COUNT", SCAN_BATCH)
             for member, score in zip(reply[::2], reply[1::2], strict=True):
                 yield member, float(score)
             if cursor == b"0":
@@ -90,22 +91,22 @@ class Inspection:
     async def remove(self, kind: str, message_ids: Sequence[str]) -> AbstractSet[str]:
         """Remove those that are 'waiting' (scheduled, ready, lease ran out) or 'dead'; return their ids."""
         removed: set[str] = set()
-        for piece in _pieces([message_id for message_id in message_ids if message_id.isprintable()]):
-            removed.update(found.decode() for found in await self._server.script("remove", kind, *piece))
+        for batch in chunks([message_id for message_id in message_ids if is_message_id(message_id)], IDS_PER_CALL):
+            removed.update(found.decode() for found in await self._server.script("remove", kind, *batch))
         return removed
 
     async def purge(self, queue: str) -> int:
         total = 0
         last: bytes = b""
         while True:
-            reply = await self._server.script("purge", queue, PURGE_PIECE, last)
+            reply = await self._server.script("purge", queue, PURGE_BATCH, last)
             removed, last = int(reply[0]), reply[1]
             total += removed
-            if removed < PURGE_PIECE:
+            if removed < PURGE_BATCH:
                 return total
 
 
-def _places(state: State | None) -> tuple[str, ...]:
+def _sorted_sets(state: State | None) -> tuple[str, ...]:
     match state:
         case None:
             return ("due", "leased", "dead")
@@ -119,8 +120,3 @@ def _places(state: State | None) -> tuple[str, ...]:
             return ("dead",)
         case State.COMPLETED | State.CANCELLED:
             return ()
-
-
-def _pieces(ids: Sequence[str]) -> Iterator[Sequence[str]]:
-    for first in range(0, len(ids), IDS_AT_ONCE):
-        yield ids[first : first + IDS_AT_ONCE]

@@ -1,7 +1,11 @@
 """Connections of one event loop to one Redis: one command at a time on each, none left with an unread reply."""
 
 import asyncio
+import functools
+import hashlib
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
 from typing import Any, cast
 
 from hiredis import pack_command  # pyright: ignore[reportUnknownVariableType] - the stub leaves out what it returns
@@ -9,19 +13,53 @@ from redis import exceptions as redis_errors
 from redis.asyncio.connection import Connection
 
 from asynctasq.drivers.redis_driver.address import Address
-from asynctasq.drivers.redis_driver.errors import connection_failed, translated, wrong_server
-from asynctasq.drivers.redis_driver.script import load_script
+from asynctasq.drivers.redis_driver.errors import is_connection_failure, is_wrong_server, mapped_errors
 from asynctasq.errors import DriverError, DriverUnavailable
 
-__all__ = ["Argument", "Pool", "discard", "pack"]
+__all__ = ["SCRIPT_PARTS", "Argument", "Pool", "discard", "pack"]
 
 Argument = str | bytes | int
 Run = Callable[[Connection], Awaitable[Any]]
-Abandoned = Callable[[Any], Awaitable[None]]
+OnCancelled = Callable[[Any], Awaitable[None]]
 
 IDLE_S = 15.0
 BYTES_PER_S = 10_000_000
 CLOSE_S = 2.0
+
+# The files of a script, and whether it may run while the server is at its memory limit: settling and
+# reserving must, or a full server could never be drained again; only new messages are refused.
+SCRIPT_PARTS: dict[str, tuple[tuple[str, ...], str]] = {
+    "enqueue": (("common", "store", "enqueue"), ""),
+    "turn": (("common", "store", "settle", "reserve", "turn"), " flags=allow-oom"),
+    "extend": (("common", "extend"), " flags=allow-oom"),
+    "redrive": (("common", "redrive"), " flags=allow-oom"),
+    "next_visible": (("common", "next_visible"), " flags=allow-oom"),
+    "wake_next": (("common", "wake_next"), " flags=allow-oom"),
+    "result": (("common", "result"), " flags=allow-oom"),
+    "remove": (("common", "remove"), " flags=allow-oom"),
+    "purge": (("common", "purge"), " flags=allow-oom"),
+    "depth": (("common", "depth"), " flags=no-writes"),
+    "show": (("common", "show"), " flags=no-writes"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Script:
+    """One script as the server gets it, and the digest by which it is called."""
+
+    name: str
+    text: bytes
+    digest: str
+
+
+@functools.cache
+def load_script(name: str, *, with_flags: bool) -> Script:
+    """Return a script; `with_flags` for servers that know script flags, that is Redis 7 and Valkey."""
+    parts, flags = SCRIPT_PARTS[name]
+    folder = files("asynctasq.drivers.redis_driver") / "scripts"
+    texts = [(folder / f"{part}.lua").read_text(encoding="utf-8") for part in parts]
+    text = ((f"#!lua{flags}\n" if with_flags else "") + "\n".join(texts)).encode()
+    return Script(name=name, text=text, digest=hashlib.sha1(text, usedforsecurity=False).hexdigest())
 
 
 def pack(arguments: Sequence[Argument]) -> bytes:
@@ -42,13 +80,13 @@ async def discard(connection: Connection) -> None:
 class Pool:
     """Run commands and scripts, at most `size` at once. Belongs to the loop that made it.
 
-    A call that is cancelled leaves its connection to a task that reads the reply first; one that ran out of
-    time, or whose connection failed, has its connection thrown away.
+    The reply to a cancelled call is read by a task, then its connection is used again; the connection of a call
+    that ran out of time or failed is discarded.
     """
 
     def __init__(self, address: Address, *, size: int, key: str) -> None:
         self.address = address
-        self.with_flags = False
+        self.has_script_flags = False
         self.closed = False
         self._size = size
         self._key = key
@@ -76,19 +114,19 @@ class Pool:
         arguments: Sequence[Argument],
         *,
         repeat: Sequence[Argument] | None,
-        on_abandoned: Abandoned | None = None,
+        on_cancelled: OnCancelled | None = None,
     ) -> Any:
         """Run a script in one round trip.
 
         repeat: the arguments for another try after the connection failed in the middle, None for no other try.
-        on_abandoned: gets the reply of a call that was cancelled while the server worked on it.
+        on_cancelled: called with the reply to a call that was cancelled while the server worked on it.
         """
         run = self._script_run(name, arguments)
         again = None if repeat is None else lambda: self._script_run(name, repeat)
-        return await self._call(run, repeat=again, on_abandoned=on_abandoned)
+        return await self._call(run, repeat=again, on_cancelled=on_cancelled)
 
     def _script_run(self, name: str, arguments: Sequence[Argument]) -> Run:
-        script = load_script(name, with_flags=self.with_flags)
+        script = load_script(name, with_flags=self.has_script_flags)
         packed = pack(("EVALSHA", script.digest, 1, self._key, *arguments))
 
         async def run(connection: Connection) -> Any:
@@ -100,25 +138,27 @@ class Pool:
 
         return run
 
-    async def _call(self, run: Run, *, repeat: Callable[[], Run] | None, on_abandoned: Abandoned | None = None) -> Any:
+    async def _call(
+        self, run: Run, *, repeat: Callable[[], Run] | None, on_cancelled: OnCancelled | None = None
+    ) -> Any:
         """Run once, and once more where that is safe: another server is in charge, or `repeat` makes what to run."""
-        with translated(self.address.label):
+        with mapped_errors(self.address.label):
             connection = await self._acquire()
             try:
-                return await self._use(connection, run, on_abandoned)
+                return await self._use(connection, run, on_cancelled)
             except (redis_errors.RedisError, OSError) as error:
-                if wrong_server(error):
-                    self._follow(error)
-                elif not connection_failed(error):
+                if is_wrong_server(error):
+                    self._follow_redirect(error)
+                elif not is_connection_failure(error):
                     raise
                 await self._drop_idle()
-                if connection_failed(error):
+                if is_connection_failure(error):
                     if repeat is None:
                         raise
                     run = repeat()
-            return await self._use(await self._acquire(), run, on_abandoned)
+            return await self._use(await self._acquire(), run, on_cancelled)
 
-    async def _use(self, connection: Connection, run: Run, on_abandoned: Abandoned | None) -> Any:
+    async def _use(self, connection: Connection, run: Run, on_cancelled: OnCancelled | None) -> Any:
         try:
             reply = await run(connection)
         except redis_errors.ResponseError:
@@ -127,7 +167,7 @@ class Pool:
         except asyncio.CancelledError:
             # A connection that is still open has its whole command sent, and the reply is to come.
             if connection.is_connected and not self.closed:
-                self.spawn(self._finish(connection, on_abandoned))
+                self.spawn(self._read_late_reply(connection, on_cancelled))
             else:
                 self._slots.release()
                 await discard(connection)
@@ -146,7 +186,7 @@ class Pool:
             await connection.send_packed_command((packed,), check_health=False)
             return await read(connection)
 
-    async def _finish(self, connection: Connection, on_abandoned: Abandoned | None) -> None:
+    async def _read_late_reply(self, connection: Connection, on_cancelled: OnCancelled | None) -> None:
         """Read the reply of a call that was cancelled, so that its connection can be used again."""
         try:
             async with asyncio.timeout(self.address.options.reply_timeout_s):
@@ -161,8 +201,8 @@ class Pool:
                 return
             raise
         await self._release(connection)
-        if on_abandoned is not None:
-            await on_abandoned(reply)
+        if on_cancelled is not None:
+            await on_cancelled(reply)
 
     # -- connections -----------------------------------------------------------------------------
 
@@ -253,8 +293,8 @@ class Pool:
             await discard(connection)
         return (reply[0].decode(), int(reply[1])) if reply else None
 
-    def _follow(self, error: BaseException) -> None:
-        """Turn to the node of a cluster that has our slot; in all other cases ask anew where the master is."""
+    def _follow_redirect(self, error: BaseException) -> None:
+        """Use the node of a cluster that has our slot; in all other cases ask again where the master is."""
         self._moved_to = None
         if isinstance(error, redis_errors.MovedError):
             # An empty host means: the one that answered, at another port.
@@ -266,16 +306,16 @@ class Pool:
             connection, _ = self._idle.pop()
             await discard(connection)
 
-    # -- life ------------------------------------------------------------------------------------
+    # -- closing ------------------------------------------------------------------------------------
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run something of ours that outlives its caller, but never the pool."""
+        """Run a task that may outlive its caller, but never the pool."""
 
         async def guarded() -> None:
             try:
                 await work
             except DriverError:
-                # The caller is gone, and what was to be tidied up ends by itself: a lease, a token.
+                # Nobody waits for this task, and what it was to clean up expires: a lease, a wake-up token.
                 return
 
         task = self._loop.create_task(guarded())
@@ -283,8 +323,8 @@ class Pool:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def tie_to_loop(self, before: Callable[[], Awaitable[None]]) -> None:
-        """Be closed at the latest with the loop: asyncio.run finishes asynchronous generators. `before` comes first."""
+    async def close_with_loop(self, before: Callable[[], Awaitable[None]]) -> None:
+        """Close with the loop at the latest: asyncio.run finishes asynchronous generators. `before` is called first."""
 
         async def lifetime() -> AsyncGenerator[None, None]:
             try:
@@ -297,7 +337,7 @@ class Pool:
         await anext(self._lifetime)
 
     async def close(self) -> None:
-        """End what `tie_to_loop` began. Bounded in time."""
+        """Do now what `close_with_loop` prepared. Bounded in time."""
         if self._lifetime is not None:
             await self._lifetime.aclose()
 

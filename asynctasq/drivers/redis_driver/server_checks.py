@@ -8,11 +8,11 @@ from redis.exceptions import NoPermissionError
 from asynctasq.drivers.redis_driver.pool import Pool
 from asynctasq.errors import DriverError, DriverMisconfigured, DriverUnavailable
 
-__all__ = ["check_version", "examine", "parse_info", "warnings_about"]
+__all__ = ["check_server", "check_version", "parse_info", "warnings_about"]
 
 logger = logging.getLogger(__name__)
 
-OLDEST = (6, 2)
+VERSION_MIN = (6, 2)
 checked_addresses: set[str] = set()
 """What this process has warned about already."""
 
@@ -30,13 +30,13 @@ def check_version(info: Mapping[str, str], label: str) -> tuple[int, ...]:
     """
     text = info.get("redis_version", "")
     version = tuple(int(part) for part in text.split(".") if part.isdigit())
-    if version and version < OLDEST:
+    if version and version < VERSION_MIN:
         raise DriverMisconfigured(f"{label} is Redis {text}; asynctasq needs Redis 6.2 or newer, or Valkey")
     return version
 
 
 def warnings_about(info: Mapping[str, str], save: str | None) -> list[str]:
-    """Return sentences for the log; `save` is the snapshot setting, None if the server did not tell it."""
+    """Return sentences for the log; `save` is the snapshot setting, None if the server refused to say."""
     found: list[str] = []
     policy = info.get("maxmemory_policy")
     if policy is None:
@@ -60,13 +60,13 @@ def warnings_about(info: Mapping[str, str], save: str | None) -> list[str]:
     return found
 
 
-async def examine(pool: Pool) -> None:
+async def check_server(pool: Pool) -> None:
     """Check the server behind the pool, and log once per process and address what could be lost.
 
     Managed servers forbid CONFIG, some INFO: what can't be checked is said so, not refused.
     """
     info = await _info(pool)
-    pool.with_flags = check_version(info, pool.address.label) >= (7,)
+    pool.has_script_flags = check_version(info, pool.address.label) >= (7,)
     if pool.address.label in checked_addresses:
         return
     checked_addresses.add(pool.address.label)

@@ -1,1 +1,1 @@
-"""What the drivers for SQL servers and files share; for the drivers beside this folder, which import its modules."""
+"""What the drivers for SQL servers and files share; only the backends beside this folder import its modules."""

@@ -7,9 +7,9 @@ from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
-from asynctasq.drivers.sql import foreign_connections as _foreign
-from asynctasq.drivers.sql.foreign_connections import Callers, CallersSync
-from asynctasq.drivers.sqlite_driver.schema import SQLiteFile, Step, Steps, ensure_schema, run_on
+from asynctasq.drivers.sql.caller_connections import CallerConnection, SyncCallerConnection, adapt, adapt_sync
+from asynctasq.drivers.sql.steps import run_steps, run_steps_async
+from asynctasq.drivers.sqlite_driver.schema import Row, SQLiteFile, Step, Steps, ensure_schema, run_on
 from asynctasq.errors import DriverError, UnsupportedFeature
 
 __all__ = ["in_transaction", "run_in", "run_in_async"]
@@ -52,7 +52,7 @@ def _is_same_file(path: str, ours: str) -> bool:
 def run_in(connection: Any, steps: Steps[T], file: SQLiteFile) -> T:
     """Run an operation on a `sqlite3.Connection`. Raises the errors of sqlite3 unmapped."""
     if not isinstance(connection, sqlite3.Connection):
-        return _run_foreign_sync(_foreign.adapt_sync(connection, dialect="sqlite"), steps, file)
+        return _run_adapted_sync(adapt_sync(connection, dialect="sqlite"), steps, file)
     if getattr(connection, "autocommit", None) is True and not connection.in_transaction:
         raise UnsupportedFeature(
             "this connection was opened with autocommit=True, so its commit() would not end a transaction that we "
@@ -74,7 +74,7 @@ async def run_in_async(connection: Any, steps: Steps[T], file: SQLiteFile) -> T:
     if aiosqlite is None or not isinstance(connection, aiosqlite.Connection):
         if isinstance(connection, sqlite3.Connection):
             return run_in(connection, steps, file)
-        return await _run_foreign(_foreign.adapt(connection, dialect="sqlite"), steps, file)
+        return await _run_adapted(adapt(connection, dialect="sqlite"), steps, file)
     try:
         begun = connection.in_transaction
     except ValueError as error:
@@ -84,18 +84,13 @@ async def run_in_async(connection: Any, steps: Steps[T], file: SQLiteFile) -> T:
     cursor.row_factory = None
     text_factory, connection.text_factory = connection.text_factory, str
     try:
-        step = next(whole)
-        while True:
-            step = whole.send(await _execute(cursor, step))
-    except StopIteration as end:
-        result: T = end.value
-        return result
+        return await run_steps_async(whole, lambda step: _execute(cursor, step))
     finally:
         connection.text_factory = text_factory
         await cursor.close()
 
 
-async def _execute(cursor: Any, step: Step) -> list[tuple[Any, ...]]:
+async def _execute(cursor: Any, step: Step) -> list[Row]:
     if step.many:
         await cursor.executemany(step.sql, step.params)
         return []
@@ -103,43 +98,35 @@ async def _execute(cursor: Any, step: Step) -> list[tuple[Any, ...]]:
     return list(await cursor.fetchall())
 
 
-async def _run_foreign(callers: Callers, steps: Steps[T], file: SQLiteFile) -> T:
-    whole = in_transaction(steps, file, begun=False)
-    try:
-        step = next(whole)
-        while True:
-            rows: list[tuple[Any, ...]] = []
-            for params in _each(step):
-                with _begun_before(step):
-                    rows = list(await callers.fetch(step.sql, params))
-            step = whole.send(rows)
-    except StopIteration as end:
-        result: T = end.value
-        return result
+async def _run_adapted(callers: CallerConnection, steps: Steps[T], file: SQLiteFile) -> T:
+    async def execute(step: Step) -> list[Row]:
+        rows: list[Row] = []
+        for params in _parameter_sets(step):
+            with _open_transaction_allowed(step):
+                rows = list(await callers.fetch(step.sql, params))
+        return rows
+
+    return await run_steps_async(in_transaction(steps, file, begun=False), execute)
 
 
-def _run_foreign_sync(callers: CallersSync, steps: Steps[T], file: SQLiteFile) -> T:
-    whole = in_transaction(steps, file, begun=False)
-    try:
-        step = next(whole)
-        while True:
-            rows: list[tuple[Any, ...]] = []
-            for params in _each(step):
-                with _begun_before(step):
-                    rows = list(callers.fetch(step.sql, params))
-            step = whole.send(rows)
-    except StopIteration as end:
-        result: T = end.value
-        return result
+def _run_adapted_sync(callers: SyncCallerConnection, steps: Steps[T], file: SQLiteFile) -> T:
+    def execute(step: Step) -> list[Row]:
+        rows: list[Row] = []
+        for params in _parameter_sets(step):
+            with _open_transaction_allowed(step):
+                rows = list(callers.fetch(step.sql, params))
+        return rows
+
+    return run_steps(in_transaction(steps, file, begun=False), execute)
 
 
-def _each(step: Step) -> list[Sequence[Any]]:
+def _parameter_sets(step: Step) -> list[Sequence[Any]]:
     return list(cast("Iterable[Sequence[Any]]", step.params)) if step.many else [cast("Sequence[Any]", step.params)]
 
 
 @contextmanager
-def _begun_before(step: Step) -> Generator[None]:
-    """Let a BEGIN inside a transaction pass: only SQLite knows whether the library has begun one yet."""
+def _open_transaction_allowed(step: Step) -> Generator[None]:
+    """Ignore the error of a BEGIN inside a transaction: only SQLite knows whether the library has begun one."""
     try:
         yield
     except DriverError as error:

@@ -1,7 +1,7 @@
 """The embedded default: messages in one SQLite file, shared by every process of a machine; needs no server.
 
-It speaks through one thread per event loop and does nothing in the background but look for commits of other
-processes while something waits.
+One thread per event loop works on the file. The driver does nothing in the background but check for commits of other
+processes while a call waits.
 """
 
 import asyncio
@@ -16,13 +16,15 @@ from urllib.parse import unquote, urlsplit
 
 from asynctasq.clock import SystemClock
 from asynctasq.drivers.base import YES, Capabilities, Driver, Page, Settlements, partial
+from asynctasq.drivers.checks import check_follow_ups, check_messages, check_queue_names, is_message_id
 from asynctasq.drivers.loops import PerLoop
-from asynctasq.drivers.sql.checks import Wakeups, check_messages
+from asynctasq.drivers.sql.settlements import queues_to_wake
+from asynctasq.drivers.sql.waiting import Wakeups
 from asynctasq.drivers.sqlite_driver import statements
 from asynctasq.drivers.sqlite_driver.callers_transaction import run_in, run_in_async
 from asynctasq.drivers.sqlite_driver.schema import SQLiteFile, Steps, mapped_errors
-from asynctasq.drivers.sqlite_driver.statements import Taken
-from asynctasq.drivers.sqlite_driver.thread import Job, Session
+from asynctasq.drivers.sqlite_driver.statements import ReserveResult
+from asynctasq.drivers.sqlite_driver.thread import Operation, Session
 from asynctasq.drivers.urls import read_options, split_options
 from asynctasq.errors import ConfigError
 from asynctasq.kernel.messages import (
@@ -30,7 +32,6 @@ from asynctasq.kernel.messages import (
     Depth,
     Lease,
     Message,
-    Release,
     State,
     StoredMessage,
     check_queue_name,
@@ -43,7 +44,9 @@ T = TypeVar("T")
 DEFAULT_PATH = ".asynctasq/queue.db"
 BODY_BYTES_MAX = 16 * 1024 * 1024
 RECHECK_S = 5.0
-FULL_ONLY = "with durability=normal the last commits may be lost when the machine loses power, not when processes die"
+NORMAL_DURABILITY = (
+    "with durability=normal the last commits may be lost when the machine loses power, not when processes die"
+)
 
 
 class SQLiteDriver(Driver):
@@ -52,7 +55,7 @@ class SQLiteDriver(Driver):
     durability: "full" has every commit on the disk before it is acknowledged; "normal" is faster and may lose the
     last commits, but nothing else, when the machine loses power.
     busy_timeout_s: how long to wait for another connection's write transaction.
-    poll_s: how often to look for commits of other processes, only while something waits.
+    poll_s: how often to check for commits of other processes, only while a call waits.
     max_page_count: limit of the file's size in pages (of 4096 bytes unless the file says otherwise).
     """
 
@@ -89,8 +92,8 @@ class SQLiteDriver(Driver):
         )
         self._poll_s = poll_s
         self._clock = SystemClock()
-        self._wakeups = Wakeups.of(f"sqlite:{os.path.realpath(self._file.path)}")
-        durable = YES if durability == "full" else partial(FULL_ONLY)
+        self._wakeups = Wakeups.for_store(f"sqlite:{os.path.realpath(self._file.path)}")
+        durable = YES if durability == "full" else partial(NORMAL_DURABILITY)
         self.capabilities = replace(type(self).capabilities, durable=durable, body_bytes_max=body_bytes_max)
         self._sessions = PerLoop(self._start_session, Session.close, Session.abandon)
 
@@ -126,18 +129,18 @@ class SQLiteDriver(Driver):
     async def _start_session(self) -> Session:
         session = Session(self._file, self._wakeups, self._poll_s)
         await session.start()
-        session.end_with(self)
+        session.end_when_collected(self)
         return session
 
-    async def _do(self, job: Job[T]) -> T:
+    async def _run(self, operation: Operation[T]) -> T:
         session = await self._sessions.get()
-        return await session.submit(job)
+        return await session.submit(operation)
 
     async def _write(self, steps: Callable[[int], Steps[T]], wakes: Iterable[str] = ()) -> T:
-        return await self._do(Job(steps=steps, now_us=self._now_us, wakes=frozenset(wakes)))
+        return await self._run(Operation(steps=steps, now_us=self._now_us, wakes=frozenset(wakes)))
 
     async def _read(self, steps: Callable[[int], Steps[T]]) -> T:
-        return await self._do(Job(steps=steps, now_us=self._now_us, writes=False))
+        return await self._run(Operation(steps=steps, now_us=self._now_us, writes=False))
 
     def _now_us(self) -> int:
         return round((self._clock.now() + self.clock_offset) * MICROSECONDS)
@@ -155,63 +158,67 @@ class SQLiteDriver(Driver):
         return tuple(messages)
 
     async def reserve(self, queues: Sequence[str], *, limit: int, lease_s: float, wait_s: float = 0) -> list[Lease]:
-        for queue in queues:
-            check_queue_name(queue)
+        check_queue_names(queues)
         if limit <= 0:
             return []
-        job = Job(
-            steps=lambda now_us: statements.take(queues, limit, lease_s, now_us),
+        operation = Operation(
+            steps=lambda now_us: statements.reserve(queues, limit, lease_s, now_us),
             now_us=self._now_us,
-            look=lambda now_us: statements.peek(queues, now_us),
-            undo=self._undo,
+            try_read=lambda now_us: statements.next_due_unless_visible(queues, now_us),
+            on_cancelled=self._hand_back,
         )
         if wait_s <= 0:
-            return (await self._do(job)).leases
-        found = await self._wait(queues, wait_s, job, lambda taken: bool(taken.leases))
+            return (await self._run(operation)).leases
+        found = await self._wait(queues, wait_s, operation, lambda reserved: bool(reserved.leases))
         return found.leases if found else []
 
     async def wait_visible(self, queues: Sequence[str], *, wait_s: float) -> bool:
-        for queue in queues:
-            check_queue_name(queue)
-        job = Job(steps=lambda now_us: statements.next_due(queues, now_us), now_us=self._now_us, writes=False)
-        return await self._wait(queues, wait_s, job, lambda taken: taken.due_in_s() == 0) is not None
+        check_queue_names(queues)
+        operation = Operation(
+            steps=lambda now_us: statements.next_due(queues, now_us), now_us=self._now_us, writes=False
+        )
+        return await self._wait(queues, wait_s, operation, lambda reserved: reserved.due_in_s() == 0) is not None
 
     async def _wait(
-        self, queues: Sequence[str], wait_s: float, job: Job[Taken], is_found: Callable[[Taken], bool]
-    ) -> Taken | None:
-        """Do the job at every wake-up and whenever a message comes due, until it finds something."""
+        self,
+        queues: Sequence[str],
+        wait_s: float,
+        operation: Operation[ReserveResult],
+        is_found: Callable[[ReserveResult], bool],
+    ) -> ReserveResult | None:
+        """Run the operation at every wake-up and whenever a message is due, until it finds something."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait_s
         session = await self._sessions.get()
         with self._wakeups.waiting(queues, into=session.waiters) as waiter:
             while not waiter.closed:
-                taken = await session.submit(job)
-                if is_found(taken):
-                    return taken
+                reserved = await session.submit(operation)
+                if is_found(reserved):
+                    return reserved
                 remaining_s = deadline - loop.time()
                 if remaining_s <= 0:
                     break
-                due_s = taken.due_in_s()
+                due_s = reserved.due_in_s()
                 await waiter.wait(min(remaining_s, RECHECK_S if due_s is None else min(due_s, RECHECK_S)))
         return None
 
-    def _undo(self, taken: Taken) -> Job[None] | None:
-        if not taken.leases:
+    def _hand_back(self, reserved: ReserveResult) -> Operation[None] | None:
+        if not reserved.leases:
             return None
-        queues = frozenset(lease.queue for lease in taken.leases)
-        return Job(steps=lambda now_us: statements.untake(taken, now_us), now_us=self._now_us, wakes=queues)
+        queues = frozenset(lease.queue for lease in reserved.leases)
+        return Operation(steps=lambda now_us: statements.hand_back(reserved, now_us), now_us=self._now_us, wakes=queues)
 
     # -- settling --------------------------------------------------------------------------------
 
     async def extend(self, leases: Sequence[Lease], *, lease_s: float) -> AbstractSet[str]:
         if not leases:
             return frozenset()
-        job = Job(
+        operation = Operation(
             steps=lambda now_us: statements.extend(leases, lease_s, now_us),
             now_us=self._now_us,
-            wakes_after=lambda result: result[1],
+            wakes_from_result=lambda result: result[1],
         )
-        lost, _ = await self._do(job)
+        lost, _ = await self._run(operation)
         return lost
 
     async def settle(self, settlements: Settlements) -> AbstractSet[str]:
@@ -227,29 +234,22 @@ class SQLiteDriver(Driver):
             return frozenset(), await self.reserve(queues, limit=limit, lease_s=lease_s)
         if limit <= 0:
             return await self.settle(settlements), []
-        for queue in queues:
-            check_queue_name(queue)
-        job = Job(
+        check_queue_names(queues)
+        operation = Operation(
             steps=lambda now_us: statements.turn(settlements, queues, limit, lease_s, now_us),
             now_us=self._now_us,
             wakes=self._check_settlements(settlements),
-            undo=lambda result: self._undo(result[1]),
+            on_cancelled=lambda result: self._hand_back(result[1]),
         )
-        lost, taken = await self._do(job)
-        return lost, taken.leases
+        lost, reserved = await self._run(operation)
+        return lost, reserved.leases
 
     def _check_settlements(self, settlements: Settlements) -> frozenset[str]:
-        """Raise if a follow-up can't be stored; return the queues that may have something visible afterwards."""
-        queues: set[str] = set()
-        for lease, settlement in settlements:
-            if isinstance(settlement, Release):
-                queues.add(lease.queue)
-            if settlement.follow_ups:
-                check_messages(settlement.follow_ups, body_bytes_max=self.capabilities.body_bytes_max)
-                queues.update(message.queue for message in settlement.follow_ups)
-        return frozenset(queues)
+        """Raise if a follow-up can't be stored; return the queues to wake."""
+        check_follow_ups(settlements, body_bytes_max=self.capabilities.body_bytes_max)
+        return frozenset(queues_to_wake(settlements))
 
-    # -- looking ---------------------------------------------------------------------------------
+    # -- inspecting ---------------------------------------------------------------------------------
 
     async def depth(self, queue: str) -> Depth:
         check_queue_name(queue)
@@ -263,7 +263,7 @@ class SQLiteDriver(Driver):
         return await self._read(lambda _: statements.queues())
 
     async def find(self, message_id: str) -> StoredMessage | None:
-        if not message_id.isprintable():
+        if not is_message_id(message_id):
             return None
         return await self._read(lambda now_us: statements.find(message_id, now_us))
 
@@ -281,7 +281,7 @@ class SQLiteDriver(Driver):
         return await self._remove(message_ids, dead=True)
 
     async def _remove(self, message_ids: Sequence[str], *, dead: bool) -> AbstractSet[str]:
-        ids = json.dumps([message_id for message_id in message_ids if message_id.isprintable()])
+        ids = json.dumps([message_id for message_id in message_ids if is_message_id(message_id)])
         return await self._write(lambda now_us: statements.remove(ids, dead=dead, now_us=now_us))
 
     async def purge(self, queue: str) -> int:
@@ -289,7 +289,7 @@ class SQLiteDriver(Driver):
         return await self._write(lambda now_us: statements.purge(queue, now_us))
 
     async def fetch_result(self, message_id: str) -> bytes | None:
-        if not message_id.isprintable():
+        if not is_message_id(message_id):
             return None
         found = await self._read(lambda _: statements.fetch_result(message_id))
         if found is None:

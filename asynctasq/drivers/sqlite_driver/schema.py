@@ -3,12 +3,13 @@
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 from asynctasq.clock import SystemClock
+from asynctasq.drivers.sql.steps import run_steps
 from asynctasq.errors import DriverError, DriverMisconfigured, DriverUnavailable
 
 __all__ = [
@@ -23,7 +24,6 @@ __all__ = [
     "mapped_errors",
     "open_connection",
     "primary_code",
-    "run",
     "run_on",
 ]
 
@@ -31,7 +31,7 @@ T = TypeVar("T")
 Row = tuple[Any, ...]
 
 APPLICATION_ID = 0x61545131
-"""`aTQ1`: lets `file(1)` and other tools tell a file of ours."""
+"""`aTQ1`: lets `file(1)` and other tools recognise a file of ours."""
 SCHEMA_VERSION = 1
 SQLITE_VERSION_MIN = (3, 35, 0)
 LOCK_SLICE_S = 0.2
@@ -40,7 +40,7 @@ CACHE_KIB = 16_000
 WAL_BYTES_KEPT = 64 * 1024 * 1024
 
 # One timestamp, `visible_us`, serves delay, retry and lease. `arrival` is never used twice (AUTOINCREMENT), so a token
-# made from it fences even when a message with the same id is enqueued again after this one is gone. `token` starts
+# made from it fences even when a message with the same id is enqueued again after this one was removed. `token` starts
 # where its width does not grow for the next hundred reserves: a row whose size stays is overwritten in place.
 # The index of due work holds `arrival` and `leased`, so that reserve walks it in order and depth never reads a row.
 SCHEMA = (
@@ -82,38 +82,19 @@ class Step(NamedTuple):
 
 
 Steps = Generator[Step, list[Row], T]
-"""An operation as statements that somebody else executes: it yields a `Step` and is sent the rows."""
-
-
-def run(steps: Steps[T], execute: Callable[[str, Any], Iterable[Row]]) -> T:
-    """Run an operation through a plain `execute(sql, params)` that returns rows."""
-    try:
-        step = next(steps)
-        while True:
-            if step.many:
-                for params in step.params:
-                    execute(step.sql, params)
-                step = steps.send([])
-            else:
-                step = steps.send(list(execute(step.sql, step.params)))
-    except StopIteration as end:
-        result: T = end.value
-        return result
+"""An operation as statements that its caller executes: it yields a `Step` and is sent the rows."""
 
 
 def run_on(steps: Steps[T], cursor: sqlite3.Cursor) -> T:
     """Run an operation on a cursor that returns plain tuples."""
-    try:
-        step = next(steps)
-        while True:
-            if step.many:
-                cursor.executemany(step.sql, step.params)
-                step = steps.send([])
-            else:
-                step = steps.send(cursor.execute(step.sql, step.params).fetchall())  # type: ignore[arg-type]  # not many: one sequence
-    except StopIteration as end:
-        result: T = end.value
-        return result
+
+    def execute(step: Step) -> list[Row]:
+        if step.many:
+            cursor.executemany(step.sql, step.params)
+            return []
+        return cursor.execute(step.sql, step.params).fetchall()  # type: ignore[arg-type]  # not many: one sequence
+
+    return run_steps(steps, execute)
 
 
 def ensure_schema(where: str) -> Steps[None]:
@@ -122,7 +103,7 @@ def ensure_schema(where: str) -> Steps[None]:
     The version that counts is the row of `asynctasq_schema`. `user_version` and `application_id` repeat it in a
     file that holds nothing but our tables; a file that is the application's own keeps its values.
     """
-    version, ours_alone, tables = yield from _found()
+    version, ours_alone, tables = yield from _read_state()
     if version > SCHEMA_VERSION:
         raise DriverMisconfigured(
             f"{where} was written by a newer asynctasq (schema {version}, this version knows {SCHEMA_VERSION}); "
@@ -138,7 +119,7 @@ def ensure_schema(where: str) -> Steps[None]:
         yield Step(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
-def _found() -> Steps[tuple[int, bool, bool]]:
+def _read_state() -> Steps[tuple[int, bool, bool]]:
     """Return the schema's version (0 for none), whether all tables are ours, and whether there are any."""
     names = [name for (name,) in (yield Step("SELECT name FROM sqlite_master WHERE type = 'table'"))]
     ours_alone = all(name.startswith(("asynctasq_", "sqlite_")) for name in names)
@@ -159,13 +140,13 @@ def primary_code(error: sqlite3.Error) -> int:
 
 
 def is_locked(error: BaseException) -> bool:
-    """Say whether somebody else held the file's lock, so that the same again may work."""
+    """Say whether another connection held the file's lock, so that a repetition may succeed."""
     return isinstance(error, sqlite3.Error) and primary_code(error) in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
 @contextmanager
 def mapped_errors(where: str) -> Generator[None, None, None]:
-    """Let no exception of sqlite3 out: `DriverError` or one of its kinds, saying what to do."""
+    """Turn every exception of sqlite3 into a `DriverError` that says what to do."""
     try:
         yield
     except sqlite3.Error as error:
@@ -173,7 +154,7 @@ def mapped_errors(where: str) -> Generator[None, None, None]:
 
 
 def driver_error(error: sqlite3.Error, where: str) -> DriverError:
-    """Return what an error of sqlite3 means to our callers."""
+    """Return the error of ours for one of sqlite3."""
     match primary_code(error):
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
             return DriverUnavailable(
@@ -214,7 +195,7 @@ class SQLiteFile:
         return f"sqlite file {self.path}"
 
     def identity(self) -> tuple[int, int] | None:
-        """Return what tells this file from one that took its place; None if it is gone."""
+        """Return device and inode, which differ once another file has replaced this one; None if there is no file."""
         try:
             found = os.stat(self.path)
         except OSError:
@@ -227,7 +208,7 @@ def open_connection(file: SQLiteFile) -> sqlite3.Connection:
 
     Safe when many processes do it at once. Raises the sqlite3 errors unmapped, and DriverMisconfigured.
     """
-    _check_place(file)
+    _check_path(file)
     clock = SystemClock()
     deadline = clock.monotonic() + file.busy_timeout_s
     while True:
@@ -245,7 +226,7 @@ def open_connection(file: SQLiteFile) -> sqlite3.Connection:
         time.sleep(0.005)
 
 
-def _check_place(file: SQLiteFile) -> None:
+def _check_path(file: SQLiteFile) -> None:
     if sqlite3.sqlite_version_info < SQLITE_VERSION_MIN:
         raise DriverMisconfigured(
             f"this Python has SQLite {sqlite3.sqlite_version}; the queue needs 3.35 or newer: use a newer Python"
@@ -281,7 +262,7 @@ def _set_up(connection: sqlite3.Connection, file: SQLiteFile) -> None:
     cursor.execute("PRAGMA secure_delete = FAST")
     if file.max_page_count is not None:
         cursor.execute(f"PRAGMA max_page_count = {file.max_page_count}")
-    if run_on(_found(), cursor)[0] == SCHEMA_VERSION:
+    if run_on(_read_state(), cursor)[0] == SCHEMA_VERSION:
         return
     cursor.execute("BEGIN IMMEDIATE")
     try:

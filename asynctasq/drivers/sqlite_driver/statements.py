@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from asynctasq.drivers.base import Page, Settlements
-from asynctasq.drivers.sql.checks import depth_from, independent_batches, stored_message
+from asynctasq.drivers.sql.rows import depth_from, stored_message
+from asynctasq.drivers.sql.settlements import independent_batches
 from asynctasq.drivers.sqlite_driver.schema import Row, Step, Steps
 from asynctasq.kernel.messages import (
     MICROSECONDS,
@@ -30,24 +31,24 @@ from asynctasq.kernel.messages import (
 
 __all__ = [
     "DUE",
-    "Taken",
+    "ReserveResult",
     "depth",
     "extend",
     "fetch_result",
     "find",
+    "hand_back",
     "list_messages",
     "next_due",
-    "peek",
+    "next_due_unless_visible",
     "prune_results",
     "purge",
     "queues",
     "redrive",
     "remove",
+    "reserve",
     "settle",
     "store",
-    "take",
     "turn",
-    "untake",
 ]
 
 TOKEN_BITS = 32
@@ -64,7 +65,7 @@ NEXT_DUE = """SELECT visible_us FROM asynctasq_message
 LEASE = """UPDATE asynctasq_message
     SET visible_us = ?, crashes = crashes + leased, leased = 1, token = token + 1
     WHERE arrival IN (SELECT value FROM json_each(?))"""
-UNLEASE = """UPDATE asynctasq_message SET visible_us = ?, crashes = ?, leased = ?
+HAND_BACK = """UPDATE asynctasq_message SET visible_us = ?, crashes = ?, leased = ?
     WHERE arrival = ? AND token = ? AND leased = 1"""
 HELD = """SELECT held.arrival, held.token, held.id
     FROM json_each(?) AS wanted CROSS JOIN asynctasq_message AS held ON held.arrival = wanted.value
@@ -80,14 +81,14 @@ BURY = """UPDATE asynctasq_message SET leased = 0, visible_us = ?, attempts = at
         SELECT max(death) FROM asynctasq_message AS other
         WHERE other.queue = asynctasq_message.queue AND other.death IS NOT NULL
     ), 0) WHERE arrival = ?"""
-STORED = """id, queue, body, leased, attempts, crashes, enqueued_us, visible_us, reason, error"""
+STORED_COLUMNS = """id, queue, body, leased, attempts, crashes, enqueued_us, visible_us, reason, error"""
 REMOVE = "DELETE FROM asynctasq_message WHERE id IN (SELECT value FROM json_each(?)) AND"
 WAITING = "death IS NULL AND (leased = 0 OR visible_us <= ?)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Taken:
-    """What a reserve found: the leases, how their rows were before, and else when the next message is due."""
+class ReserveResult:
+    """The leases and how their rows were before; without leases, when the next message is due."""
 
     leases: list[Lease]
     rows: list[Row] = field(default_factory=list[Row])
@@ -99,7 +100,7 @@ class Taken:
         return None if self.due_us is None else max(0, self.due_us - self.now_us) / MICROSECONDS
 
 
-def _later(now_us: int, delay_s: float) -> int:
+def _instant_after(now_us: int, delay_s: float) -> int:
     return now_us + microseconds(min(delay_s, DELAY_S_MAX))
 
 
@@ -111,7 +112,7 @@ def store(messages: Sequence[Message], now_us: int) -> Steps[list[str]]:
     if not messages:
         return []
     ((last,),) = yield Step("SELECT coalesce(max(arrival), 0) FROM asynctasq_message")
-    rows = ((each.id, each.queue, _later(now_us, each.delay_s), now_us, each.body) for each in messages)
+    rows = ((each.id, each.queue, _instant_after(now_us, each.delay_s), now_us, each.body) for each in messages)
     yield Step(INSERT, rows, many=True)
     ((new,),) = yield Step("SELECT count(*) FROM asynctasq_message WHERE arrival > ?", (last,))
     if new == len(messages):
@@ -120,9 +121,9 @@ def store(messages: Sequence[Message], now_us: int) -> Steps[list[str]]:
     return [message_id for (message_id,) in found]
 
 
-def take(queues: Iterable[str], limit: int, lease_s: float, now_us: int) -> Steps[Taken]:
+def reserve(queues: Iterable[str], limit: int, lease_s: float, now_us: int) -> Steps[ReserveResult]:
     """Lease up to `limit` visible messages."""
-    until = _later(now_us, lease_s)
+    until = _instant_after(now_us, lease_s)
     leases: list[Lease] = []
     rows: list[Row] = []
     for queue in dict.fromkeys(queues):
@@ -133,7 +134,7 @@ def take(queues: Iterable[str], limit: int, lease_s: float, now_us: int) -> Step
         leases += [_lease(queue, row, until) for row in found]
     if rows:
         yield Step(LEASE, (until, _json([row[0] for row in rows])))
-        return Taken(leases=leases, rows=rows)
+        return ReserveResult(leases=leases, rows=rows)
     return (yield from next_due(queues, now_us))
 
 
@@ -151,27 +152,27 @@ def _lease(queue: str, row: Row, until_us: int) -> Lease:
     )
 
 
-def untake(taken: Taken, _now_us: int) -> Steps[None]:
-    """Put back messages whose reserve was cancelled as they were, but for the token."""
+def hand_back(reserved: ReserveResult, _now_us: int) -> Steps[None]:
+    """Restore the rows of a reserve that was cancelled, except for the token."""
     rows = [
         (visible_us, crashes, leased, arrival, token + 1)
-        for arrival, _, token, _, crashes, leased, visible_us, _, _ in taken.rows
+        for arrival, _, token, _, crashes, leased, visible_us, _, _ in reserved.rows
     ]
-    yield Step(UNLEASE, rows, many=True)
+    yield Step(HAND_BACK, rows, many=True)
 
 
-def next_due(queues: Iterable[str], now_us: int) -> Steps[Taken]:
-    """Take nothing; return when the next message of these queues is due."""
+def next_due(queues: Iterable[str], now_us: int) -> Steps[ReserveResult]:
+    """Lease nothing; return when the next message of these queues is due."""
     found: list[int] = []
     for queue in dict.fromkeys(queues):
         found += [row[0] for row in (yield Step(NEXT_DUE, (queue,)))]
-    return Taken(leases=[], due_us=min(found, default=None), now_us=now_us)
+    return ReserveResult(leases=[], due_us=min(found, default=None), now_us=now_us)
 
 
-def peek(queues: Iterable[str], now_us: int) -> Steps[Taken | None]:
+def next_due_unless_visible(queues: Iterable[str], now_us: int) -> Steps[ReserveResult | None]:
     """Return None if a message is visible, else when the next one is due."""
-    taken = yield from next_due(queues, now_us)
-    return None if taken.due_in_s() == 0 else taken
+    reserved = yield from next_due(queues, now_us)
+    return None if reserved.due_in_s() == 0 else reserved
 
 
 # -- settling ------------------------------------------------------------------------------------
@@ -179,11 +180,11 @@ def peek(queues: Iterable[str], now_us: int) -> Steps[Taken | None]:
 
 def turn(
     settlements: Settlements, queues: Sequence[str], limit: int, lease_s: float, now_us: int
-) -> Steps[tuple[AbstractSet[str], Taken]]:
-    """Settle, then take."""
+) -> Steps[tuple[AbstractSet[str], ReserveResult]]:
+    """Settle, then reserve."""
     lost = yield from settle(settlements, now_us)
-    taken = yield from take(queues, limit, lease_s, now_us)
-    return lost, taken
+    reserved = yield from reserve(queues, limit, lease_s, now_us)
+    return lost, reserved
 
 
 def settle(settlements: Settlements, now_us: int) -> Steps[AbstractSet[str]]:
@@ -192,11 +193,11 @@ def settle(settlements: Settlements, now_us: int) -> Steps[AbstractSet[str]]:
     for batch in batches:
         arrivals, others = yield from _held([lease for lease, _ in batch])
         lost |= others
-        ended = _Ended(now_us)
+        plan = _SettlementPlan(now_us)
         for (lease, settlement), arrival in zip(batch, arrivals, strict=True):
             if arrival is not None:
-                ended.add(lease.message_id, arrival, settlement)
-        yield from ended.steps()
+                plan.add(lease.message_id, arrival, settlement)
+        yield from plan.steps()
     return lost
 
 
@@ -206,7 +207,7 @@ def extend(leases: Sequence[Lease], lease_s: float, now_us: int) -> Steps[tuple[
     arrivals = [arrival for arrival in found if arrival is not None]
     sooner: set[str] = set()
     if arrivals:
-        until, chosen = _later(now_us, lease_s), _json(arrivals)
+        until, chosen = _instant_after(now_us, lease_s), _json(arrivals)
         sooner = {queue for (queue,) in (yield Step(SOONER, (chosen, until)))}
         yield Step(EXTEND, (until, chosen))
     return lost, sooner
@@ -214,7 +215,7 @@ def extend(leases: Sequence[Lease], lease_s: float, now_us: int) -> Steps[tuple[
 
 def _held(leases: Sequence[Lease]) -> Steps[tuple[list[int | None], set[str]]]:
     """Return for each lease the row it still holds or None, and the ids of those that hold none."""
-    wanted = [_split(lease.token) for lease in leases]
+    wanted = [_parse_token(lease.token) for lease in leases]
     rows = yield Step(HELD, (_json([arrival for arrival, _ in wanted]),))
     latest = {(arrival, token): message_id for arrival, token, message_id in rows}
     held = [key[0] if latest.get(key) == lease.message_id else None for lease, key in zip(leases, wanted, strict=True)]
@@ -223,15 +224,15 @@ def _held(leases: Sequence[Lease]) -> Steps[tuple[list[int | None], set[str]]]:
     return held, {lease.message_id for lease, arrival in zip(leases, held, strict=True) if arrival is None}
 
 
-def _split(token: str) -> tuple[int, int]:
-    """Return arrival and number; a token that none of our reserves gave names a row that never is."""
+def _parse_token(token: str) -> tuple[int, int]:
+    """Return arrival and number; for a token that we never granted, those of no row."""
     if token.isascii() and token.isdigit() and len(token) <= 28 and (number := int(token)) < TOKEN_MAX:
         return number >> TOKEN_BITS, number & (1 << TOKEN_BITS) - 1
     return 0, 0
 
 
-class _Ended:
-    """The statements that a batch of settlements comes to; all of their leases are held."""
+class _SettlementPlan:
+    """The statements that apply a batch of settlements, all of whose leases are held."""
 
     def __init__(self, now_us: int) -> None:
         self._now_us = now_us
@@ -246,9 +247,9 @@ class _Ended:
             case Complete(result=result, result_ttl_s=ttl_s):
                 self._completed.append(arrival)
                 if result is not None:
-                    self._results.append((message_id, _later(self._now_us, ttl_s), result))
+                    self._results.append((message_id, _instant_after(self._now_us, ttl_s), result))
             case Release(delay_s=delay_s, counted=counted, crashed=crashed, error=error):
-                visible_us = _later(self._now_us, delay_s)
+                visible_us = _instant_after(self._now_us, delay_s)
                 self._released.append((visible_us, int(counted), int(crashed), _error(error), arrival))
             case Bury(reason=reason, counted=counted, crashed=crashed, error=error):
                 row = (self._now_us, int(counted), int(crashed), _error(error), reason.value, arrival)
@@ -278,7 +279,7 @@ def _json(numbers: list[int]) -> str:
     return str(numbers)
 
 
-# -- looking -------------------------------------------------------------------------------------
+# -- inspecting -------------------------------------------------------------------------------------
 
 
 def depth(queue: str, now_us: int) -> Steps[Depth]:
@@ -326,7 +327,7 @@ def queues() -> Steps[list[str]]:
 
 def find(message_id: str, now_us: int) -> Steps[StoredMessage | None]:
     """Return one message."""
-    rows = yield Step(f"SELECT {STORED} FROM asynctasq_message WHERE id = ?", (message_id,))
+    rows = yield Step(f"SELECT {STORED_COLUMNS} FROM asynctasq_message WHERE id = ?", (message_id,))
     return stored_message(_columns(rows[0]), now_us) if rows else None
 
 
@@ -354,7 +355,7 @@ def list_messages(queue: str, state: State | None, limit: int, after: int, now_u
     chosen = _Filter("1", takes_now=False) if state is None else FILTERS[state]
     params = [queue, after, *([now_us] if chosen.takes_now else []), limit + 1]
     rows = yield Step(
-        f"""SELECT {STORED}, arrival FROM asynctasq_message
+        f"""SELECT {STORED_COLUMNS}, arrival FROM asynctasq_message
             WHERE queue = ? AND arrival > ? AND {chosen.sql} ORDER BY arrival LIMIT ?""",
         params,
     )
@@ -363,14 +364,14 @@ def list_messages(queue: str, state: State | None, limit: int, after: int, now_u
 
 
 def remove(ids_json: str, *, dead: bool, now_us: int) -> Steps[AbstractSet[str]]:
-    """Remove those of the ids that are dead letters, or else those that wait; return their ids."""
+    """Remove those of the ids that are dead letters, or else scheduled or ready; return their ids."""
     condition, params = ("death IS NOT NULL", ()) if dead else (WAITING, (now_us,))
     rows = yield Step(f"{REMOVE} {condition} RETURNING id", (ids_json, *params))
     return {message_id for (message_id,) in rows}
 
 
 def purge(queue: str, now_us: int) -> Steps[int]:
-    """Remove what waits in a queue; return how many."""
+    """Remove the scheduled and ready messages of a queue; return how many."""
     yield Step(f"DELETE FROM asynctasq_message WHERE queue = ? AND {WAITING}", (queue, now_us))
     ((count,),) = yield Step("SELECT changes()")
     return int(count)

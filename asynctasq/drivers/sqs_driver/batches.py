@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from asynctasq.drivers.batches import batches_by_size, chunks
 from asynctasq.drivers.sqs_driver.client import Connection, Failure
 from asynctasq.drivers.sqs_driver.errors import QueueGone
 from asynctasq.drivers.sqs_driver.queues import QueueDirectory
@@ -15,7 +16,7 @@ from asynctasq.errors import DispatchError, DriverError
 __all__ = ["Batches", "Copy"]
 
 REQUESTS_MAX = 8
-Job = Callable[[], Awaitable[None]]
+Call = Callable[[], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,40 +43,36 @@ class Batches:
         for index, item in enumerate(outgoing):
             by_queue.setdefault((item.queue, item.dead), []).append(index)
         results: list[Failure | None] = [None] * len(outgoing)
-        jobs: list[Job] = []
+        calls: list[Call] = []
         for (queue, dead), indexes in by_queue.items():
-            send = functools.partial(self._send_chunks, queue, dead, outgoing, results)
-            chunks = self._chunks(outgoing, indexes)
+            send = functools.partial(self._send_batches, queue, dead, outgoing, results)
+            batches = list(
+                batches_by_size(
+                    indexes,
+                    size_of=lambda index: outgoing[index].bytes,
+                    size_max=self._bytes_max,
+                    count_max=BATCH_ENTRIES_MAX,
+                )
+            )
             if self._directory.names.is_fifo(queue):
-                jobs.append(functools.partial(send, chunks))
+                calls.append(functools.partial(send, batches))
             else:
-                jobs += [functools.partial(send, [chunk]) for chunk in chunks]
-        await _run_all(jobs)
+                calls += [functools.partial(send, [batch]) for batch in batches]
+        await _run_all(calls)
         return results
 
-    def _chunks(self, outgoing: Sequence[Outgoing], indexes: Sequence[int]) -> list[list[int]]:
-        chunks: list[list[int]] = []
-        size = self._bytes_max + 1
-        for index in indexes:
-            size += outgoing[index].bytes
-            if size > self._bytes_max or len(chunks[-1]) == BATCH_ENTRIES_MAX:
-                chunks.append([])
-                size = outgoing[index].bytes
-            chunks[-1].append(index)
-        return chunks
-
-    async def _send_chunks(
+    async def _send_batches(
         self,
         queue: str,
         dead: bool,
         outgoing: Sequence[Outgoing],
         results: list[Failure | None],
-        chunks: Sequence[list[int]],
+        batches: Sequence[list[int]],
     ) -> None:
-        for chunk in chunks:
-            await self._send_chunk(queue, dead, outgoing, chunk, results)
+        for batch in batches:
+            await self._send_batch(queue, dead, outgoing, batch, results)
 
-    async def _send_chunk(
+    async def _send_batch(
         self, queue: str, dead: bool, outgoing: Sequence[Outgoing], chunk: list[int], results: list[Failure | None]
     ) -> None:
         entries = [outgoing[index].entry(str(index)) for index in chunk]
@@ -116,9 +113,9 @@ class Batches:
 
         await _run_all(
             [
-                functools.partial(run_chunk, queue, dead, indexes[start : start + BATCH_ENTRIES_MAX])
+                functools.partial(run_chunk, queue, dead, chunk)
                 for (queue, dead), indexes in by_queue.items()
-                for start in range(0, len(indexes), BATCH_ENTRIES_MAX)
+                for chunk in chunks(indexes, BATCH_ENTRIES_MAX)
             ]
         )
         return results
@@ -137,22 +134,22 @@ class Batches:
             return _all_failed(entries, error)
 
 
-async def _run_all(jobs: Sequence[Job]) -> None:
-    """Run the jobs, some at a time: a large one of these must not keep the small ones of others from the network."""
-    if len(jobs) == 1:
-        await jobs[0]()
+async def _run_all(calls: Sequence[Call]) -> None:
+    """Run the calls, some at a time: a large batch must not keep the small ones of other callers from the network."""
+    if len(calls) == 1:
+        await calls[0]()
         return
-    waiting = iter(jobs)
+    waiting = iter(calls)
 
     async def run() -> None:
-        for job in waiting:
-            await job()
+        for call in waiting:
+            await call()
 
     async with asyncio.TaskGroup() as group:
-        for _ in range(min(REQUESTS_MAX, len(jobs))):
+        for _ in range(min(REQUESTS_MAX, len(calls))):
             group.create_task(run())
 
 
 def _all_failed(entries: Sequence[dict[str, Any]], error: DriverError | DispatchError) -> dict[str, Failure]:
-    """The call as a whole failed: each entry may be tried again, by whoever wants it."""
+    """Return the failures of a call that failed as a whole: each entry may be tried again."""
     return {entry["Id"]: Failure(code="", text=str(error), final=False, cause=error) for entry in entries}

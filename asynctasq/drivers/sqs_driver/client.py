@@ -1,4 +1,4 @@
-"""The connection to SQS of one event loop, and what its replies say about the time; nothing here knows messages."""
+"""The connection to SQS of one event loop, and the server's clock as its replies show it; knows no messages."""
 
 import asyncio
 import io
@@ -15,7 +15,7 @@ from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession
 
 from asynctasq.clock import Clock
-from asynctasq.drivers.sqs_driver.errors import QueueGone, Refused, mapped
+from asynctasq.drivers.sqs_driver.errors import QueueGone, Refused, mapped_errors
 from asynctasq.drivers.sqs_driver.wire import BATCH_ENTRIES_MAX
 from asynctasq.errors import AsyncTasqError, DriverError, DriverUnavailable
 
@@ -36,15 +36,15 @@ STREAM_FROM_BYTES = 1 << 20
 
 
 class ServerClock:
-    """SQS's time, told by the `Date` of its replies; shared by all loops of a driver.
+    """SQS's time, derived from the `Date` of its replies; shared by all loops of a driver.
 
-    A date has whole seconds, so each reply only bounds the distance to our clock; many bound it well.
+    A date has whole seconds, so each reply only bounds the difference to our clock; many replies bound it well.
     """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._behind = -math.inf
-        self._ahead = math.inf
+        self._offset_min = -math.inf
+        self._offset_max = math.inf
 
     def local(self) -> float:
         """Return our own clock's time."""
@@ -56,18 +56,18 @@ class ServerClock:
 
     def at(self, local: float) -> float:
         """Return the earliest that SQS's time can have been when ours was `local`."""
-        return local + self._behind if math.isfinite(self._behind) else local
+        return local + self._offset_min if math.isfinite(self._offset_min) else local
 
     def observe(self, date: str, asked_at: float, answered_at: float) -> float | None:
-        """Learn from a reply; return its date, if it has one."""
+        """Narrow the bounds by a reply; return its date, if it has one."""
         try:
             server = parsedate_to_datetime(date).timestamp()
         except ValueError:
             return None
-        behind, ahead = server - answered_at, server + 1 - asked_at
-        self._behind, self._ahead = max(self._behind, behind), min(self._ahead, ahead)
-        if self._behind > self._ahead:  # a clock was set: what was learned before is void
-            self._behind, self._ahead = behind, ahead
+        offset_min, offset_max = server - answered_at, server + 1 - asked_at
+        self._offset_min, self._offset_max = max(self._offset_min, offset_min), min(self._offset_max, offset_max)
+        if self._offset_min > self._offset_max:  # a clock was set: the earlier bounds are wrong
+            self._offset_min, self._offset_max = offset_min, offset_max
         return server
 
 
@@ -90,8 +90,8 @@ class Endpoint:
     region: str | None
     endpoint_url: str | None
     profile: str | None
-    shown: str
-    """For texts: no secrets."""
+    label: str
+    """For texts, without secrets."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,22 +129,22 @@ class Connection:
     def __init__(self, endpoint: Endpoint, clock: ServerClock, calls: "Counter[str]") -> None:
         self.endpoint = endpoint
         self.clock = clock
-        self.creating = asyncio.Lock()
+        self.create_lock = asyncio.Lock()
         self._calls = calls
-        self._chores: dict[asyncio.Task[Any], None] = {}
-        self._keeper: AsyncGenerator[None, None] | None = None
+        self._background: dict[asyncio.Task[Any], None] = {}
+        self._lifetime: AsyncGenerator[None, None] | None = None
         self._commands: SqsClient
         self._polls: SqsClient
 
     async def open(self) -> None:
-        """Make the clients. asyncio ends them with the loop if nobody closes them before."""
-        self._keeper = self._keep()
-        await anext(self._keeper)
+        """Make the clients. asyncio closes them with the loop if nobody does before."""
+        self._lifetime = self._keep_open()
+        await anext(self._lifetime)
 
-    async def _keep(self) -> AsyncGenerator[None, None]:
+    async def _keep_open(self) -> AsyncGenerator[None, None]:
         # An async generator, because a loop that shuts down finishes those that are still open.
         async with AsyncExitStack() as stack:
-            with mapped(self.endpoint.shown, "the set-up of a client"):
+            with mapped_errors(self.endpoint.label, "the set-up of a client"):
                 session = AioSession(profile=self.endpoint.profile)
                 self._commands = await stack.enter_async_context(self._client(session, COMMAND_TIMEOUT_S))
                 self._polls = await stack.enter_async_context(self._client(session, POLL_TIMEOUT_S))
@@ -165,34 +165,34 @@ class Connection:
         )
 
     async def close(self) -> None:
-        """End the chores that are under way, then the clients."""
-        if self._chores:
-            await asyncio.wait(list(self._chores), timeout=CLOSE_S)
-            late = list(self._chores)
-            for chore in late:
-                chore.cancel()
+        """End the background tasks, then the clients."""
+        if self._background:
+            await asyncio.wait(list(self._background), timeout=CLOSE_S)
+            late = list(self._background)
+            for task in late:
+                task.cancel()
             if late:
                 await asyncio.wait(late, timeout=CLOSE_S)
-        keeper, self._keeper = self._keeper, None
-        if keeper is not None:
-            await keeper.aclose()
+        lifetime, self._lifetime = self._lifetime, None
+        if lifetime is not None:
+            await lifetime.aclose()
 
-    def spawn(self, chore: Coroutine[Any, Any, None], title: str) -> None:
-        """Run something nobody waits for; it belongs to this connection, and its failure is only logged."""
-        task = asyncio.ensure_future(chore)
-        self._chores[task] = None
-        task.add_done_callback(lambda done: self._chores.pop(done, None))
+    def spawn(self, coroutine: Coroutine[Any, Any, None], title: str) -> None:
+        """Run a coroutine in the background; it belongs to this connection, and its failure is only logged."""
+        task = asyncio.ensure_future(coroutine)
+        self._background[task] = None
+        task.add_done_callback(lambda done: self._background.pop(done, None))
         task.add_done_callback(lambda done: _log_failure(done, title))
 
-    async def finish(self, work: Coroutine[Any, Any, T], title: str, after: Callable[[], None] | None = None) -> T:
+    async def run_to_end(self, work: Coroutine[Any, Any, T], title: str, after: Callable[[], None] | None = None) -> T:
         """Await work that goes on to its end when its caller is cancelled: half of it would leave two copies.
 
-        `after` is called when it has ended, however it did.
+        `after` is called when it has ended, with or without an error.
         Raises: DriverUnavailable if `close` ended it.
         """
         task = asyncio.ensure_future(work)
-        self._chores[task] = None
-        task.add_done_callback(lambda done: self._chores.pop(done, None))
+        self._background[task] = None
+        task.add_done_callback(lambda done: self._background.pop(done, None))
         if after is not None:
             task.add_done_callback(lambda _: after())
         try:
@@ -200,7 +200,7 @@ class Connection:
         except asyncio.CancelledError:
             current = asyncio.current_task()
             if task.cancelled() and current is not None and not current.cancelling():
-                raise DriverUnavailable(f"{self.endpoint.shown}: the driver was closed during {title}") from None
+                raise DriverUnavailable(f"{self.endpoint.label}: the driver was closed during {title}") from None
             task.add_done_callback(lambda done: _log_failure(done, title))
             raise
 
@@ -218,7 +218,7 @@ class Connection:
     async def _call(self, client: SqsClient, operation: str, parameters: dict[str, Any]) -> Reply:
         self._calls[operation] += 1
         asked_at = self.clock.local()
-        with mapped(self.endpoint.shown, operation):
+        with mapped_errors(self.endpoint.label, operation):
             data = cast("dict[str, Any]", await getattr(client, operation)(**parameters))
         answered_at = self.clock.local()
         date = data.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date", "")
@@ -227,7 +227,7 @@ class Connection:
         return Reply(data=data, asked_at=earliest, answered_at=max(earliest, dated or earliest))
 
     async def batch(self, operation: str, url: str, entries: Sequence[dict[str, Any]]) -> dict[str, Failure]:
-        """Do one batch call, again for entries that failed for a passing reason; return what failed for good, by Id.
+        """Do one batch call, again for entries whose failure may pass; return the failures that remain, by Id.
 
         An entry that the reply does not mention counts as failed.
         """
@@ -244,7 +244,7 @@ class Connection:
                 return final | await self._one_by_one(operation, url, list(pending.values()), error)
             except (DriverError, QueueGone) as error:
                 if isinstance(error, QueueGone) and not round_:
-                    raise  # nothing was done yet: whoever asked may create the queue
+                    raise  # nothing was done yet: the caller may create the queue
                 return final | _all_failed(pending, error)
             failed = _failures(reply.data, pending)
             final |= {entry_id: failure for entry_id, failure in failed.items() if failure.final}

@@ -1,4 +1,4 @@
-"""The driver for Amazon SQS; what SQS can't promise, it does not claim. `wire` has its format, `client` its calls.
+"""The driver for Amazon SQS, which claims only what SQS can promise. `wire` has its format, `client` its calls.
 
 Why it works as it does: docs/decisions/sqs-delivery.md.
 """
@@ -13,12 +13,14 @@ from urllib.parse import urlsplit
 
 from asynctasq.clock import Clock, SystemClock
 from asynctasq.drivers.base import YES, Capabilities, Driver, Settlements, Support, partial
+from asynctasq.drivers.batches import unique_messages
+from asynctasq.drivers.checks import check_queue_names
 from asynctasq.drivers.loops import PerLoop
 from asynctasq.drivers.sqs_driver.batches import Batches
 from asynctasq.drivers.sqs_driver.client import Connection, Endpoint, Failure, ServerClock
 from asynctasq.drivers.sqs_driver.errors import QueueGone
-from asynctasq.drivers.sqs_driver.hops import Hops
-from asynctasq.drivers.sqs_driver.leases import LeaseBook
+from asynctasq.drivers.sqs_driver.forwarding import Forwarder
+from asynctasq.drivers.sqs_driver.leases import LeaseRegistry
 from asynctasq.drivers.sqs_driver.names import QueueNames
 from asynctasq.drivers.sqs_driver.queues import QueueDirectory
 from asynctasq.drivers.sqs_driver.receiver import Receiver
@@ -68,13 +70,13 @@ OPTIONS: dict[str, type] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Desk:
-    """What one event loop works with."""
+class _LoopResources:
+    """What the driver opens for one event loop."""
 
     connection: Connection
     batches: Batches
     receiver: Receiver
-    hops: Hops
+    forwarder: Forwarder
     settler: Settler
 
 
@@ -120,13 +122,13 @@ class SQSDriver(Driver):
             region=region,
             endpoint_url=endpoint_url,
             profile=profile,
-            shown=f"SQS at {redact(endpoint_url)}" if endpoint_url else f"SQS in {region or 'the default region'}",
+            label=f"SQS at {redact(endpoint_url)}" if endpoint_url else f"SQS in {region or 'the default region'}",
         )
         self._directory = QueueDirectory(names, url_prefix=queue_url_prefix, create=create_queues)
         self._writer = Writer(is_fifo=names.is_fifo, ordered=fifo_ordered, bytes_max=message_bytes_max)
         self._clock = ServerClock(clock or SystemClock())
-        self._book = LeaseBook()
-        self._desks = PerLoop(self._open_desk, self._close_desk)
+        self._registry = LeaseRegistry()
+        self._resources = PerLoop(self._open_resources, self._close_resources)
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "clock_offset" and value:
@@ -150,53 +152,52 @@ class SQSDriver(Driver):
 
     def __str__(self) -> str:
         prefix = self._directory.names.prefix
-        return self._endpoint.shown + (f", queues {prefix}*" if prefix else "")
+        return self._endpoint.label + (f", queues {prefix}*" if prefix else "")
 
     # -- connecting ------------------------------------------------------------------------------
 
-    async def _open_desk(self) -> _Desk:
+    async def _open_resources(self) -> _LoopResources:
         connection = Connection(self._endpoint, self._clock, self.api_calls)
         await connection.open()
         batches = Batches(connection, self._directory, bytes_max=self._bytes_max)
-        hops = Hops(batches, self._writer, self._clock)
-        return _Desk(
+        forwarder = Forwarder(batches, self._writer, self._clock)
+        return _LoopResources(
             connection=connection,
             batches=batches,
-            hops=hops,
-            receiver=Receiver(connection, self._directory, batches, hops, self._book),
-            settler=Settler(connection, batches, self._writer, self._book),
+            forwarder=forwarder,
+            receiver=Receiver(connection, self._directory, batches, forwarder, self._registry),
+            settler=Settler(connection, batches, self._writer, self._registry),
         )
 
-    async def _close_desk(self, desk: _Desk) -> None:
-        await desk.receiver.close()
-        await desk.connection.close()
+    async def _close_resources(self, resources: _LoopResources) -> None:
+        await resources.receiver.close()
+        await resources.connection.close()
 
     async def open(self) -> None:
-        """Ask for a queue that need not exist: any answer but a refusal of the credentials will do."""
-        if self._desks.peek() is None:
-            desk = await self._desks.get()
+        """Ask for a queue that need not exist: any reply but a refusal of the credentials is good."""
+        if self._resources.get_if_open() is None:
+            resources = await self._resources.get()
             try:
-                await desk.connection.call("get_queue_url", QueueName=self._directory.names.prefix + PROBE_QUEUE)
+                await resources.connection.call("get_queue_url", QueueName=self._directory.names.prefix + PROBE_QUEUE)
             except QueueGone:
                 pass
             except DriverError:
-                await self._desks.close()
+                await self._resources.close()
                 raise
 
     async def close(self) -> None:
-        await self._desks.close()
+        await self._resources.close()
 
     # -- storing ---------------------------------------------------------------------------------
 
     async def enqueue(self, messages: Sequence[Message]) -> list[str]:
         self._check(messages)
-        first = {message.id: message for message in reversed(messages)}
-        unique = [message for message in messages if first[message.id] is message]
-        desk = await self._desks.get()
+        unique = unique_messages(messages)
+        resources = await self._resources.get()
         for queue in dict.fromkeys(message.queue for message in unique):
-            await self._directory.address(desk.connection, queue)
+            await self._directory.address(resources.connection, queue)
         outgoing = [first_copy(self._writer, message) for message in unique]
-        failures = await desk.connection.finish(desk.batches.send(outgoing), "enqueueing")
+        failures = await resources.connection.run_to_end(resources.batches.send(outgoing), "enqueueing")
         if any(failures):
             raise _partly_stored(unique, failures)
         return [message.id for message in unique]
@@ -208,59 +209,59 @@ class SQSDriver(Driver):
     # -- reserving and settling ------------------------------------------------------------------
 
     async def reserve(self, queues: Sequence[str], *, limit: int, lease_s: float, wait_s: float = 0) -> list[Lease]:
-        desk = await self._desks.get()
-        for queue in queues:
-            check_queue_name(queue)
-        return await desk.receiver.reserve(queues, limit=limit, lease_s=lease_s, wait_s=wait_s)
+        resources = await self._resources.get()
+        check_queue_names(queues)
+        return await resources.receiver.reserve(queues, limit=limit, lease_s=lease_s, wait_s=wait_s)
 
     async def extend(self, leases: Sequence[Lease], *, lease_s: float) -> AbstractSet[str]:
-        return await (await self._desks.get()).settler.extend(leases, lease_s=lease_s)
+        return await (await self._resources.get()).settler.extend(leases, lease_s=lease_s)
 
     async def settle(self, settlements: Settlements) -> AbstractSet[str]:
         for _, settlement in settlements:
             self._check(settlement.follow_ups)
-        return await (await self._desks.get()).settler.settle(settlements)
+        return await (await self._resources.get()).settler.settle(settlements)
 
     async def turn(
         self, settlements: Settlements, queues: Sequence[str], *, limit: int, lease_s: float
     ) -> tuple[AbstractSet[str], list[Lease]]:
-        """Settle and receive at the same time, where the one can't change what the other finds."""
-        if not settlements or not limit or not self._are_apart(settlements):
+        """Settle and receive at the same time, if the settlements can't change what is received."""
+        if not settlements or not limit or not self._are_independent(settlements):
             return await super().turn(settlements, queues, limit=limit, lease_s=lease_s)
-        desk = await self._desks.get()
-        for queue in queues:
-            check_queue_name(queue)
+        resources = await self._resources.get()
+        check_queue_names(queues)
         asked_at = asyncio.get_running_loop().time()
-        with desk.receiver.taking(queues):
+        with resources.receiver.claiming(queues):
             settled, fetched = await asyncio.gather(
-                desk.settler.settle(settlements),
-                desk.receiver.fetch(queues, limit=limit, lease_s=lease_s),
+                resources.settler.settle(settlements),
+                resources.receiver.fetch(queues, limit=limit, lease_s=lease_s),
                 return_exceptions=True,
             )
             if isinstance(settled, BaseException):
-                raise settled  # what was received meanwhile waits for the next reserve
+                raise settled  # the messages received meanwhile wait for the next reserve
             if isinstance(fetched, BaseException):
-                return settled, []  # the next reserve will say it; these settlements are done
-            leases = await desk.receiver.claim(queues, limit=limit, lease_s=lease_s, asked_at=asked_at)
+                return settled, []  # the next reserve raises the error; these settlements are done
+            leases = await resources.receiver.claim(queues, limit=limit, lease_s=lease_s, asked_at=asked_at)
             return settled, leases
 
-    def _are_apart(self, settlements: Settlements) -> bool:
+    def _are_independent(self, settlements: Settlements) -> bool:
         return all(
             isinstance(end, Complete) and not end.follow_ups and not self._directory.names.is_fifo(lease.queue)
             for lease, end in settlements
         )
 
-    # -- looking ---------------------------------------------------------------------------------
+    # -- inspecting ---------------------------------------------------------------------------------
 
     async def depth(self, queue: str) -> Depth:
         check_queue_name(queue)
-        desk = await self._desks.get()
-        return await read_depth(desk.connection, self._directory, queue)
+        resources = await self._resources.get()
+        return await read_depth(resources.connection, self._directory, queue)
 
     async def redrive(self, queue: str, *, limit: int) -> int:
         check_queue_name(queue)
-        desk = await self._desks.get()
-        return await redrive(desk.connection, self._directory, desk.hops, self._writer, queue=queue, limit=limit)
+        resources = await self._resources.get()
+        return await redrive(
+            resources.connection, self._directory, resources.forwarder, self._writer, queue=queue, limit=limit
+        )
 
 
 def _check_url(name: str, url: str | None) -> None:

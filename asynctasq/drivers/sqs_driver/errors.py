@@ -19,7 +19,7 @@ from botocore.parsers import ResponseParserError
 
 from asynctasq.errors import DriverError, DriverMisconfigured, DriverUnavailable
 
-__all__ = ["QueueGone", "Refused", "mapped"]
+__all__ = ["QueueGone", "Refused", "mapped_errors"]
 
 QUEUE_GONE = frozenset({"AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist"})
 RETRYABLE = frozenset({
@@ -43,7 +43,7 @@ RETRYABLE = frozenset({
 REFUSED_ENTRY = frozenset(
     {"InvalidParameterValue", "BatchRequestTooLong", "AWS.SimpleQueueService.BatchRequestTooLong"}
 )
-SECRETIVE = frozenset({"SignatureDoesNotMatch", "IncompleteSignature", "InvalidSignatureException"})
+SIGNATURE_ERRORS = frozenset({"SignatureDoesNotMatch", "IncompleteSignature", "InvalidSignatureException"})
 
 
 class QueueGone(Exception):
@@ -63,7 +63,7 @@ def _read(error: ClientError) -> tuple[str, int, str]:
 
 
 @contextmanager
-def mapped(where: str, action: str) -> Generator[None, None, None]:
+def mapped_errors(where: str, action: str) -> Generator[None, None, None]:
     """Turn what the client library raises into our errors; `where` is the server, without secrets."""
     try:
         yield
@@ -89,7 +89,7 @@ def mapped(where: str, action: str) -> Generator[None, None, None]:
 
 def _from_reply(error: ClientError, where: str, action: str) -> Exception:
     code, status, message = _read(error)
-    said = "" if code in SECRETIVE else f": {message}"
+    said = "" if code in SIGNATURE_ERRORS else f": {message}"
     text = f"{where} refused {action} with {code or status}{said}"
     if code in QUEUE_GONE:
         return QueueGone(text)
@@ -97,7 +97,7 @@ def _from_reply(error: ClientError, where: str, action: str) -> Exception:
         return Refused(text)
     if status == 429 or status >= 500 or code in RETRYABLE:
         return DriverUnavailable(f"{text}; try again later")
-    if status == 403 or code in SECRETIVE:
+    if status == 403 or code in SIGNATURE_ERRORS:
         return DriverMisconfigured(f"{text}; check the credentials and what their policy allows on this queue")
     if 400 <= status < 500:
         return DriverMisconfigured(text)

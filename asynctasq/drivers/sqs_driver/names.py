@@ -43,7 +43,7 @@ class QueueNames:
             )
 
     def is_fifo(self, queue: str) -> bool:
-        """Tell whether this queue is a FIFO queue."""
+        """Say whether this queue is a FIFO queue."""
         return self.all_fifo or (queue.endswith(FIFO_SUFFIX) and len(queue) > len(FIFO_SUFFIX))
 
     def encode(self, queue: str, *, dead: bool = False) -> str:
@@ -54,11 +54,11 @@ class QueueNames:
         fifo = self.is_fifo(queue)
         stem = queue[: -len(FIFO_SUFFIX)] if fifo and not self.all_fifo else queue
         suffix = (DEAD_SUFFIX if dead else "") + (FIFO_SUFFIX if fifo else "")
-        room = NAME_CHARS_MAX - len(self.prefix) - len(suffix)
+        characters_left = NAME_CHARS_MAX - len(self.prefix) - len(suffix)
         encoded = _TO_ESCAPE.sub(lambda match: _ESCAPES[match[0]], stem)
-        if len(encoded) > room:
+        if len(encoded) > characters_left:
             digest = sha256(stem.encode()).hexdigest()[:DIGEST_CHARS]
-            encoded = encoded[: room - len(_SHORTENED) - DIGEST_CHARS] + _SHORTENED + digest
+            encoded = encoded[: characters_left - len(_SHORTENED) - DIGEST_CHARS] + _SHORTENED + digest
         return self.prefix + encoded + suffix
 
     def decode(self, sqs_name: str) -> str | None:

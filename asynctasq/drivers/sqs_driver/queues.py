@@ -1,4 +1,4 @@
-"""Find the address of a queue, create it when allowed, else say the command that does."""
+"""Find the address of a queue; create the queue when allowed, else name the command that does."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ RETENTION_S = 1_209_600
 """14 days, the longest SQS keeps a message; its default is 4."""
 RECEIVES_MAX = 1000
 """SQS's largest limit: we count crashes ourselves, but the rule is what makes the console offer a redrive."""
-SETTLE_IN_PAUSES_S = (0.0, 0.5, 1.0, 2.0)
+CREATED_PAUSES_S = (0.0, 0.5, 1.0, 2.0)
 """A new queue may take more than a second until every server of SQS knows it."""
 
 
@@ -37,12 +37,12 @@ class QueueDirectory:
     async def run(
         self, connection: Connection, queue: str, action: Callable[[str], Awaitable[T]], *, dead: bool = False
     ) -> T:
-        """Do something with the address of a queue; create the queue where it is missing and we may.
+        """Call `action` with the address of a queue; create the queue if it is missing and `create` allows.
 
         Raises: UnknownQueue
         """
         name = self.names.encode(queue, dead=dead)
-        for pause_s in SETTLE_IN_PAUSES_S:
+        for pause_s in CREATED_PAUSES_S:
             await asyncio.sleep(pause_s)
             url = await self.address(connection, queue, dead=dead)
             try:
@@ -50,9 +50,9 @@ class QueueDirectory:
             except QueueGone:
                 self._urls.pop(name, None)
                 if self._url_prefix is not None:
-                    await self._make(connection, queue, dead=dead)
+                    await self._create_queue(connection, queue, dead=dead)
         raise DriverUnavailable(
-            f"{connection.endpoint.shown}: queue {name!r} was found or created, but SQS still says it does not exist; "
+            f"{connection.endpoint.label}: queue {name!r} was found or created, but SQS still says it does not exist; "
             "a deleted queue can be created again after 60 seconds: try again later"
         )
 
@@ -64,10 +64,10 @@ class QueueDirectory:
         name = self.names.encode(queue, dead=dead)
         url = self._urls.get(name)
         if url is None:
-            async with connection.creating:
+            async with connection.create_lock:
                 url = self._urls.get(name) or await self._find(connection, name)
                 if url is None:
-                    url = await self._make_now(connection, queue, dead=dead)
+                    url = await self._create_queue_locked(connection, queue, dead=dead)
                 self._urls[name] = url
         return url
 
@@ -80,7 +80,7 @@ class QueueDirectory:
         return url
 
     def forget(self, queue: str, *, dead: bool = False) -> None:
-        """Look for the queue anew next time."""
+        """Forget the address, so that the queue is looked up again."""
         self._urls.pop(self.names.encode(queue, dead=dead), None)
 
     async def _find(self, connection: Connection, name: str) -> str | None:
@@ -92,15 +92,15 @@ class QueueDirectory:
             return None
         return reply.text("QueueUrl")
 
-    async def _make(self, connection: Connection, queue: str, *, dead: bool) -> str:
-        async with connection.creating:
-            return await self._make_now(connection, queue, dead=dead)
+    async def _create_queue(self, connection: Connection, queue: str, *, dead: bool) -> str:
+        async with connection.create_lock:
+            return await self._create_queue_locked(connection, queue, dead=dead)
 
-    async def _make_now(self, connection: Connection, queue: str, *, dead: bool) -> str:
+    async def _create_queue_locked(self, connection: Connection, queue: str, *, dead: bool) -> str:
         name = self.names.encode(queue, dead=dead)
         if not self._create:
             raise UnknownQueue(
-                f"queue {queue!r} has no SQS queue {name!r} at {connection.endpoint.shown} and create_queues is off; "
+                f"queue {queue!r} has no SQS queue {name!r} at {connection.endpoint.label} and create_queues is off; "
                 f"create it with: {self._command(connection, queue, name)}"
             )
         attributes = self._attributes(queue)
@@ -127,7 +127,7 @@ class QueueDirectory:
                 raise QueueGone
             arn = await self._arn(connection, dead_url)
         except QueueGone:
-            dead_url = await self._make_now(connection, queue, dead=True)
+            dead_url = await self._create_queue_locked(connection, queue, dead=True)
             arn = await self._arn(connection, dead_url)
         self._urls[dead_name] = dead_url
         return json.dumps({"deadLetterTargetArn": arn, "maxReceiveCount": RECEIVES_MAX})

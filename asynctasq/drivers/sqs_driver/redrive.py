@@ -1,8 +1,8 @@
-"""Count a queue, and move its dead letters back; both know the queue of dead letters beside it."""
+"""Count a queue, and move its dead letters back; both use the queue of dead letters beside it."""
 
 from asynctasq.drivers.sqs_driver.client import Connection
 from asynctasq.drivers.sqs_driver.errors import QueueGone
-from asynctasq.drivers.sqs_driver.hops import Hops
+from asynctasq.drivers.sqs_driver.forwarding import Forwarder
 from asynctasq.drivers.sqs_driver.queues import QueueDirectory
 from asynctasq.drivers.sqs_driver.wire import (
     BATCH_ENTRIES_MAX,
@@ -47,18 +47,18 @@ async def _counts(connection: Connection, directory: QueueDirectory, queue: str,
 
 
 async def redrive(
-    connection: Connection, directory: QueueDirectory, hops: Hops, writer: Writer, *, queue: str, limit: int
+    connection: Connection, directory: QueueDirectory, forwarder: Forwarder, writer: Writer, *, queue: str, limit: int
 ) -> int:
-    """Send dead letters anew, then delete them, until the limit or until SQS returns no more; return how many."""
+    """Send dead letters again, then delete them, until the limit or until SQS returns no more; return how many."""
 
     async def move(count: int) -> int:
         dead = await _receive_dead(connection, directory, queue, count)
         moves = [(copy, writer.build(copy.next_copy().redriven(), queue, key=copy.receipt)) for copy in dead]
-        return await hops.replace(moves, dead=True)
+        return await forwarder.replace(moves, dead=True)
 
     moved = 0
     while moved < limit:
-        step = await connection.finish(move(min(BATCH_ENTRIES_MAX, limit - moved)), "redriving")
+        step = await connection.run_to_end(move(min(BATCH_ENTRIES_MAX, limit - moved)), "redriving")
         moved += step
         if not step:
             break

@@ -1,6 +1,6 @@
-"""End leases on SQS: send what takes a message's place, then delete it; and extend them up to SQS's 12 hours.
+"""End leases on SQS: send a message's replacement, then delete it; and extend leases up to SQS's 12 hours.
 
-What fails between the two calls leaves a second copy of the message, which at-least-once allows; a loss it never is.
+A failure between the two calls leaves a second copy of the message, which at-least-once allows, and never loses it.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from asynctasq.drivers.base import Settlements
 from asynctasq.drivers.sqs_driver.batches import Batches, Copy
 from asynctasq.drivers.sqs_driver.client import Connection, Failure
-from asynctasq.drivers.sqs_driver.leases import Held, LeaseBook
+from asynctasq.drivers.sqs_driver.leases import GrantedLease, LeaseRegistry
 from asynctasq.drivers.sqs_driver.receiver import LEASE_S_MAX, whole_lease_s
 from asynctasq.drivers.sqs_driver.wire import Envelope, Outgoing, Writer
 from asynctasq.errors import AsyncTasqError, DriverUnavailable
@@ -26,17 +26,17 @@ VERIFY_S = 30
 
 
 @dataclass(slots=True)
-class _End:
-    """One settlement on its way. `failure`: it may be repeated; `lost`: the lease was not ours any more."""
+class _PendingSettlement:
+    """One settlement that is being done. `failure`: it may be repeated; `lost`: the lease was not ours any more."""
 
     lease: Lease
-    held: Held
+    held: GrantedLease
     settlement: Settlement
     failure: Failure | None = None
     lost: bool = False
 
     @property
-    def is_open(self) -> bool:
+    def is_pending(self) -> bool:
         return not self.lost and self.failure is None and not self.held.deleted
 
     def copies(self, hide_s: int = 0) -> list[Copy]:
@@ -44,19 +44,19 @@ class _End:
 
 
 def first_copy(writer: Writer, message: Message) -> Outgoing:
-    """Return how a message enters SQS."""
+    """Return a new message as it is sent first."""
     envelope = Envelope(id=message.id, body=message.body)
     return writer.build(envelope, message.queue, delay_us=max(0, microseconds(message.delay_s)))
 
 
 class Settler:
-    """The outgoing side of one event loop."""
+    """Settles and extends leases for one event loop."""
 
-    def __init__(self, connection: Connection, batches: Batches, writer: Writer, book: LeaseBook) -> None:
+    def __init__(self, connection: Connection, batches: Batches, writer: Writer, registry: LeaseRegistry) -> None:
         self._connection = connection
         self._batches = batches
         self._writer = writer
-        self._book = book
+        self._registry = registry
         self._clock = connection.clock
         self._running: dict[str, asyncio.Future[None]] = {}
 
@@ -64,7 +64,7 @@ class Settler:
         """Do what `Driver.settle` promises, as far as SQS can.
 
         Of several calls for one lease each waits for the one before, also for one whose caller was cancelled.
-        Raises: DriverUnavailable or what was wrong, if some are not done; repeating all is safe.
+        Raises: DriverUnavailable or another error of SQS, if some are not done; repeating all is safe.
         """
         tokens = [lease.token for lease, _ in settlements]
         while before := [self._running[token] for token in tokens if token in self._running]:
@@ -77,7 +77,7 @@ class Settler:
                 self._running.pop(token, None)
             ended.set_result(None)
 
-        return await self._connection.finish(self._settle(settlements), "settling", after)
+        return await self._connection.run_to_end(self._settle(settlements), "settling", after)
 
     async def _settle(self, settlements: Settlements) -> AbstractSet[str]:
         ends, lost = self._find(settlements)
@@ -86,51 +86,53 @@ class Settler:
         await self._delete(ends)
         failed = [end for end in ends if end.failure is not None]
         if failed:
-            raise _error([end.failure for end in failed], f"{len(failed)} of {len(ends)} settlements were not done")
+            raise _combined_error(
+                [end.failure for end in failed], f"{len(failed)} of {len(ends)} settlements were not done"
+            )
         for end in ends:
-            self._book.end(end.held)
+            self._registry.end(end.held)
         return lost | {end.lease.message_id for end in ends if end.lost}
 
-    def _find(self, settlements: Settlements) -> tuple[list[_End], set[str]]:
+    def _find(self, settlements: Settlements) -> tuple[list[_PendingSettlement], set[str]]:
         now = self._clock.now()
-        ends: dict[str, _End] = {}
+        ends: dict[str, _PendingSettlement] = {}
         lost: set[str] = set()
         for lease, settlement in settlements:
-            held = self._book.find(lease, now)
+            held = self._registry.find(lease, now)
             if held is None or lease.token in ends:
                 lost.add(lease.message_id)
             else:
-                ends[lease.token] = _End(lease, held, settlement)
+                ends[lease.token] = _PendingSettlement(lease, held, settlement)
         return list(ends.values()), lost
 
-    async def _verify_late(self, ends: Sequence[_End]) -> None:
+    async def _verify_late(self, ends: Sequence[_PendingSettlement]) -> None:
         """Ask SQS whether a lease that ran out is still ours, before another copy is made for it.
 
-        To delete a completed message needs no question: whoever else has it, its work is done.
+        A completed message is deleted without asking: whoever else has it, its work is done.
         """
         now = self._clock.now()
         late = [
             end
             for end in ends
-            if end.is_open
+            if end.is_pending
             and not isinstance(end.settlement, Complete)
             and not end.held.replaced
             and now >= end.held.ends_at
         ]
         await self._by_receipt(late, hide_s=VERIFY_S)
 
-    async def _replace(self, ends: Sequence[_End]) -> None:
+    async def _replace(self, ends: Sequence[_PendingSettlement]) -> None:
         for end in ends:
-            self._book.settling(end.held)
+            self._registry.mark_settling(end.held)
         todo = [(end, outgoing) for end in ends for outgoing in self._outgoing(end)]
         failures = await self._batches.send([outgoing for _, outgoing in todo])
         for (end, _), failure in zip(todo, failures, strict=True):
             end.failure = end.failure or failure
         for end in ends:
-            end.held.replaced = end.held.replaced or end.is_open
+            end.held.replaced = end.held.replaced or end.is_pending
 
-    def _outgoing(self, end: _End) -> list[Outgoing]:
-        if not end.is_open or end.held.replaced:
+    def _outgoing(self, end: _PendingSettlement) -> list[Outgoing]:
+        if not end.is_pending or end.held.replaced:
             return []
         outgoing = [first_copy(self._writer, message) for message in end.settlement.follow_ups]
         match end.settlement:
@@ -143,21 +145,21 @@ class Settler:
                 outgoing.append(self._build(end, Envelope.released(end.lease, bury), 0))
         return outgoing
 
-    def _build(self, end: _End, envelope: Envelope, delay_us: int) -> Outgoing:
+    def _build(self, end: _PendingSettlement, envelope: Envelope, delay_us: int) -> Outgoing:
         return self._writer.build(envelope, end.lease.queue, delay_us=delay_us, key=end.lease.token)
 
-    async def _delete(self, ends: Sequence[_End]) -> None:
-        deleting = [end for end in ends if end.is_open]
+    async def _delete(self, ends: Sequence[_PendingSettlement]) -> None:
+        deleting = [end for end in ends if end.is_pending]
         await self._by_receipt(deleting, hide_s=None)
         for end in deleting:
-            end.held.deleted = end.is_open
+            end.held.deleted = end.is_pending
             if end.lost and end.held.replaced and not isinstance(end.settlement, Complete):
                 logger.warning(
                     "message %s has two copies now: its lease was over when it was settled", end.lease.message_id
                 )
 
-    async def _by_receipt(self, ends: Sequence[_End], *, hide_s: int | None) -> None:
-        """Delete all copies of each lease, or hide them; a lease none of whose receipts counts is lost."""
+    async def _by_receipt(self, ends: Sequence[_PendingSettlement], *, hide_s: int | None) -> None:
+        """Delete all copies of each lease, or hide them; a lease none of whose receipts is valid is lost."""
         copies = [(end, copy) for end in ends for copy in end.copies(hide_s or 0)]
         operation = self._batches.delete if hide_s is None else self._batches.hide
         failures = await operation([copy for _, copy in copies])
@@ -175,9 +177,9 @@ class Settler:
         now = self._clock.now()
         wanted_s = whole_lease_s(lease_s)
         lost: set[str] = set()
-        groups: dict[int, list[_End]] = {}
+        groups: dict[int, list[_PendingSettlement]] = {}
         for lease in leases:
-            held = self._book.find(lease, now)
+            held = self._registry.find(lease, now)
             if held is None:
                 lost.add(lease.message_id)
                 continue
@@ -189,24 +191,26 @@ class Settler:
                     lease.message_id,
                 )
             if left_s > 0:
-                groups.setdefault(min(wanted_s, left_s), []).append(_End(lease, held, Complete()))
+                groups.setdefault(min(wanted_s, left_s), []).append(_PendingSettlement(lease, held, Complete()))
         for hide_s, ends in groups.items():
             await self._by_receipt(ends, hide_s=hide_s)
-        everyone = [end for ends in groups.values() for end in ends]
-        return lost | self._extended(groups, everyone, now)
+        all_pending = [end for ends in groups.values() for end in ends]
+        return lost | self._extended(groups, all_pending, now)
 
-    def _extended(self, groups: dict[int, list[_End]], everyone: Sequence[_End], now: float) -> set[str]:
+    def _extended(
+        self, groups: dict[int, list[_PendingSettlement]], all_pending: Sequence[_PendingSettlement], now: float
+    ) -> set[str]:
         for hide_s, ends in groups.items():
             for end in ends:
-                if end.is_open:
-                    self._book.extended(end.held, now + hide_s)
-        failed = [end.failure for end in everyone if end.failure is not None]
+                if end.is_pending:
+                    self._registry.mark_extended(end.held, now + hide_s)
+        failed = [end.failure for end in all_pending if end.failure is not None]
         if failed:
-            raise _error(failed, f"{len(failed)} of {len(everyone)} leases were not extended")
-        return {end.lease.message_id for end in everyone if end.lost}
+            raise _combined_error(failed, f"{len(failed)} of {len(all_pending)} leases were not extended")
+        return {end.lease.message_id for end in all_pending if end.lost}
 
 
-def _error(failures: Sequence[Failure | None], what: str) -> AsyncTasqError:
+def _combined_error(failures: Sequence[Failure | None], what: str) -> AsyncTasqError:
     """Return the error to raise: the kind of the first, since what one call met the others met too."""
     first = next(failure for failure in failures if failure is not None)
     kind = DriverUnavailable if first.cause is None else type(first.cause)

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
 
-from asynctasq.errors import BodyTooLarge, DispatchError
+from asynctasq.drivers.checks import check_message_id
+from asynctasq.errors import BodyTooLarge
 from asynctasq.kernel.messages import (
     MICROSECONDS,
     Bury,
@@ -44,7 +45,6 @@ HEADER_BYTES_MAX = 4_096
 """What we keep free beside the body: the header, and in a dead letter the reason and the end of the traceback."""
 BATCH_ENTRIES_MAX = 10
 DELAY_S_MAX = 900
-ID_CHARS_MAX = 128
 WIRE_VERSION = 1
 BODY = "body"
 BODY_TYPE = "Binary"
@@ -62,9 +62,9 @@ class NewerVersion(Exception):
 class Envelope:
     """A message as we write it. SQS bodies can't be changed, so each new count is a new copy.
 
-    `due_in_us` counts from the instant SQS stored the copy; a copy that has it is a *hop*: it is hidden or
-    sent again until the rest fits SQS's own delay, is never leased, and its receive count means nothing.
-    `copy` numbers the copies of one message, so that a later one is never taken for the same once more.
+    `due_in_us` counts from the instant SQS stored the copy; a copy that has it is *forwarded*: it is hidden
+    or sent again until the rest fits SQS's own delay, is never leased, and its receive count means nothing.
+    `copy` numbers the copies of one message, so that a later one is never mistaken for a duplicate.
     `reason` marks a dead letter. `enqueued_us` is None in the first copy: there SQS's own timestamp says it.
     """
 
@@ -80,7 +80,7 @@ class Envelope:
 
     @classmethod
     def released(cls, lease: Lease, end: Release | Bury) -> "Envelope":
-        """Return the copy that takes the place of a leased one, counted as its settlement says."""
+        """Return the copy that replaces a leased one, counted as its settlement says."""
         return cls(
             id=lease.message_id,
             body=lease.body,
@@ -93,7 +93,7 @@ class Envelope:
         )
 
     def redriven(self) -> "Envelope":
-        """Return the copy that starts anew."""
+        """Return the copy whose counts start again at 0."""
         return replace(self, attempts=0, crashes=0, reason=None, error=None)
 
     def header(self, bytes_max: int) -> str:
@@ -186,8 +186,8 @@ class Writer:
         """
         fifo = self.is_fifo(queue)
         delay_s = -(-delay_us // MICROSECONDS)
-        hop = delay_us > 0 and (fifo or delay_s > DELAY_S_MAX)
-        envelope = replace(envelope, due_in_us=delay_us if hop else 0)
+        forwarded = delay_us > 0 and (fifo or delay_s > DELAY_S_MAX)
+        envelope = replace(envelope, due_in_us=delay_us if forwarded else 0)
         shared = self.ordered and not delay_us  # a message that waits must not hold up those behind it
         return Outgoing(
             queue=queue,
@@ -248,8 +248,8 @@ class Received:
         return self.sent_us if self.envelope.enqueued_us is None else self.envelope.enqueued_us
 
     @property
-    def is_clean(self) -> bool:
-        """Whether the receive count is the count of leases: neither a hop nor a dead letter moved back by a console."""
+    def is_leasable(self) -> bool:
+        """Whether the receive count counts leases: neither forwarded nor a dead letter that a console moved back."""
         return not self.envelope.due_in_us and self.envelope.reason is None
 
     def lease(self) -> Lease:
@@ -266,11 +266,11 @@ class Received:
         )
 
     def next_copy(self) -> Envelope:
-        """Return the envelope of a copy that takes this one's place, its counts as they are now.
+        """Return the envelope of a copy that replaces this one, with its present counts.
 
-        This receive granted no lease; in a clean copy the earlier ones did, and ended as crashes.
+        This receive granted no lease; those of a leasable copy before it did, and ended as crashes.
         """
-        crashed = self.receives - 1 if self.is_clean else 0
+        crashed = self.receives - 1 if self.is_leasable else 0
         return replace(
             self.envelope,
             crashes=self.envelope.crashes + crashed,
@@ -323,8 +323,7 @@ def check_message(message: Message, *, body_bytes_max: int) -> None:
     Raises: InvalidQueueName, BodyTooLarge, DispatchError
     """
     check_queue_name(message.queue)
-    if not message.id or len(message.id) > ID_CHARS_MAX or not message.id.isprintable():
-        raise DispatchError(f"message id {message.id!r} is not valid: use 1 to {ID_CHARS_MAX} printable characters")
+    check_message_id(message.id)
     if len(message.body) > body_bytes_max:
         raise BodyTooLarge(
             f"message {message.id} has a body of {len(message.body)} bytes; SQS takes {body_bytes_max}: "

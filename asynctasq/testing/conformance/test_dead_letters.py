@@ -51,7 +51,7 @@ async def test_redrive_makes_dead_letters_ready(trial: Trial) -> None:
     assert sorted((lease.message_id, lease.body) for lease in leases) == [("a", b"a"), ("b", b"b")]
 
 
-@conforms("redrive: attempts and crashes start anew", needs="redrive")
+@conforms("redrive: attempts and crashes start again at 0", needs="redrive")
 async def test_redrive_starts_counting_anew(trial: Trial) -> None:
     lease = await trial.lease("m")
     await trial.settle((lease, Release(counted=True, crashed=True)))

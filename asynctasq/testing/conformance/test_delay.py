@@ -120,7 +120,7 @@ async def test_a_delayed_message_holds_up_nobody(trial: Trial) -> None:
     await trial.assert_depth(scheduled=1, reserved=1)
 
 
-@conforms("capabilities.delay_s_max: longest delay the backend takes in one step; longer ones are reached by hops")
+@conforms("capabilities.delay_s_max: longest delay the backend takes in one step; longer ones go step by step")
 async def test_a_delay_beyond_one_step_is_accepted_and_not_early(trial: Trial) -> None:
     longest_s = trial.capabilities.delay_s_max
     if longest_s is None:

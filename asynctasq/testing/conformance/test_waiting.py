@@ -236,7 +236,7 @@ async def test_wait_visible_sees_a_delay_end(trial: Trial) -> None:
     assert ids(await trial.take(1)) == ["m"]
 
 
-@conforms("wait_visible, reserve: hear of a lease that `extend` lets end sooner", needs="wakes_waiting")
+@conforms("wait_visible, reserve: a lease that `extend` lets end sooner wakes", needs="wakes_waiting")
 async def test_a_lease_made_shorter_ends_the_wait_sooner(trial: Trial) -> None:
     """Half of the usual time is allowed: a driver that looks every few seconds on the side is not to pass by luck."""
     soon_s = 0.5 if trial.virtual else 1.0

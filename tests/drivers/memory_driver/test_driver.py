@@ -26,7 +26,7 @@ async def test_an_id_used_again_in_another_queue_has_left_the_first() -> None:
     assert [lease.queue for lease in await driver.reserve(["b"], limit=1, lease_s=30)] == ["b"]
 
 
-async def test_an_id_used_again_goes_to_the_end_of_the_line() -> None:
+async def test_an_id_used_again_goes_to_the_end_of_the_queue() -> None:
     driver = MemoryDriver(clock=VirtualClock())
     await driver.enqueue([_message("first", "a"), _message("second", "a")])
     await driver.cancel(["first"])
@@ -51,7 +51,7 @@ def test_a_wait_in_virtual_time_ends_however_floats_add_up(call: str) -> None:
     assert loop.clock.elapsed_us - 2_000_008 in (0, 1)
 
 
-def test_a_wait_hears_of_a_lease_that_is_shortened() -> None:
+def test_a_lease_that_is_shortened_ends_a_wait_sooner() -> None:
     loop = SimulationLoop()
     driver = MemoryDriver(clock=loop.clock)
 
@@ -85,7 +85,7 @@ def test_a_wait_is_not_disturbed_by_what_becomes_visible_later(later: int) -> No
     assert loop.run(steps_of_the_wait()) == 2  # the timer, and the wait itself
 
 
-def test_a_wait_that_what_it_waited_for_is_put_off_sleeps_on() -> None:
+def test_a_wait_goes_on_when_its_message_is_delayed_again() -> None:
     loop = SimulationLoop()
     driver = MemoryDriver(clock=loop.clock)
 

@@ -8,13 +8,13 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from asynctasq.drivers.mysql_driver.address import parse_address
-from asynctasq.drivers.mysql_driver.pool import Link, connect
+from asynctasq.drivers.mysql_driver.pool import Connection, connect
 from asynctasq.errors import UnsupportedFeature
 from asynctasq.kernel.messages import Complete, Depth, ErrorRecord, Lease, Message, Release
 from asynctasq.testing.conformance.harnesses.mysql import MySQLHarness
 from asynctasq.testing.servers import Servers
 
-NOTHING = Depth(ready=0, scheduled=0, reserved=0, dead=0)
+EMPTY = Depth(ready=0, scheduled=0, reserved=0, dead=0)
 
 
 @pytest.fixture
@@ -28,11 +28,11 @@ async def store(conformance_servers: Servers) -> AsyncIterator[MySQLHarness]:
 
 
 @pytest.fixture
-async def link(store: MySQLHarness) -> AsyncIterator[Link]:
+async def connection(store: MySQLHarness) -> AsyncIterator[Connection]:
     """A connection beside the driver's."""
-    link = await connect(parse_address(store.url, command_timeout_s=30))
-    yield link
-    await link.close()
+    connection = await connect(parse_address(store.url, command_timeout_s=30))
+    yield connection
+    await connection.close()
 
 
 def messages(*ids: str, queue: str = "q", delay_s: float = 0.0) -> list[Message]:
@@ -55,9 +55,9 @@ async def test_a_session_of_sqlalchemy_commits_or_takes_back(store: MySQLHarness
 
     async with aclosing(_Disposed(engine)), AsyncSession(engine) as session:
         assert await driver.enqueue_in(session, [hostile, *messages("b"), hostile]) == [hostile.id, "b"]
-        assert await driver.depth("q") == NOTHING
+        assert await driver.depth("q") == EMPTY
         await session.rollback()
-        assert await driver.depth("q") == NOTHING
+        assert await driver.depth("q") == EMPTY
         assert await driver.enqueue_in(session, [hostile]) == [hostile.id]
         assert await driver.enqueue_in(session, [hostile]) == []
         await session.commit()
@@ -125,11 +125,11 @@ async def test_a_connection_to_another_database_is_refused(store: MySQLHarness, 
     await other.clean_up()
 
 
-async def test_the_same_database_name_on_another_server_is_refused(store: MySQLHarness, link: Link) -> None:
+async def test_the_same_database_name_on_another_server_is_refused(store: MySQLHarness, connection: Connection) -> None:
     driver = store.create()
     await driver.open()
     # Another server's tables differ in nothing but the id they were given when they were made.
-    await link.run("UPDATE asynctasq_schema SET store = UUID()")
+    await connection.run("UPDATE asynctasq_schema SET store = UUID()")
     transaction = await store.begin()
 
     with pytest.raises(UnsupportedFeature, match="another database"):

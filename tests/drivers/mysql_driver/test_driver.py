@@ -10,8 +10,8 @@ import pytest
 from asynctasq.drivers.memory_driver import MemoryDriver
 from asynctasq.drivers.mysql_driver import MySQLDriver
 from asynctasq.drivers.mysql_driver.address import parse_address
-from asynctasq.drivers.mysql_driver.heads import Heads
-from asynctasq.drivers.mysql_driver.pool import Conflict, Link, check_server, connect, mapped, packets
+from asynctasq.drivers.mysql_driver.claim_cursors import ClaimCursors
+from asynctasq.drivers.mysql_driver.pool import Conflict, Connection, check_server, connect, mapped_errors, packets
 from asynctasq.drivers.mysql_driver.statements import Ending, Statements, literal, server_now
 from asynctasq.drivers.mysql_driver.steps import parse_token
 from asynctasq.drivers.urls import create_driver
@@ -27,7 +27,7 @@ from asynctasq.testing.conformance.harnesses.mysql import MySQLHarness
 from asynctasq.testing.servers import Servers
 
 SQL = Statements("asynctasq")
-NOTHING = Depth(ready=0, scheduled=0, reserved=0, dead=0)
+EMPTY = Depth(ready=0, scheduled=0, reserved=0, dead=0)
 
 
 @pytest.fixture
@@ -41,11 +41,11 @@ async def store(conformance_servers: Servers) -> AsyncIterator[MySQLHarness]:
 
 
 @pytest.fixture
-async def link(store: MySQLHarness) -> AsyncIterator[Link]:
+async def connection(store: MySQLHarness) -> AsyncIterator[Connection]:
     """A connection beside the driver's."""
-    link = await connect(parse_address(store.url, command_timeout_s=30))
-    yield link
-    await link.close()
+    connection = await connect(parse_address(store.url, command_timeout_s=30))
+    yield connection
+    await connection.close()
 
 
 def messages(*ids: str, queue: str = "q", delay_s: float = 0.0) -> list[Message]:
@@ -126,7 +126,7 @@ def test_a_statement_based_log_is_refused() -> None:
 def test_errors_of_the_server_become_ours(code: int, kind: type[DriverError]) -> None:
     from asyncmy.errors import OperationalError
 
-    with pytest.raises(DriverError) as caught, mapped("mysql://h:3306/app"):
+    with pytest.raises(DriverError) as caught, mapped_errors("mysql://h:3306/app"):
         raise OperationalError(code, "text")
 
     assert type(caught.value) is kind or isinstance(caught.value, kind)
@@ -155,22 +155,24 @@ async def test_migrating_at_once_from_several_places_applies_each_step_once(stor
     assert await drivers[0].schema_version() == 1
 
 
-async def test_a_migration_that_broke_off_is_finished_by_the_next(store: MySQLHarness, link: Link) -> None:
+async def test_a_migration_that_broke_off_is_finished_by_the_next(store: MySQLHarness, connection: Connection) -> None:
     driver = store.create()
     await driver.enqueue(messages("kept"))
-    await link.run("DROP TABLE asynctasq_results", "DELETE FROM asynctasq_schema")
+    await connection.run("DROP TABLE asynctasq_results", "DELETE FROM asynctasq_schema")
 
     assert await MySQLDriver(store.url).migrate() == [1]
 
     assert ids(await driver.reserve(["q"], limit=9, lease_s=9)) == ["kept"]
-    assert (await link.run("SELECT COUNT(*) FROM asynctasq_results"))[0].rows[0] == (0,)
+    assert (await connection.run("SELECT COUNT(*) FROM asynctasq_results"))[0].rows[0] == (0,)
 
 
-async def test_the_statements_of_the_migrations_do_by_hand_what_migrate_does(store: MySQLHarness, link: Link) -> None:
+async def test_the_statements_of_the_migrations_do_by_hand_what_migrate_does(
+    store: MySQLHarness, connection: Connection
+) -> None:
     driver = MySQLDriver(store.url, table_prefix="by_hand")
 
     for migration in driver.migrations():
-        await link.run(*migration.statements)
+        await connection.run(*migration.statements)
 
     assert await driver.migrate() == []
     assert await driver.enqueue(messages("a")) == ["a"]
@@ -183,7 +185,7 @@ async def test_two_prefixes_are_two_stores(store: MySQLHarness) -> None:
 
     await store.create().enqueue(messages("a"))
 
-    assert await other.depth("q") == NOTHING
+    assert await other.depth("q") == EMPTY
     await other.close()
 
 
@@ -198,26 +200,26 @@ async def test_a_missing_database_and_a_wrong_password_are_named(store: MySQLHar
 # -- statements ----------------------------------------------------------------------------------
 
 
-async def plan(link: Link, statement: str) -> list[tuple[str, str, str, str]]:
+async def plan(connection: Connection, statement: str) -> list[tuple[str, str, str, str]]:
     """Return table, access type, index and remarks of each line of the plan."""
-    (result,) = await link.run(f"EXPLAIN {statement}")
+    (result,) = await connection.run(f"EXPLAIN {statement}")
     return [(str(row[2]), str(row[3]), str(row[5]), str(row[9])) for row in result.rows]
 
 
 @pytest.mark.parametrize("rows", [0, 3, 5000])
 async def test_every_locking_statement_goes_by_its_index_and_sorts_nothing(
-    store: MySQLHarness, link: Link, rows: int
+    store: MySQLHarness, connection: Connection, rows: int
 ) -> None:
     await store.create().enqueue([Message(id=f"m{number}", queue="q", body=b"") for number in range(rows)])
     now = "@now"
-    await link.run(f"SET @now = {server_now(0)}")
+    await connection.run(f"SET @now = {server_now(0)}")
     held = [(1, 1), (2, 1), (3, 2)]
     ending = Ending(held=(1, 1), delay_us=0, counted=True, crashed=False, reason=None, error=None)
 
-    claim = await plan(link, SQL.claim("q", limit=10, now=now, lease_us=1))
-    behind = await plan(link, SQL.claim("q", limit=10, now=now, lease_us=1, after=(5, 6)))
+    claim = await plan(connection, SQL.claim("q", limit=10, now=now, lease_us=1))
+    behind = await plan(connection, SQL.claim("q", limit=10, now=now, lease_us=1, after=(5, 6)))
     others = [
-        await plan(link, statement)
+        await plan(connection, statement)
         for statement in (
             SQL.held(held),
             SQL.held_until(held, now=now, lease_us=1),
@@ -237,24 +239,24 @@ async def test_every_locking_statement_goes_by_its_index_and_sorts_nothing(
     assert not [line for line in lines if line[0] == "m" and line[1] in ("ALL", "index")]
 
 
-async def test_a_claim_locks_the_rows_it_takes_and_no_other(store: MySQLHarness, link: Link) -> None:
+async def test_a_claim_locks_the_rows_it_takes_and_no_other(store: MySQLHarness, connection: Connection) -> None:
     driver = store.create()
     await driver.enqueue(messages(*"abcdefghij"))
-    await link.run(f"SET @asynctasq_now = {server_now(0)}, @asynctasq_claim = 1", "START TRANSACTION")
-    await link.run(SQL.claim("q", limit=2, now="@asynctasq_now", lease_us=1))
+    await connection.run(f"SET @asynctasq_now = {server_now(0)}, @asynctasq_claim = 1", "START TRANSACTION")
+    await connection.run(SQL.claim("q", limit=2, now="@asynctasq_now", lease_us=1))
 
     meanwhile = await driver.reserve(["q"], limit=9, lease_s=9)
 
     assert ids(meanwhile) == list("cdefghij")
-    await link.run("ROLLBACK")
+    await connection.run("ROLLBACK")
     assert ids(await driver.reserve(["q"], limit=9, lease_s=9)) == ["a", "b"]
 
 
-async def test_now_is_whole_microseconds_in_any_time_zone(link: Link) -> None:
+async def test_now_is_whole_microseconds_in_any_time_zone(connection: Connection) -> None:
     zones = ["+00:00", "+12:45", "-11:00"]
-    readings = [await link.run(f"SET time_zone = '{zone}'", f"SELECT {server_now(0)}") for zone in zones]
+    readings = [await connection.run(f"SET time_zone = '{zone}'", f"SELECT {server_now(0)}") for zone in zones]
     (exact, _, micros) = (
-        await link.run(f"SELECT {server_now(0)}, SLEEP(0), UNIX_TIMESTAMP(NOW(6)) * 1000000 - {server_now(0)}")
+        await connection.run(f"SELECT {server_now(0)}, SLEEP(0), UNIX_TIMESTAMP(NOW(6)) * 1000000 - {server_now(0)}")
     )[0].rows[0]
 
     instants = [results[1].rows[0][0] for results in readings]
@@ -264,8 +266,8 @@ async def test_now_is_whole_microseconds_in_any_time_zone(link: Link) -> None:
     assert micros == 0
 
 
-async def test_now_moves_on_within_a_packet(link: Link) -> None:
-    first, _, second = await link.run(f"SELECT {server_now(0)}", "DO SLEEP(0.02)", f"SELECT {server_now(0)}")
+async def test_now_moves_on_within_a_packet(connection: Connection) -> None:
+    first, _, second = await connection.run(f"SELECT {server_now(0)}", "DO SLEEP(0.02)", f"SELECT {server_now(0)}")
 
     assert second.rows[0][0] - first.rows[0][0] >= 20_000
 
@@ -279,7 +281,7 @@ def test_statements_hold_nothing_that_another_library_reads_as_a_placeholder() -
         SQL.inserted([hostile.id], claim="1"),
         SQL.end([ending], now=server_now(-5)),
         SQL.claim("q:1", limit=1, now=server_now(0), lease_us=1),
-        SQL.whereabouts(now=server_now(0)),
+        SQL.store_identity(now=server_now(0)),
     ]
 
     assert not [statement for statement in made if set('%?:;\\"') & set(statement)]
@@ -293,33 +295,33 @@ def test_statements_are_packed_in_order_up_to_a_size() -> None:
 
 
 @pytest.mark.parametrize("token", ["", "1", "1.", ".1", "a.b", "1.1.1", "-1.1", "1.1 ", "\u0661.1", "9" * 60 + ".1"])
-def test_a_foreign_token_is_none_of_ours(token: str) -> None:
+def test_a_token_we_never_granted_is_refused(token: str) -> None:
     assert parse_token(token) is None
 
 
-def test_a_claim_goes_on_behind_the_last_one_until_it_is_time_to_look_from_the_front() -> None:
-    heads = Heads()
-    assert heads.floors(["q"], offset_us=0, at=5.0) == {}
+def test_a_claim_starts_after_the_last_one_until_a_full_scan_is_due() -> None:
+    cursors = ClaimCursors()
+    assert cursors.start_after(["q"], offset_us=0, at=5.0) == {}
 
-    heads.claimed({"q": (7, 8)}, full=True, offset_us=0, started_at=5.0, ended_at=5.001)
-    assert heads.floors(["r", "q"], offset_us=0, at=5.05) == {"q": (7, 8)}
-    heads.moved_on({"q": (9, 1)}, full=True)
-    assert heads.floors(["q"], offset_us=0, at=5.05) == {"q": (9, 1)}
+    cursors.note_full_scan({"q": (7, 8)}, full=True, offset_us=0, started_at=5.0, ended_at=5.001)
+    assert cursors.start_after(["r", "q"], offset_us=0, at=5.05) == {"q": (7, 8)}
+    cursors.note_partial_scan({"q": (9, 1)}, full=True)
+    assert cursors.start_after(["q"], offset_us=0, at=5.05) == {"q": (9, 1)}
 
-    assert heads.floors(["q"], offset_us=1, at=5.05) == {}, "the clock was moved"
-    assert heads.floors(["q"], offset_us=0, at=5.2) == {}, "it is time for a look from the front"
-    heads.moved_on({"q": (9, 5)}, full=False)
-    assert heads.floors(["q"], offset_us=0, at=5.05) == {}, "there was no backlog any more"
+    assert cursors.start_after(["q"], offset_us=1, at=5.05) == {}, "the clock was moved"
+    assert cursors.start_after(["q"], offset_us=0, at=5.2) == {}, "a full scan is due"
+    cursors.note_partial_scan({"q": (9, 5)}, full=False)
+    assert cursors.start_after(["q"], offset_us=0, at=5.05) == {}, "there was no backlog any more"
 
 
-def test_a_look_from_the_front_that_takes_long_is_rare_but_comes() -> None:
-    heads = Heads()
+def test_a_full_scan_that_takes_long_is_rare_but_comes() -> None:
+    cursors = ClaimCursors()
 
-    heads.claimed({"q": (1, 1)}, full=True, offset_us=0, started_at=0.0, ended_at=0.1)
-    assert heads.floors(["q"], offset_us=0, at=1.09)
-    assert not heads.floors(["q"], offset_us=0, at=1.11)
-    heads.claimed({"q": (1, 1)}, full=True, offset_us=0, started_at=0.0, ended_at=60.0)
-    assert not heads.floors(["q"], offset_us=0, at=62.1)
+    cursors.note_full_scan({"q": (1, 1)}, full=True, offset_us=0, started_at=0.0, ended_at=0.1)
+    assert cursors.start_after(["q"], offset_us=0, at=1.09)
+    assert not cursors.start_after(["q"], offset_us=0, at=1.11)
+    cursors.note_full_scan({"q": (1, 1)}, full=True, offset_us=0, started_at=0.0, ended_at=60.0)
+    assert not cursors.start_after(["q"], offset_us=0, at=62.1)
 
 
 # -- storing -------------------------------------------------------------------------------------
@@ -352,7 +354,7 @@ async def test_the_largest_body_fits_and_a_larger_one_stores_nothing(store: MySQ
 
     with pytest.raises(BodyTooLarge):
         await driver.enqueue([*messages("a"), Message(id="b", queue="q", body=b"x" * (largest + 1))])
-    assert await driver.depth("q") == NOTHING
+    assert await driver.depth("q") == EMPTY
 
     body = random.Random(1).randbytes(largest)
     await driver.enqueue([Message(id="b", queue="q", body=body), *messages("c")])
@@ -395,7 +397,9 @@ async def test_a_lease_of_an_earlier_life_of_the_same_id_settles_nothing(store: 
     assert await driver.settle([(second, Complete())]) == set()
 
 
-async def test_results_that_ran_out_are_dropped_when_others_are_stored(store: MySQLHarness, link: Link) -> None:
+async def test_results_that_ran_out_are_dropped_when_others_are_stored(
+    store: MySQLHarness, connection: Connection
+) -> None:
     driver = store.create()
     await driver.enqueue(messages(*"abc"))
     leases = await driver.reserve(["q"], limit=3, lease_s=9)
@@ -404,7 +408,7 @@ async def test_results_that_ran_out_are_dropped_when_others_are_stored(store: My
 
     await driver.settle([(leases[2], Complete(result=b"r", result_ttl_s=5))])
 
-    assert [row[0] for row in (await link.run("SELECT id FROM asynctasq_results"))[0].rows] == [b"c"]
+    assert [row[0] for row in (await connection.run("SELECT id FROM asynctasq_results"))[0].rows] == [b"c"]
 
 
 # -- the same as the reference -------------------------------------------------------------------
@@ -470,7 +474,7 @@ async def _apply(driver: Any, name: str, what: Any, held: list[Lease], rng: rand
             return await getattr(driver, name)(what)
 
 
-async def _picture(driver: Any) -> Any:
+async def _contents(driver: Any) -> Any:
     found = {}
     for queue in await driver.queues():
         depth = await driver.depth(queue)
@@ -480,7 +484,7 @@ async def _picture(driver: Any) -> Any:
     return found, [await driver.fetch_result(f"m{number}") for number in range(12)]
 
 
-async def _lives(driver: MemoryDriver, lease: Lease) -> bool:
+async def _is_same_message(driver: MemoryDriver, lease: Lease) -> bool:
     found = await driver.find(lease.message_id)
     return found is not None and found.enqueued_at == lease.enqueued_at
 
@@ -491,14 +495,14 @@ async def test_random_operations_do_what_they_do_in_memory(store: MySQLHarness, 
     ours: list[Lease] = []
     theirs: list[Lease] = []
 
-    # One life of an id: in memory its tokens begin anew with the next one, so leases of the last are put away.
+    # In memory the tokens of an id start again when it is stored again, so its earlier leases are dropped.
     for step in range(120):
         name, what = _operation(rng, list(zip(ours, theirs, strict=True)))
         got = await _apply(mine, name, what, ours, rng)
         wanted = await _apply(reference, name, what, theirs, rng)
 
         assert got == wanted, f"step {step}: {name} {what}"
-        assert await _picture(mine) == await _picture(reference), f"step {step}: {name} {what}"
-        living = [await _lives(reference, lease) for lease in theirs]
-        ours = [lease for lease, lives in zip(ours, living, strict=True) if lives]
-        theirs = [lease for lease, lives in zip(theirs, living, strict=True) if lives]
+        assert await _contents(mine) == await _contents(reference), f"step {step}: {name} {what}"
+        is_same = [await _is_same_message(reference, lease) for lease in theirs]
+        ours = [lease for lease, same in zip(ours, is_same, strict=True) if same]
+        theirs = [lease for lease, same in zip(theirs, is_same, strict=True) if same]

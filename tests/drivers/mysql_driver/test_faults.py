@@ -14,7 +14,7 @@ import pytest
 
 from asynctasq.drivers.mysql_driver import MySQLDriver
 from asynctasq.drivers.mysql_driver.address import parse_address
-from asynctasq.drivers.mysql_driver.pool import Link, connect
+from asynctasq.drivers.mysql_driver.pool import Connection, connect
 from asynctasq.drivers.mysql_driver.statements import Statements, server_now
 from asynctasq.errors import DriverError, DriverUnavailable
 from asynctasq.kernel.messages import Bury, Complete, DeadReason, Depth, Lease, Message, Release, Settlement
@@ -35,11 +35,11 @@ async def store(conformance_servers: Servers) -> AsyncIterator[MySQLHarness]:
 
 
 @pytest.fixture
-async def link(store: MySQLHarness) -> AsyncIterator[Link]:
+async def connection(store: MySQLHarness) -> AsyncIterator[Connection]:
     """A connection beside the driver's."""
-    link = await connect(parse_address(store.url, command_timeout_s=30))
-    yield link
-    await link.close()
+    connection = await connect(parse_address(store.url, command_timeout_s=30))
+    yield connection
+    await connection.close()
 
 
 def messages(*ids: str, queue: str = "q", delay_s: float = 0.0) -> list[Message]:
@@ -90,7 +90,7 @@ async def test_no_deadlock_reaches_whoever_works_on_the_same_messages(store: MyS
     async def act(driver: MySQLDriver, seed: int) -> None:
         rng, held = random.Random(seed), list[Lease]()
         while asyncio.get_running_loop().time() < end:
-            held = await _disturb(driver, rng, held)
+            held = await _do_something(driver, rng, held)
 
     await asyncio.gather(*(act(driver, seed) for seed, driver in enumerate(drivers)))
 
@@ -98,7 +98,7 @@ async def test_no_deadlock_reaches_whoever_works_on_the_same_messages(store: MyS
     assert await status(store, "Innodb_deadlocks") > deadlocks
 
 
-async def _disturb(driver: MySQLDriver, rng: random.Random, held: list[Lease]) -> list[Lease]:
+async def _do_something(driver: MySQLDriver, rng: random.Random, held: list[Lease]) -> list[Lease]:
     names = [f"m{rng.randrange(40)}" for _ in range(rng.choice([1, 20]))]
     match rng.choice("eettttxcdpz"):
         case "e":
@@ -127,10 +127,12 @@ async def _disturb(driver: MySQLDriver, rng: random.Random, held: list[Lease]) -
     return held
 
 
-async def test_rows_that_another_transaction_holds_do_not_delay_a_reserve(store: MySQLHarness, link: Link) -> None:
+async def test_rows_that_another_transaction_holds_do_not_delay_a_reserve(
+    store: MySQLHarness, connection: Connection
+) -> None:
     driver = store.create()
     await driver.enqueue(messages("a"))
-    await link.run("START TRANSACTION", "SELECT id FROM asynctasq_messages FOR UPDATE")
+    await connection.run("START TRANSACTION", "SELECT id FROM asynctasq_messages FOR UPDATE")
 
     async with asyncio.timeout(5):
         assert await driver.reserve(["q"], limit=1, lease_s=9) == []
@@ -183,14 +185,16 @@ async def test_a_killed_server_loses_nothing_and_is_found_again(store: MySQLHarn
     assert ids(await driver.reserve(["q"], limit=9, lease_s=9)) == ["b"]
 
 
-async def test_a_connection_cut_in_a_large_enqueue_stores_all_or_nothing(store: MySQLHarness, link: Link) -> None:
+async def test_a_connection_cut_in_a_large_enqueue_stores_all_or_nothing(
+    store: MySQLHarness, connection: Connection
+) -> None:
     driver = store.create()
     await driver.open()
     batch = [Message(id=f"m{number}", queue="q", body=b"x" * 100) for number in range(100_000)]
-    await link.run("SET SESSION TRANSACTION ISOLATION LEVEL READ UNCOMMITTED")
+    await connection.run("SET SESSION TRANSACTION ISOLATION LEVEL READ UNCOMMITTED")
 
     storing = asyncio.ensure_future(driver.enqueue(batch))
-    while not (await link.run("SELECT EXISTS (SELECT 1 FROM asynctasq_messages)"))[0].rows[0][0]:
+    while not (await connection.run("SELECT EXISTS (SELECT 1 FROM asynctasq_messages)"))[0].rows[0][0]:
         assert not storing.done()
     await store.break_connections()
     with pytest.raises(DriverUnavailable):
@@ -220,7 +224,7 @@ async def test_a_silent_server_is_given_up_in_time(store: MySQLHarness) -> None:
 
 
 async def until_stopped(pid: int) -> None:
-    """Wait for every thread of a process to have heard SIGSTOP."""
+    """Wait until every thread of a process is stopped."""
     tasks = Path(f"/proc/{pid}/task")
     async with asyncio.timeout(10):
         while not all(" T " in (task / "stat").read_text() for task in tasks.iterdir()):
@@ -252,7 +256,7 @@ async def test_a_server_without_a_free_connection_is_unavailable(store: MySQLHar
         ((_, before),) = (await admin.run("SHOW VARIABLES LIKE 'max_connections'"))[0].rows
         used = await status(store, "Threads_connected")
         await admin.run(f"SET GLOBAL max_connections = {max(10, used)}")
-        taken: list[Link] = []
+        taken: list[Connection] = []
         try:
             with pytest.raises(DriverUnavailable):
                 while True:
@@ -262,8 +266,8 @@ async def test_a_server_without_a_free_connection_is_unavailable(store: MySQLHar
                 await asyncio.gather(driver.open(), store.create().open(), store.create().open())
         finally:
             await admin.run(f"SET GLOBAL max_connections = {before}")
-            for link in taken:
-                await link.close()
+            for connection in taken:
+                await connection.close()
     assert (await driver.depth("q")).ready == 0
 
 
@@ -394,12 +398,12 @@ async def test_a_lease_made_shorter_by_this_process_wakes_at_once_and_a_renewal_
     assert (lost, renewed, shortened) == (set(), False, True)
 
 
-async def test_a_message_of_another_process_is_found_by_looking(store: MySQLHarness, link: Link) -> None:
+async def test_a_message_of_another_process_is_found_by_polling(store: MySQLHarness, connection: Connection) -> None:
     driver = store.create()
     call = asyncio.ensure_future(driver.wait_visible(["q"], wait_s=30))
     await asyncio.sleep(0.5)
 
-    await link.run(SQL.insert(messages("a"), now=server_now(0), claim="0"))
+    await connection.run(SQL.insert(messages("a"), now=server_now(0), claim="0"))
 
     async with asyncio.timeout(6):
         assert await call
@@ -444,10 +448,10 @@ def test_several_loops_one_after_the_other_need_no_close(conformance_servers: Se
         return (await driver.depth("q")).ready
 
     assert [asyncio.run(once(number)) for number in range(3)] == [1, 2, 3]
-    asyncio.run(_end(driver, harness))
+    asyncio.run(_close_and_clean_up(driver, harness))
 
 
-async def _end(driver: MySQLDriver, harness: MySQLHarness) -> None:
+async def _close_and_clean_up(driver: MySQLDriver, harness: MySQLHarness) -> None:
     await driver.depth("q")
     await driver.close()
     await harness.clean_up()

@@ -1,4 +1,4 @@
-"""What only the PostgreSQL driver has: addresses, schema, wake-ups, faults of connections, the claim horizon."""
+"""What only the PostgreSQL driver has: addresses, schema, wake-ups, faults of connections, scan bounds."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -9,7 +9,7 @@ import pytest
 
 from asynctasq.drivers.postgres_driver import PostgresDriver
 from asynctasq.drivers.postgres_driver.pool import Address
-from asynctasq.drivers.postgres_driver.rows import ANYTHING_US, SLACK_US, Horizon, parts_of
+from asynctasq.drivers.postgres_driver.rows import MARGIN_US, NO_BOUND_US, ScanBounds, message_batches
 from asynctasq.drivers.urls import create_driver
 from asynctasq.errors import ConfigError, DispatchError, DriverMisconfigured, DriverUnavailable
 from asynctasq.kernel.messages import Bury, Complete, DeadReason, Lease, Message, Release
@@ -17,7 +17,7 @@ from asynctasq.testing.conformance.harnesses.postgres import PostgresHarness
 from asynctasq.testing.servers import Servers
 from tests.drivers.postgres_driver.support import Q, ids, make, messages, until, waits_for_lock
 
-NOWHERE = "postgresql://someone:s3cr3t@127.0.0.1:1/nothing"
+UNREACHABLE_URL = "postgresql://someone:s3cr3t@127.0.0.1:1/nothing"
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def test_a_password_may_hold_any_character_and_stays_out_of_texts() -> None:
 
 
 async def test_an_unreachable_server_is_named_without_the_password() -> None:
-    driver = PostgresDriver(NOWHERE)
+    driver = PostgresDriver(UNREACHABLE_URL)
 
     for call in (driver.open, lambda: driver.reserve([Q], limit=1, lease_s=1), driver.schema_version, driver.migrate):
         with pytest.raises(DriverUnavailable, match=r"127\.0\.0\.1:1/nothing") as caught:
@@ -215,9 +215,9 @@ async def test_a_batch_that_fails_in_a_later_part_stores_nothing(store: Postgres
 def test_parts_are_bounded_in_bytes_and_number() -> None:
     large = [Message(id=str(n), queue=Q, body=bytes(20 * 1024 * 1024)) for n in range(3)]
 
-    assert [len(part) for part in parts_of(large)] == [1, 1, 1]
-    assert [len(part) for part in parts_of(messages(*map(str, range(12_000))))] == [5_000, 5_000, 2_000]
-    assert parts_of([]) == []
+    assert [len(batch) for batch in message_batches(large)] == [1, 1, 1]
+    assert [len(batch) for batch in message_batches(messages(*map(str, range(12_000))))] == [5_000, 5_000, 2_000]
+    assert message_batches([]) == []
 
 
 async def test_a_lease_of_an_earlier_life_of_the_id_settles_nothing(store: PostgresHarness) -> None:
@@ -288,7 +288,7 @@ async def test_the_claim_walks_its_index_and_sorts_nothing(store: PostgresHarnes
     await driver.enqueue(messages(*map(str, range(500))))
     connection = await driver._address.connect()
 
-    values = [0, [Q, "other"], [ANYTHING_US] * 2, 10, 60_000_000]
+    values = [0, [Q, "other"], [NO_BOUND_US] * 2, 10, 60_000_000]
     plan = await connection.fetch(f"EXPLAIN {driver._sql.claim}", *values)
 
     text = "\n".join(row[0] for row in plan)
@@ -305,7 +305,7 @@ async def test_results_past_their_time_are_removed_in_passing(store: PostgresHar
     a, b = await driver.reserve([Q], limit=2, lease_s=600)
     await driver.settle([(a, Complete(result=b"1", result_ttl_s=10))])
     driver.clock_offset += 100
-    driver._forget_at = 0.0
+    driver._prune_at = 0.0
 
     await driver.settle([(b, Complete(result=b"2", result_ttl_s=10))])
 
@@ -368,48 +368,48 @@ async def test_without_a_statement_cache_no_state_stays_on_the_server(store: Pos
     assert tuple(settings[0]) == ("on", "auto")
 
 
-# -- the claim horizon -----------------------------------------------------------------------------
+# -- where claims start --------------------------------------------------------------------------
 
 NOW_US = 1_700_000_000_000_000
 
 
 def test_a_quick_claim_starts_at_the_beginning() -> None:
-    horizon = Horizon()
+    bounds = ScanBounds()
 
     for _ in range(5):
-        horizon.note(NOW_US, 900, 10, {Q: NOW_US})
-        horizon.note(NOW_US, 9_000_000, 10, {Q: NOW_US})
-        horizon.note(NOW_US, 900, 10, {Q: NOW_US})
+        bounds.note_scan(NOW_US, 900, 10, {Q: NOW_US})
+        bounds.note_scan(NOW_US, 9_000_000, 10, {Q: NOW_US})
+        bounds.note_scan(NOW_US, 900, 10, {Q: NOW_US})
 
-    assert horizon.lower_us([Q]) == [ANYTHING_US]
-
-
-def test_slow_claims_start_before_what_was_found_and_look_back_in_time() -> None:
-    horizon = Horizon()
-    horizon.note(NOW_US, 100_000, 10, {Q: NOW_US - 7})
-    horizon.note(NOW_US, 100_000, 10, {Q: NOW_US - 7})
-    bounded = horizon.lower_us([Q, "not walked"])
-
-    horizon.note(NOW_US + 1_000_000, 500, 10, {Q: NOW_US + 900_000})
-    advanced = horizon.lower_us([Q])
-    horizon.note(NOW_US + 5_000_000, 500, 10, {Q: NOW_US + 5_000_000})
-
-    assert bounded == [NOW_US - 7 - SLACK_US, ANYTHING_US]
-    assert advanced == [NOW_US + 900_000 - SLACK_US]
-    assert horizon.lower_us([Q]) == [ANYTHING_US]
+    assert bounds.lower_us([Q]) == [NO_BOUND_US]
 
 
-def test_a_shifted_clock_forgets_the_horizon() -> None:
-    horizon = Horizon()
-    horizon.note(NOW_US, 100_000, 10, {Q: NOW_US})
-    horizon.note(NOW_US, 100_000, 10, {Q: NOW_US})
+def test_slow_claims_start_before_what_was_found_and_scan_all_again_in_time() -> None:
+    bounds = ScanBounds()
+    bounds.note_scan(NOW_US, 100_000, 10, {Q: NOW_US - 7})
+    bounds.note_scan(NOW_US, 100_000, 10, {Q: NOW_US - 7})
+    bounded = bounds.lower_us([Q, "not scanned"])
 
-    horizon.at_offset(1)
+    bounds.note_scan(NOW_US + 1_000_000, 500, 10, {Q: NOW_US + 900_000})
+    advanced = bounds.lower_us([Q])
+    bounds.note_scan(NOW_US + 5_000_000, 500, 10, {Q: NOW_US + 5_000_000})
 
-    assert horizon.lower_us([Q]) == [ANYTHING_US]
+    assert bounded == [NOW_US - 7 - MARGIN_US, NO_BOUND_US]
+    assert advanced == [NOW_US + 900_000 - MARGIN_US]
+    assert bounds.lower_us([Q]) == [NO_BOUND_US]
 
 
-async def test_a_message_committed_late_is_found_beyond_the_horizon(store: PostgresHarness, other: Any) -> None:
+def test_a_shifted_clock_resets_the_bounds() -> None:
+    bounds = ScanBounds()
+    bounds.note_scan(NOW_US, 100_000, 10, {Q: NOW_US})
+    bounds.note_scan(NOW_US, 100_000, 10, {Q: NOW_US})
+
+    bounds.forget_if_shifted(1)
+
+    assert bounds.lower_us([Q]) == [NO_BOUND_US]
+
+
+async def test_a_message_committed_late_is_found_below_the_bounds(store: PostgresHarness, other: Any) -> None:
     driver = make(store, listen=False, poll_s_max=0.1)
     await driver.open()
     transaction = other.transaction()
@@ -417,9 +417,9 @@ async def test_a_message_committed_late_is_found_beyond_the_horizon(store: Postg
     await driver.enqueue_in(other, messages("late"))
     driver.clock_offset = 10.0
     now_us = await other.fetchval("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint") + 10_000_000
-    driver._horizon.at_offset(10_000_000)
+    driver._scan_bounds.forget_if_shifted(10_000_000)
     for _ in range(2):
-        driver._horizon.note(now_us, 100_000, 0, {Q: now_us})
+        driver._scan_bounds.note_scan(now_us, 100_000, 0, {Q: now_us})
     await transaction.commit()
 
     assert await driver.reserve([Q], limit=1, lease_s=60) == []

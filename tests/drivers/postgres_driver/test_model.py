@@ -26,6 +26,6 @@ async def test_does_what_the_memory_driver_does(store: PostgresHarness, seed: in
 
     for _ in range(120):
         await program.step()
-        await program.look()
+        await program.compare()
 
     await driver.close()

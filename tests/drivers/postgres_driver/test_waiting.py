@@ -47,7 +47,7 @@ async def test_a_commit_elsewhere_wakes_who_waits(store: PostgresHarness, other:
     waiting = asyncio.create_task(driver.reserve([Q], limit=1, lease_s=60, wait_s=30))
     listening = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'LISTEN %' AND state = 'idle'"
     await until(lambda: other.fetchval(listening))
-    looks = Counted(driver)
+    statements = StatementCounter(driver)
     transaction = other.transaction()
     await transaction.start()
 
@@ -57,16 +57,16 @@ async def test_a_commit_elsewhere_wakes_who_waits(store: PostgresHarness, other:
         leases = await waiting
 
     assert ids(leases) == ["a"]
-    assert looks.count <= 4
+    assert statements.count <= 4
 
 
 @pytest.mark.parametrize("listen", [True, False])
 async def test_this_process_wakes_at_once(store: PostgresHarness, listen: bool) -> None:
     driver = make(store, listen=listen, poll_s_max=60)
     driver_elsewhere = make(store, listen=False)
-    looks = Counted(driver)
+    statements = StatementCounter(driver)
     waiting = asyncio.create_task(driver.wait_visible([Q], wait_s=30))
-    await until(lambda: looks.reached(1))
+    await until(lambda: statements.reached(1))
 
     started = time.monotonic()
     await driver_elsewhere.enqueue(messages("a"))
@@ -75,7 +75,7 @@ async def test_this_process_wakes_at_once(store: PostgresHarness, listen: bool) 
     assert time.monotonic() - started < 5
 
 
-async def test_without_listening_a_message_is_found_by_looking(store: PostgresHarness, other: Any) -> None:
+async def test_without_listening_a_message_is_found_by_polling(store: PostgresHarness, other: Any) -> None:
     driver = make(store, listen=False, poll_s_max=0.2)
     await driver.open()
     waiting = asyncio.create_task(driver.reserve([Q], limit=1, lease_s=60, wait_s=30))
@@ -123,23 +123,23 @@ async def test_leases_made_shorter_send_one_notice_and_renewals_none(
 async def test_waiting_ends_when_a_delay_ends(store: PostgresHarness) -> None:
     driver = make(store)
     await driver.enqueue(messages("a", delay_s=0.3))
-    looks = Counted(driver)
+    statements = StatementCounter(driver)
 
     leases = await driver.reserve([Q], limit=1, lease_s=60, wait_s=30)
 
     assert ids(leases) == ["a"]
-    assert looks.count <= 6
+    assert statements.count <= 6
 
 
 @pytest.mark.parametrize(("listen", "most"), [(True, 3), (False, 12)])
 async def test_an_idle_wait_asks_little(store: PostgresHarness, listen: bool, most: int) -> None:
     driver = make(store, listen=listen)
     await driver.open()
-    looks = Counted(driver)
+    statements = StatementCounter(driver)
 
     assert await driver.wait_visible([Q], wait_s=2) is False
 
-    assert looks.count <= most
+    assert statements.count <= most
 
 
 async def test_a_locked_message_is_not_asked_for_without_pause(store: PostgresHarness, other: Any) -> None:
@@ -150,11 +150,11 @@ async def test_a_locked_message_is_not_asked_for_without_pause(store: PostgresHa
     transaction = other.transaction()
     await transaction.start()
     await driver.settle_in(other, [(lease, Release(counted=True))])
-    looks = Counted(driver)
+    statements = StatementCounter(driver)
 
     assert await driver.reserve([Q], limit=1, lease_s=60, wait_s=2) == []
 
-    assert looks.count < 40
+    assert statements.count < 40
     await transaction.commit()
 
 
@@ -173,7 +173,7 @@ async def test_a_lost_listener_listens_again(store: PostgresHarness, other: Any)
         assert ids(await waiting) == ["a"]
 
 
-class Counted:
+class StatementCounter:
     """Counts the statements that a driver sends."""
 
     def __init__(self, driver: PostgresDriver) -> None:
@@ -255,8 +255,8 @@ async def test_cut_connections_are_replaced(store: PostgresHarness) -> None:
     assert await driver.enqueue(messages("a")) == ["a"]
 
 
-async def has_busy(backend: Any) -> bool:
-    return bool(backend.pool._busy)
+async def has_busy(resources: Any) -> bool:
+    return bool(resources.pool._busy)
 
 
 async def test_close_is_bounded_when_the_server_stands_still(store: PostgresHarness, other: Any) -> None:
@@ -271,8 +271,8 @@ async def test_close_is_bounded_when_the_server_stands_still(store: PostgresHarn
 
     try:
         stuck = asyncio.create_task(driver.depth(Q))
-        backend = driver._loops.peek()
-        await until(lambda: has_busy(backend))
+        resources = driver._resources.get_if_open()
+        await until(lambda: has_busy(resources))
         started = time.monotonic()
         await driver.close()
         took_s = time.monotonic() - started
@@ -288,10 +288,10 @@ async def test_close_is_bounded_when_the_server_stands_still(store: PostgresHarn
 
 async def test_close_ends_waiting_calls_with_nothing(store: PostgresHarness) -> None:
     driver = make(store)
-    looks = Counted(driver)
+    statements = StatementCounter(driver)
     reserving = asyncio.create_task(driver.reserve([Q], limit=1, lease_s=1, wait_s=60))
     waiting = asyncio.create_task(driver.wait_visible([Q], wait_s=60))
-    await until(lambda: looks.reached(3))
+    await until(lambda: statements.reached(3))
 
     await driver.close()
 

@@ -233,8 +233,8 @@ async def test_a_full_server_refuses_messages_but_can_be_drained() -> None:
 async def test_operations_run_without_script_flags(redis: RedisDriver) -> None:
     """Redis 6.2 does not know the first line that names a script's flags."""
     await redis.open()
-    link = redis._links.peek()
-    assert link is not None
-    link.pool.with_flags = False
+    resources = redis._resources.get_if_open()
+    assert resources is not None
+    resources.pool.has_script_flags = False
 
     await every_operation(redis)

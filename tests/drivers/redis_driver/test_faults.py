@@ -225,7 +225,7 @@ async def test_cancelled_calls_leak_no_connection(redis: RedisDriver) -> None:
 
     assert await redis.command("PING") == b"PONG"
     assert len((await redis.command("CLIENT", "LIST")).splitlines()) <= 21
-    assert redis._links.peek().pool._slots._value == 20  # type: ignore[union-attr]
+    assert redis._resources.get_if_open().pool._slots._value == 20  # type: ignore[union-attr]
 
 
 # -- loops ---------------------------------------------------------------------------------------

@@ -76,7 +76,7 @@ class Program:
         self.ids += 1
         number = self.rng.randint(1, self.ids)
         if f"m-{number}" not in self.memory._rows:
-            # Not an id of the past: the memory driver's tokens start anew with each life of an id.
+            # Not an id of the past: the memory driver's tokens start again when an id is used again.
             number = self.ids
         delay_s = STEP_S * self.rng.choice((0, 0, 0, 1, 3))
         return Message(id=f"m-{number}", queue=self.rng.choice(QUEUES), body=b"%d" % number, delay_s=delay_s)
@@ -152,7 +152,7 @@ class Program:
             case _:
                 await self.same("find", ids[0])
 
-    async def look(self) -> None:
+    async def compare(self) -> None:
         for queue in QUEUES:
             await self.same("depth", queue)
             state = self.rng.choice((None, *State))
@@ -206,7 +206,7 @@ async def test_does_what_the_memory_driver_does(redis: RedisDriver, seed: int) -
 
     for _ in range(120):
         await program.step()
-        await program.look()
+        await program.compare()
 
 
 async def test_an_emptied_namespace_leaves_no_key(redis: RedisDriver) -> None:

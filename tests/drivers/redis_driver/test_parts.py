@@ -7,7 +7,7 @@ import pytest
 
 from asynctasq.drivers.redis_driver import RedisDriver
 from asynctasq.drivers.redis_driver.address import RedisOptions, parse_address
-from asynctasq.drivers.redis_driver.script import PARTS
+from asynctasq.drivers.redis_driver.pool import SCRIPT_PARTS
 from asynctasq.drivers.redis_driver.server_checks import check_version, parse_info, warnings_about
 from asynctasq.drivers.urls import create_driver
 from asynctasq.errors import ConfigError, DriverMisconfigured
@@ -106,7 +106,7 @@ def test_settings_that_lose_messages_are_named(info: dict[str, str], save: str |
 
 
 def test_every_script_file_is_used_and_in_the_package() -> None:
-    used = {part for parts, _ in PARTS.values() for part in parts}
+    used = {part for parts, _ in SCRIPT_PARTS.values() for part in parts}
     present = {
         entry.name.removesuffix(".lua") for entry in (files("asynctasq.drivers.redis_driver") / "scripts").iterdir()
     }

@@ -169,7 +169,7 @@ async def test_an_idle_worker_issues_less_than_a_command_a_second(redis: RedisDr
 
     stats = parse_info(await redis.command("INFO", "commandstats"))
     sent = {name.removeprefix("cmdstat_"): int(fields.split(",")[0].split("=")[1]) for name, fields in stats.items()}
-    # The look before and the one after; what the scripts do inside counts too and is no traffic.
+    # The poll before and the one after; what the scripts do inside counts too and is no traffic.
     assert sent["evalsha"] == 2
     # A new connection says who it is; apart from that the time passes in one blocked read.
     assert sum(sent.get(name, 0) for name in ("blpop", "ping", "evalsha", "eval")) <= 3
@@ -231,7 +231,7 @@ async def test_a_token_for_what_is_visible_later_goes_to_the_next_too(redis: Red
         assert await ids(task) == ["m-1"]
 
 
-async def test_a_wait_cancelled_in_the_moment_it_is_woken_passes_the_token_on(
+async def test_a_wait_cancelled_in_the_moment_it_is_woken_wakes_the_next(
     redis: RedisDriver, server: RedisServer
 ) -> None:
     async with driving(server.url) as second, driving(server.url) as producer:
@@ -268,7 +268,7 @@ async def test_close_ends_the_wait_and_its_connection(redis: RedisDriver, server
         await until_blocked(second, 0)
 
 
-async def test_a_token_on_its_way_to_one_who_closes_goes_to_the_next(redis: RedisDriver, server: RedisServer) -> None:
+async def test_a_wake_up_for_a_driver_that_closes_wakes_the_next(redis: RedisDriver, server: RedisServer) -> None:
     async def produce() -> None:
         async with driving(server.url) as producer:
             await producer.enqueue([message(1)])
@@ -289,33 +289,33 @@ async def test_a_token_on_its_way_to_one_who_closes_goes_to_the_next(redis: Redi
         assert await ids(task) == ["m-1"]
 
 
-class Observed(RedisDriver):
-    """Tells when a wait has ended."""
+class ObservedDriver(RedisDriver):
+    """Records whether the latest wait was woken."""
 
-    looked = False
+    was_woken = False
 
     async def wait_visible(self, queues: Sequence[str], *, wait_s: float) -> bool:
-        self.looked = await super().wait_visible(queues, wait_s=wait_s)
-        return self.looked
+        self.was_woken = await super().wait_visible(queues, wait_s=wait_s)
+        return self.was_woken
 
 
-async def test_a_reserve_cancelled_before_it_asks_passes_its_token_on(server: RedisServer, redis: RedisDriver) -> None:
-    busy = Observed(server.url, max_connections=1)
+async def test_a_reserve_cancelled_before_it_asks_wakes_the_next(server: RedisServer, redis: RedisDriver) -> None:
+    busy = ObservedDriver(server.url, max_connections=1)
     woken = take(busy)
     await until_blocked(redis, 1)
     task = take(redis)
     await until_blocked(redis, 2)
-    link = busy._links.peek()
-    assert link is not None
-    slots = link.pool._slots
+    resources = busy._resources.get_if_open()
+    assert resources is not None
+    slots = resources.pool._slots
 
     async def queueing(count: int) -> bool:
         return len(slots._waiters or ()) == count
 
     async def asks() -> bool:
-        return busy.looked and await queueing(1)
+        return busy.was_woken and await queueing(1)
 
-    # The only connection is taken, then it looks, then it is taken again: the reserve can't be sent.
+    # The only connection is busy, then it polls, then it is busy again: the reserve can't be sent.
     first = asyncio.create_task(busy.command("BLPOP", "nothing", "0.3"))
     await until_blocked(redis, 3)
     await redis.enqueue([message(1)])

@@ -1,4 +1,4 @@
-"""What the SQL drivers share: names, batches, conflicts, pace and wake-ups."""
+"""What the SQL drivers share: names, batches, conflicts, backoff and wake-ups."""
 
 import asyncio
 import random
@@ -7,17 +7,11 @@ from typing import Any
 
 import pytest
 
-from asynctasq.drivers.sql.checks import (
-    Pace,
-    Wakeups,
-    check_identifier,
-    independent_batches,
-    is_plain,
-    quote,
-    retry_conflicts,
-    wait_until_visible,
-)
+from asynctasq.drivers.sql.conflicts import retry_conflicts
+from asynctasq.drivers.sql.identifiers import check_identifier, quote
 from asynctasq.drivers.sql.paramstyles import translate
+from asynctasq.drivers.sql.settlements import independent_batches, is_plain
+from asynctasq.drivers.sql.waiting import PollBackoff, Wakeups, wait_until_visible
 from asynctasq.errors import ConfigError, DriverUnavailable, UnsupportedFeature
 from asynctasq.kernel.messages import Complete, Lease, Message, Release
 
@@ -99,22 +93,22 @@ async def test_a_conflict_without_end_is_raised() -> None:
 
 
 def test_the_pace_slows_down_to_its_limit_with_jitter() -> None:
-    pace = Pace(first_s=0.1, longest_s=1.0, rng=random.Random(1))
+    backoff = PollBackoff(first_s=0.1, longest_s=1.0, rng=random.Random(1))
 
-    pauses = [pace.pause_s() for _ in range(8)]
-    pace.reset()
+    pauses = [backoff.next_pause_s() for _ in range(8)]
+    backoff.reset()
 
     assert pauses[0] <= 0.1
     assert all(0.75 <= pause <= 1.0 for pause in pauses[5:])
     assert len(set(pauses)) == 8
-    assert pace.pause_s() <= 0.1
+    assert backoff.next_pause_s() <= 0.1
 
 
 async def test_a_wake_up_from_another_thread_ends_the_wait() -> None:
-    wakeups = Wakeups.of("a store")
+    wakeups = Wakeups.for_store("a store")
     with wakeups.waiting(["q"]) as waiter:
         waiting = asyncio.create_task(waiter.wait(30))
-        thread = threading.Thread(target=lambda: Wakeups.of("a store").wake({"other", "q"}))
+        thread = threading.Thread(target=lambda: Wakeups.for_store("a store").wake({"other", "q"}))
         thread.start()
 
         assert await waiting is True
@@ -122,10 +116,10 @@ async def test_a_wake_up_from_another_thread_ends_the_wait() -> None:
 
 
 async def test_other_queues_and_other_stores_do_not_wake() -> None:
-    wakeups = Wakeups.of("one")
+    wakeups = Wakeups.for_store("one")
     with wakeups.waiting(["q"]) as waiter:
         wakeups.wake({"other"})
-        Wakeups.of("two").wake()
+        Wakeups.for_store("two").wake()
 
         assert await waiter.wait(0.01) is False
 
@@ -139,9 +133,9 @@ async def test_a_wake_up_before_the_wait_counts() -> None:
         return looks.pop(0)
 
     with wakeups.waiting(["q"]) as waiter:
-        pace = Pace(first_s=30, longest_s=30, rng=random.Random(1))
+        backoff = PollBackoff(first_s=30, longest_s=30, rng=random.Random(1))
         async with asyncio.timeout(5):
-            assert await wait_until_visible(waiter, due_in_s, wait_s=30, pace=pace) is True
+            assert await wait_until_visible(waiter, due_in_s, wait_s=30, backoff=backoff) is True
 
 
 async def test_a_closed_waiter_hides_the_loss_of_its_connection() -> None:

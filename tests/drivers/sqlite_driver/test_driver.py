@@ -16,7 +16,7 @@ import pytest
 
 from asynctasq.drivers.sqlite_driver import SQLiteDriver, statements
 from asynctasq.drivers.sqlite_driver.schema import SCHEMA_VERSION
-from asynctasq.drivers.sqlite_driver.thread import Job
+from asynctasq.drivers.sqlite_driver.thread import Operation
 from asynctasq.drivers.urls import create_driver
 from asynctasq.errors import ConfigError, DriverError, DriverMisconfigured, DriverUnavailable
 from asynctasq.kernel.messages import Complete, Lease, Message
@@ -29,19 +29,19 @@ def message(number: int, *, queue: str = "mail", delay_s: float = 0.0, body: byt
     return Message(id=f"m{number}", queue=queue, body=body, delay_s=delay_s)
 
 
-FORMER: set[threading.Thread] = set()
+EARLIER_THREADS: set[threading.Thread] = set()
 """Threads of drivers that other tests of this process left to the garbage collector."""
 
 
 @pytest.fixture(autouse=True)
-def former_threads() -> None:
-    FORMER.clear()
-    FORMER.update(threading.enumerate())
+def remember_earlier_threads() -> None:
+    EARLIER_THREADS.clear()
+    EARLIER_THREADS.update(threading.enumerate())
 
 
 def threads() -> list[threading.Thread]:
     """Return the driver threads that this test started."""
-    return [each for each in threading.enumerate() if each.name == "asynctasq-sqlite" and each not in FORMER]
+    return [each for each in threading.enumerate() if each.name == "asynctasq-sqlite" and each not in EARLIER_THREADS]
 
 
 @pytest.fixture
@@ -134,9 +134,9 @@ async def test_durability_decides_how_commits_reach_the_disk(path: Path, durabil
 
 
 def connection_of(driver: SQLiteDriver) -> sqlite3.Connection:
-    session = driver._sessions.peek()
+    session = driver._sessions.get_if_open()
     assert session is not None
-    connection = session._work._connection
+    connection = session._main._connection
     assert connection is not None
     return connection
 
@@ -269,7 +269,7 @@ asyncio.run(main())
     assert sorted(outputs) == [f"['{n}']\n".encode() for n in range(6)]
 
 
-async def test_a_file_that_was_removed_is_made_anew(driver: SQLiteDriver, path: Path) -> None:
+async def test_a_file_that_was_removed_is_made_again(driver: SQLiteDriver, path: Path) -> None:
     await driver.enqueue([message(1)])
     for each in path.parent.iterdir():
         each.unlink()
@@ -369,7 +369,7 @@ async def test_a_file_locked_for_too_long_is_unavailable_and_then_works(path: Pa
     await driver.close()
 
 
-async def test_looking_does_not_need_the_lock(driver: SQLiteDriver, path: Path) -> None:
+async def test_polling_does_not_need_the_lock(driver: SQLiteDriver, path: Path) -> None:
     await driver.enqueue([message(1, delay_s=FAR_S)])
 
     with write_lock(path):
@@ -398,7 +398,7 @@ async def test_close_is_bounded_while_the_file_is_locked(path: Path) -> None:
 async def test_another_instance_in_this_process_wakes_at_once(path: Path) -> None:
     waiting, storing = SQLiteDriver(path, poll_s=FAR_S), SQLiteDriver(path, poll_s=FAR_S)
     task = asyncio.create_task(reserve(waiting, wait_s=FAR_S))
-    await registered(waiting)
+    await wait_is_registered(waiting)
 
     await storing.enqueue([message(1)])
 
@@ -408,10 +408,10 @@ async def test_another_instance_in_this_process_wakes_at_once(path: Path) -> Non
     await storing.close()
 
 
-async def registered(driver: SQLiteDriver) -> None:
+async def wait_is_registered(driver: SQLiteDriver) -> None:
     """Return when a call of this driver waits."""
     async with asyncio.timeout(SOON_S):
-        while (session := driver._sessions.peek()) is None or not any(
+        while (session := driver._sessions.get_if_open()) is None or not any(
             waiter._event._waiters for waiter in session.waiters
         ):
             await asyncio.sleep(0)
@@ -420,7 +420,7 @@ async def registered(driver: SQLiteDriver) -> None:
 async def test_another_loop_in_this_process_wakes_at_once(path: Path) -> None:
     waiting = SQLiteDriver(path, poll_s=FAR_S)
     task = asyncio.create_task(reserve(waiting, wait_s=FAR_S))
-    await registered(waiting)
+    await wait_is_registered(waiting)
 
     def store() -> None:
         async def main() -> None:
@@ -438,7 +438,7 @@ async def test_another_loop_in_this_process_wakes_at_once(path: Path) -> None:
 
 async def test_a_commit_of_another_process_wakes(driver: SQLiteDriver, path: Path) -> None:
     task = asyncio.create_task(reserve(driver, wait_s=FAR_S))
-    await registered(driver)
+    await wait_is_registered(driver)
     program = (
         "import asyncio\nfrom asynctasq.drivers.sqlite_driver import SQLiteDriver as D\n"
         "from asynctasq.kernel.messages import Message\n"
@@ -464,7 +464,7 @@ async def test_waiting_ends_when_the_next_message_is_due(path: Path) -> None:
 
 async def test_other_calls_go_on_while_one_waits(driver: SQLiteDriver) -> None:
     task = asyncio.create_task(driver.wait_visible(["mail"], wait_s=FAR_S))
-    await registered(driver)
+    await wait_is_registered(driver)
 
     async with asyncio.timeout(SOON_S):
         assert await driver.turn([], ["other"], limit=1, lease_s=30) == (frozenset(), [])
@@ -473,7 +473,7 @@ async def test_other_calls_go_on_while_one_waits(driver: SQLiteDriver) -> None:
     assert await task is False
 
 
-async def test_nothing_looks_at_the_file_while_nothing_waits(driver: SQLiteDriver) -> None:
+async def test_the_file_is_not_polled_while_nothing_waits(driver: SQLiteDriver) -> None:
     await driver.wait_visible(["mail"], wait_s=0.05)
     statements_seen: list[str] = []
     connection_of(driver).set_trace_callback(statements_seen.append)
@@ -529,11 +529,13 @@ async def test_a_reserve_cancelled_too_late_gives_back_what_it_took(
 async def test_a_given_back_message_keeps_its_place_and_fences_the_lost_lease(driver: SQLiteDriver) -> None:
     await driver.enqueue([message(1), message(2)])
     session = await driver._sessions.get()
-    taken = await session.submit(Job(steps=lambda now: statements.take(["mail"], 1, 30, now), now_us=driver._now_us))
-    undoing = driver._undo(taken)
-    assert undoing is not None
+    taken = await session.submit(
+        Operation(steps=lambda now: statements.reserve(["mail"], 1, 30, now), now_us=driver._now_us)
+    )
+    hand_back = driver._hand_back(taken)
+    assert hand_back is not None
 
-    await session.submit(undoing)
+    await session.submit(hand_back)
 
     leases = await reserve(driver)
     assert [lease.message_id for lease in leases] == ["m1", "m2"]
@@ -587,7 +589,7 @@ async def test_cancelling_open_leaves_no_thread(path: Path) -> None:
 # -- results -------------------------------------------------------------------------------------
 
 
-async def test_expired_results_are_removed_when_looking(driver: SQLiteDriver) -> None:
+async def test_expired_results_are_removed_when_fetched(driver: SQLiteDriver) -> None:
     await driver.enqueue([message(n) for n in range(150)])
     leases = await reserve(driver, 150)
     await driver.settle([(lease, Complete(result=b"r", result_ttl_s=60)) for lease in leases])

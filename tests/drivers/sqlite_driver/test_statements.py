@@ -13,7 +13,7 @@ import pytest
 from asynctasq.drivers.base import Driver
 from asynctasq.drivers.memory_driver import MemoryDriver
 from asynctasq.drivers.sqlite_driver import SQLiteDriver, statements
-from asynctasq.drivers.sqlite_driver.schema import Steps, run
+from asynctasq.drivers.sqlite_driver.schema import Steps
 from asynctasq.kernel.messages import (
     Bury,
     Complete,
@@ -26,12 +26,13 @@ from asynctasq.kernel.messages import (
     State,
     StoredMessage,
 )
+from tests.drivers.sqlite_driver.support import run_plain
 
 QUEUES = ("a", "b", "c")
 NOW = 1_800_000_000.0
 
 
-class HandClock:
+class ManualClock:
     """A clock that moves by hand."""
 
     def __init__(self) -> None:
@@ -47,7 +48,7 @@ class HandClock:
 class Program:
     """Random operations, each done on both drivers; any difference is an error."""
 
-    def __init__(self, seed: int, ours: Driver, reference: Driver, clock: HandClock) -> None:
+    def __init__(self, seed: int, ours: Driver, reference: Driver, clock: ManualClock) -> None:
         self.rng = random.Random(seed)
         self.drivers: tuple[Any, Any] = (ours, reference)
         self.clock = clock
@@ -184,7 +185,7 @@ async def pages(driver: Any, queue: str, state: State | None) -> list[list[Store
 
 @pytest.mark.parametrize("seed", range(25))
 async def test_random_programs_do_the_same_as_the_reference(tmp_path: Path, seed: int) -> None:
-    clock = HandClock()
+    clock = ManualClock()
     ours, reference = SQLiteDriver(tmp_path / "queue.db", durability="normal"), MemoryDriver(clock=clock)
     ours._clock = clock  # type: ignore[assignment]  # the file's own clock is the machine's
     program = Program(seed, ours, reference, clock)
@@ -313,7 +314,7 @@ def plans(connection: sqlite3.Connection, steps: Steps[Any]) -> list[str]:
 
     connection.execute("BEGIN")
     try:
-        run(steps, execute)
+        run_plain(steps, execute)
     finally:
         connection.execute("ROLLBACK")
     return found
@@ -330,8 +331,8 @@ LATER_US = int(NOW * 1e6) + 20_000
 @pytest.mark.parametrize(
     "operation",
     [
-        lambda: statements.take(["a", "b"], 100, 30, LATER_US),
-        lambda: statements.peek(["a"], 0),
+        lambda: statements.reserve(["a", "b"], 100, 30, LATER_US),
+        lambda: statements.next_due_unless_visible(["a"], 0),
         lambda: statements.extend([LEASE], 30, 0),
         lambda: statements.settle([(LEASE, Complete(result=b"", result_ttl_s=1))], 0),
         lambda: statements.settle([(LEASE, Release(counted=True))], 0),
@@ -374,17 +375,17 @@ def test_reserve_costs_the_same_beside_a_million_others(big: sqlite3.Connection)
         big.set_progress_handler(tick, 1)
         big.execute("BEGIN")
         try:
-            run(steps, lambda sql, params: big.execute(sql, params).fetchall())
+            run_plain(steps, lambda sql, params: big.execute(sql, params).fetchall())
         finally:
             big.execute("ROLLBACK")
             big.set_progress_handler(None, 1)
         return count
 
-    beside_many = instructions(statements.take(["a"], 10, 30, int(NOW * 1e6) + 10))
+    beside_many = instructions(statements.reserve(["a"], 10, 30, int(NOW * 1e6) + 10))
     big.execute("BEGIN")
     big.execute("DELETE FROM asynctasq_message WHERE id NOT IN ('s1','s2','s3','s4','s5','s6','s7','s8','s9','s10')")
     big.execute("COMMIT")
 
-    alone = instructions(statements.take(["a"], 10, 30, int(NOW * 1e6) + 10))
+    alone = instructions(statements.reserve(["a"], 10, 30, int(NOW * 1e6) + 10))
 
     assert beside_many <= alone * 1.1

@@ -13,9 +13,9 @@ import pytest
 
 from asynctasq.drivers.sqlite_driver import SQLiteDriver, statements
 from asynctasq.drivers.sqlite_driver.callers_transaction import in_transaction
-from asynctasq.drivers.sqlite_driver.schema import run
 from asynctasq.errors import BodyTooLarge, DriverError, DriverUnavailable, InvalidQueueName, UnsupportedFeature
 from asynctasq.kernel.messages import Complete, Message, Release
+from tests.drivers.sqlite_driver.support import run_plain
 
 
 def message(number: int, *, queue: str = "mail", body: bytes = b"x") -> Message:
@@ -263,7 +263,7 @@ async def test_a_closed_aiosqlite_connection_is_a_driver_error(driver: SQLiteDri
 async def test_operations_run_through_a_plain_execute(driver: SQLiteDriver, connection: sqlite3.Connection) -> None:
     now_us = driver._now_us()
 
-    ids = run(
+    ids = run_plain(
         in_transaction(statements.store([message(1), message(2)], now_us), driver._file, begun=False),
         connection.execute,
     )

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-__all__ = ["Fault", "FaultProxy", "Seen", "first", "nothing"]
+__all__ = ["Fault", "FaultProxy", "SeenRequest", "first", "nothing"]
 
 # Before Python 3.12, asking for "the current loop" where none was ever set makes one that nobody closes, and
 # the plugin that runs coroutine tests asks.
@@ -31,7 +31,7 @@ class Fault:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class SeenRequest:
     """One request that went by: its operation, how many of that kind came before, its parameters."""
 
     operation: str
@@ -39,10 +39,10 @@ class Seen:
     body: dict[str, Any]
 
 
-Plan = Callable[[Seen], Fault | None]
+Plan = Callable[[SeenRequest], Fault | None]
 
 
-def nothing(_: Seen) -> Fault | None:
+def nothing(_: SeenRequest) -> Fault | None:
     """Let everything pass."""
     return None
 
@@ -51,7 +51,7 @@ def first(operation: str, fault: Fault, *, times: int = 1, after: int = 0) -> Pl
     """Disturb the requests number `after` to `after + times` of an operation from now on."""
     met = 0
 
-    def plan(seen: Seen) -> Fault | None:
+    def plan(seen: SeenRequest) -> Fault | None:
         nonlocal met
         if seen.operation != operation:
             return None
@@ -69,7 +69,7 @@ class FaultProxy:
     plan: Plan = nothing
     url: str = ""
     requests: Counter[str] = field(default_factory=Counter)
-    log: list[Seen] = field(default_factory=list)
+    log: list[SeenRequest] = field(default_factory=list)
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
     held: asyncio.Event = field(default_factory=asyncio.Event)
     _server: asyncio.Server | None = None
@@ -103,7 +103,7 @@ class FaultProxy:
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         head, body = await _read(reader)
         operation = _header(head, "x-amz-target").rpartition(".")[2]
-        seen = Seen(operation, self.requests[operation], json.loads(body or b"{}"))
+        seen = SeenRequest(operation, self.requests[operation], json.loads(body or b"{}"))
         self.requests[operation] += 1
         self.log.append(seen)
         self.arrived.set()
@@ -125,7 +125,7 @@ class FaultProxy:
         await writer.drain()
         return True
 
-    async def _half(self, head: bytes, seen: Seen) -> bytes:
+    async def _half(self, head: bytes, seen: SeenRequest) -> bytes:
         entries = seen.body["Entries"]
         done, failed = entries[: len(entries) // 2], entries[len(entries) // 2 :]
         reply: dict[str, Any] = {"Successful": [], "Failed": []}

@@ -1,4 +1,4 @@
-"""How messages come back, die and are delayed on SQS: counts, dead letters, duplicates, hops and FIFO queues."""
+"""How messages come back, die and are delayed on SQS: counts, dead letters, duplicates, forwarding and FIFO queues."""
 
 import asyncio
 import json
@@ -44,7 +44,7 @@ async def test_a_dead_letter_tells_the_console_why(driver: SQSDriver, raw: Any, 
     assert dead["Messages"][0]["MessageAttributes"]["body"]["BinaryValue"] == b"body"
 
 
-async def test_a_redrive_of_the_console_starts_anew(driver: SQSDriver, raw: Any, prefix: str) -> None:
+async def test_a_redrive_of_the_console_starts_again_at_attempt_1(driver: SQSDriver, raw: Any, prefix: str) -> None:
     await driver.enqueue([message("m")])
     await driver.settle([(await take_one(driver), Release(counted=True, crashed=True))])
     await driver.settle([(await take_one(driver), Bury(reason=DeadReason.CRASHED, counted=True))])
@@ -202,7 +202,7 @@ async def test_sqs_s_own_refusal_to_extend_is_a_lost_lease(driver: SQSDriver) ->
     await foreign.close()
 
 
-# -- hops ----------------------------------------------------------------------------------------
+# -- forwarding ----------------------------------------------------------------------------------
 
 
 async def test_a_delay_beyond_sqs_is_asked_for_in_steps(driver: SQSDriver, proxy: FaultProxy) -> None:
@@ -213,18 +213,18 @@ async def test_a_delay_beyond_sqs_is_asked_for_in_steps(driver: SQSDriver, proxy
     assert (await driver.depth("q")).scheduled == 1
 
 
-async def send_hop(driver: SQSDriver, raw: Any, prefix: str, *, due_in_s: float, **more: Any) -> None:
+async def send_forwarded(driver: SQSDriver, raw: Any, prefix: str, *, due_in_s: float, **more: Any) -> None:
     await driver.reserve(["q"], limit=1, lease_s=1)
     text = json.dumps({"asynctasq": 1, "id": "m", "due_in_us": round(due_in_s * 1e6), **more})
     await raw.send_message(QueueUrl=await url_of(raw, f"{prefix}q"), MessageBody=text)
 
 
-async def test_the_last_hop_is_sent_anew_and_neither_early_nor_counted(
+async def test_the_last_copy_is_sent_again_and_neither_early_nor_counted(
     driver: SQSDriver, proxy: FaultProxy, raw: Any, prefix: str
 ) -> None:
     loop = asyncio.get_running_loop()
     started = loop.time()
-    await send_hop(driver, raw, prefix, due_in_s=2.5, attempts=1, crashes=2)
+    await send_forwarded(driver, raw, prefix, due_in_s=2.5, attempts=1, crashes=2)
 
     lease = await take_one(driver, wait_s=10)
 
@@ -234,8 +234,10 @@ async def test_the_last_hop_is_sent_anew_and_neither_early_nor_counted(
     assert await driver.settle([(lease, Complete())]) == set()
 
 
-async def test_an_early_hop_is_hidden_not_leased(driver: SQSDriver, proxy: FaultProxy, raw: Any, prefix: str) -> None:
-    await send_hop(driver, raw, prefix, due_in_s=5000)
+async def test_a_copy_that_is_not_due_is_hidden_not_leased(
+    driver: SQSDriver, proxy: FaultProxy, raw: Any, prefix: str
+) -> None:
+    await send_forwarded(driver, raw, prefix, due_in_s=5000)
 
     assert await take(driver, wait_s=1) == []
 
@@ -245,11 +247,11 @@ async def test_an_early_hop_is_hidden_not_leased(driver: SQSDriver, proxy: Fault
     assert (await driver.depth("q")).reserved == 1
 
 
-async def test_a_hop_that_sqs_will_not_hide_is_sent_anew(
+async def test_a_copy_that_sqs_will_not_hide_is_sent_again(
     driver: SQSDriver, proxy: FaultProxy, raw: Any, prefix: str
 ) -> None:
     proxy.plan = first("ChangeMessageVisibilityBatch", Fault("status", 400, "InvalidParameterValue"))
-    await send_hop(driver, raw, prefix, due_in_s=5000)
+    await send_forwarded(driver, raw, prefix, due_in_s=5000)
 
     assert await take(driver, wait_s=1) == []
 

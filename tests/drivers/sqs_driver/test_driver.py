@@ -140,7 +140,7 @@ async def test_an_unknown_queue_stores_nothing_of_the_batch(proxy: FaultProxy, r
     await driver.close()
 
 
-async def test_looking_at_a_queue_does_not_create_it(driver: SQSDriver, proxy: FaultProxy) -> None:
+async def test_the_depth_of_a_queue_does_not_create_it(driver: SQSDriver, proxy: FaultProxy) -> None:
     assert await driver.depth("q") == Depth(ready=0, scheduled=0, reserved=0, dead=0)
     assert await driver.redrive("q", limit=5) == 0
 
@@ -292,8 +292,8 @@ async def test_a_lease_is_whole_though_its_message_came_before_it_was_asked_for(
     waiting.cancel()
     await asyncio.wait([waiting])
     await driver.enqueue([message("m")])
-    desk = await driver._desks.get()
-    await until(lambda: desk.receiver._ready_count(["q"]))
+    resources = await driver._resources.get()
+    await until(lambda: resources.receiver._ready_count(["q"]))
     arrived = asyncio.get_running_loop().time()
     await until(lambda: asyncio.get_running_loop().time() > arrived + 0.3)
 

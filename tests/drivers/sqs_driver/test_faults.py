@@ -18,11 +18,11 @@ from asynctasq.testing.servers import start_server
 
 from .fixtures import *  # noqa: F403 - fixtures, found by their names
 from .fixtures import REGION
-from .proxy import Fault, FaultProxy, Seen, first
+from .proxy import Fault, FaultProxy, SeenRequest, first
 
 EMPTY = Depth(ready=0, scheduled=0, reserved=0, dead=0)
-LOSE = Fault("lose")
-FOR_GOOD = 1_000
+LOSE_REPLY = Fault("lose")
+ALWAYS = 1_000
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def names_of(leases: Sequence[Lease]) -> list[str]:
     return sorted(lease.message_id for lease in leases)
 
 
-def ids_in(seen: Seen) -> list[str]:
+def ids_in(seen: SeenRequest) -> list[str]:
     return [json.loads(entry["MessageBody"])["id"] for entry in seen.body["Entries"]]
 
 
@@ -59,7 +59,7 @@ def ids_in(seen: Seen) -> list[str]:
 
 
 async def test_a_send_whose_reply_is_lost_loses_nothing(driver: SQSDriver, proxy: FaultProxy) -> None:
-    proxy.plan = first("SendMessageBatch", LOSE)
+    proxy.plan = first("SendMessageBatch", LOSE_REPLY)
 
     assert await driver.enqueue(messages("a", "b")) == ["a", "b"]
 
@@ -74,7 +74,7 @@ async def test_a_send_whose_reply_is_lost_loses_nothing(driver: SQSDriver, proxy
 async def test_a_delete_whose_reply_is_lost_is_not_a_lost_lease(driver: SQSDriver, proxy: FaultProxy) -> None:
     await driver.enqueue(messages("m"))
     leases = await take(driver, 1)
-    proxy.plan = first("DeleteMessageBatch", LOSE)
+    proxy.plan = first("DeleteMessageBatch", LOSE_REPLY)
 
     assert await driver.settle([(leases[0], Complete())]) == set()
 
@@ -85,7 +85,7 @@ async def test_a_receive_whose_reply_is_lost_gives_the_message_back_when_the_lea
     driver: SQSDriver, proxy: FaultProxy
 ) -> None:
     await driver.enqueue(messages("m"))
-    proxy.plan = first("ReceiveMessage", LOSE)
+    proxy.plan = first("ReceiveMessage", LOSE_REPLY)
 
     (lease,) = await take(driver, 1, lease_s=1)
 
@@ -218,7 +218,7 @@ async def test_a_batch_that_stays_half_done_says_what_was_stored(driver: SQSDriv
 
 
 async def test_one_entry_that_sqs_refuses_does_not_stop_the_others(driver: SQSDriver, proxy: FaultProxy) -> None:
-    def plan(seen: Seen) -> Fault | None:
+    def plan(seen: SeenRequest) -> Fault | None:
         poisoned = seen.operation == "SendMessageBatch" and "bad" in ids_in(seen)
         return Fault("status", 400, "InvalidParameterValue") if poisoned else None
 
@@ -240,7 +240,7 @@ async def test_a_settlement_that_failed_after_its_send_is_not_sent_again(driver:
         (leases["dead"], Bury(reason=DeadReason.FAILED)),
         (leases["done"], Complete(follow_ups=tuple(messages("next", delay_s=300)))),
     ]
-    proxy.plan = first("DeleteMessageBatch", Fault("status", 503), times=FOR_GOOD)
+    proxy.plan = first("DeleteMessageBatch", Fault("status", 503), times=ALWAYS)
     with pytest.raises(DriverUnavailable, match="repeating is safe"):
         await driver.settle(settlements)
     proxy.plan = lambda _: None
@@ -255,7 +255,7 @@ async def test_a_settlement_that_failed_after_its_send_is_not_sent_again(driver:
 async def test_a_settlement_that_failed_to_send_keeps_the_message(driver: SQSDriver, proxy: FaultProxy) -> None:
     await driver.enqueue(messages("m", "n"))
     by_id = {lease.message_id: lease for lease in await take(driver, 2)}
-    proxy.plan = first("SendMessageBatch", Fault("status", 503), times=FOR_GOOD)
+    proxy.plan = first("SendMessageBatch", Fault("status", 503), times=ALWAYS)
 
     with pytest.raises(DriverUnavailable, match="1 of 2 settlements"):
         await driver.settle([(by_id["m"], Release(counted=True)), (by_id["n"], Complete())])
@@ -271,7 +271,7 @@ async def test_a_worker_that_dies_between_send_and_delete_leaves_two_copies_neve
 ) -> None:
     await driver.enqueue(messages("m"))
     (lease,) = await take(driver, 1, lease_s=2)
-    proxy.plan = first("DeleteMessageBatch", Fault("refuse"), times=FOR_GOOD)
+    proxy.plan = first("DeleteMessageBatch", Fault("refuse"), times=ALWAYS)
     dying = asyncio.create_task(driver.settle([(lease, Release(counted=True))]))
     async with asyncio.timeout(10):
         while not proxy.requests["DeleteMessageBatch"]:
@@ -295,7 +295,7 @@ async def test_a_worker_that_dies_between_send_and_delete_leaves_two_copies_neve
 async def test_a_redrive_that_fails_midway_loses_no_dead_letter(driver: SQSDriver, proxy: FaultProxy) -> None:
     await driver.enqueue(messages("a", "b"))
     await driver.settle([(lease, Bury(reason=DeadReason.FAILED)) for lease in await take(driver, 2)])
-    proxy.plan = first("SendMessageBatch", Fault("status", 503), times=FOR_GOOD)
+    proxy.plan = first("SendMessageBatch", Fault("status", 503), times=ALWAYS)
     with pytest.raises(DriverUnavailable):
         await driver.redrive("q", limit=10)
 
@@ -311,7 +311,7 @@ async def test_in_a_turn_a_failed_settlement_loses_no_message_received_meanwhile
     await driver.enqueue(messages("m"))
     (lease,) = await take(driver, 1)
     await driver.enqueue(messages("n"))
-    proxy.plan = first("DeleteMessageBatch", Fault("status", 503), times=FOR_GOOD)
+    proxy.plan = first("DeleteMessageBatch", Fault("status", 503), times=ALWAYS)
     with pytest.raises(DriverUnavailable):
         await driver.turn([(lease, Complete())], ["q"], limit=5, lease_s=60)
     proxy.plan = lambda _: None
@@ -326,7 +326,7 @@ async def test_in_a_turn_settlements_that_are_done_are_not_hidden_by_a_failed_re
 ) -> None:
     await driver.enqueue(messages("m"))
     (lease,) = await take(driver, 1)
-    proxy.plan = first("ReceiveMessage", Fault("status", 503), times=FOR_GOOD)
+    proxy.plan = first("ReceiveMessage", Fault("status", 503), times=ALWAYS)
 
     assert await driver.turn([(lease, Complete())], ["q"], limit=5, lease_s=60) == (set(), [])
 
@@ -339,11 +339,11 @@ async def test_a_message_delivered_again_after_its_delete_is_not_run_again(
 ) -> None:
     await driver.enqueue(messages("m"))
     (lease,) = await take(driver, 1)
-    held = driver._book.find(lease, 0)
+    held = driver._registry.find(lease, 0)
     assert held is not None
     assert await driver.settle([(lease, Complete())]) == set()
 
-    assert all(driver._book.was_deleted(sqs_id) for sqs_id in held.receipts)
+    assert all(driver._registry.was_deleted(sqs_id) for sqs_id in held.receipts)
 
 
 # -- a server that dies --------------------------------------------------------------------------
@@ -375,14 +375,14 @@ async def test_a_server_killed_and_restarted_is_found_again() -> None:
 
 
 @dataclass
-class Chaos:
+class RandomFaults:
     """Disturbs a share of the requests, by a seed; remembers which messages it may have made two of."""
 
     rng: random.Random
     doubled: set[str] = field(default_factory=set)
     met: Counter[str] = field(default_factory=Counter)
 
-    def __call__(self, seen: Seen) -> Fault | None:
+    def __call__(self, seen: SeenRequest) -> Fault | None:
         if seen.operation in ("GetQueueUrl", "CreateQueue", "GetQueueAttributes") or self.rng.random() > 0.25:
             return None
         kinds = ["lose", "refuse", "status"]
@@ -406,13 +406,13 @@ class Worker:
 
     async def work(self, total: int) -> None:
         while len(self.done) < total:
-            leases = await persist(lambda: self.driver.reserve(["q"], limit=10, lease_s=5, wait_s=1))
+            leases = await retry_until_done(lambda: self.driver.reserve(["q"], limit=10, lease_s=5, wait_s=1))
             settlements: list[tuple[Lease, Any]] = []
             for lease in leases:
                 self.runs[lease.message_id, lease.attempt] += 1
                 end = Release(counted=True) if lease.attempt == 1 else Complete()
                 settlements.append((lease, end))
-            lost = await persist(lambda ends=settlements: self.driver.settle(ends)) if settlements else set()
+            lost = await retry_until_done(lambda ends=settlements: self.driver.settle(ends)) if settlements else set()
             for lease, end in settlements:
                 if self.driver._clock.local() > lease.expires_at:
                     self.late.add(lease.message_id)
@@ -420,7 +420,7 @@ class Worker:
                     self.done.add(lease.message_id)
 
 
-async def persist(call: Any) -> Any:
+async def retry_until_done(call: Any) -> Any:
     while True:
         try:
             return await call()
@@ -433,11 +433,11 @@ async def test_under_all_faults_nothing_is_lost_and_every_extra_run_has_a_reason
     driver: SQSDriver, proxy: FaultProxy, seed: int
 ) -> None:
     names = [f"m{number}" for number in range(40)]
-    chaos = Chaos(random.Random(seed))
+    faults = RandomFaults(random.Random(seed))
     second = SQSDriver(region=REGION, endpoint_url=proxy.url, queue_name_prefix=driver._directory.names.prefix)
     workers = [Worker(driver, Counter(), set(), set()) for driver in (driver, second)]
     workers[1].done = workers[0].done
-    proxy.plan = chaos
+    proxy.plan = faults
     stored: set[str] = set()
     for start in range(0, 40, 10):
         try:
@@ -446,8 +446,8 @@ async def test_under_all_faults_nothing_is_lost_and_every_extra_run_has_a_reason
             stored.update(names[start : start + 10])
             proxy.plan = lambda _: None
             await driver.enqueue(messages(*names[start : start + 10]))
-            chaos.doubled.update(names[start : start + 10])
-            proxy.plan = chaos
+            faults.doubled.update(names[start : start + 10])
+            proxy.plan = faults
 
     async with asyncio.timeout(100):
         await asyncio.gather(*(worker.work(len(names)) for worker in workers))
@@ -459,6 +459,6 @@ async def test_under_all_faults_nothing_is_lost_and_every_extra_run_has_a_reason
     assert stored == set(names) == workers[0].done, "nothing is lost"
     assert {attempt for _, attempt in runs} >= {1, 2}
     extra = {name for (name, attempt), count in runs.items() if count > 1 or attempt > 2}
-    unexplained = extra - chaos.doubled - late
-    assert not unexplained, f"ran again without a doubled send or a late settlement: {unexplained} ({chaos.met})"
-    assert sum(chaos.met.values()) > 5
+    unexplained = extra - faults.doubled - late
+    assert not unexplained, f"ran again without a doubled send or a late settlement: {unexplained} ({faults.met})"
+    assert sum(faults.met.values()) > 5

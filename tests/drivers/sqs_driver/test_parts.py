@@ -1,4 +1,4 @@
-"""The parts of the SQS driver that ask no server: names, wire format, hops, clock, book of leases, errors."""
+"""The parts of the SQS driver that ask no server: names, wire format, forwarding, clock, lease registry, errors."""
 
 import json
 import logging
@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asynctasq.drivers.sqs_driver.client import ServerClock
-from asynctasq.drivers.sqs_driver.errors import QueueGone, Refused, mapped
-from asynctasq.drivers.sqs_driver.hops import HIDE_S_MAX, REFRESH_AFTER_S, Hops
-from asynctasq.drivers.sqs_driver.leases import FORGET_AFTER_S, REMEMBERED_MAX, SWEEP_AT_LEAST, LeaseBook
+from asynctasq.drivers.sqs_driver.errors import QueueGone, Refused, mapped_errors
+from asynctasq.drivers.sqs_driver.forwarding import HIDE_S_MAX, REFRESH_AFTER_S, Forwarder
+from asynctasq.drivers.sqs_driver.leases import FORGET_AFTER_S, REMEMBERED_MAX, SWEEP_AT_LEAST, LeaseRegistry
 from asynctasq.drivers.sqs_driver.names import QueueNames
 from asynctasq.drivers.sqs_driver.wire import (
     HEADER_BYTES_MAX,
@@ -133,11 +133,11 @@ def test_a_first_copy_was_enqueued_when_sqs_stored_it() -> None:
 
 
 @given(delay_us=st.integers(0, 900 * MICROSECONDS))
-def test_a_delay_sqs_can_do_is_rounded_up_and_no_hop(delay_us: int) -> None:
+def test_a_delay_sqs_can_do_is_rounded_up_and_not_forwarded(delay_us: int) -> None:
     entry = writer().build(Envelope(id="m", body=b"b"), "q", delay_us=delay_us).entry("0")
 
     assert delay_us <= entry["DelaySeconds"] * MICROSECONDS < delay_us + MICROSECONDS
-    assert received(entry).is_clean
+    assert received(entry).is_leasable
 
 
 @pytest.mark.parametrize(("fifo", "delay_us", "asked"), [(False, 900 * MICROSECONDS + 1, 900), (True, 1, None)])
@@ -146,7 +146,7 @@ def test_a_delay_sqs_can_not_do_goes_into_the_envelope(fifo: bool, delay_us: int
 
     assert entry.get("DelaySeconds") == asked
     assert received(entry).envelope.due_in_us == delay_us
-    assert not received(entry).is_clean
+    assert not received(entry).is_leasable
 
 
 @given(
@@ -219,11 +219,11 @@ def test_a_fifo_entry_is_deduplicated_by_id_and_later_by_its_receipt() -> None:
     assert first["MessageGroupId"] == other["MessageGroupId"] == "all"
 
 
-# -- hops ----------------------------------------------------------------------------------------
+# -- forwarding ----------------------------------------------------------------------------------
 
 
-class NoBatches:
-    """The hops under test decide; they call nothing."""
+class UnusedBatches:
+    """The forwarder under test only decides; it calls nothing."""
 
 
 @settings(deadline=None)
@@ -232,29 +232,29 @@ class NoBatches:
     late_s=st.floats(0, 300),
     fifo=st.booleans(),
 )
-def test_hops_lead_to_a_clean_copy_that_is_never_early(delay_s: float, late_s: float, fifo: bool) -> None:
-    batches: Any = NoBatches()
-    hops = Hops(batches, writer(fifo=fifo), ServerClock(FixedClock()))
+def test_forwarding_ends_in_a_leasable_copy_that_is_never_early(delay_s: float, late_s: float, fifo: bool) -> None:
+    batches: Any = UnusedBatches()
+    forwarder = Forwarder(batches, writer(fifo=fifo), ServerClock(FixedClock()))
     start = now = 1_700_000_000.0
     outgoing = writer(fifo=fifo).build(Envelope(id="m", body=b"b"), "q", delay_us=math.ceil(delay_s * MICROSECONDS))
     copy = received(outgoing.entry("0"), sent_ms=round(now * 1000))
     now += outgoing.delay_s
     steps = 0
-    while not copy.is_clean:
+    while not copy.is_leasable:
         now += late_s  # nobody polled
         steps += 1
         assert now - copy.sent_us / MICROSECONDS < 4 * 86_400, "the copy would have been dropped by its age"
-        hide_s = hops._hide_s(copy, now)
+        hide_s = forwarder._hide_s(copy, now)
         if hide_s:
             assert 0 < hide_s <= HIDE_S_MAX
             now += hide_s
         else:
-            outgoing = hops._next(copy, now)
+            outgoing = forwarder._next_copy(copy, now)
             copy = received(outgoing.entry("0"), sent_ms=round(now * 1000), receives=1)
             now += outgoing.delay_s
 
     assert now >= start + delay_s - 0.002, "SQS's own timestamps have milliseconds"
-    assert now <= start + delay_s + 2 + late_s + 0.002 * steps, "a hop is as late as the polls that find it, no more"
+    assert now <= start + delay_s + 2 + late_s + 0.002 * steps, "a copy is as late as the polls that find it, no more"
     assert steps <= delay_s / 40_000 * 2 + 4
     assert copy.lease().enqueued_at == start
     assert REFRESH_AFTER_S < 4 * 86_400
@@ -319,7 +319,7 @@ def test_without_a_date_our_own_clock_must_do(date: str) -> None:
     assert clock.now() == local.time
 
 
-# -- book ----------------------------------------------------------------------------------------
+# -- lease registry ------------------------------------------------------------------------------
 
 
 def copy_of(message_id: str, *, sqs_id: str, receipt: str, taken_at: float = 0.0, copy: int = 0) -> Received:
@@ -328,92 +328,92 @@ def copy_of(message_id: str, *, sqs_id: str, receipt: str, taken_at: float = 0.0
     return replace(got, taken_at=taken_at, ends_at=taken_at + 30)
 
 
-def grant(book: LeaseBook, copy: Received, now: float) -> Lease:
-    lease = book.grant(copy, now)
+def grant(registry: LeaseRegistry, copy: Received, now: float) -> Lease:
+    lease = registry.grant(copy, now)
     assert lease is not None
     return lease
 
 
 def test_two_copies_of_a_message_are_one_lease() -> None:
-    book = LeaseBook()
-    lease = grant(book, copy_of("m", sqs_id="1", receipt="a"), 1)
+    registry = LeaseRegistry()
+    lease = grant(registry, copy_of("m", sqs_id="1", receipt="a"), 1)
 
-    assert book.grant(copy_of("m", sqs_id="2", receipt="b", taken_at=2), 2) is None
-    assert book.grant(copy_of("m", sqs_id="1", receipt="c", taken_at=3), 3) is None
+    assert registry.grant(copy_of("m", sqs_id="2", receipt="b", taken_at=2), 2) is None
+    assert registry.grant(copy_of("m", sqs_id="1", receipt="c", taken_at=3), 3) is None
 
-    held = book.find(lease, 4)
+    held = registry.find(lease, 4)
     assert held is not None
     assert held.receipts == {"1": "c", "2": "b"}, "of each copy the latest receipt counts"
 
 
 def test_a_later_copy_is_a_lease_of_its_own_and_an_earlier_one_is_not() -> None:
-    book = LeaseBook()
-    lease = grant(book, copy_of("m", sqs_id="2", receipt="b", copy=2), 1)
+    registry = LeaseRegistry()
+    lease = grant(registry, copy_of("m", sqs_id="2", receipt="b", copy=2), 1)
 
-    assert book.grant(copy_of("m", sqs_id="1", receipt="a", copy=1, taken_at=2), 2) is None
-    later = grant(book, copy_of("m", sqs_id="3", receipt="c", copy=3, taken_at=3), 3)
+    assert registry.grant(copy_of("m", sqs_id="1", receipt="a", copy=1, taken_at=2), 2) is None
+    later = grant(registry, copy_of("m", sqs_id="3", receipt="c", copy=3, taken_at=3), 3)
 
-    assert book.find(lease, 4) is None, "somebody settled it elsewhere: its place was taken"
-    assert book.find(later, 4) is not None
+    assert registry.find(lease, 4) is None, "another driver settled it: it was replaced"
+    assert registry.find(later, 4) is not None
 
 
-def test_what_takes_the_place_of_a_message_is_no_copy_of_it() -> None:
-    book = LeaseBook()
-    lease = grant(book, copy_of("m", sqs_id="1", receipt="a"), 1)
-    held = book.find(lease, 2)
+def test_the_replacement_of_a_message_is_no_copy_of_it() -> None:
+    registry = LeaseRegistry()
+    lease = grant(registry, copy_of("m", sqs_id="1", receipt="a"), 1)
+    held = registry.find(lease, 2)
     assert held is not None
-    book.settling(held)
+    registry.mark_settling(held)
 
-    retry = grant(book, copy_of("m", sqs_id="2", receipt="b", taken_at=2), 2)
+    retry = grant(registry, copy_of("m", sqs_id="2", receipt="b", taken_at=2), 2)
 
     assert held.receipts == {"1": "a"}, "or the delete that ends the first would delete the retry"
-    assert book.find(lease, 3) is held
-    book.end(held)
-    assert book.find(retry, 4) is not None
+    assert registry.find(lease, 3) is held
+    registry.end(held)
+    assert registry.find(retry, 4) is not None
 
 
-def test_who_takes_over_makes_the_earlier_lease_stale() -> None:
-    book = LeaseBook()
-    old = grant(book, copy_of("m", sqs_id="1", receipt="a"), 1)
-    new = grant(book, copy_of("m", sqs_id="1", receipt="b", taken_at=31), 31)
+def test_a_later_lease_makes_the_earlier_one_stale() -> None:
+    registry = LeaseRegistry()
+    old = grant(registry, copy_of("m", sqs_id="1", receipt="a"), 1)
+    new = grant(registry, copy_of("m", sqs_id="1", receipt="b", taken_at=31), 31)
 
-    assert book.find(old, 32) is None
-    assert book.find(new, 32) is not None
+    assert registry.find(old, 32) is None
+    assert registry.find(new, 32) is not None
 
 
 def test_a_lease_that_ended_is_over_and_its_copies_are_known_as_deleted() -> None:
-    book = LeaseBook()
-    lease = grant(book, copy_of("m", sqs_id="1", receipt="a"), 1)
-    held = book.find(lease, 2)
+    registry = LeaseRegistry()
+    lease = grant(registry, copy_of("m", sqs_id="1", receipt="a"), 1)
+    held = registry.find(lease, 2)
     assert held is not None
     held.deleted = True
-    book.end(held)
+    registry.end(held)
 
-    assert book.find(lease, 3) is None
-    assert book.was_deleted("1")
-    assert book.grant(copy_of("m", sqs_id="2", receipt="b", taken_at=4), 4) is not None
+    assert registry.find(lease, 3) is None
+    assert registry.was_deleted("1")
+    assert registry.grant(copy_of("m", sqs_id="2", receipt="b", taken_at=4), 4) is not None
 
 
 def test_another_driver_s_lease_counts_unless_we_hold_the_message() -> None:
-    book = LeaseBook()
+    registry = LeaseRegistry()
     foreign = copy_of("m", sqs_id="1", receipt="theirs").lease()
-    assert book.find(foreign, 1) is not None
+    assert registry.find(foreign, 1) is not None
 
-    other = LeaseBook()
+    other = LeaseRegistry()
     grant(other, copy_of("m", sqs_id="1", receipt="ours", taken_at=40), 40)
     assert other.find(foreign, 41) is None
     assert other.find(foreign, 71) is not None, "ours ran out: theirs may be the later one"
 
 
-def test_the_book_forgets_what_was_never_settled() -> None:
-    book = LeaseBook()
+def test_the_registry_forgets_what_was_never_settled() -> None:
+    registry = LeaseRegistry()
     for number in range(SWEEP_AT_LEAST * 3):
         now = number * FORGET_AFTER_S / 100
-        grant(book, copy_of(f"m{number}", sqs_id=str(number), receipt=str(number), taken_at=now), now)
+        grant(registry, copy_of(f"m{number}", sqs_id=str(number), receipt=str(number), taken_at=now), now)
 
-    assert len(book._held) < SWEEP_AT_LEAST * 1.5
-    assert len(book._latest) == len(book._held)
-    assert len(book._over) <= REMEMBERED_MAX
+    assert len(registry._held) < SWEEP_AT_LEAST * 1.5
+    assert len(registry._latest) == len(registry._held)
+    assert len(registry._ended_tokens) <= REMEMBERED_MAX
 
 
 # -- errors --------------------------------------------------------------------------------------
@@ -446,7 +446,7 @@ def _refusal(code: str, status: int) -> ClientError:
     ],
 )
 def test_every_library_error_is_mapped_once(raised: Exception, wanted: type[Exception]) -> None:
-    with pytest.raises(wanted) as caught, mapped("SQS at home", "SendMessageBatch"):
+    with pytest.raises(wanted) as caught, mapped_errors("SQS at home", "SendMessageBatch"):
         raise raised
 
     assert type(caught.value) is wanted
@@ -458,7 +458,7 @@ def test_what_sqs_says_about_a_signature_is_not_repeated() -> None:
     error = _refusal("SignatureDoesNotMatch", 403)
     error.response["Error"]["Message"] = "the canonical string was: AKIAEXAMPLE secret"
 
-    with pytest.raises(DriverMisconfigured) as caught, mapped("SQS", "open"):
+    with pytest.raises(DriverMisconfigured) as caught, mapped_errors("SQS", "open"):
         raise error
 
     assert "AKIA" not in str(caught.value)

@@ -7,14 +7,15 @@
 --   messages   hash   id -> arrival(16) enqueued(16) queue NUL body      written once, never rewritten
 --   states     hash   id -> arrival(16) token(16) mode(1) error(1) attempts(16) crashes(16) queue
 --                     only once a message was reserved; a dead letter adds NUL reason NUL time of death
+--                     mode: L leased, D dead letter, F neither; error: 1 if there is one
 --   errors     hash   id -> the last error, as JSON
 --   due:Q      zset   arrival(16) id, scored by visible_at: not leased (scheduled or ready)
 --   leased:Q   zset   arrival(16) PAD id, scored by the end of the lease (reserved, or expired)
 --   dead:Q     zset   arrival(16) id, scored by the order of death
 --   queues     set    names of the queues that hold a message
 --   result:I   string expiry(16) result
---   waiting:Q  string somebody waits for this queue; ends by itself
---   wake:Q     list   at most one token, for one of those who wait; ends by itself
+--   waiting:Q  string somebody waits for this queue; expires
+--   wake:Q     list   at most one wake-up token, for one of the waiting clients; expires
 --
 -- Instants are whole microseconds. They and all counters stay far below 2^53, so Lua's doubles hold them
 -- exactly; texts are made by string.format, because tostring would round them.
@@ -28,20 +29,21 @@
 local CHUNK = 2000
 local PAD = string.rep('.', 49)
 local AFTER_PAD = 66
-local NEVER = string.rep('0', 32)
+local NO_COUNTS = string.rep('0', 32)
 local ARGV = ARGV
 local base = string.match(KEYS[1], '^(.*:)')
 local MESSAGES, STATES, ERRORS, QUEUES = base .. 'messages', base .. 'states', base .. 'errors', base .. 'queues'
 local sub, byte, format, min = string.sub, string.byte, string.format, math.min
-local LEASED, FAULTY = byte('L'), byte('1')
+local LEASED, HAS_ERROR = byte('L'), byte('1')
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2] + ARGV[1]
 
-local function digits(number)
+-- 16 digits, so that texts sort as their numbers do.
+local function padded(number)
   return format('%016.0f', number)
 end
 
-local function whole(number)
+local function integer(number)
   return format('%.0f', number)
 end
 
@@ -50,8 +52,8 @@ local function is_held(state, token)
   return state and byte(state, 33) == LEASED and sub(state, 1, 32) == token
 end
 
--- unpack fails beyond 8000 values, so long argument lists go in pieces; pairs stay together as CHUNK is even.
-local function bulk(command, key, values)
+-- unpack fails beyond 8000 values, so long argument lists are split; pairs stay together as CHUNK is even.
+local function call_in_chunks(command, key, values)
   for first = 1, #values, CHUNK do
     redis.call(command, key, unpack(values, first, min(first + CHUNK - 1, #values)))
   end
@@ -74,26 +76,26 @@ local function fetch(key, ids)
 end
 
 -- Score of the first member of a sorted set, nil if it is empty.
-local function head(key)
+local function first_score(key)
   return tonumber(redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')[2])
 end
 
 local function is_visible(queue)
-  local due, leased = head(base .. 'due:' .. queue), head(base .. 'leased:' .. queue)
+  local due, leased = first_score(base .. 'due:' .. queue), first_score(base .. 'leased:' .. queue)
   return (due and due <= now) or (leased and leased <= now)
 end
 
--- One token, and only if somebody waits and none was left yet. The blocked client is served when the script ends.
+-- Push one wake-up token, if somebody waits and no token is there. The blocked client gets it when the script ends.
 local function wake(queue)
-  local bell = base .. 'wake:' .. queue
-  if redis.call('EXISTS', base .. 'waiting:' .. queue) == 1 and redis.call('EXISTS', bell) == 0 then
-    redis.call('LPUSH', bell, '1')
-    redis.call('PEXPIRE', bell, 20000)
+  local wake_key = base .. 'wake:' .. queue
+  if redis.call('EXISTS', base .. 'waiting:' .. queue) == 1 and redis.call('EXISTS', wake_key) == 0 then
+    redis.call('LPUSH', wake_key, '1')
+    redis.call('PEXPIRE', wake_key, 20000)
   end
 end
 
--- Leave nothing behind once a queue, and then the namespace, holds no message any more.
-local function forget_if_empty(queue)
+-- Delete the keys of a queue, and of the namespace, that holds no message any more.
+local function delete_if_empty(queue)
   if redis.call('EXISTS', base .. 'due:' .. queue, base .. 'leased:' .. queue, base .. 'dead:' .. queue) == 0 then
     redis.call('SREM', QUEUES, queue)
     redis.call('DEL', base .. 'wake:' .. queue)

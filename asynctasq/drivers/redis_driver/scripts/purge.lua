@@ -1,14 +1,14 @@
 -- ARGV: clock offset, queue, limit, the last arrival that counts or ''. Reply: how many were removed, the last arrival.
--- Removes scheduled and ready messages piecewise, so that a long queue does not stop the server; what arrived
--- after the first piece stays.
+-- Remove at most `limit` scheduled and ready messages, so that a long queue does not block the server; what arrived
+-- after the first call stays.
 local queue, limit = ARGV[2], tonumber(ARGV[3])
 local last = ARGV[4] ~= '' and tonumber(ARGV[4]) or tonumber(redis.call('GET', KEYS[1]) or '0')
 
 local function remove(key, members, ids)
-  bulk('ZREM', key, members)
-  bulk('HDEL', MESSAGES, ids)
-  bulk('HDEL', STATES, ids)
-  bulk('HDEL', ERRORS, ids)
+  call_in_chunks('ZREM', key, members)
+  call_in_chunks('HDEL', MESSAGES, ids)
+  call_in_chunks('HDEL', STATES, ids)
+  call_in_chunks('HDEL', ERRORS, ids)
   return #ids
 end
 
@@ -30,9 +30,9 @@ local function remove_from(key, highest, id_at)
   return removed
 end
 
-local removed = remove_from(base .. 'leased:' .. queue, whole(now), AFTER_PAD)
+local removed = remove_from(base .. 'leased:' .. queue, integer(now), AFTER_PAD)
 removed = removed + remove_from(base .. 'due:' .. queue, '+inf', 17)
 if removed > 0 then
-  forget_if_empty(queue)
+  delete_if_empty(queue)
 end
-return { removed, whole(last) }
+return { removed, integer(last) }

@@ -6,20 +6,20 @@ while moved < limit do
   if #members == 0 then
     break
   end
-  local ids, places, written = {}, {}, {}
+  local ids, scores, written = {}, {}, {}
   for i = 1, #members do
     ids[i] = sub(members[i], 17)
-    places[2 * i - 1], places[2 * i] = whole(now), members[i]
+    scores[2 * i - 1], scores[2 * i] = integer(now), members[i]
   end
   local states = fetch(STATES, ids)
   for i = 1, #members do
     written[2 * i - 1] = ids[i]
-    written[2 * i] = sub(states[i], 1, 32) .. 'F0' .. NEVER .. queue
+    written[2 * i] = sub(states[i], 1, 32) .. 'F0' .. NO_COUNTS .. queue
   end
-  bulk('HSET', STATES, written)
-  bulk('ZADD', due, places)
+  call_in_chunks('HSET', STATES, written)
+  call_in_chunks('ZADD', due, scores)
   redis.call('ZREMRANGEBYRANK', dead, 0, #members - 1)
-  bulk('HDEL', ERRORS, ids)
+  call_in_chunks('HDEL', ERRORS, ids)
   moved = moved + #members
 end
 if moved > 0 then

@@ -2,8 +2,8 @@
 local removed, touched = {}, {}
 local wants_dead = ARGV[2] == 'dead'
 
--- The sorted set and the member by which a message stands there, if it may be removed.
-local function place_of(state, queue, arrival, id)
+-- Return the sorted set that holds the message and its member there, if it may be removed.
+local function sorted_set_of(state, queue, arrival, id)
   local mode, key, member = sub(state, 33, 33), base .. 'due:' .. queue, arrival .. id
   if mode == 'D' then
     return wants_dead and base .. 'dead:' .. queue, member
@@ -19,7 +19,7 @@ for i = 3, #ARGV do
   local value = redis.call('HGET', MESSAGES, id)
   if value then
     local queue = sub(value, 33, string.find(value, '\0', 33, true) - 1)
-    local key, member = place_of(redis.call('HGET', STATES, id) or '', queue, sub(value, 1, 16), id)
+    local key, member = sorted_set_of(redis.call('HGET', STATES, id) or '', queue, sub(value, 1, 16), id)
     if key then
       redis.call('ZREM', key, member)
       redis.call('HDEL', MESSAGES, id)
@@ -31,6 +31,6 @@ for i = 3, #ARGV do
   end
 end
 for queue in pairs(touched) do
-  forget_if_empty(queue)
+  delete_if_empty(queue)
 end
 return removed

@@ -21,14 +21,14 @@ local function merge(fresh, expired, room)
   return members, crashed, (f - 1) / 2
 end
 
--- Members to lease of one queue, which of them crashed, how many of them are not leased yet.
+-- Return members to lease of one queue, which of them crashed, how many of them are not leased yet.
 local function choose(due, leased, room)
-  local expired = redis.call('ZRANGEBYSCORE', leased, '-inf', whole(now), 'WITHSCORES', 'LIMIT', 0, room)
+  local expired = redis.call('ZRANGEBYSCORE', leased, '-inf', integer(now), 'WITHSCORES', 'LIMIT', 0, room)
   if #expired == 0 then
-    local members = redis.call('ZRANGEBYSCORE', due, '-inf', whole(now), 'LIMIT', 0, room)
+    local members = redis.call('ZRANGEBYSCORE', due, '-inf', integer(now), 'LIMIT', 0, room)
     return members, {}, #members
   end
-  local fresh = redis.call('ZRANGEBYSCORE', due, '-inf', whole(now), 'WITHSCORES', 'LIMIT', 0, room)
+  local fresh = redis.call('ZRANGEBYSCORE', due, '-inf', integer(now), 'WITHSCORES', 'LIMIT', 0, room)
   return merge(fresh, expired, room)
 end
 
@@ -37,10 +37,10 @@ end
 local function leased_state(state, crashed)
   local token = math.max(tonumber(sub(state, 17, 32)) + 1, now)
   local crashes = tonumber(sub(state, 51, 66)) + (crashed and 1 or 0)
-  return sub(state, 1, 16) .. digits(token) .. 'L' .. sub(state, 34, 50) .. digits(crashes) .. sub(state, 67)
+  return sub(state, 1, 16) .. padded(token) .. 'L' .. sub(state, 34, 50) .. padded(crashes) .. sub(state, 67)
 end
 
-local function take(queue, room, until_at, reply)
+local function lease_from(queue, room, until_at, reply)
   local due, leased = base .. 'due:' .. queue, base .. 'leased:' .. queue
   local members, crashed, fresh = choose(due, leased, room)
   if #members == 0 then
@@ -51,18 +51,18 @@ local function take(queue, room, until_at, reply)
     ids[i] = sub(members[i], crashed[i] and AFTER_PAD or 17)
   end
   local values, states = fetch(MESSAGES, ids), fetch(STATES, ids)
-  local first_state = digits(now) .. 'L0' .. NEVER .. queue
-  local written, places, at = {}, {}, #reply
+  local first_state = padded(now) .. 'L0' .. NO_COUNTS .. queue
+  local written, scores, at = {}, {}, #reply
   for i = 1, #ids do
     local id, arrival = ids[i], sub(members[i], 1, 16)
     local state = states[i] and leased_state(states[i], crashed[i]) or arrival .. first_state
     written[2 * i - 1], written[2 * i] = id, state
-    places[2 * i - 1], places[2 * i] = until_at, arrival .. PAD .. id
+    scores[2 * i - 1], scores[2 * i] = until_at, arrival .. PAD .. id
     reply[at + 1], reply[at + 2], reply[at + 3] = id, state, values[i]
     at = at + 3
   end
-  bulk('HSET', STATES, written)
-  bulk('ZADD', leased, places)
+  call_in_chunks('HSET', STATES, written)
+  call_in_chunks('ZADD', leased, scores)
   if fresh > 0 then
     redis.call('ZREMRANGEBYRANK', due, 0, fresh - 1)
   end
@@ -71,17 +71,17 @@ end
 
 -- Reply: the end of the leases, then id, state and stored message of each.
 local function reserve(first, queues, limit, lease)
-  local until_at = whole(now + lease)
+  local until_at = integer(now + lease)
   local reply = { until_at }
   for i = first, first + queues - 1 do
     while limit > 0 do
-      local taken = take(ARGV[i], min(limit, 1000), until_at, reply)
-      limit = limit - taken
-      if taken == 0 then
+      local leased_count = lease_from(ARGV[i], min(limit, 1000), until_at, reply)
+      limit = limit - leased_count
+      if leased_count == 0 then
         break
       end
     end
-    -- Whoever could not take all passes the word on, so one token is enough for many messages.
+    -- A client that could not take all wakes the next one, so one token is enough for many messages.
     if limit == 0 and redis.call('EXISTS', base .. 'waiting:' .. ARGV[i]) == 1 and is_visible(ARGV[i]) then
       wake(ARGV[i])
     end

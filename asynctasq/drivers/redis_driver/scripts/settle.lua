@@ -2,8 +2,8 @@
 -- then for every entry that is not plain: detail, flags, text, number of follow-up runs, those runs.
 local pending
 
-local function forget_pending()
-  pending = { gone = {}, faultless = {}, states = {}, errors = {}, placed = {}, buried = {}, left = {} }
+local function reset_pending()
+  pending = { deleted = {}, without_error = {}, states = {}, errors = {}, due = {}, dead = {}, unleased = {} }
 end
 
 local function append(lists, key, first, second)
@@ -19,27 +19,27 @@ local function append(lists, key, first, second)
 end
 
 local function flush()
-  bulk('HSET', STATES, pending.states)
-  bulk('HSET', ERRORS, pending.errors)
-  for queue, places in pairs(pending.placed) do
-    bulk('ZADD', base .. 'due:' .. queue, places)
+  call_in_chunks('HSET', STATES, pending.states)
+  call_in_chunks('HSET', ERRORS, pending.errors)
+  for queue, scores in pairs(pending.due) do
+    call_in_chunks('ZADD', base .. 'due:' .. queue, scores)
   end
-  for queue, places in pairs(pending.buried) do
-    bulk('ZADD', base .. 'dead:' .. queue, places)
+  for queue, scores in pairs(pending.dead) do
+    call_in_chunks('ZADD', base .. 'dead:' .. queue, scores)
   end
-  for queue, members in pairs(pending.left) do
-    bulk('ZREM', base .. 'leased:' .. queue, members)
+  for queue, members in pairs(pending.unleased) do
+    call_in_chunks('ZREM', base .. 'leased:' .. queue, members)
   end
-  bulk('HDEL', MESSAGES, pending.gone)
-  bulk('HDEL', STATES, pending.gone)
-  bulk('HDEL', ERRORS, pending.faultless)
-  forget_pending()
+  call_in_chunks('HDEL', MESSAGES, pending.deleted)
+  call_in_chunks('HDEL', STATES, pending.deleted)
+  call_in_chunks('HDEL', ERRORS, pending.without_error)
+  reset_pending()
 end
 
 local function complete(id, state)
-  pending.gone[#pending.gone + 1] = id
-  if byte(state, 34) == FAULTY then
-    pending.faultless[#pending.faultless + 1] = id
+  pending.deleted[#pending.deleted + 1] = id
+  if byte(state, 34) == HAS_ERROR then
+    pending.without_error[#pending.without_error + 1] = id
   end
   return false
 end
@@ -49,45 +49,45 @@ local function keep_result(id, ttl, result)
   if tonumber(ttl) <= 0 then
     redis.call('DEL', key)
   elseif tonumber(ARGV[1]) == 0 then
-    redis.call('SET', key, digits(now + ttl) .. result, 'PX', whole(math.ceil(ttl / 1000)))
+    redis.call('SET', key, padded(now + ttl) .. result, 'PX', integer(math.ceil(ttl / 1000)))
   else
     -- The server's own expiry would follow its real clock, not the shifted one that decides.
-    redis.call('SET', key, digits(now + ttl) .. result)
+    redis.call('SET', key, padded(now + ttl) .. result)
   end
 end
 
--- The state of a message that lives on: counters moved, no longer leased.
-local function ended(id, state, mode, flags, faulty)
+-- The state of a message that stays: counters changed, no longer leased.
+local function unleased_state(id, state, mode, flags, error_flag)
   local attempts = tonumber(sub(state, 35, 50)) + sub(flags, 1, 1)
   local crashes = tonumber(sub(state, 51, 66)) + sub(flags, 2, 2)
-  return sub(state, 1, 32) .. mode .. faulty .. digits(attempts) .. digits(crashes) .. sub(state, 67)
+  return sub(state, 1, 32) .. mode .. error_flag .. padded(attempts) .. padded(crashes) .. sub(state, 67)
 end
 
 local function release(id, state, arrival, queue, cursor)
   local delay, flags, text = ARGV[cursor], ARGV[cursor + 1], ARGV[cursor + 2]
-  local faulty = sub(state, 34, 34)
+  local error_flag = sub(state, 34, 34)
   if text ~= '' then
-    faulty = '1'
+    error_flag = '1'
     append(pending, 'errors', id, text)
   end
-  append(pending.placed, queue, whole(now + delay), arrival .. id)
-  return ended(id, state, 'F', flags, faulty)
+  append(pending.due, queue, integer(now + delay), arrival .. id)
+  return unleased_state(id, state, 'F', flags, error_flag)
 end
 
 local function bury(id, state, arrival, queue, cursor)
   local reason, flags, text = ARGV[cursor], ARGV[cursor + 1], ARGV[cursor + 2]
-  local faulty = '0'
+  local error_flag = '0'
   if text ~= '' then
-    faulty = '1'
+    error_flag = '1'
     append(pending, 'errors', id, text)
-  elseif byte(state, 34) == FAULTY then
-    append(pending, 'faultless', id)
+  elseif byte(state, 34) == HAS_ERROR then
+    append(pending, 'without_error', id)
   end
-  append(pending.buried, queue, redis.call('INCR', KEYS[1]), arrival .. id)
-  return ended(id, state, 'D', flags, faulty) .. '\0' .. reason .. '\0' .. whole(now)
+  append(pending.dead, queue, redis.call('INCR', KEYS[1]), arrival .. id)
+  return unleased_state(id, state, 'D', flags, error_flag) .. '\0' .. reason .. '\0' .. integer(now)
 end
 
--- Return the new state, false once the message is gone.
+-- Return the new state, false if the message is deleted.
 local function end_attempt(operation, id, state, arrival, queue, cursor)
   if operation == 'C' then
     return complete(id, state)
@@ -102,7 +102,7 @@ local function end_attempt(operation, id, state, arrival, queue, cursor)
   return complete(id, state)
 end
 
--- Store the follow-ups of an entry, or skip them if its lease was lost; return where the arguments go on.
+-- Store the follow-ups of an entry, or skip them if its lease was lost; return the index of the next argument.
 local function follow_up(held, cursor)
   local runs = tonumber(ARGV[cursor + 3])
   cursor = cursor + 4
@@ -120,7 +120,7 @@ end
 local function apply(i, count, state, cursor, changed)
   local id, operation, arrival = ARGV[i], ARGV[i + 2 * count], sub(state, 1, 16)
   local queue = sub(state, 67)
-  append(pending.left, queue, arrival .. PAD .. id)
+  append(pending.unleased, queue, arrival .. PAD .. id)
   local after = end_attempt(operation, id, state, arrival, queue, cursor)
   changed[id] = after
   if after then
@@ -134,7 +134,7 @@ local function settle_chunk(count, start, stop, cursor, changed, touched, lost)
   local offset, twice = start - 1, 2 * count
   for i = start, stop do
     local id, plain = ARGV[i], ARGV[i + twice] == 'C'
-    -- What this call has made of a message: a second entry for it is judged by the first one.
+    -- A second entry for a message sees the state that the first one left.
     local state = changed[id]
     if state == nil then
       state = states[i - offset]
@@ -155,7 +155,7 @@ end
 
 local function settle(first, count)
   local changed, touched, lost, cursor = {}, {}, {}, first + 3 * count
-  forget_pending()
+  reset_pending()
   for start = first, first + count - 1, CHUNK do
     local stop = min(start + CHUNK - 1, first + count - 1)
     cursor = settle_chunk(count, start, stop, cursor, changed, touched, lost)
@@ -165,7 +165,7 @@ local function settle(first, count)
     if released then
       wake(queue)
     end
-    forget_if_empty(queue)
+    delete_if_empty(queue)
   end
   return lost
 end

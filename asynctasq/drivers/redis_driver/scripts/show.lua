@@ -1,10 +1,10 @@
--- ARGV: clock offset, ids. Reply: now, then id, stored message, state or '', error or '', visible_at of each that lives.
+-- ARGV: clock offset, ids. Reply: now, then id, stored message, state or '', error or '', visible_at of each that is stored.
 local ids = {}
 for i = 2, #ARGV do
   ids[i - 1] = ARGV[i]
 end
 local values, states, errors = fetch(MESSAGES, ids), fetch(STATES, ids), fetch(ERRORS, ids)
-local reply = { whole(now) }
+local reply = { integer(now) }
 for i = 1, #ids do
   local value, state = values[i], states[i] or ''
   if value then
@@ -17,7 +17,7 @@ for i = 1, #ids do
       if mode == 'L' then
         place, pad = 'leased:', PAD
       end
-      visible = whole(redis.call('ZSCORE', base .. place .. queue, sub(value, 1, 16) .. pad .. ids[i]))
+      visible = integer(redis.call('ZSCORE', base .. place .. queue, sub(value, 1, 16) .. pad .. ids[i]))
     end
     local at = #reply
     reply[at + 1], reply[at + 2], reply[at + 3] = ids[i], value, state

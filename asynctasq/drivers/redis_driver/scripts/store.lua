@@ -1,28 +1,28 @@
 -- Store messages. They come in runs of one queue and one delay: queue, delay, count, ids, bodies.
 local function store_run(queue, delay, first, count, new)
-  local visible, stamp, key, last = whole(now + delay), digits(now), base .. 'due:' .. queue, first + count - 1
+  local visible, stamp, key, last = integer(now + delay), padded(now), base .. 'due:' .. queue, first + count - 1
   local before = #new
   for start = first, last, CHUNK do
     local stop = min(start + CHUNK - 1, last)
-    local held, seen, fresh = redis.call('HMGET', MESSAGES, unpack(ARGV, start, stop)), {}, {}
+    local existing, seen, fresh = redis.call('HMGET', MESSAGES, unpack(ARGV, start, stop)), {}, {}
     for i = start, stop do
       local id = ARGV[i]
-      if not held[i - start + 1] and not seen[id] then
+      if not existing[i - start + 1] and not seen[id] then
         seen[id] = true
         fresh[#fresh + 1] = i
       end
     end
     if #fresh > 0 then
       local arrival = redis.call('INCRBY', KEYS[1], #fresh) - #fresh
-      local values, places = {}, {}
+      local values, scores = {}, {}
       for k = 1, #fresh do
-        local i, number = fresh[k], digits(arrival + k)
+        local i, number = fresh[k], padded(arrival + k)
         values[2 * k - 1], values[2 * k] = ARGV[i], number .. stamp .. queue .. '\0' .. ARGV[i + count]
-        places[2 * k - 1], places[2 * k] = visible, number .. ARGV[i]
+        scores[2 * k - 1], scores[2 * k] = visible, number .. ARGV[i]
         new[#new + 1] = ARGV[i]
       end
       redis.call('HSET', MESSAGES, unpack(values))
-      redis.call('ZADD', key, unpack(places))
+      redis.call('ZADD', key, unpack(scores))
     end
   end
   if #new > before then
@@ -31,7 +31,7 @@ local function store_run(queue, delay, first, count, new)
   end
 end
 
--- Return the new ids and where the arguments go on.
+-- Return the new ids and the index of the next argument.
 local function store(cursor, runs)
   local new = {}
   for _ = 1, runs do

@@ -11,7 +11,7 @@ import asyncmy
 
 from asynctasq.drivers.mysql_driver import MySQLDriver
 from asynctasq.drivers.mysql_driver.address import parse_address
-from asynctasq.drivers.mysql_driver.pool import Link, connect
+from asynctasq.drivers.mysql_driver.pool import Connection, connect
 from asynctasq.errors import DriverError
 from asynctasq.testing.conformance.harness import CallersTransaction, DriverHarness
 from asynctasq.testing.servers import Server, Servers
@@ -48,18 +48,18 @@ class MySQLHarness(DriverHarness):
         self._offset = 0.0
 
     async def prepare(self) -> None:
-        async with self.admin() as link:
-            await link.run(f"CREATE DATABASE {self.database}")
+        async with self.admin() as connection:
+            await connection.run(f"CREATE DATABASE {self.database}")
         await MySQLDriver(self.url).migrate()
 
     @contextlib.asynccontextmanager
-    async def admin(self) -> AsyncGenerator[Link, None]:
+    async def admin(self) -> AsyncGenerator[Connection, None]:
         """Lend a connection of the operator's, to another database."""
-        link = await connect(self._admin)
+        connection = await connect(self._admin)
         try:
-            yield link
+            yield connection
         finally:
-            await link.close()
+            await connection.close()
 
     def create(self) -> MySQLDriver:
         driver = MySQLDriver(self.url, clock_offset=self._offset)
@@ -72,16 +72,16 @@ class MySQLHarness(DriverHarness):
             driver.clock_offset = self._offset
 
     async def break_connections(self) -> None:
-        async with self.admin() as link:
+        async with self.admin() as connection:
             found = f"SELECT id FROM information_schema.processlist WHERE db = '{self.database}'"
-            cut = {thread for (thread,) in (await link.run(found))[0].rows}
+            cut = {thread for (thread,) in (await connection.run(found))[0].rows}
             for thread in cut:
                 # It may have ended by itself, which is an error 1094.
                 with contextlib.suppress(DriverError):
-                    await link.run(f"KILL {thread}")
+                    await connection.run(f"KILL {thread}")
             # KILL only asks; the connection is cut when its thread looks. Others may be opened meanwhile.
-            while cut & {thread for (thread,) in (await link.run(found))[0].rows}:
-                await link.run("DO SLEEP(0.01)")
+            while cut & {thread for (thread,) in (await connection.run(found))[0].rows}:
+                await connection.run("DO SLEEP(0.01)")
 
     async def restart_server(self) -> None:
         await asyncio.to_thread(self.server.restart)
@@ -101,8 +101,8 @@ class MySQLHarness(DriverHarness):
         return _Transaction(connection)
 
     async def clean_up(self) -> None:
-        async with self.admin() as link:
-            await link.run(f"DROP DATABASE IF EXISTS {self.database}")
+        async with self.admin() as connection:
+            await connection.run(f"DROP DATABASE IF EXISTS {self.database}")
 
 
 def make_harness(servers: Servers) -> DriverHarness:

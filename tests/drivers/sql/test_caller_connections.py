@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_ses
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from asynctasq.drivers.postgres_driver import PostgresDriver
-from asynctasq.drivers.sql import foreign_connections as _foreign
+from asynctasq.drivers.sql import caller_connections
 from asynctasq.errors import DriverError, UnsupportedFeature
 from asynctasq.kernel.messages import Bury, Complete, DeadReason, ErrorRecord, Message, Release
 from asynctasq.testing.conformance.harnesses.postgres import PostgresHarness
@@ -439,7 +439,7 @@ async def test_sqlite_begins_what_the_library_would_not() -> None:
     connection = sqlite3.connect(":memory:")
     connection.execute("CREATE TABLE t (a)")
     connection.row_factory = sqlite3.Row
-    callers = _foreign.adapt_sync(connection, dialect="sqlite")
+    callers = caller_connections.adapt_sync(connection, dialect="sqlite")
 
     rows = callers.fetch(statement, [b"%s?"])
     connection.rollback()
@@ -452,10 +452,10 @@ async def test_sqlite_begins_what_the_library_would_not() -> None:
 async def test_sqlite_autocommit_is_refused() -> None:
     connection = sqlite3.connect(":memory:", isolation_level=None)
     with pytest.raises(UnsupportedFeature, match="autocommit"):
-        _foreign.adapt_sync(connection, dialect="sqlite").fetch("SELECT ?", [1])
+        caller_connections.adapt_sync(connection, dialect="sqlite").fetch("SELECT ?", [1])
     connection.execute("BEGIN")
 
-    assert _foreign.adapt_sync(connection, dialect="sqlite").fetch("SELECT ?", [1]) == [(1,)]
+    assert caller_connections.adapt_sync(connection, dialect="sqlite").fetch("SELECT ?", [1]) == [(1,)]
 
     connection.close()
 
@@ -463,7 +463,7 @@ async def test_sqlite_autocommit_is_refused() -> None:
 async def test_aiosqlite_commits_and_rolls_back_with_the_caller() -> None:
     async with aiosqlite.connect(":memory:") as connection:
         await connection.execute("CREATE TABLE t (a)")
-        callers = _foreign.adapt(connection, dialect="sqlite")
+        callers = caller_connections.adapt(connection, dialect="sqlite")
 
         assert await callers.fetch("INSERT INTO t VALUES (?) RETURNING a", ["%s?"]) == [("%s?",)]
         await connection.rollback()
@@ -475,7 +475,7 @@ async def test_aiosqlite_commits_and_rolls_back_with_the_caller() -> None:
 async def test_sqlalchemy_runs_sqlite_statements() -> None:
     engine = create_async_engine("sqlite+aiosqlite://")
     async with engine.begin() as connection:
-        rows = await _foreign.adapt(connection, dialect="sqlite").fetch("SELECT ?, '%'", ["a"])
+        rows = await caller_connections.adapt(connection, dialect="sqlite").fetch("SELECT ?, '%'", ["a"])
 
     assert [tuple(row) for row in rows] == [("a", "%")]
     await engine.dispose()
@@ -484,7 +484,7 @@ async def test_sqlalchemy_runs_sqlite_statements() -> None:
 async def test_asyncmy_and_sqlalchemy_run_mysql_statements(conformance_servers: Servers) -> None:
     parts = urlsplit(conformance_servers.mysql().url)
     connection: Any = await asyncmy.connect(host=parts.hostname, port=parts.port, user="root", autocommit=True)
-    callers = _foreign.adapt(connection, dialect="mysql")
+    callers = caller_connections.adapt(connection, dialect="mysql")
     with pytest.raises(UnsupportedFeature, match="autocommit"):
         await callers.fetch("SELECT %s", [1])
     await connection.begin()
@@ -492,7 +492,7 @@ async def test_asyncmy_and_sqlalchemy_run_mysql_statements(conformance_servers: 
 
     rows = await callers.fetch("SELECT %s, '%%'", ["a"])
     async with engine.begin() as alchemy_connection:
-        same = await _foreign.adapt(alchemy_connection, dialect="mysql").fetch("SELECT %s, '%%'", ["a"])
+        same = await caller_connections.adapt(alchemy_connection, dialect="mysql").fetch("SELECT %s, '%%'", ["a"])
 
     assert [tuple(row) for row in rows] == [tuple(row) for row in same] == [("a", "%")]
     await connection.ensure_closed()

@@ -1,4 +1,4 @@
-"""What runs the statements of the MySQL/MariaDB driver: a pool per event loop, retries, and what the server told."""
+"""Run the statements of the MySQL/MariaDB driver on a pool per event loop, again after a conflict."""
 
 import random
 from collections.abc import AsyncGenerator, Callable
@@ -8,26 +8,28 @@ from typing import TypeVar
 from asynctasq.drivers.loops import PerLoop
 from asynctasq.drivers.mysql_driver.address import Address
 from asynctasq.drivers.mysql_driver.migrations import read_state
-from asynctasq.drivers.mysql_driver.pool import Link, Pool, connect, is_conflict
+from asynctasq.drivers.mysql_driver.pool import Connection, Pool, connect, is_conflict
 from asynctasq.drivers.mysql_driver.statements import Statements
-from asynctasq.drivers.mysql_driver.steps import Result, Steps, drive
-from asynctasq.drivers.sql.checks import check_schema_version, retry_conflicts
+from asynctasq.drivers.mysql_driver.steps import Result, Steps
+from asynctasq.drivers.sql.conflicts import retry_conflicts
+from asynctasq.drivers.sql.migrations import check_schema_version
+from asynctasq.drivers.sql.steps import run_steps_async
 
-__all__ = ["Backend"]
+__all__ = ["StatementRunner"]
 
 T = TypeVar("T")
 
 PACKET_RESERVE_BYTES = 64 * 1024
 
 
-class Backend:
-    """Connections to one set of tables, whose schema is checked before the first use in a loop."""
+class StatementRunner:
+    """Runs statements on one set of tables, whose schema is checked before the first use in a loop."""
 
     def __init__(
         self, address: Address, sql: Statements, *, max_connections: int, body_bytes_max: int, rng: random.Random
     ) -> None:
         self.body_bytes_max = body_bytes_max
-        """The largest body that we and the server take, known once a connection was open."""
+        """The largest body that we and the server accept, known once a connection was open."""
         self.store: str | None = None
         """The id that the tables were given when they were made, known once a connection was open."""
         self._address = address
@@ -50,41 +52,41 @@ class Backend:
     async def _open(self) -> Pool:
         pool = Pool(self._connect, size=self._max_connections)
         try:
-            async with pool.link() as link:
-                version, self.store = await read_state(link, self._sql)
+            async with pool.connection() as connection:
+                version, self.store = await read_state(connection, self._sql)
                 check_schema_version(version, self._sql.migrations(), driver="mysql", where=str(self._address))
         except BaseException:
             await pool.close()
             raise
         return pool
 
-    async def _connect(self) -> Link:
-        link = await connect(self._address)
-        packet_bytes = int(link.variables.get("max_allowed_packet", 2**24))
+    async def _connect(self) -> Connection:
+        connection = await connect(self._address)
+        packet_bytes = int(connection.variables.get("max_allowed_packet", 2**24))
         # A body travels as hexadecimal, two characters for a byte.
         self.body_bytes_max = min(self.body_bytes_max, (packet_bytes - PACKET_RESERVE_BYTES) // 2)
-        return link
+        return connection
 
     @asynccontextmanager
-    async def _link(self) -> AsyncGenerator[Link, None]:
+    async def _connection(self) -> AsyncGenerator[Connection, None]:
         pool = await self._pools.get()
-        async with pool.link() as link:
-            yield link
+        async with pool.connection() as connection:
+            yield connection
 
     async def run(self, statement: str) -> Result:
         """Run one statement that is a transaction of its own."""
 
         async def once() -> Result:
-            async with self._link() as link:
-                return (await link.run(statement))[0]
+            async with self._connection() as connection:
+                return (await connection.run(statement))[0]
 
         return await retry_conflicts(once, is_conflict=is_conflict, rng=self._rng)
 
-    async def drive(self, steps: Callable[[], Steps[T]]) -> T:
-        """Run the steps as one transaction, again as long as the server rolls them back for another's sake."""
+    async def run_steps(self, steps: Callable[[], Steps[T]]) -> T:
+        """Run the steps as one transaction, again while the server rolls them back because of another one."""
 
         async def once() -> T:
-            async with self._link() as link:
-                return await drive(steps(), lambda statements: link.run(*statements))
+            async with self._connection() as connection:
+                return await run_steps_async(steps(), lambda statements: connection.run(*statements))
 
         return await retry_conflicts(once, is_conflict=is_conflict, rng=self._rng)

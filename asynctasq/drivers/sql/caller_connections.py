@@ -12,16 +12,16 @@ from typing import Any, NoReturn, Protocol
 from asynctasq.drivers.sql.paramstyles import translate
 from asynctasq.errors import AsyncTasqError, DriverError, UnsupportedFeature
 
-__all__ = ["Callers", "CallersSync", "adapt", "adapt_sync"]
+__all__ = ["CallerConnection", "SyncCallerConnection", "adapt", "adapt_sync"]
 
-NO_TABLE = frozenset({"42P01", "3F000"})
-KNOWN = (
+MISSING_TABLE_SQLSTATES = frozenset({"42P01", "3F000"})
+SUPPORTED_CONNECTIONS = (
     "an asyncpg or psycopg connection, an asyncmy connection, a sqlite3 or aiosqlite connection, "
     "a SQLAlchemy session or connection, or Django's connection or its alias"
 )
 
 
-class Callers(Protocol):
+class CallerConnection(Protocol):
     """A connection used from asynchronous code."""
 
     dialect: str
@@ -32,17 +32,17 @@ class Callers(Protocol):
         ...
 
 
-class CallersSync(Protocol):
+class SyncCallerConnection(Protocol):
     """A connection used from synchronous code."""
 
     dialect: str
 
     def fetch(self, statement: str, values: Sequence[Any]) -> Sequence[Any]:
-        """Do what `Callers.fetch` does."""
+        """Do what `CallerConnection.fetch` does."""
         ...
 
 
-def adapt(connection: Any, *, dialect: str) -> Callers:
+def adapt(connection: Any, *, dialect: str) -> CallerConnection:
     """Return `connection` as one that runs statements of `dialect`.
 
     A synchronous one (sqlite3, psycopg's, SQLAlchemy's, Django's) is used directly, in the thread that calls.
@@ -54,14 +54,14 @@ def adapt(connection: Any, *, dialect: str) -> Callers:
     if (make := ASYNC_KINDS.get(kind)) is not None:
         callers = make(connection)
     elif (make_sync := SYNC_KINDS.get(kind)) is not None:
-        callers = _Direct(make_sync(connection))
+        callers = _SyncInAsync(make_sync(connection))
     else:
         _refuse_kind(connection)
     _check_dialect(callers.dialect, dialect)
     return callers
 
 
-def adapt_sync(connection: Any, *, dialect: str) -> CallersSync:
+def adapt_sync(connection: Any, *, dialect: str) -> SyncCallerConnection:
     """Do `adapt` for synchronous code, where an asynchronous connection can't be used."""
     connection = _by_alias(connection)
     kind = _kind(connection)
@@ -96,7 +96,7 @@ def _type_name(connection: Any) -> str:
 
 
 def _refuse_kind(connection: Any) -> NoReturn:
-    raise UnsupportedFeature(f"{_type_name(connection)} is not a connection we can use; give {KNOWN}")
+    raise UnsupportedFeature(f"{_type_name(connection)} is not a connection we can use; give {SUPPORTED_CONNECTIONS}")
 
 
 def _refuse_autocommit(what: str, begin: str) -> NoReturn:
@@ -124,7 +124,7 @@ def _kind(connection: Any) -> str:
 
 
 @contextmanager
-def _errors_mapped() -> Generator[None, None, None]:
+def _mapped_errors() -> Generator[None, None, None]:
     """Turn what any library raises into a `DriverError`; the original is its cause."""
     try:
         yield
@@ -149,11 +149,10 @@ def _first_line(error: Exception) -> str:
 def _lacks_our_tables(error: BaseException) -> bool:
     # SQLAlchemy keeps the library's error in `orig`, Django as the cause.
     origin = getattr(error, "orig", None) or error
-    chain = [origin, origin.__cause__]
-    for link in chain:
-        if getattr(link, "sqlstate", getattr(link, "pgcode", None)) in NO_TABLE:
+    for known in (origin, origin.__cause__):
+        if getattr(known, "sqlstate", getattr(known, "pgcode", None)) in MISSING_TABLE_SQLSTATES:
             return True
-        if link is not None and (link.args[:1] == (1146,) or "no such table" in str(link)):
+        if known is not None and (known.args[:1] == (1146,) or "no such table" in str(known)):
             return True
     return False
 
@@ -161,10 +160,10 @@ def _lacks_our_tables(error: BaseException) -> bool:
 # -- asynchronous --------------------------------------------------------------------------------
 
 
-class _Direct:
+class _SyncInAsync:
     """A synchronous connection in asynchronous code: the statement blocks the loop, as all its others do."""
 
-    def __init__(self, callers: CallersSync) -> None:
+    def __init__(self, callers: SyncCallerConnection) -> None:
         self.dialect = callers.dialect
         self._callers = callers
 
@@ -179,7 +178,7 @@ class _Asyncpg:
         self._connection = connection
 
     async def fetch(self, statement: str, values: Sequence[Any]) -> Sequence[Any]:
-        with _errors_mapped():
+        with _mapped_errors():
             if not self._connection.is_in_transaction():
                 _refuse_autocommit("asyncpg connection", "use it inside `async with connection.transaction():`")
             rows: Sequence[Any] = await self._connection.fetch(statement, *values)
@@ -192,7 +191,7 @@ def _check_psycopg(connection: Any) -> None:
         _refuse_autocommit("psycopg connection (autocommit)", "use it inside `with connection.transaction():`")
 
 
-def _plain_rows(_cursor: Any) -> Callable[[Sequence[Any]], Any]:
+def _tuple_rows(_cursor: Any) -> Callable[[Sequence[Any]], Any]:
     return tuple
 
 
@@ -203,9 +202,9 @@ class _PsycopgAsync:
         self._connection = connection
 
     async def fetch(self, statement: str, values: Sequence[Any]) -> Sequence[Any]:
-        with _errors_mapped():
+        with _mapped_errors():
             _check_psycopg(self._connection)
-            async with self._connection.cursor(row_factory=_plain_rows) as cursor:
+            async with self._connection.cursor(row_factory=_tuple_rows) as cursor:
                 await cursor.execute(*translate(statement, values, "pyformat"))
                 return await cursor.fetchall() if cursor.description else []
 
@@ -218,7 +217,7 @@ class _SqlalchemyAsync:
         self.dialect = _dialect_of(connection)
 
     async def fetch(self, statement: str, values: Sequence[Any]) -> Sequence[Any]:
-        with _errors_mapped():
+        with _mapped_errors():
             rows: Sequence[Any] = await self._connection.run_sync(_run_sqlalchemy, statement, values)
             return rows
 
@@ -231,7 +230,7 @@ class _SqlalchemyAsyncSession:
         self.dialect = _dialect_of(session.get_bind())
 
     async def fetch(self, statement: str, values: Sequence[Any]) -> Sequence[Any]:
-        with _errors_mapped():
+        with _mapped_errors():
             connection = await self._session.connection()
             rows: Sequence[Any] = await connection.run_sync(_run_sqlalchemy, statement, values)
             return rows
@@ -246,7 +245,7 @@ class _Asyncmy:
     async def fetch(self, statement: str, values: Sequence[Any]) -> Sequence[Any]:
         from asyncmy.cursors import Cursor  # The caller's default may return dicts.
 
-        with _errors_mapped():
+        with _mapped_errors():
             if self._connection.get_autocommit() and not self._connection.get_transaction_status():
                 _refuse_autocommit("asyncmy connection (autocommit)", "call `await connection.begin()` before")
             async with self._connection.cursor(Cursor) as cursor:
@@ -262,8 +261,8 @@ class _Aiosqlite:
         self._connection = connection
 
     async def fetch(self, statement: str, values: Sequence[Any]) -> Sequence[Any]:
-        with _errors_mapped():
-            if _must_begin(self._connection):
+        with _mapped_errors():
+            if _needs_begin(self._connection):
                 await self._connection.execute("BEGIN")
             cursor = await self._connection.execute(statement, tuple(values))
             cursor.row_factory = None
@@ -282,9 +281,9 @@ class _Psycopg:
         self._connection = connection
 
     def fetch(self, statement: str, values: Sequence[Any]) -> Sequence[Any]:
-        with _errors_mapped():
+        with _mapped_errors():
             _check_psycopg(self._connection)
-            with self._connection.cursor(row_factory=_plain_rows) as cursor:
+            with self._connection.cursor(row_factory=_tuple_rows) as cursor:
                 cursor.execute(*translate(statement, values, "pyformat"))
                 return cursor.fetchall() if cursor.description else []
 
@@ -295,7 +294,7 @@ class _Sqlalchemy:
         self.dialect = _dialect_of(connection)
 
     def fetch(self, statement: str, values: Sequence[Any]) -> Sequence[Any]:
-        with _errors_mapped():
+        with _mapped_errors():
             return _run_sqlalchemy(self._connection, statement, values)
 
 
@@ -305,7 +304,7 @@ class _SqlalchemySession:
         self.dialect = _dialect_of(session.get_bind())
 
     def fetch(self, statement: str, values: Sequence[Any]) -> Sequence[Any]:
-        with _errors_mapped():
+        with _mapped_errors():
             return _run_sqlalchemy(self._session.connection(), statement, values)
 
 
@@ -342,7 +341,7 @@ class _Django:
         self.dialect = str(connection.vendor)
 
     def fetch(self, statement: str, values: Sequence[Any]) -> Sequence[Any]:
-        with _errors_mapped():
+        with _mapped_errors():
             if not self._connection.in_atomic_block and self._connection.get_autocommit():
                 _refuse_autocommit("Django connection", "use it inside `with transaction.atomic():`")
             with self._connection.cursor() as cursor:
@@ -357,8 +356,8 @@ class _Sqlite:
         self._connection = connection
 
     def fetch(self, statement: str, values: Sequence[Any]) -> Sequence[Any]:
-        with _errors_mapped():
-            if _must_begin(self._connection):
+        with _mapped_errors():
+            if _needs_begin(self._connection):
                 self._connection.execute("BEGIN")
             cursor = self._connection.cursor()
             cursor.row_factory = None
@@ -367,7 +366,7 @@ class _Sqlite:
             return rows
 
 
-def _must_begin(connection: Any) -> bool:
+def _needs_begin(connection: Any) -> bool:
     """Say whether a transaction is to be begun: sqlite3 does so itself only for statements that start with INSERT."""
     if connection.in_transaction:
         return False
@@ -376,7 +375,7 @@ def _must_begin(connection: Any) -> bool:
     return True
 
 
-ASYNC_KINDS: dict[str, Callable[[Any], Callers]] = {
+ASYNC_KINDS: dict[str, Callable[[Any], CallerConnection]] = {
     "asyncpg.Connection": _Asyncpg,
     "asyncpg.PoolConnectionProxy": _Asyncpg,
     "psycopg.AsyncConnection": _PsycopgAsync,
@@ -386,7 +385,7 @@ ASYNC_KINDS: dict[str, Callable[[Any], Callers]] = {
     "asyncmy.Connection": _Asyncmy,
     "aiosqlite.Connection": _Aiosqlite,
 }
-SYNC_KINDS: dict[str, Callable[[Any], CallersSync]] = {
+SYNC_KINDS: dict[str, Callable[[Any], SyncCallerConnection]] = {
     "psycopg.Connection": _Psycopg,
     "sqlalchemy.Session": _SqlalchemySession,
     "sqlalchemy.scoped_session": _SqlalchemySession,

@@ -1,22 +1,24 @@
-"""What an operator asks of the PostgreSQL driver: counts, listings, removal, redrive, results."""
+"""What an operator reads and changes in PostgreSQL: counts, listings, removal, redrive, results."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from asynctasq.drivers.base import Page
+from asynctasq.drivers.batches import chunks
+from asynctasq.drivers.checks import is_message_id
 from asynctasq.drivers.postgres_driver.statements import Statements
-from asynctasq.drivers.sql.checks import chunks, depth_from, stored_message
+from asynctasq.drivers.sql.rows import depth_from, stored_message
 from asynctasq.kernel.messages import Depth, State, StoredMessage
 
-__all__ = ["Operator"]
+__all__ = ["Inspection"]
 
-IDS_AT_ONCE = 5_000
+IDS_PER_STATEMENT = 5_000
 LISTED_STATES = frozenset({State.SCHEDULED, State.READY, State.RESERVED, State.DEAD})
 BIGINT_MAX = 2**63 - 1
 
 
-class Operator:
-    """Runs the operator's statements through `fetch`."""
+class Inspection:
+    """The operations of `Inspectable`, and depth, redrive and results, through `fetch`."""
 
     def __init__(
         self, statements: Statements, fetch: Callable[..., Awaitable[list[Any]]], offset_us: Callable[[], int]
@@ -45,8 +47,8 @@ class Operator:
 
     async def find(self, message_id: str) -> StoredMessage | None:
         """Do `Inspectable.find`."""
-        if not message_id.isprintable():
-            return None  # It can't have been stored, and the server would refuse the text.
+        if not is_message_id(message_id):
+            return None
         rows = await self._fetch(self._sql.find, self._offset_us(), message_id)
         return stored_message(tuple(rows[0])[1:], rows[0][0]) if rows else None
 
@@ -64,10 +66,10 @@ class Operator:
 
     async def remove(self, statement: str, message_ids: Sequence[str]) -> set[str]:
         """Do `cancel` or `discard`: ids in one order, so that two calls lock rows in one order."""
-        ids = sorted({message_id for message_id in message_ids if message_id.isprintable()})
+        ids = sorted({message_id for message_id in message_ids if is_message_id(message_id)})
         removed: set[str] = set()
-        for part in chunks(ids, IDS_AT_ONCE):
-            removed.update(row[0] for row in await self._fetch(statement, self._offset_us(), list(part)))
+        for batch in chunks(ids, IDS_PER_STATEMENT):
+            removed.update(row[0] for row in await self._fetch(statement, self._offset_us(), list(batch)))
         return removed
 
     async def purge(self, queue: str) -> int:
@@ -77,7 +79,7 @@ class Operator:
 
     async def fetch_result(self, message_id: str) -> bytes | None:
         """Do `KeepsResults.fetch_result`."""
-        rows = (
-            await self._fetch(self._sql.fetch_result, self._offset_us(), message_id) if message_id.isprintable() else []
-        )
+        if not is_message_id(message_id):
+            return None
+        rows = await self._fetch(self._sql.fetch_result, self._offset_us(), message_id)
         return rows[0][0] if rows else None

@@ -1,0 +1,63 @@
+"""What every driver checks of its arguments before anything is stored; imports no library and asks no server."""
+
+from collections.abc import Iterable
+
+from asynctasq.drivers.base import Settlements
+from asynctasq.errors import BodyTooLarge, ConfigError, DispatchError
+from asynctasq.kernel.messages import Message, check_queue_name
+
+__all__ = [
+    "ID_CHARACTERS_MAX",
+    "check_at_least",
+    "check_follow_ups",
+    "check_message_id",
+    "check_messages",
+    "check_queue_names",
+    "is_message_id",
+]
+
+ID_CHARACTERS_MAX = 128
+
+
+def check_at_least(least: float, **options: float) -> None:
+    """Raise `ConfigError` naming the first option that is smaller than `least`."""
+    for name, value in options.items():
+        if value < least:
+            raise ConfigError(f"option {name!r} is {value}; it must be at least {least}")
+
+
+def is_message_id(text: str) -> bool:
+    """Say whether a message with this id can be stored; one that can't is not looked for, servers may refuse it."""
+    return 0 < len(text) <= ID_CHARACTERS_MAX and text.isprintable()
+
+
+def check_message_id(text: str) -> None:
+    """Raise DispatchError for an id that can't be stored."""
+    if not is_message_id(text):
+        raise DispatchError(
+            f"message id {text[:200]!r} is not valid: use 1 to {ID_CHARACTERS_MAX} printable characters"
+        )
+
+
+def check_messages(messages: Iterable[Message], *, body_bytes_max: int | None) -> None:
+    """Raise before anything is stored: InvalidQueueName, BodyTooLarge, or DispatchError for an unusable id."""
+    for message in messages:
+        check_queue_name(message.queue)
+        check_message_id(message.id)
+        if body_bytes_max is not None and len(message.body) > body_bytes_max:
+            raise BodyTooLarge(
+                f"message {message.id} has {len(message.body)} bytes; this driver takes {body_bytes_max}"
+            )
+
+
+def check_follow_ups(settlements: Settlements, *, body_bytes_max: int | None) -> None:
+    """Do `check_messages` for the follow-ups, before anything is settled."""
+    for _, settlement in settlements:
+        if settlement.follow_ups:
+            check_messages(settlement.follow_ups, body_bytes_max=body_bytes_max)
+
+
+def check_queue_names(names: Iterable[str]) -> None:
+    """Raise InvalidQueueName for the first name that a driver could misread."""
+    for name in names:
+        check_queue_name(name)

@@ -1,0 +1,44 @@
+"""Settlements as SQL statements take them: in batches that one statement applies; pure."""
+
+from asynctasq.drivers.base import Settlements
+from asynctasq.kernel.messages import Complete, Release
+
+__all__ = ["independent_batches", "is_plain", "queues_to_wake"]
+
+
+def independent_batches(settlements: Settlements) -> tuple[list[Settlements], set[str]]:
+    """Part settlements into batches that one statement each may apply in any order, and name what is lost already.
+
+    A statement applies its entries at once, while the contract lets them follow each other. That differs
+    only where one lease comes twice (the second is lost) or where a follow-up has the id of a message
+    that the same batch settles; then each entry is a batch of its own, in the order given.
+    """
+    seen: set[tuple[str, str]] = set()
+    lost: set[str] = set()
+    entries: list[tuple[int, str]] = []
+    for index, (lease, _) in enumerate(settlements):
+        key = (lease.message_id, lease.token)
+        if key in seen:
+            lost.add(lease.message_id)
+        else:
+            seen.add(key)
+            entries.append((index, lease.message_id))
+    unique = settlements if not lost else [settlements[index] for index, _ in entries]
+    settled = {message_id for _, message_id in entries}
+    if any(message.id in settled for _, settlement in unique for message in settlement.follow_ups):
+        return [[entry] for entry in unique], lost
+    return [unique] if unique else [], lost
+
+
+def is_plain(settlements: Settlements) -> bool:
+    """Say whether all are `Complete` with neither result nor follow-ups: the hot path, one DELETE."""
+    return all(
+        type(settlement) is Complete and settlement.result is None and not settlement.follow_ups
+        for _, settlement in settlements
+    )
+
+
+def queues_to_wake(settlements: Settlements) -> set[str]:
+    """Return the queues in which the settlements may make a message visible, at once or later."""
+    queues = {lease.queue for lease, settlement in settlements if isinstance(settlement, Release)}
+    return queues | {message.queue for _, settlement in settlements for message in settlement.follow_ups}
