@@ -28,7 +28,10 @@ class AttemptEnvironment(Protocol):
     rng: RandomSource
     name: str
     record: Callable[[Entry], None] | None
-    attempt_scope: Callable[[], AbstractAsyncContextManager[None] | None]
+
+    def attempt_scope(self) -> AbstractAsyncContextManager[None] | None:
+        """Return the context manager that an attempt runs in, None where there is nothing to do."""
+        ...
 
 
 def record_event(

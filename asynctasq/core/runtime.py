@@ -58,7 +58,7 @@ class Runtime(Protocol):
     """What differs between a worker in production and one in a simulation.
 
     `wait_s` bounds one wait for a wake-up; `record` receives ledger entries; `load_in_another_loop` loads models if the
-    worker's own event loop can't do I/O; `attempt_scope` returns the context manager that an attempt runs in, or None.
+    worker's own event loop can't do I/O.
     """
 
     clock: Clock
@@ -67,7 +67,10 @@ class Runtime(Protocol):
     wait_s: float
     record: Callable[[Entry], None] | None
     load_in_another_loop: LoadInAnotherLoop | None
-    attempt_scope: Callable[[], AbstractAsyncContextManager[None] | None]
+
+    def attempt_scope(self) -> AbstractAsyncContextManager[None] | None:
+        """Return the context manager that an attempt runs in, None where there is nothing to do."""
+        ...
 
     def lanes(self, settings: WorkerSettings, task_factory: TaskFactory, *, threads: int) -> Lanes:
         """Return where attempts run."""
@@ -111,17 +114,15 @@ class ProductionRuntime:
     wait_s: float = 20.0
     record: Callable[[Entry], None] | None = None
     load_in_another_loop: LoadInAnotherLoop | None = None
-    attempt_scope: Callable[[], AbstractAsyncContextManager[None] | None] = attempt_scope
+
+    def attempt_scope(self) -> AbstractAsyncContextManager[None] | None:
+        return attempt_scope()
 
     def lanes(self, settings: WorkerSettings, task_factory: TaskFactory, *, threads: int) -> Lanes:  # noqa: ARG002
         return _worker_lanes(settings, threads)
 
     def renewer(self, driver: Driver, settings: WorkerSettings) -> LeaseRenewer:
         return ThreadLeaseRenewer(driver, lease_s=settings.lease_s, clock=self.clock)
-
-
-def no_scope() -> None:
-    """Return no context manager: an attempt runs in what is around it."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -135,7 +136,9 @@ class SimulatedRuntime:
     record: Callable[[Entry], None] | None = None
     real_executors: bool = False
     load_in_another_loop: LoadInAnotherLoop | None = None
-    attempt_scope: Callable[[], AbstractAsyncContextManager[None] | None] = attempt_scope
+
+    def attempt_scope(self) -> AbstractAsyncContextManager[None] | None:
+        return attempt_scope()
 
     def lanes(self, settings: WorkerSettings, task_factory: TaskFactory, *, threads: int) -> Lanes:
         return _worker_lanes(settings, threads) if self.real_executors else InlineLanes(task_factory)
@@ -150,7 +153,9 @@ class SimulatedRuntime:
 class SharedLoopRuntime(SimulatedRuntime):
     """The same on an event loop that is a test's own: blocking code runs in threads, and models load in that loop."""
 
-    attempt_scope: Callable[[], AbstractAsyncContextManager[None] | None] = no_scope
+    def attempt_scope(self) -> AbstractAsyncContextManager[None] | None:
+        """Return none: an attempt runs in what is around the test, which sees the test's transaction."""
+        return None
 
     def lanes(self, settings: WorkerSettings, task_factory: TaskFactory, *, threads: int) -> Lanes:
         return _worker_lanes(settings, threads) if self.real_executors else LocalLanes(task_factory, threads=threads)

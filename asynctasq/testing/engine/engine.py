@@ -10,17 +10,18 @@ from typing import Any, Protocol, TypeVar
 
 from asynctasq.clock import Clock
 from asynctasq.core.queue_order import parse_queues
-from asynctasq.core.runtime import SimulatedRuntime, WorkerSettings
+from asynctasq.core.runtime import SharedLoopRuntime, SimulatedRuntime, WorkerSettings
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.base import Driver, Settlements
 from asynctasq.errors import DriverError
 from asynctasq.kernel.ledger import Entry, Kind
+from asynctasq.testing.clock import VirtualClock
 from asynctasq.testing.engine.application import application_under_test, load_in_real_loop
-from asynctasq.testing.engine.bounded_run import close_loop, run_to_end
-from asynctasq.testing.engine.process import current_process
+from asynctasq.testing.engine.bounded_run import PROGRESS, close_loop, run_to_end
+from asynctasq.testing.engine.process import current_process, install_task_factory
 from asynctasq.testing.engine.store import FakeStore
 from asynctasq.testing.engine.worker_driver import ReserveGate, WorkerDriver, current_worker_driver
-from asynctasq.testing.loop import Search, SimulationLoop
+from asynctasq.testing.loop import Limits, Search, SharedLoop, SimulationLoop
 from asynctasq.testing.tape import Tape
 
 __all__ = ["Engine", "EngineOptions", "FaultHooks"]
@@ -39,6 +40,18 @@ class EngineOptions:
     real_executors: bool = False
     lease_s: float = 30.0
     shutdown_timeout_s: float = 30.0
+    real_s_max: float = 60.0
+    chooses: str = ""
+    """What was asked for that needs a simulation's loop, which chooses what runs next."""
+
+    def check_needs_no_simulation(self) -> None:
+        """Raise ValueError for what only the loop of a simulation can do: choose schedules, and faults by chance."""
+        if self.chooses:
+            raise ValueError(
+                f"FakeQueue({self.chooses}) needs the loop of a simulation, which chooses what runs next; on a test's own "
+                "loop asyncio does. Use @simulate, or `with FakeQueue(...)` in a test that is not async; faults by hand, "
+                "such as Crash(at='before_settle'), work here"
+            )
 
 
 class FaultHooks(Protocol):
@@ -85,9 +98,9 @@ class Engine:
     ) -> None:
         self.options = options
         self.owns_loop = loop is None
-        self.loop = loop or SimulationLoop(tape, search=options.search, real_executors=options.real_executors)
-        self.tape = self.loop.tape
-        self.clock = self.loop.clock
+        self._loop: SimulationLoop | SharedLoop | None = loop
+        self.tape = tape if loop is None else loop.tape
+        self.clock = VirtualClock() if loop is None else loop.clock
         order = None if options.queues is None else parse_queues(options.queues, self.tape.random("weights"))
         self.store = FakeStore(clock=self.clock, served=None if order is None else frozenset(order.names))
         self.store.on_redriven = partial(self._record_operator_action, Kind.REDRIVEN)
@@ -100,6 +113,7 @@ class Engine:
         self.listeners: list[Callable[[Entry], None]] = []
         self.stopping: set[str] = set()
         self._awaited: list[_Wait] = []
+        self._futures: set[asyncio.Future[bool]] = set()
         self._check_scheduled = False
         self._context: Context | None = None
         self._workers_made = 0
@@ -107,6 +121,47 @@ class Engine:
         self._closing = False
         self.failure: BaseException | None = None
         self._faults = None if faults is None else faults(self)
+        if self._faults is not None and loop is not None:
+            install_task_factory(loop)
+
+    @property
+    def loop(self) -> SimulationLoop | SharedLoop:
+        """The loop that workers run in: one of its own, unless code on an ordinary loop was first to run something."""
+        if self._loop is None:
+            options = self.options
+            self._loop = SimulationLoop(
+                self.tape, clock=self.clock, search=options.search, real_executors=options.real_executors
+            )
+            if self._faults is not None:
+                install_task_factory(self._loop)
+        return self._loop
+
+    @property
+    def limits(self) -> Limits:
+        """When a run of the simulation's loop is given up."""
+        assert isinstance(self.loop, SimulationLoop), "another loop has no limits"
+        return self.loop.limits
+
+    @limits.setter
+    def limits(self, limits: Limits) -> None:
+        assert isinstance(self.loop, SimulationLoop), "another loop has no limits"
+        self.loop.limits = limits
+
+    def _share(self, running: asyncio.AbstractEventLoop) -> SharedLoop:
+        """Return the loop that runs now as one for this queue's workers."""
+        shared = self._loop
+        if shared is None or (isinstance(shared, SharedLoop) and shared.is_closed()):
+            self.options.check_needs_no_simulation()
+            self._loop = shared = SharedLoop(self.tape, clock=self.clock, real_s_max=self.options.real_s_max)
+            shared.on_stuck = self.fail
+            if self._faults is not None:
+                install_task_factory(shared)
+        if not isinstance(shared, SharedLoop) or shared.loop is not running:
+            raise RuntimeError(
+                "this FakeQueue has run tasks on another event loop; use one FakeQueue on one loop "
+                "(with pytest-asyncio, a fixture and its tests share a loop by loop_scope)"
+            )
+        return shared
 
     def new_id(self) -> str:
         """Return the next message id, a random UUID from the tape, put together without the cost of a UUID object."""
@@ -117,6 +172,8 @@ class Engine:
     def record(self, entry: Entry) -> None:
         """Add an entry to the ledger and notify those who wait for a change."""
         self.ledger.append(entry)
+        if isinstance(self._loop, SharedLoop) and entry.kind in PROGRESS:
+            self._loop.progress += 1
         self.notify_change()
         for listener in self.listeners:
             listener(entry)
@@ -141,6 +198,7 @@ class Engine:
 
     def reseed(self, seed: int, search: Search) -> None:
         """Take every choice from now on from another seed. Not while the loop runs."""
+        assert isinstance(self.loop, SimulationLoop), "on another loop nothing is chosen"
         self.tape.reseed(seed)
         self.loop.choose_by(search)
 
@@ -149,19 +207,31 @@ class Engine:
     async def run(self, what: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine in the engine's loop: as part of it, or nested inside the loop that runs now."""
         self._check_open(what)
-        if asyncio.get_running_loop() is self.loop:
+        running = asyncio.get_running_loop()
+        if running is self._loop:
             return await what
-        return self._run_to_end(what)
+        try:
+            loop = self._share(running)
+        except (RuntimeError, ValueError):
+            what.close()
+            raise
+        with loop.running():
+            try:
+                return await what
+            except asyncio.CancelledError:  # the test's: what runs for it ends with it
+                await self.end_workers()
+                raise
 
     def run_sync(self, what: Coroutine[Any, Any, T]) -> T:
         """Do `run` from code that is not in the engine's loop."""
-        if self.loop.is_running():
+        if isinstance(self._loop, SharedLoop) or self.loop.is_running():
             what.close()
-            raise RuntimeError("this runs inside the simulation's own loop; await the method without _sync instead")
+            raise RuntimeError("this runs inside the FakeQueue's own loop; await the method without _sync instead")
         self._check_open(what)
         return self._run_to_end(what)
 
     def _run_to_end(self, what: Coroutine[Any, Any, T]) -> T:
+        assert isinstance(self.loop, SimulationLoop), "another loop runs already"
         return run_to_end(self.loop, what, ledger=self.ledger, messages=self.store.size)
 
     def _check_open(self, what: Coroutine[Any, Any, Any]) -> None:
@@ -174,7 +244,7 @@ class Engine:
 
     async def until(self, done: Callable[[], bool], *, virtual_s_max: float) -> bool:
         """Let workers run until `done`, asked at the end of each instant with a change; False after `virtual_s_max`."""
-        awaited = _Wait(done, self.loop.create_future())
+        awaited = _Wait(done, self._future())
         timer = self.loop.call_later(virtual_s_max, awaited.finish, False)
         self._awaited.append(awaited)
         self.notify_change()
@@ -189,21 +259,35 @@ class Engine:
 
     async def until_instant_end(self) -> None:
         """Let everything happen that can happen at this virtual instant."""
-        rested = asyncio.Event()
-        self.loop.call_at_instant_end(rested.set)
-        await rested.wait()
+        rested = self._future()
+        self.loop.call_at_instant_end(_set, rested)
+        await rested
         if self.failure is not None:
             raise self.failure
 
     async def until_clock(self, elapsed_s: float) -> None:
         """Let workers run until the clock shows `elapsed_s`, and all that happens at that instant."""
-        reached = asyncio.Event()
-        timer = self.loop.call_at(elapsed_s, reached.set)
+        reached = self._future()
+        timer = self.loop.call_at(elapsed_s, _set, reached)
         try:
-            await reached.wait()
+            await reached
         finally:
             timer.cancel()
         await self.until_instant_end()
+
+    def fail(self, error: BaseException) -> None:
+        """Let whoever waits for the workers get this error."""
+        self.failure = self.failure or error
+        for future in list(self._futures):
+            if not future.done():
+                future.set_exception(error)
+
+    def _future(self) -> "asyncio.Future[bool]":
+        """Return a future that `fail` ends."""
+        future: asyncio.Future[bool] = self.loop.create_future()
+        self._futures.add(future)
+        future.add_done_callback(self._futures.discard)
+        return future
 
     @property
     def busy(self) -> bool:
@@ -227,13 +311,14 @@ class Engine:
         driver = WorkerDriver(self.store, inner, self.gate, all_queues=self.options.queues is None)
         if faults is not None:
             driver.on_settled = partial(faults.record_settled, name)
-        runtime = SimulatedRuntime(
+        shared = isinstance(self.loop, SharedLoop)
+        runtime = (SharedLoopRuntime if shared else SimulatedRuntime)(
             clock=self.clock if faults is None else faults.clock(name),
             rng=self.tape.random("jitter"),
             name=name,
             record=self.record if faults is None else partial(faults.record_entry, name),
             real_executors=self.options.real_executors,
-            load_in_another_loop=load_in_real_loop,
+            load_in_another_loop=None if shared else load_in_real_loop,
         )
         settings = WorkerSettings(
             application=application_under_test(real_executors=self.options.real_executors),
@@ -301,21 +386,45 @@ class Engine:
             self._faults.stop()
 
     async def stop_workers(self) -> None:
-        """Stop every worker at once; what runs is handed back."""
+        """Stop every worker at once and for good; what runs is handed back."""
         self._closing = True
         self.stop_faults()
+        await self.end_workers()
+        for driver in self.worker_drivers.values():
+            driver.process.close_suspended()
+
+    async def end_workers(self) -> None:
+        """Stop every worker at once; what runs is handed back."""
         for name in list(self.workers):
             self.request_stop(name, immediate=True)
         waiting = [task for task in self.tasks.values() if not task.done()]
         if waiting:
             await asyncio.wait(waiting)
-        for driver in self.worker_drivers.values():
-            driver.process.close_suspended()
 
     def close(self, *, failed: BaseException | None = None) -> None:
         """Stop the workers and close the loop, if it is the engine's own; `failed` is why, if something failed."""
-        if self.owns_loop and not self.loop.is_closed():
-            close_loop(self.loop, self.stop_workers(), failed=failed)
+        loop = self._loop
+        if isinstance(loop, SharedLoop):
+            self._closing = True
+            loop.abandon()
+        elif self.owns_loop and loop is not None and not loop.is_closed():
+            close_loop(loop, self.stop_workers(), failed=failed)
+        self._closing = True
+
+    async def leave(self) -> None:
+        """Stop the workers, and leave the loop to those it belongs to."""
+        loop = self._loop
+        if not isinstance(loop, SharedLoop):
+            await self.stop_workers()
+            return
+        with loop.running():
+            await self.stop_workers()
+        await loop.close()
+
+
+def _set(future: "asyncio.Future[bool]") -> None:
+    if not future.done():
+        future.set_result(True)
 
 
 @dataclass(slots=True, eq=False)

@@ -5,6 +5,8 @@ from collections.abc import Callable, Coroutine, Generator
 from contextvars import Context, ContextVar, copy_context
 from typing import Any
 
+from asynctasq.testing.loop.loop import SimulationLoop
+from asynctasq.testing.loop.shared import SharedLoop
 from asynctasq.testing.loop.tasks import close_in_context
 
 __all__ = ["ProcessCoroutine", "SimulatedProcess", "WorkerKilled", "current_process", "install_task_factory"]
@@ -147,8 +149,11 @@ current_process: ContextVar[SimulatedProcess | None] = ContextVar("asynctasq_pro
 """The process of the simulated worker that the current code runs in; None outside of workers."""
 
 
-def install_task_factory(loop: asyncio.AbstractEventLoop) -> None:
+def install_task_factory(loop: SimulationLoop | SharedLoop) -> None:
     """Make every task that is created in a worker's context part of that worker's process, from now on."""
+    if isinstance(loop, SharedLoop):
+        loop.make_task = _make_in_process
+        return
 
     def create(
         loop: asyncio.AbstractEventLoop, coro: Any, *, context: Context | None = None, **options: Any
@@ -166,3 +171,13 @@ def install_task_factory(loop: asyncio.AbstractEventLoop) -> None:
             loop.set_task_factory(create)
 
     loop.set_task_factory(create)
+
+
+def _make_in_process(coro: Any, make: Callable[..., Any], options: dict[str, Any]) -> Any:
+    context: Context = options.setdefault("context", copy_context())
+    process = context.get(current_process)
+    if process is None:
+        return make(coro, **options)
+    coroutine = ProcessCoroutine(coro, process, context)
+    coroutine.task = make(coroutine, **options)
+    return coroutine.task

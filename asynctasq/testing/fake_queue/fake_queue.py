@@ -35,8 +35,9 @@ from asynctasq.testing.fake_queue.history import AttemptRecord, History
 from asynctasq.testing.fake_queue.outcomes import Outcomes
 from asynctasq.testing.fake_queue.performing import Performed, perform
 from asynctasq.testing.fake_queue.recording import Dispatched, Recording, listed
-from asynctasq.testing.faults import FaultChoice, FaultPlan
+from asynctasq.testing.faults import FaultChoice, FaultPlan, Faults
 from asynctasq.testing.faults.injector import FaultInjector, seed_of
+from asynctasq.testing.faults.kinds import as_list
 from asynctasq.testing.loop import Search, SimulationLoop
 from asynctasq.testing.parameters import TaskReference, check_seed, task_class_of
 from asynctasq.testing.tape import Tape
@@ -74,6 +75,7 @@ class FakeQueue(Outcomes):
     real_executors: real threads and child processes; virtual time stands still meanwhile.
     freeze_time: `datetime.now()` and `time.time()` of the code under test follow the virtual clock.
     strict: work left at the end is an error.
+    real_s_max: on a test's own loop, how many real seconds may pass in which no task begins or ends.
     """
 
     def __init__(  # noqa: PLR0913 - one keyword per choice of a test
@@ -91,6 +93,7 @@ class FakeQueue(Outcomes):
         real_executors: bool = False,
         freeze_time: bool = False,
         strict: bool = False,
+        real_s_max: float = 60.0,
     ) -> None:
         super().__init__()
         whole_number(workers, "workers", least=1)
@@ -99,6 +102,8 @@ class FakeQueue(Outcomes):
         self._filter = Filter(
             None if only is None else [task_class_of(task) for task in only], [task_class_of(task) for task in except_]
         )
+        by_chance = any(isinstance(fault, Faults) for fault in as_list(faults or []))
+        choices = {"seed=": seed, "search=": search != "fifo", "faults=Faults(...)": by_chance}
         self._options = EngineOptions(
             workers=workers,
             concurrency=concurrency,
@@ -106,6 +111,8 @@ class FakeQueue(Outcomes):
             search=search,
             real_executors=real_executors,
             lease_s=seconds_of(lease_s, "lease_s", above_zero=True),
+            real_s_max=seconds_of(real_s_max, "real_s_max", above_zero=True),
+            chooses=", ".join(name for name, given in choices.items() if given),
         )
         self._seed = seed or seed_of(faults)
         self._faults = faults
@@ -135,7 +142,10 @@ class FakeQueue(Outcomes):
             self._engine.close(failed=error)
 
     async def __aenter__(self) -> Self:
-        self._open(_running_simulation())
+        loop = _running_simulation()
+        if loop is None:
+            self._options.check_needs_no_simulation()
+        self._open(loop)
         return self
 
     async def __aexit__(
@@ -146,10 +156,7 @@ class FakeQueue(Outcomes):
             self._check_nothing_left(failed=error is not None)
         finally:
             self._leave()
-            if self._engine.owns_loop:
-                self._engine.close(failed=error)
-            else:
-                await self._engine.stop_workers()
+            await self._engine.leave()
 
     def _open(self, loop: SimulationLoop | None) -> None:
         if self._opened is not None:

@@ -15,7 +15,7 @@ from asynctasq.kernel.envelope import MAX_CRASHES_DEFAULT
 from asynctasq.kernel.ledger import Entry, Kind
 from asynctasq.kernel.messages import Lease, Release
 from asynctasq.testing.engine import Engine
-from asynctasq.testing.engine.process import ProcessCoroutine, WorkerKilled, install_task_factory
+from asynctasq.testing.engine.process import ProcessCoroutine, WorkerKilled
 from asynctasq.testing.faults.faulty_driver import FaultyDriver
 from asynctasq.testing.faults.kinds import FaultChoice, Faults, as_list
 from asynctasq.testing.faults.plan import FaultPlan, FiredFault
@@ -48,7 +48,6 @@ class FaultInjector:
         self._scheduled: dict[tuple[str, str], _ScheduledFault] = {}
         self._task_names: dict[str, str] = {}
         self._at_crash_limit: dict[str, set[str]] = {}
-        install_task_factory(engine.loop)
 
     # -- for the engine --------------------------------------------------------------------------
 

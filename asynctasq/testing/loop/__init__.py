@@ -3,5 +3,6 @@
 from asynctasq.testing.loop.limits import Limits
 from asynctasq.testing.loop.loop import SimulationLoop
 from asynctasq.testing.loop.search import Search
+from asynctasq.testing.loop.shared import SharedLoop
 
-__all__ = ["Limits", "Search", "SimulationLoop"]
+__all__ = ["Limits", "Search", "SharedLoop", "SimulationLoop"]

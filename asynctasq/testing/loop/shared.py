@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager
 from contextvars import Context, ContextVar, copy_context
+from functools import partial
 from heapq import heappop, heappush
 from types import FrameType
 from typing import Any, Final, TypeVar
@@ -33,7 +34,7 @@ T = TypeVar("T")
 
 GRACE_S: Final = 1.0
 """Real seconds of silence after which a library that waits for an event is taken to wait for another task."""
-BARREN_JUMPS_MAX: Final = 100_000
+JUMPS_WITHOUT_PROGRESS_MAX: Final = 100_000
 """Jumps of the clock without progress: a task that needs so many most likely never ends."""
 _SLEEP: Final = "_set_result_unless_cancelled"
 """What `asyncio.sleep` asks to be called."""
@@ -79,6 +80,8 @@ class SharedLoop:
         self.tasks: dict[asyncio.Task[Any], Origin] = {}
         self.progress = 0
         self.on_stuck: Callable[[BaseException], None] = _raise
+        self.make_task: Callable[[Any, Callable[..., Any], dict[str, Any]], Any] = _make_plainly
+        """Makes a task in a worker's context: of a coroutine, with what makes one of the loop, and its options."""
         self._heap: list[tuple[int, int, VirtualTimer]] = []
         self._timers = 0
         self._at_instant_end: deque[asyncio.Handle] = deque()
@@ -88,14 +91,33 @@ class SharedLoop:
         self._running = 0
         self._checks = False
         self._silence: asyncio.TimerHandle | None = None
-        self._seen = (-1, 0.0, 0)
-        """`progress`, real time and jumps when it last changed."""
+        self._progress_seen = -1
+        self._quiet_since = 0.0
+        self._jumps = 0
         self.hooks = _Hooks.of(self.loop)
         self.hooks.install()
 
-    def close(self) -> None:
-        """Let the loop be as it was, for others than this queue."""
+    def abandon(self) -> None:
+        """Ask what is left of the queue's tasks to end, and let the loop be as it was; for code that can't await."""
+        if not self.loop.is_closed():
+            for task in list(self.tasks):
+                task.cancel()
         self.hooks.uninstall()
+
+    async def close(self) -> None:
+        """Cancel what is left of the queue's tasks, and let the loop be as it was.
+
+        Raises: LimitExceeded, naming the tasks, if some go on after their cancellation.
+        """
+        left = list(self.tasks)
+        for task in left:
+            task.cancel()
+        if left:
+            await asyncio.wait(left, timeout=GRACE_S)
+        self.hooks.uninstall()
+        if self.tasks:
+            listed = "\n  ".join(describe_task(task) for task in self.tasks)
+            raise LimitExceeded(f"these tasks of the FakeQueue ignore their cancellation:\n  {listed}")
 
     # -- what an engine asks of its loop ---------------------------------------------------------
 
@@ -135,7 +157,8 @@ class SharedLoop:
     def running(self) -> Generator[None]:
         """Let virtual time pass inside, where nothing holds it."""
         self._running += 1
-        self._seen = (self.progress, self.hooks.real_time(), 0)
+        self._progress_seen = -1
+        self._note_progress()
         self.check_soon()
         try:
             yield
@@ -226,17 +249,16 @@ class SharedLoop:
         if most is Wait.PERHAPS_OUTSIDE:
             self._silence = self.hooks.real_later(GRACE_S, self._give_up, waits)
             return
-        left_s = (
-            self._seen[1] + self.real_s_max - self.hooks.real_time()
-            if self._seen[0] == self.progress
-            else self.real_s_max
-        )
-        if self._seen[0] != self.progress:
-            self._seen = (self.progress, self.hooks.real_time(), 0)
+        self._note_progress()
+        left_s = self._quiet_since + self.real_s_max - self.hooks.real_time()
         if left_s > 0:
             self._silence = self.hooks.real_later(left_s, self.check_soon)
         else:
             self._stuck(f"for {self.real_s_max:g} s of real time (FakeQueue(real_s_max=...))", waits)
+
+    def _note_progress(self) -> None:
+        if self._progress_seen != self.progress:
+            self._progress_seen, self._quiet_since, self._jumps = self.progress, self.hooks.real_time(), 0
 
     def _give_up(self, waits: "dict[asyncio.Task[Any], Wait]") -> None:
         for task, wait in waits.items():
@@ -262,19 +284,19 @@ class SharedLoop:
             return
         while self._heap and self._heap[0][2]._cancelled:
             heappop(self._heap)
-        if not self._heap:
-            for task in self.tasks:  # somebody else in the loop must move them
+        if not self._heap:  # somebody else in the loop must move them
+            for task in self.tasks:
                 self._listen(task)
+            self._wait_for_the_world(dict.fromkeys(self.tasks, Wait.OUTSIDE), Wait.OUTSIDE)
             return
         self._jump(self._heap[0][0])
 
     def _jump(self, when_us: int) -> None:
-        progress, at, jumps = self._seen
-        self._seen = (
-            (progress, at, jumps + 1) if progress == self.progress else (self.progress, self.hooks.real_time(), 0)
-        )
-        if self._seen[2] > BARREN_JUMPS_MAX:
-            self._stuck(f"in {BARREN_JUMPS_MAX} jumps of the clock", {task: self._wait_of(task) for task in self.tasks})
+        self._note_progress()
+        self._jumps += 1
+        if self._jumps > JUMPS_WITHOUT_PROGRESS_MAX:
+            waits = {task: self._wait_of(task) for task in self.tasks}
+            self._stuck(f"in {JUMPS_WITHOUT_PROGRESS_MAX} jumps of the clock", waits)
             return
         self.clock.move_to_us(max(when_us, self.clock.elapsed_us))
         while self._heap and self._heap[0][0] <= when_us:
@@ -340,14 +362,9 @@ class _Hooks:
     def _shared(self) -> SharedLoop | None:
         """Return the queue whose virtual time counts for the code that asks the loop, two frames up."""
         shared = shared_loop_of_this_context.get()
-        if (
-            self._passing
-            or shared is None
-            or shared.hooks is not self
-            or shared.asked_by(sys._getframe(2)) is Origin.LIBRARY
-        ):
+        if self._passing or shared is None or shared.hooks is not self:
             return None
-        return shared
+        return None if shared.asked_by(sys._getframe(2)) is Origin.LIBRARY else shared
 
     def _now(self) -> float:
         shared = self._shared()
@@ -369,19 +386,24 @@ class _Hooks:
             return self.real_later(when - self.real_time(), callback, *args, context=context)
         return shared.timer_of_task(when - shared.time(), callback, args, context, self.real_later)
 
-    def _make_task(self, loop: asyncio.AbstractEventLoop, coro: Any, **options: Any) -> Any:
-        if self._factory is None:
-            task: Any = asyncio.Task(coro, loop=loop, **options)
-        else:
-            task = self._factory(loop, coro, **options)
-        context: Context | None = options.get("context")
+    def _make_task(
+        self, loop: asyncio.AbstractEventLoop, coro: Any, *, context: Context | None = None, **options: Any
+    ) -> Any:
         shared = shared_loop_of_this_context.get() if context is None else context.get(shared_loop_of_this_context)
+        if context is not None:
+            options["context"] = context
+        make: Any = partial(self._factory, loop) if self._factory else partial(asyncio.Task, loop=loop)
+        task: Any = make(coro, **options) if shared is None else shared.make_task(coro, make, options)
         if shared is not None and shared.hooks is self and not task.done():
             shared.tasks[task] = shared.asked_by(sys._getframe(1))
             task.add_done_callback(shared.tasks.pop)
             task.add_done_callback(shared.check_soon)
             shared.check_soon()
         return task
+
+
+def _make_plainly(coro: Any, make: Callable[..., Any], options: dict[str, Any]) -> Any:
+    return make(coro, **options)
 
 
 def _raise(error: BaseException) -> None:

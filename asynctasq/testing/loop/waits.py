@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import asynctasq
 from asynctasq.testing.loop.report import frames_of
-from asynctasq.testing.loop.threads import closed_over
+from asynctasq.testing.loop.threads import closure_variable
 
 __all__ = ["Origin", "Wait", "caller_of_asyncio", "origin_of", "wait_of"]
 
@@ -122,7 +122,7 @@ def _stands_for(future: Any) -> Iterable[Any] | None:
         return list(children)
     for callback, _ in getattr(future, "_callbacks", None) or ():
         if getattr(callback, "__qualname__", "") == "shield.<locals>._outer_done_callback":
-            return [closed_over(callback, "inner")]
+            return [closure_variable(callback, "inner")]
     return None
 
 

@@ -283,7 +283,7 @@ class QueueStateMachine(RuleBasedStateMachine):
         _living.set(self)
         self._exits.callback(_living.set, None)
         queue.faults.account_for = False  # a fault that Hypothesis chose need not find its moment
-        queue._engine.loop.limits = RUN_LIMITS
+        queue._engine.limits = RUN_LIMITS
         return queue
 
     def _busy_workers(self) -> list[str]:
