@@ -48,9 +48,9 @@ class EngineOptions:
         """Raise ValueError for what only the loop of a simulation can do: choose schedules, and faults by chance."""
         if self.chooses:
             raise ValueError(
-                f"FakeQueue({self.chooses}) needs the loop of a simulation, which chooses what runs next; on a test's own "
-                "loop asyncio does. Use @simulate, or `with FakeQueue(...)` in a test that is not async; faults by hand, "
-                "such as Crash(at='before_settle'), work here"
+                f"FakeQueue({self.chooses}) needs the loop of a simulation, which chooses what runs next; on a test's "
+                "own loop asyncio does. Use @simulate, or `with FakeQueue(...)` in a test that is not async; faults by "
+                "hand, such as Crash(at='before_settle'), work here"
             )
 
 
@@ -224,10 +224,10 @@ class Engine:
 
     def run_sync(self, what: Coroutine[Any, Any, T]) -> T:
         """Do `run` from code that is not in the engine's loop."""
+        self._check_open(what)
         if isinstance(self._loop, SharedLoop) or self.loop.is_running():
             what.close()
             raise RuntimeError("this runs inside the FakeQueue's own loop; await the method without _sync instead")
-        self._check_open(what)
         return self._run_to_end(what)
 
     def _run_to_end(self, what: Coroutine[Any, Any, T]) -> T:

@@ -25,7 +25,7 @@ from asynctasq.kernel.messages import MICROSECONDS
 from asynctasq.testing.clock import VirtualClock
 from asynctasq.testing.errors import LimitExceeded
 from asynctasq.testing.loop.report import describe_task
-from asynctasq.testing.loop.waits import Origin, Wait, caller_of_asyncio, wait_of
+from asynctasq.testing.loop.waits import Origin, Wait, caller_of_asyncio, runs_application_code, wait_of
 from asynctasq.testing.tape import Tape
 
 __all__ = ["SharedLoop", "shared_loop_of_this_context"]
@@ -269,10 +269,15 @@ class SharedLoop:
         self.check_soon()
 
     def _stuck(self, how_long: str, waits: "dict[asyncio.Task[Any], Wait]") -> None:
-        waiting = [task for task, wait in waits.items() if wait is not Wait.INSIDE] or list(waits)
+        waiting = [task for task, wait in waits.items() if wait is not Wait.INSIDE]
+        waiting = waiting or [task for task in waits if runs_application_code(task)] or list(waits)
         listed = "\n  ".join(describe_task(task) for task in waiting)
         self.on_stuck(
-            LimitExceeded(f"this does not end: no task has begun or ended {how_long}; what runs waits here\n  {listed}")
+            LimitExceeded(
+                f"this does not end: no task has begun or ended {how_long}. Let what is waited for happen, by a fake "
+                "or a server in the test; where a task only loops, let only so much time pass, with "
+                f"advance(seconds=...). What runs waits here\n  {listed}"
+            )
         )
 
     def _pass_on(self) -> None:

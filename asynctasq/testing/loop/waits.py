@@ -17,7 +17,7 @@ import asynctasq
 from asynctasq.testing.loop.report import frames_of
 from asynctasq.testing.loop.threads import closure_variable
 
-__all__ = ["Origin", "Wait", "caller_of_asyncio", "origin_of", "wait_of"]
+__all__ = ["Origin", "Wait", "caller_of_asyncio", "origin_of", "runs_application_code", "wait_of"]
 
 
 class Origin(enum.Enum):
@@ -83,6 +83,11 @@ def caller_of_asyncio(frame: FrameType | None, task: "asyncio.Task[Any] | None")
             return None
         frame = frame.f_back
     return None
+
+
+def runs_application_code(task: "asyncio.Task[Any]") -> bool:
+    """Say whether a function of the application is among those that a suspended task is in."""
+    return any(origin_of(frame.f_code) is Origin.APPLICATION for frame in frames_of(task.get_coro()))
 
 
 def wait_of(task: "asyncio.Task[Any]", *, tasks: Container[object], timed: Callable[[object], bool]) -> Wait:

@@ -134,7 +134,7 @@ async def test_work_that_no_worker_serves_is_not_idle() -> None:
 
         queue.assert_completed(note, times=1)
         with pytest.raises(NotIdle, match="1 on 'emails'"):
-            queue.run_until_idle_sync()
+            await queue.run_until_idle()
 
 
 def test_drain_and_run_due_leave_alone_what_no_worker_serves() -> None:
