@@ -8,7 +8,7 @@ from asynctasq.clock import SystemClock
 from asynctasq.testing import Crash, Delay, Duplicate, FailBefore, Faults, Latency, Simulation, Stop
 from asynctasq.testing.faults import FaultChoice
 from asynctasq.testing.loop import Limits
-from asynctasq.testing.simulation.run import RunOptions, RunParts, RunResult, quiet, run_program
+from asynctasq.testing.simulation.run import RunOptions, RunParts, RunResult, run_program, silence_log
 from asynctasq.testing.simulation.shrink import shrink
 from asynctasq.testing.tape import Entry, Tape
 from tests.mutants.carried import carried
@@ -131,7 +131,7 @@ def first_finding(*, seeds: Sequence[int], seconds: float, smallest: bool = True
     """Run every workload under these seeds until one fails or the time is up; shrink it to the `smallest`."""
     clock = SystemClock()
     started = clock.monotonic()
-    with quiet():
+    with silence_log():
         for seed in seeds:
             for case in CASES:
                 if seed % case.every:

@@ -21,7 +21,7 @@ from asynctasq.testing.clock import VirtualClock
 from asynctasq.testing.engine import Engine, EngineOptions
 from asynctasq.testing.fake_queue.dispatcher import FakeDispatcher, Filter
 from asynctasq.testing.fake_queue.draining import (
-    Draining,
+    Drain,
     DrainOptions,
     DrainResult,
     Errors,
@@ -66,11 +66,11 @@ class FakeQueue(Outcomes):
     Use it as `with FakeQueue() as queue:` or `async with FakeQueue() as queue:`; it is scoped by a context
     variable, so code in the same thread or task sees it, and other tests do not. Nothing runs until asked.
 
-    only, except_: fake some tasks and let the rest through to the configured queue.
+    only, except_: fake some tasks and dispatch the others to the configured queue.
     workers, concurrency: how many workers, and how many attempts each runs at once.
-    queues: which queues they serve, as `--queues`; all, in order of their first message, unless told.
+    queues: which queues they serve, as `--queues`; by default all, in order of their first message.
     seed, search: which of the possible schedules; 0 is first come, first served.
-    faults: what goes wrong, see `asynctasq.testing.faults`.
+    faults: which faults happen, see `asynctasq.testing.faults`.
     real_executors: real threads and child processes; virtual time stands still meanwhile.
     freeze_time: `datetime.now()` and `time.time()` of the code under test follow the virtual clock.
     strict: work left at the end is an error.
@@ -131,7 +131,7 @@ class FakeQueue(Outcomes):
         try:
             self._check_nothing_left(failed=error is not None)
         finally:
-            self._leave()
+            self._leave_scope()
             self._engine.close(failed=error)
 
     async def __aenter__(self) -> Self:
@@ -145,7 +145,7 @@ class FakeQueue(Outcomes):
         try:
             self._check_nothing_left(failed=error is not None)
         finally:
-            self._leave()
+            self._leave_scope()
             if self._engine.owns_loop:
                 self._engine.close(failed=error)
             else:
@@ -171,7 +171,7 @@ class FakeQueue(Outcomes):
         self._plan = FaultPlan(faults, engine.tape)
         return FaultInjector(engine, self._plan)
 
-    def _leave(self) -> None:
+    def _leave_scope(self) -> None:
         # Not reset with a token: a fixture may be torn down in another context than it was set up in.
         scoped_dispatcher.set(None)
         self._exits.close()
@@ -218,7 +218,7 @@ class FakeQueue(Outcomes):
 
     @property
     def faults(self) -> FaultPlan:
-        """What goes wrong: `faults.fired` counts it by kind, `faults.stop()` ends it."""
+        """The faults: `faults.fired` counts them by kind, `faults.stop()` ends them."""
         if self._plan is None:
             raise RuntimeError("this FakeQueue has no faults; make it with FakeQueue(faults=...)")
         return self._plan
@@ -233,7 +233,7 @@ class FakeQueue(Outcomes):
     def _pending_ids(self) -> frozenset[str]:
         return frozenset(self._engine.store.pending_ids())
 
-    def _circumstances(self) -> str:
+    def _context_text(self) -> str:
         return f"\nvirtual time {self.clock.elapsed}, seed {self.seed}"
 
     # -- running ---------------------------------------------------------------------------------
@@ -335,7 +335,7 @@ class FakeQueue(Outcomes):
     async def _drain(self, options: DrainOptions, *, virtual_s_max: float = YEAR_S) -> DrainResult:
         engine = self._engine
         before, started = len(engine.ledger), engine.clock.elapsed
-        await Draining(engine, options).run(virtual_s_max=virtual_s_max)
+        await Drain(engine, options).run(virtual_s_max=virtual_s_max)
         entries = engine.ledger[before:]
         if options.errors == "raise":
             raise_first(entries, engine.clock)
