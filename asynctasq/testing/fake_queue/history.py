@@ -1,6 +1,6 @@
 """The life of one message, read from the ledger; and what can be asserted of it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -147,8 +147,3 @@ def _apply(history: History, running: dict[tuple[str, str], AttemptRecord], entr
             history.settlement = "removed"
         case _:
             return
-
-
-def of_task(found: Iterable[History], names: Sequence[str]) -> list[History]:
-    """Return the histories of the tasks with these names."""
-    return [history for history in found if history.name in names]
