@@ -20,7 +20,7 @@ from asynctasq.tasks.base import BaseTask
 from asynctasq.testing import Crash, Delay, Duplicate, ExpireLease, FailAfter, FailBefore, FakeQueue, Faults, LoseReply
 from asynctasq.testing import Stop as StopWorker
 from asynctasq.testing.faults import DirectedFault
-from asynctasq.testing.simulation.run import quiet
+from asynctasq.testing.simulation.run import silence_log
 from property_tests.reached import MeasuredMachine, explore, goes_red, step
 from property_tests.worker_tasks import (
     AGAIN_S,
@@ -171,7 +171,7 @@ class Workers(MeasuredMachine):
     def open(self, workers: int, concurrency: int, seed: int, search: Any, plan: list[Any]) -> None:
         LOG.clear()
         self.exits = contextlib.ExitStack()
-        self.exits.enter_context(quiet())
+        self.exits.enter_context(silence_log())
         self.queue = FakeQueue(workers=workers, concurrency=concurrency, seed=seed, search=search, faults=plan)
         self.exits.enter_context(self.queue)
         self.queue.faults.account_for = False

@@ -1,4 +1,4 @@
-"""Time that moves only when told to: the clock of one simulation or one FakeQueue, never a global."""
+"""The virtual clock of one simulation or one FakeQueue, which moves only when it is called; never a global."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta

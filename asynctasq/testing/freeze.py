@@ -1,4 +1,4 @@
-"""Lets `datetime.now()` and `time.time()` of the code under test follow a virtual clock, through freezegun."""
+"""Makes `datetime.now()` and `time.time()` of the code under test follow a virtual clock, through freezegun."""
 
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -23,12 +23,12 @@ def frozen_to(clock: VirtualClock) -> Generator[None]:
     """
     frozen: Any
     with _freezegun().freeze_time(clock.utc().replace(tzinfo=None), real_asyncio=True) as frozen:
-        shown_us = clock.elapsed_us
+        frozen_us = clock.elapsed_us
 
         def follow(elapsed_us: int) -> None:
-            nonlocal shown_us
-            frozen.tick(timedelta(microseconds=elapsed_us - shown_us))
-            shown_us = elapsed_us
+            nonlocal frozen_us
+            frozen.tick(timedelta(microseconds=elapsed_us - frozen_us))
+            frozen_us = elapsed_us
 
         unwatch = clock.watch(follow)
         try:

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 pytest.register_assert_rewrite("asynctasq.testing.conformance")
 
 SETTINGS = "asynctasq.testing.simulation.settings"
-BEFORE: "pytest.StashKey[Settings]" = pytest.StashKey()
-"""The choices of the session around this one."""
-RECORDED: "pytest.StashKey[str | None]" = pytest.StashKey()
+OUTER_SETTINGS: "pytest.StashKey[Settings]" = pytest.StashKey()
+"""The settings of the pytest session around this one."""
+RECORDED_TEST: "pytest.StashKey[str | None]" = pytest.StashKey()
 """Which test recorded the tape that is to be replayed."""
 
 
@@ -49,13 +49,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "conformance: a test of the driver contract, run once per driver")
     config.addinivalue_line("markers", "simulation: a test that runs under many seeds, by @simulate or `sim`")
     if config.getoption("--driver") or config.getoption("--conformance-report"):
-        _watch(config)
-    _tell_simulations(config)
+        _register_recorder(config)
+    _configure_simulations(config)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Leave the choices of the session around this one, if there is one, as they were."""
-    before = config.stash.get(BEFORE, None)
+    """Restore the settings of the pytest session around this one, if there is one."""
+    before = config.stash.get(OUTER_SETTINGS, None)
     if before is not None:
         from asynctasq.testing.simulation.settings import set_settings
 
@@ -67,7 +67,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "conformance_harness" in metafunc.fixturenames:
         from asynctasq.testing.conformance.selection import chosen_drivers
 
-        _watch(metafunc.config)
+        _register_recorder(metafunc.config)
         module = cast("Any", metafunc).module  # pytest leaves it unannotated
         drivers = chosen_drivers(metafunc.config, module)
         metafunc.parametrize("conformance_harness", drivers, indirect=True, scope="function")
@@ -96,14 +96,14 @@ def _uses_our_sim(item: pytest.Item) -> bool:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out tests that the options exclude, of those that all others have left."""
+    """Deselect tests that the options exclude, after all other plugins have chosen."""
     if config.getoption("--driver"):
         # These run the suite on a driver of their own.
         _keep(config, items, lambda item: not getattr(getattr(item, "module", None), "CONFORMANCE_PINNED", False))
-    recorded = config.stash.get(RECORDED, None)
+    recorded = config.stash.get(RECORDED_TEST, None)
     if recorded is not None:
-        owner = _owner(session, recorded, [item.nodeid for item in items])
-        _keep(config, items, lambda item: item.nodeid == owner)
+        recorded_test = _find_recorded_test(session, recorded, [item.nodeid for item in items])
+        _keep(config, items, lambda item: item.nodeid == recorded_test)
 
 
 def _keep(config: pytest.Config, items: list[pytest.Item], wanted: "Callable[[pytest.Item], bool]") -> None:
@@ -113,17 +113,17 @@ def _keep(config: pytest.Config, items: list[pytest.Item], wanted: "Callable[[py
         items[:] = [item for item in items if wanted(item)]
 
 
-def _owner(session: pytest.Session, recorded: str, node_ids: list[str]) -> str | None:
+def _find_recorded_test(session: pytest.Session, recorded: str, node_ids: list[str]) -> str | None:
     """Return which of the tests recorded the tape.
 
     Raises: UsageError if none did; None instead in a process of pytest-xdist, and where a file can't be collected.
     """
-    from asynctasq.testing.tape.owner import NoOwner, find_owner
+    from asynctasq.testing.tape.recorded_test import RecordedTestNotFound, find_recorded_test
 
     tape = session.config.getoption("--simulation-replay")
     try:
-        return find_owner(recorded, node_ids)
-    except NoOwner as error:
+        return find_recorded_test(recorded, node_ids)
+    except RecordedTestNotFound as error:
         if session.testsfailed:
             return None
         text = f"--simulation-replay {tape} was recorded by {recorded}, {error}"
@@ -133,28 +133,28 @@ def _owner(session: pytest.Session, recorded: str, node_ids: list[str]) -> str |
         return None
 
 
-def _tell_simulations(config: pytest.Config) -> None:
+def _configure_simulations(config: pytest.Config) -> None:
     seed, runs, replay = (config.getoption(f"--simulation-{name}") for name in ("seed", "runs", "replay"))
     if (seed, runs, replay) == (None, None, None) and SETTINGS not in sys.modules:
-        return  # nobody has chosen anything, around this session neither
+        return  # nothing is set, in an outer session neither
     from asynctasq.testing.simulation.settings import Settings, current, set_settings
 
     if runs is not None and runs < 1:
         raise pytest.UsageError(f"--simulation-runs must be 1 or more, not {runs}")
     if replay is not None:
         replay = _read_tape(config, replay)
-    config.stash[BEFORE] = current()
+    config.stash[OUTER_SETTINGS] = current()
     set_settings(Settings(seed=seed, runs=runs, replay=replay))
 
 
 def _read_tape(config: pytest.Config, name: str) -> str:
-    """Return the path of the tape, wherever tests may go; note whose it is."""
+    """Return the absolute path of the tape, and stash which test recorded it."""
     from asynctasq.testing.errors import TapeMismatch
     from asynctasq.testing.tape.file import read_tape_file
 
     path = config.invocation_params.dir / name
     try:
-        config.stash[RECORDED] = read_tape_file(path).test
+        config.stash[RECORDED_TEST] = read_tape_file(path).test
     except TapeMismatch as error:
         raise pytest.UsageError(f"--simulation-replay: {error}") from error
     except OSError as error:
@@ -162,8 +162,8 @@ def _read_tape(config: pytest.Config, name: str) -> str:
     return str(path)
 
 
-def _watch(config: pytest.Config) -> None:
-    """Record what conformance tests find, once; nothing of it is imported for anybody else's tests."""
+def _register_recorder(config: pytest.Config) -> None:
+    """Register the recorder of conformance results once; for other tests nothing of it is imported."""
     from asynctasq.testing.conformance.recording import Recorder
 
     if not config.pluginmanager.has_plugin("asynctasq-conformance"):
@@ -198,7 +198,7 @@ def fake_queue() -> "Iterator[FakeQueue]":
 
 @pytest.fixture
 def virtual_clock(request: pytest.FixtureRequest) -> "VirtualClock":
-    """The clock of the test's `fake_queue` if it has one, else a clock of its own; it moves only when told to.
+    """The clock of the test's `fake_queue` if it has one, else a clock of its own; it moves only when it is called.
 
     Not for simulations: each run has its own clock, `sim.clock`.
     """

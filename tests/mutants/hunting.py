@@ -8,13 +8,10 @@ from asynctasq.clock import SystemClock
 from asynctasq.testing import Crash, Delay, Duplicate, FailBefore, Faults, Latency, Simulation, Stop
 from asynctasq.testing.faults import FaultChoice
 from asynctasq.testing.loop import Limits
-from asynctasq.testing.simulation.run import RunOptions, RunParts, RunResult, quiet, run_program
+from asynctasq.testing.simulation.run import RunOptions, RunParts, RunResult, run_program, silence_log
 from asynctasq.testing.simulation.shrink import shrink
 from asynctasq.testing.tape import Entry, Tape
-from tests.mutants.carried import carried
 from tests.mutants.contract import contract
-from tests.mutants.drawn import drawn
-from tests.mutants.life import life
 from tests.mutants.programs import (
     deployed,
     deployed_meanwhile,
@@ -27,8 +24,11 @@ from tests.mutants.programs import (
     taken_over,
     taken_over_meanwhile,
 )
-from tests.mutants.stored import stored
+from tests.mutants.random_arguments import carried
+from tests.mutants.random_driver_calls import stored
+from tests.mutants.random_tasks import drawn
 from tests.mutants.tasks import Careless, Choosy, Long, Plain
+from tests.mutants.worker_lifecycle import life
 
 Workload: TypeAlias = Callable[[Simulation], Coroutine[Any, Any, None]]
 
@@ -131,7 +131,7 @@ def first_finding(*, seeds: Sequence[int], seconds: float, smallest: bool = True
     """Run every workload under these seeds until one fails or the time is up; shrink it to the `smallest`."""
     clock = SystemClock()
     started = clock.monotonic()
-    with quiet():
+    with silence_log():
         for seed in seeds:
             for case in CASES:
                 if seed % case.every:

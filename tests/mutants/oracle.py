@@ -10,7 +10,7 @@ from asynctasq.codec.arguments import unpack_result
 from asynctasq.tasks.base import BaseTask
 from asynctasq.testing import Simulation
 from asynctasq.testing.engine.store import FakeStore
-from asynctasq.testing.simulation.checks import PromiseBroken
+from asynctasq.testing.simulation.checks import PropertyBroken
 from tests.mutants.tasks import LOG, Run
 
 MICROSECOND = 1e-6
@@ -60,7 +60,7 @@ class Expected:
 def want(condition: bool, name: str, text: str) -> None:
     """Fail the run unless `condition`; `name` is what was promised."""
     if not condition:
-        raise PromiseBroken(name, f"{name}: {text}")
+        raise PropertyBroken(name, f"{name}: {text}")
 
 
 def begin(sim: Simulation, part: str) -> None:

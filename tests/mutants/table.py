@@ -6,10 +6,10 @@ from tests.mutants.planted_heldout import HELD_OUT
 from tests.mutants.planted_kernel import KERNEL
 from tests.mutants.planted_memory import MEMORY
 from tests.mutants.planted_recorded import RECORDED
-from tests.mutants.planted_secondhand import SECOND_HAND
-from tests.mutants.planted_secondrest import SECOND_REST
-from tests.mutants.planted_third import THIRD
-from tests.mutants.planted_thirdrest import THIRD_REST
+from tests.mutants.planted_second_author import SECOND_AUTHOR
+from tests.mutants.planted_second_author_rest import SECOND_AUTHOR_REST
+from tests.mutants.planted_third_author import THIRD_AUTHOR
+from tests.mutants.planted_third_author_rest import THIRD_AUTHOR_REST
 from tests.mutants.planted_undrawn import UNDRAWN
 from tests.mutants.planted_worker import WORKER
 from tests.mutants.planting import Mutant
@@ -25,10 +25,10 @@ MUTANTS: Final[dict[str, Mutant]] = {
         *RECORDED,
         *HELD_OUT,
         *UNDRAWN,
-        *SECOND_HAND,
-        *SECOND_REST,
-        *THIRD,
-        *THIRD_REST,
+        *SECOND_AUTHOR,
+        *SECOND_AUTHOR_REST,
+        *THIRD_AUTHOR,
+        *THIRD_AUTHOR_REST,
     )
 }
 

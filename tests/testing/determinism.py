@@ -14,7 +14,7 @@ from pathlib import Path
 
 from asynctasq.clock import SystemClock
 from asynctasq.testing.simulation import Simulation
-from asynctasq.testing.simulation.run import RunParts, quiet, run_program
+from asynctasq.testing.simulation.run import RunParts, run_program, silence_log
 from asynctasq.testing.tape import Tape
 from tests.mutants.hunting import CASES
 from tests.testing.loop import determinism_program
@@ -33,7 +33,7 @@ def digests(seeds: range) -> Iterator[str]:
             async def program(parts: RunParts) -> None:
                 await case.workload(Simulation(parts))  # noqa: B023 - it has run before the next one comes
 
-            with quiet():
+            with silence_log():
                 result = run_program(program, case.options(seed), Tape(seed), trace=True)
             failed = "" if result.failure is None else f" {type(result.failure).__name__}"
             yield f"{case.name} {seed} {result.digest()}{failed}"

@@ -27,7 +27,7 @@ class UnderClaimed(Exception):
 
 
 def message(message_id: str, *, queue: str = Q, body: bytes | None = None, delay_s: float = 0.0) -> Message:
-    """Return a message whose body tells its id, unless given."""
+    """Return a message whose body is its id, unless given."""
     return Message(id=message_id, queue=queue, body=message_id.encode() if body is None else body, delay_s=delay_s)
 
 

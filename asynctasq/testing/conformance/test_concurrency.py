@@ -49,7 +49,7 @@ async def test_concurrent_enqueues_of_one_id_store_one(store: StoreUnderTest) ->
         assert sorted(len(found) for found in new) == [0, 0, 0, 0, 0, 1], "exactly one of the calls stored the message"
         winner = next(caller for caller, found in enumerate(new) if found)
         lease = await store.take_one()
-        assert lease.body == b"%d" % winner, "the call that was told so is the one whose body was stored"
+        assert lease.body == b"%d" % winner, "the call that returned the id is the one whose body was stored"
         await store.settle((lease, Complete()))
 
 

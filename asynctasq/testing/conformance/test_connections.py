@@ -70,7 +70,7 @@ async def test_close_ends_waiting_calls_with_nothing(store: StoreUnderTest) -> N
     assert time.perf_counter() - started < CLOSE_S_MAX
     await store.put("m")
     if not store.exact:
-        await store.expire()  # a long poll that was given up may take one more message on the server's side
+        await store.expire()  # a long poll that was abandoned may take one more message on the server's side
     assert (await store.take_one()).message_id == "m", "a later call opens again"
 
 

@@ -117,7 +117,7 @@ async def test_a_stolen_lease_extends_nothing(store: StoreUnderTest) -> None:
     assert await store.driver.extend([stale], lease_s=LONG_S) == {"m"}
 
     await store.expire()
-    assert (await store.take_one()).crashes == 2, "the stale extend must not have moved the lease of the thief"
+    assert (await store.take_one()).crashes == 2, "the stale extend must not have moved the new lease"
     assert await store.driver.extend([latest], lease_s=LONG_S) == {"m"}
 
 

@@ -75,7 +75,7 @@ async def test_an_older_message_of_a_later_queue_waits(store: StoreUnderTest) ->
     assert ids(await store.take(1, "high", "low")) == ["old"]
 
 
-@conforms("reserve: a released message stands where its new `visible_at` puts it", needs="ordered")
+@conforms("reserve: a released message is ordered by its new `visible_at`", needs="ordered")
 async def test_a_released_message_goes_behind_what_is_visible(store: StoreUnderTest) -> None:
     lease = await store.lease("released")
     await store.put("waiting")
@@ -85,7 +85,7 @@ async def test_a_released_message_goes_behind_what_is_visible(store: StoreUnderT
     assert ids(await store.take(2)) == ["waiting", "released"]
 
 
-@conforms("reserve: an expired lease stands where its end puts it", needs="ordered")
+@conforms("reserve: an expired lease is ordered by its end", needs="ordered")
 async def test_an_expired_lease_stands_at_its_end(store: StoreUnderTest) -> None:
     await store.lease("expired", lease_s=60)
     await store.put("before", delay_s=30)

@@ -1,4 +1,4 @@
-"""Runs the real worker on a store in memory, in virtual time; for use outside this folder are the names below."""
+"""Runs the real worker on a store in memory, in virtual time; use from outside only the names below."""
 
 from asynctasq.testing.engine.engine import Engine, EngineOptions
 

@@ -1,4 +1,4 @@
-"""The memory driver of a FakeQueue: the same, with some messages out of sight while a drain leaves them alone."""
+"""The memory driver of a FakeQueue, which can hide messages while a drain leaves them out."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -24,15 +24,15 @@ ANY_QUEUE = _AnyQueue()
 
 
 class FakeStore(MemoryDriver):
-    """A memory driver that can be asked what is left, and told what not to hand out."""
+    """A memory driver that reports what is left, and can hide messages from reserves."""
 
     def __init__(self, *, clock: VirtualClock, served: AbstractSet[str] | None = None) -> None:
-        """Serve the queues in `served`, or all: what lies elsewhere does not count as work to do."""
+        """Serve the queues in `served`, or all: messages in other queues do not count as work to do."""
         super().__init__(clock=clock)
         self._virtual = clock
         self._served = served
         self._hidden: set[str] = set()
-        self._doubled: dict[str, int] = {}
+        self._duplicated: dict[str, int] = {}
         self.on_stored: Callable[[Sequence[str]], None] | None = None
         self.on_redriven: Callable[[AbstractSet[str]], None] | None = None
         self.on_removed: Callable[[AbstractSet[str]], None] | None = None
@@ -99,7 +99,7 @@ class FakeStore(MemoryDriver):
         return self.enqueue_now(messages)
 
     def enqueue_now(self, messages: Sequence[Message]) -> list[str]:
-        """Do `enqueue` from code that can't await; `on_stored` hears which ids are new."""
+        """Do `enqueue` from code that can't await; `on_stored` is called with the ids that are new."""
         self._check(messages)
         with self._lock:
             new = self._store(messages)
@@ -115,17 +115,17 @@ class FakeStore(MemoryDriver):
             return self._settle_now(settlements)
 
     def deliver_twice(self, message_id: str) -> bool:
-        """Let a second worker reserve a message whose lease stands; False if nobody holds it. Counts no crash."""
+        """Let a second worker reserve a message whose lease is valid; False if it has none. Counts no crash."""
         with self._lock:
             row, now = self._rows.get(message_id), self._now()
             if row is None or not row.leased or row.visible_us <= now:
                 return False
-            self._doubled[message_id] = now
+            self._duplicated[message_id] = now
             self._place(row, now)
             return True
 
     async def redrive(self, queue: str, *, limit: int) -> int:
-        """Do `redrive`; `on_redriven` hears which ids are alive again."""
+        """Do `redrive`; `on_redriven` is called with the ids that are alive again."""
         before = set(self._dead.get(queue, ()))
         count = await super().redrive(queue, limit=limit)
         if self.on_redriven is not None:
@@ -156,8 +156,8 @@ class FakeStore(MemoryDriver):
         return list(self._due)
 
     def _lease(self, row: MemoryRow, until: int) -> Lease:
-        if self._doubled and self._doubled.pop(row.message.id, None) == row.visible_us:
-            row.leased = False  # its holder has not died
+        if self._duplicated and self._duplicated.pop(row.message.id, None) == row.visible_us:
+            row.leased = False  # its holder has not crashed
         return super()._lease(row, until)
 
     def _serves(self, row: MemoryRow) -> bool:

@@ -1,4 +1,4 @@
-"""FakeQueue and what it tells; for use outside this folder are the names below."""
+"""FakeQueue and its records; use from outside only the names below."""
 
 from asynctasq.testing.fake_queue.draining import DrainResult, NotIdle
 from asynctasq.testing.fake_queue.expectation import Dispatched

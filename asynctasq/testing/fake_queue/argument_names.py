@@ -9,10 +9,10 @@ from typing import Any
 from asynctasq.tasks.base import RESERVED, BaseTask
 from asynctasq.tasks.definition import definition_of
 
-__all__ = ["check_names"]
+__all__ = ["check_argument_names"]
 
 
-def check_names(task: type[BaseTask[Any]], names: Iterable[str]) -> None:
+def check_argument_names(task: type[BaseTask[Any]], names: Iterable[str]) -> None:
     """Refuse a name that no dispatch of this task can have: an assertion over it would mean nothing.
 
     A constructor that keeps its `**named` takes any name. So does a task without a constructor, except for those
@@ -24,7 +24,7 @@ def check_names(task: type[BaseTask[Any]], names: Iterable[str]) -> None:
     unknown = [name for name in names if name not in known]
     if not unknown:
         return
-    taken, takes_attributes = _taken_by(task)
+    taken, takes_attributes = _accepted_names(task)
     for name in unknown:
         hint = "; for the queue say on_queue=" if name == "queue" else ""
         if takes_attributes and _is_reserved(name):
@@ -39,7 +39,7 @@ def _is_reserved(name: str) -> bool:
     return name in RESERVED or name.startswith("_")
 
 
-def _taken_by(task: type[BaseTask[Any]]) -> tuple[list[str] | None, bool]:
+def _accepted_names(task: type[BaseTask[Any]]) -> tuple[list[str] | None, bool]:
     """Return the names that the constructors take, None for any; and whether they become attributes."""
     signature = definition_of(task).signature
     names = [name for name, parameter in signature.inspected.parameters.items() if parameter.kind != _VAR_KEYWORD]
@@ -56,7 +56,7 @@ def _taken_by(task: type[BaseTask[Any]]) -> tuple[list[str] | None, bool]:
         names += [p.name for p in parameters if p.kind != _VAR_KEYWORD and p.name not in names]
         if all(parameter.kind != _VAR_KEYWORD for parameter in parameters):
             return names, False
-        if not _passes_on(constructor):
+        if not _forwards_keywords(constructor):
             return None, False
         has_constructor = has_constructor or issubclass(cls, BaseTask)
     return names, False
@@ -65,10 +65,10 @@ def _taken_by(task: type[BaseTask[Any]]) -> tuple[list[str] | None, bool]:
 _VAR_KEYWORD = inspect.Parameter.VAR_KEYWORD
 
 
-def _passes_on(constructor: Callable[..., Any]) -> bool:
-    """Say whether all that a constructor does with its `**named` is to hand them to the next constructor.
+def _forwards_keywords(constructor: Callable[..., Any]) -> bool:
+    """Say whether a constructor only forwards its `**named` to the next constructor.
 
-    Its source tells; where there is none, they may be kept, so False.
+    Its source is read; without a source they may be kept, so False.
     """
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(constructor)))
@@ -80,11 +80,11 @@ def _passes_on(constructor: Callable[..., Any]) -> bool:
     named = definition.args.kwarg.arg
     nodes = list(ast.walk(definition))
     uses = [node for node in nodes if isinstance(node, ast.Name) and node.id == named]
-    handed = [
+    forwarded = [
         keyword.value
         for node in nodes
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "__init__"
         for keyword in node.keywords
         if keyword.arg is None
     ]
-    return bool(uses) and all(any(use is value for value in handed) for use in uses)
+    return bool(uses) and all(any(use is value for value in forwarded) for use in uses)

@@ -55,11 +55,11 @@ class FakeDispatcher(Dispatcher[BaseTask[Any]]):
         self._chosen = chosen
         self._add = add
         self._factory = MessageFactory(clock=engine.clock, new_id=engine.new_id)
-        self._announced: dict[str, tuple[type[BaseTask[Any]], Message, int]] = {}
+        self._unstored: dict[str, tuple[type[BaseTask[Any]], Message, int]] = {}
         engine.store.on_stored = self._record
 
     async def dispatch(self, tasks: Sequence[BaseTask[Any]], *, connection: Any = None) -> list[str]:
-        ids = await self._take([task for task in tasks if self._chosen.fakes(task)])
+        ids = await self._store([task for task in tasks if self._chosen.fakes(task)])
         passed = [task for task in tasks if not self._chosen.fakes(task)]
         if passed:
             ids |= _by_task(passed, await default_dispatcher().dispatch(passed, connection=connection))
@@ -72,22 +72,22 @@ class FakeDispatcher(Dispatcher[BaseTask[Any]]):
         """
         if connection is None:
             refuse_running_loop()
-        ids = self._take_now([task for task in tasks if self._chosen.fakes(task)])
+        ids = self._store_now([task for task in tasks if self._chosen.fakes(task)])
         passed = [task for task in tasks if not self._chosen.fakes(task)]
         if passed:
             ids |= _by_task(passed, default_dispatcher().dispatch_sync(passed, connection=connection))
         return [ids[id(task)].pop(0) for task in tasks]
 
-    async def _take(self, tasks: Sequence[BaseTask[Any]]) -> dict[int, list[str]]:
+    async def _store(self, tasks: Sequence[BaseTask[Any]]) -> dict[int, list[str]]:
         """Store the messages, through the line of the worker that dispatches them if one does."""
         driver = current_worker_driver.get()
         if driver is None or not tasks:
-            return self._take_now(tasks)
+            return self._store_now(tasks)
         messages = self._messages(tasks)
         await driver.enqueue(messages)
         return _by_task(tasks, [message.id for message in messages])
 
-    def _take_now(self, tasks: Sequence[BaseTask[Any]]) -> dict[int, list[str]]:
+    def _store_now(self, tasks: Sequence[BaseTask[Any]]) -> dict[int, list[str]]:
         if not tasks:
             return {}
         driver = current_worker_driver.get()
@@ -102,14 +102,14 @@ class FakeDispatcher(Dispatcher[BaseTask[Any]]):
         messages = [self._factory.message(task) for task in tasks]
         for task, message in zip(tasks, messages, strict=True):
             check_queue_name(message.queue)
-            self._announced[message.id] = (type(task), message, options_of(task).max_attempts)
+            self._unstored[message.id] = (type(task), message, options_of(task).max_attempts)
         return messages
 
     def _record(self, stored: Sequence[str]) -> None:
         """Note what the store has just taken, at that instant: the reply may be lost."""
         now, at_s = self._engine.clock.now(), self._engine.clock.monotonic()
         for message_id in stored:
-            cls, message, max_attempts = self._announced.pop(message_id)
+            cls, message, max_attempts = self._unstored.pop(message_id)
             self._add(Dispatched(task=cls, message=message, at_s=at_s))
             self._engine.record(
                 Entry(

@@ -13,15 +13,15 @@ from asynctasq.testing.engine import Engine
 from asynctasq.testing.fake_queue.history import histories
 
 __all__ = [
+    "Drain",
     "DrainOptions",
     "DrainResult",
-    "Draining",
     "Errors",
     "NotIdle",
     "Retries",
-    "left_text",
     "raise_first",
     "raise_unserved",
+    "remaining_work_text",
     "summarise",
 ]
 
@@ -35,7 +35,7 @@ class NotIdle(AsyncTasqError, AssertionError):
     """Work was left: when the bound on virtual time was reached, or in queues that no worker serves."""
 
 
-def left_text(engine: Engine, virtual_s_max: float) -> str:
+def remaining_work_text(engine: Engine, virtual_s_max: float) -> str:
     """Say what is still to be done."""
     ids = engine.store.pending_ids()
     known = histories(engine.ledger)
@@ -139,7 +139,7 @@ def _check_is(name: str, value: object, kind: Any, wanted: str) -> None:
         raise TypeError(f"{name} must be {wanted}, not {value!r}")
 
 
-class Draining:
+class Drain:
     """Watches the ledger while workers run, and keeps out of their sight what this drain is not about."""
 
     def __init__(self, engine: Engine, options: DrainOptions) -> None:
@@ -149,7 +149,7 @@ class Draining:
     async def run(self, *, virtual_s_max: float) -> None:
         """Drain; what was kept out of sight is visible again afterwards."""
         engine, options = self._engine, self._options
-        listeners = [self._look] if options.hides else []
+        listeners = [self._on_entry] if options.hides else []
         engine.listeners += listeners
         jumps = options.scheduled is True or options.retries == "all"
         try:
@@ -164,7 +164,7 @@ class Draining:
                 await engine.until_clock(until)
             elif jumps:
                 if not await engine.until(self._all_done, virtual_s_max=virtual_s_max):
-                    raise NotIdle(left_text(engine, virtual_s_max))
+                    raise NotIdle(remaining_work_text(engine, virtual_s_max))
             else:
                 await self._until_nothing_due(virtual_s_max)
         finally:
@@ -186,7 +186,7 @@ class Draining:
             # Where nobody is busy and yet something is due, no worker can take it now: it takes time until one is back.
             done = self._nobody_busy if engine.busy else self._taken
             if not await engine.until(done, virtual_s_max=virtual_s_max):
-                raise NotIdle(left_text(engine, virtual_s_max))
+                raise NotIdle(remaining_work_text(engine, virtual_s_max))
 
     def _nobody_busy(self) -> bool:
         return not self._engine.busy
@@ -197,7 +197,7 @@ class Draining:
     def _limit_reached(self) -> bool:
         return self._engine.gate.quota == 0
 
-    def _look(self, entry: Entry) -> None:
+    def _on_entry(self, entry: Entry) -> None:
         match entry.kind:
             case Kind.DISPATCHED if not self._options.recursion:
                 self._engine.store.hide(entry.message_id)

@@ -72,7 +72,7 @@ class Expectation:
 
     def __post_init__(self) -> None:
         if inspect.iscoroutinefunction(self.where):
-            raise _never_false(self.where)
+            raise _awaitable_predicate(self.where)
 
     def differences(self, record: Dispatched) -> list[str]:
         """Return the names of what does not fit; "task" first."""
@@ -95,7 +95,7 @@ class Expectation:
         if inspect.iscoroutine(answer):
             answer.close()  # else Python warns that it was never awaited
         if inspect.isawaitable(answer):
-            raise _never_false(where)
+            raise _awaitable_predicate(where)
         return bool(answer)
 
     def contrasts(self, record: Dispatched) -> list[str]:
@@ -131,7 +131,7 @@ class Expectation:
         return " ".join(parts)
 
 
-def _never_false(where: object) -> TypeError:
+def _awaitable_predicate(where: object) -> TypeError:
     return TypeError(
         f"where={_name_of(where)} returns an awaitable, which is never false; give a plain function that returns a bool"
     )

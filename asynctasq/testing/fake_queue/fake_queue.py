@@ -21,7 +21,7 @@ from asynctasq.testing.clock import VirtualClock
 from asynctasq.testing.engine import Engine, EngineOptions
 from asynctasq.testing.fake_queue.dispatcher import FakeDispatcher, Filter
 from asynctasq.testing.fake_queue.draining import (
-    Draining,
+    Drain,
     DrainOptions,
     DrainResult,
     Errors,
@@ -67,11 +67,11 @@ class FakeQueue(Outcomes):
     Use it as `with FakeQueue() as queue:` or `async with FakeQueue() as queue:`; it is scoped by a context
     variable, so code in the same thread or task sees it, and other tests do not. Nothing runs until asked.
 
-    only, except_: fake some tasks and let the rest through to the configured queue.
+    only, except_: fake some tasks and dispatch the others to the configured queue.
     workers, concurrency: how many workers, and how many attempts each runs at once.
-    queues: which queues they serve, as `--queues`; all, in order of their first message, unless told.
+    queues: which queues they serve, as `--queues`; by default all, in order of their first message.
     seed, search: which of the possible schedules; 0 is first come, first served.
-    faults: what goes wrong, see `asynctasq.testing.faults`.
+    faults: which faults happen, see `asynctasq.testing.faults`.
     real_executors: real threads and child processes; virtual time stands still meanwhile.
     freeze_time: `datetime.now()` and `time.time()` of the code under test follow the virtual clock.
     strict: work left at the end is an error.
@@ -138,7 +138,7 @@ class FakeQueue(Outcomes):
         try:
             self._check_nothing_left(failed=error is not None)
         finally:
-            self._leave()
+            self._leave_scope()
             self._engine.close(failed=error)
 
     async def __aenter__(self) -> Self:
@@ -155,7 +155,7 @@ class FakeQueue(Outcomes):
         try:
             self._check_nothing_left(failed=error is not None)
         finally:
-            self._leave()
+            self._leave_scope()
             await self._engine.leave()
 
     def _open(self, loop: SimulationLoop | None) -> None:
@@ -178,7 +178,7 @@ class FakeQueue(Outcomes):
         self._plan = FaultPlan(faults, engine.tape)
         return FaultInjector(engine, self._plan)
 
-    def _leave(self) -> None:
+    def _leave_scope(self) -> None:
         # Not reset with a token: a fixture may be torn down in another context than it was set up in.
         scoped_dispatcher.set(None)
         self._exits.close()
@@ -225,7 +225,7 @@ class FakeQueue(Outcomes):
 
     @property
     def faults(self) -> FaultPlan:
-        """What goes wrong: `faults.fired` counts it by kind, `faults.stop()` ends it."""
+        """The faults: `faults.fired` counts them by kind, `faults.stop()` ends them."""
         if self._plan is None:
             raise RuntimeError("this FakeQueue has no faults; make it with FakeQueue(faults=...)")
         return self._plan
@@ -240,7 +240,7 @@ class FakeQueue(Outcomes):
     def _pending_ids(self) -> frozenset[str]:
         return frozenset(self._engine.store.pending_ids())
 
-    def _circumstances(self) -> str:
+    def _context_text(self) -> str:
         return f"\nvirtual time {self.clock.elapsed}, seed {self.seed}"
 
     # -- running ---------------------------------------------------------------------------------
@@ -342,7 +342,7 @@ class FakeQueue(Outcomes):
     async def _drain(self, options: DrainOptions, *, virtual_s_max: float = YEAR_S) -> DrainResult:
         engine = self._engine
         before, started = len(engine.ledger), engine.clock.elapsed
-        await Draining(engine, options).run(virtual_s_max=virtual_s_max)
+        await Drain(engine, options).run(virtual_s_max=virtual_s_max)
         entries = engine.ledger[before:]
         if options.errors == "raise":
             raise_first(entries, engine.clock)

@@ -1,6 +1,6 @@
 """The life of one message, read from the ledger; and what can be asserted of it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -16,7 +16,7 @@ class AttemptRecord:
 
     `number` is that of the attempt, from 1: a crashed execution, one that was handed back or one that snoozed is no
     attempt by itself, and the next execution has the same number.
-    `outcome` is "succeeded", "failed", "snoozed", ... or "" if it never ended; `settlement` what the queue was told:
+    `outcome` is "succeeded", "failed", "snoozed", ... or "" if it never ended; `settlement` how it was settled:
     "complete", "retry", "snooze", "hand back", "crash", "bury: REASON", or "" if nothing reached it.
     """
 
@@ -62,11 +62,11 @@ class History:
 
     @property
     def attempts_made(self) -> int:
-        """The highest number of an attempt that ran, since it was driven again if it was; 0 if none did.
+        """The highest number of an attempt that ran, since the last redrive; 0 if none did.
 
         A crash is counted apart and is no attempt: what ran again after one has the number that it had.
         """
-        return max((attempt.number for attempt in self._last_life()), default=0)
+        return max((attempt.number for attempt in self._since_redrive()), default=0)
 
     @property
     def retried_at_s(self) -> list[float]:
@@ -77,7 +77,7 @@ class History:
         started: list[float] = []
         latest, snoozes = (1, 0), 0
         for attempt in self.attempts:
-            if attempt.number < latest[0]:  # driven again: numbers begin anew
+            if attempt.number < latest[0]:  # redriven: numbers begin at 1 again
                 latest, snoozes = (1, 0), 0
             if (attempt.number, snoozes) > latest:
                 latest = attempt.number, snoozes
@@ -85,8 +85,8 @@ class History:
             snoozes += attempt.outcome == "snoozed" and attempt.settlement != ""
         return started
 
-    def _last_life(self) -> list[AttemptRecord]:
-        """Return the executions since numbers last began anew, which is when a dead letter is driven again."""
+    def _since_redrive(self) -> list[AttemptRecord]:
+        """Return the executions since the last redrive, after which numbers begin at 1 again."""
         begin = 0
         for at, (earlier, later) in enumerate(pairwise(self.attempts), start=1):
             if later.number < earlier.number:
@@ -147,8 +147,3 @@ def _apply(history: History, running: dict[tuple[str, str], AttemptRecord], entr
             history.settlement = "removed"
         case _:
             return
-
-
-def of_task(found: Iterable[History], names: Sequence[str]) -> list[History]:
-    """Return the histories of the tasks with these names."""
-    return [history for history in found if history.name in names]

@@ -82,7 +82,7 @@ class Outcomes(Recording):
 
     def _fail(self, text: str, task: TaskReference | str | None) -> NoReturn:
         lines = "".join(f"\n{history}" for history in self._histories(task)) or "\nnothing of it was dispatched"
-        raise AssertionError(f"{text}{lines}{self._circumstances()}")
+        raise AssertionError(f"{text}{lines}{self._context_text()}")
 
 
 def _name(task: TaskReference | str) -> str:

@@ -18,7 +18,7 @@ __all__ = ["Performed", "perform"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Performed:
-    """How one attempt ended: what it returned or raised, and what the queue would have been told."""
+    """How one attempt ended: what it returned or raised, and how it would have been settled."""
 
     value: object
     exception: BaseException | None

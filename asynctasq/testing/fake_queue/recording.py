@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from asynctasq.tasks.base import BaseTask
-from asynctasq.testing.fake_queue.argument_names import check_names
+from asynctasq.testing.fake_queue.argument_names import check_argument_names
 from asynctasq.testing.fake_queue.expectation import Dispatched, Expectation
 from asynctasq.testing.parameters import TaskReference, task_class_of
 
@@ -42,12 +42,12 @@ class Recording:
         """Return the ids that are still to be run; a mere recording runs nothing."""
         return frozenset(record.task_id for record in self._records)
 
-    def _circumstances(self) -> str:
+    def _context_text(self) -> str:
         """Return what else a failure should show."""
         return ""
 
     def _check_faked(self, task: type[BaseTask[Any]]) -> None:
-        """Raise ValueError for a task whose dispatches go elsewhere."""
+        """Raise ValueError for a task whose dispatches go to the configured queue."""
 
     def _class_asked(self, task: TaskReference) -> type[BaseTask[Any]]:
         """Return the class of a task that something is asked of."""
@@ -64,9 +64,9 @@ class Recording:
     ) -> Expectation:
         """Return what is looked for; refuse what could never be."""
         cls = None if task is None else self._class_asked(task)
-        wanted = _together(arguments, kwargs)
+        wanted = _merge_arguments(arguments, kwargs)
         if cls is not None:
-            check_names(cls, wanted)
+            check_argument_names(cls, wanted)
         return Expectation(task=cls, arguments=wanted, **rest)
 
     def dispatched(self, task: TaskReference | None = None) -> list[Dispatched]:
@@ -127,14 +127,12 @@ class Recording:
         ]
         if matches:
             what = "dispatched" if ever else "waiting to be run"
-            raise AssertionError(
-                f"expected no {expectation} to be {what}, but:{listed(matches)}{self._circumstances()}"
-            )
+            raise AssertionError(f"expected no {expectation} to be {what}, but:{listed(matches)}{self._context_text()}")
 
     def assert_nothing_dispatched(self, *, ever: bool = True) -> None:
         """Assert that nothing at all was dispatched; with `ever=False`, that nothing is waiting to be run.
 
-        What a FakeQueue lets through (`only=`, `except_=`) is not counted: nothing is known of it.
+        What a FakeQueue passes to the configured queue (`only=`, `except_=`) is not counted: it is not recorded.
         """
         self.assert_not_dispatched(ever=ever)
 
@@ -157,7 +155,7 @@ class Recording:
                 raise AssertionError(self._explain(text, expectation, 0, in_order=True))
 
     def _explain(self, text: str, expectation: Expectation, matched: int, *, in_order: bool = False) -> str:
-        """Return the failure: what was wanted, what came nearest and differs where, what else there was."""
+        """Return the text of a failure: what was expected, the nearest dispatch and its differences, the others."""
         total = len(self._records)
         lines = [f"{text}; {matched} of {total} dispatches match"]
         if in_order:
@@ -172,7 +170,7 @@ class Recording:
                     lines += [f"    {said}" for said in expectation.contrasts(record)]
         if total > SHOWN_MAX:
             lines.append(f"  ... {total} in all")
-        return "\n".join(lines) + self._circumstances()
+        return "\n".join(lines) + self._context_text()
 
 
 class Captured(Recording):
@@ -185,8 +183,8 @@ class Captured(Recording):
     def _pending_ids(self) -> frozenset[str]:
         return self._origin._pending_ids()  # noqa: SLF001 - of its own kind
 
-    def _circumstances(self) -> str:
-        return self._origin._circumstances()  # noqa: SLF001 - of its own kind
+    def _context_text(self) -> str:
+        return self._origin._context_text()  # noqa: SLF001 - of its own kind
 
     def _check_faked(self, task: type[BaseTask[Any]]) -> None:
         self._origin._check_faked(task)  # noqa: SLF001 - of its own kind
@@ -198,7 +196,7 @@ def listed(records: list[Dispatched]) -> str:
     return "".join(f"\n  {record}" for record in records[:SHOWN_MAX]) + more
 
 
-def _together(arguments: Mapping[str, object] | None, kwargs: Mapping[str, object]) -> dict[str, object]:
+def _merge_arguments(arguments: Mapping[str, object] | None, kwargs: Mapping[str, object]) -> dict[str, object]:
     """Return the arguments of the mapping and those given by name; one that is in both is ambiguous."""
     if arguments is None:
         return dict(kwargs)

@@ -186,7 +186,7 @@ class FaultInjector:
                     engine.record(entry._replace(at=engine.clock.now(), kind=Kind.FAULT, detail="delivered twice"))
             case "lease_expiry":
                 seconds = fault.seconds or PAUSE_LEASES * self._lease_s
-                self.record_fault(worker, f"stands still for {seconds:g} s at {point}")
+                self.record_fault(worker, f"is paused for {seconds:g} s at {point}")
                 engine.worker_drivers[worker].process.pause()
                 engine.loop.call_later(seconds, engine.worker_drivers[worker].process.resume)
             case "stop":

@@ -1,4 +1,4 @@
-"""What can go wrong in a simulation, by seed (`Faults`) or by hand (`Crash(at="before_settle")` and its kind)."""
+"""The faults of a simulation: by chance (`Faults`), or by hand (`Crash(at="before_settle")` and its kind)."""
 
 import difflib
 from collections.abc import Collection, Mapping, Sequence
@@ -60,20 +60,20 @@ class Latency:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Faults:
     """Faults by chance. Each rate is the probability at one point: 0 means never, and it is below 1, for where a fault
-    always strikes nothing could ever end. Those that may strike at one point add up to less than 1, too.
+    always happens nothing could ever end. Those that can happen at one point add up to less than 1, too.
 
     seed: of every decision, for a FakeQueue or driver that has none of its own; not 0, which is no chance at all.
-    crash: the worker dies, as by kill -9; another one starts a little later.
-    lost_reply: a call takes effect, its reply never comes, the worker learns so `reply_timeout_s` later.
+    crash: the worker is killed, as by kill -9; another one starts a little later.
+    lost_reply: a call takes effect and its reply is lost; the worker gets an error `reply_timeout_s` later.
     fail_before, fail_after: a call raises at once, without or with its effect.
-    duplicate: a running message is given to another worker too, though its lease stands.
-    lease_expiry: the worker stands still for longer than its lease, then goes on.
+    duplicate: a running message is given to another worker too, though its lease is valid.
+    lease_expiry: the worker is paused for longer than its lease, then goes on.
     stop: the worker is asked to drain, as by SIGTERM, and is replaced.
     latency: how long calls take; a number is the typical length in seconds.
     clock_skew: each worker's wall clock is wrong by up to so many seconds, either way.
-    give_up: let chance take a message to its `max_crashes`, so that it becomes a dead letter; else it spares a worker
-    that holds a message for the last time.
-    must_fire: a plan of which nothing ever happened fails, since it has shown nothing.
+    give_up: let chance take a message to its `max_crashes`, so that it becomes a dead letter; else a worker
+    that holds a message for the last time gets no random fault.
+    must_fire: a plan of which nothing ever happened is an error, since it tested nothing.
     """
 
     seed: int = 1
@@ -132,7 +132,7 @@ class Faults:
 class _Directed:
     """A fault at the `nth` occasion that fits: at this point, in this task, attempt and worker (None: any).
 
-    task: a class, which stands for those derived from it, too, or a function decorated with `@task`.
+    task: a class, which includes those derived from it, or a function decorated with `@task`.
     must_fire: it is an error if it never happens.
     """
 
@@ -225,7 +225,7 @@ class Delay(_Directed):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExpireLease(_Directed):
-    """The worker stands still for `seconds` (None: one and a half leases), then goes on as if nothing had happened."""
+    """The worker is paused for `seconds` (None: one and a half leases), then goes on as if nothing had happened."""
 
     kind: ClassVar[str] = "lease_expiry"
     points: ClassVar[frozenset[str]] = STEP_POINTS
@@ -296,12 +296,12 @@ def _check_rates(rates: Mapping[str, float]) -> None:
         if not (is_number(rate) and 0.0 <= rate <= 1.0):
             raise ValueError(f"{name}={rate!r} is no probability; give a number from 0 to below 1")
         if rate == 1.0:
-            raise ValueError(f"{name}={rate!r} would strike every time, so that {ENDLESS}")
+            raise ValueError(f"{name}={rate!r} would happen every time, so that {ENDLESS}")
     for kinds in CHANCES.values():
         total = sum(rates[kind] for kind in kinds)
         if total >= 1.0:
             some = ", ".join(kind for kind in kinds if rates[kind])
-            raise ValueError(f"{some} may strike at one point, where they add up to {total:g}, so that {ENDLESS}")
+            raise ValueError(f"{some} can happen at one point, where they add up to {total:g}, so that {ENDLESS}")
 
 
 def _check_worker(name: object) -> None:

@@ -1,4 +1,4 @@
-"""The event loop of a simulation; for use outside this folder are the names below."""
+"""The event loop of a simulation; use from outside only the names below."""
 
 from asynctasq.testing.loop.limits import Limits
 from asynctasq.testing.loop.loop import SimulationLoop

@@ -1,4 +1,4 @@
-"""The private parts of asyncio that the simulation loop stands on, in one place, so that a test can watch them."""
+"""The private parts of asyncio that the simulation loop uses, in one place, so that a test can check them."""
 
 # ruff: noqa: SLF001 - the loop is made of asyncio's private parts; a test watches each of them
 # pyright: reportPrivateUsage=false

@@ -1,4 +1,4 @@
-"""When a simulated run is given up; a value that the loop and its reports share."""
+"""When a simulated run ends as a failure; a value that the loop and its reports share."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ __all__ = ["Limits"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """When a run is given up. Steps are callbacks and task steps together, counted from 0 in every run of the loop.
+    """When a run ends as a failure. Steps are callbacks and task steps together, counted from 0 in every run.
 
     `stalled_steps_max` counts steps at one virtual instant. `grace_s` is real time in which no
     thread calls back: so long a thread that the program started stops virtual time, and so long a run that

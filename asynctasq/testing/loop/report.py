@@ -17,7 +17,7 @@ _LINES_MAX: Final = 30
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoopState:
-    """Where a loop was given up: its unfinished tasks in order of creation, its time, seed, steps and limits."""
+    """The state of a loop that can't go on: its unfinished tasks in order of creation, time, seed, steps and limits."""
 
     tasks: "Sequence[asyncio.Task[Any]]"
     elapsed_us: int
@@ -92,7 +92,7 @@ def callback_name(callback: Any) -> str:
 
 
 def describe_task(task: "asyncio.Task[Any]") -> str:
-    """Say where a task stands and what it awaits."""
+    """Say where a task is suspended and what it awaits."""
     place, awaited = _location(task)
     return f"{task.get_name()} {place}: awaits {awaited or _awaited_by(task)}"
 

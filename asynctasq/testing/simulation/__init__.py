@@ -1,4 +1,4 @@
-"""`@simulate`, its runs and reports; for outside: the names below, and `state_machine` beside Hypothesis."""
+"""`@simulate`, its runs and reports; use from outside the names below, and `state_machine`, which needs Hypothesis."""
 
 from asynctasq.testing.simulation.report import SimulationFailed
 from asynctasq.testing.simulation.simulation import Simulation, explore, simulate

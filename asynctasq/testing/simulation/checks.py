@@ -1,4 +1,4 @@
-"""What a simulated program promises: always, in the end, and at least sometimes over all runs."""
+"""The properties of a simulated program: always, eventually, and sometimes in at least one run."""
 
 import asyncio
 import inspect
@@ -8,21 +8,21 @@ from asynctasq.kernel.ledger import Entry, Violation
 from asynctasq.testing.engine import Engine
 from asynctasq.testing.parameters import check_seconds
 
-__all__ = ["Checks", "InvariantBroken", "PromiseBroken"]
+__all__ = ["Checks", "InvariantBroken", "PropertyBroken"]
 
 Predicate = Callable[[], bool]
 
 
-class PromiseBroken(AssertionError):
-    """Something that should hold always, or in time, did not. `name` is what it was called."""
+class PropertyBroken(AssertionError):
+    """A property that should hold always, or in time, did not. `name` is its name."""
 
     def __init__(self, name: str, text: str) -> None:
         super().__init__(text)
         self.name = name
 
 
-class InvariantBroken(PromiseBroken):
-    """The ledger of a run shows what no queue may do."""
+class InvariantBroken(PropertyBroken):
+    """The ledger of a run breaks invariants of the queue."""
 
     def __init__(self, violations: list[Violation]) -> None:
         first = violations[0]
@@ -31,7 +31,7 @@ class InvariantBroken(PromiseBroken):
 
 
 class Checks:
-    """The promises of one run; `broken` is set as soon as one does not hold."""
+    """The properties of one run; `broken` is set as soon as one does not hold."""
 
     def __init__(self, engine: Engine) -> None:
         self.declared: set[str] = set()
@@ -40,21 +40,21 @@ class Checks:
         self._engine = engine
         self._always: dict[str, Predicate] = {}
         self._eventually: dict[str, Predicate] = {}
-        engine.listeners.append(self._look)
+        engine.listeners.append(self._check)
 
     def always(self, name: str, predicate: Predicate) -> None:
         """Check now and whenever anything happens."""
         _check_callable(f"always {name!r}", predicate)
         self._always[name] = predicate
-        self._look(None)
+        self._check(None)
 
     def eventually(self, name: str, predicate: Predicate, within_s: float) -> None:
         """Check whenever anything happens, at the latest `within_s` from now, until it holds once."""
         check_seconds(within_s, "within")
         _check_callable(f"eventually {name!r}", predicate)
         self._eventually[name] = predicate
-        self._engine.loop.call_later(within_s, self._due, name, within_s)
-        self._look(None)
+        self._engine.loop.call_later(within_s, self._on_deadline, name, within_s)
+        self._check(None)
 
     def sometimes(self, name: str, condition: bool | Predicate) -> None:
         """Count a situation as seen; a predicate is asked now."""
@@ -63,21 +63,21 @@ class Checks:
             self.covered.add(name)
 
     def finish(self) -> None:
-        """Look a last time: the run is over.
+        """Check a last time: the run is over.
 
         Raises: PromiseBroken for what never came true.
         """
-        self._look(None)
-        self._engine.listeners.remove(self._look)
+        self._check(None)
+        self._engine.listeners.remove(self._check)
         if self.broken.done():
             self.broken.result()
         for name in self._eventually:
-            raise PromiseBroken(name, f"eventually {name!r}: the run ended and it had never been so")
+            raise PropertyBroken(name, f"eventually {name!r}: the run ended and it had never been so")
 
-    def _look(self, _entry: Entry | None) -> None:
+    def _check(self, _entry: Entry | None) -> None:
         for name, predicate in self._always.items():
             if not self._holds("always", name, predicate):
-                self._break(PromiseBroken(name, f"always {name!r}: no longer so at {self._engine.clock.elapsed}"))
+                self._fail(PropertyBroken(name, f"always {name!r}: no longer so at {self._engine.clock.elapsed}"))
         for name, predicate in list(self._eventually.items()):
             if self._holds("eventually", name, predicate):
                 del self._eventually[name]
@@ -87,15 +87,15 @@ class Checks:
             return _truth(f"{promise} {name!r}", predicate())
         except Exception as error:  # noqa: BLE001 - user code; it fails the run, not the worker it is called in
             error.add_note(f"raised by the predicate {name!r}")
-            self._break(error)
+            self._fail(error)
             return True
 
-    def _due(self, name: str, within_s: float) -> None:
-        self._look(None)
+    def _on_deadline(self, name: str, within_s: float) -> None:
+        self._check(None)
         if name in self._eventually:
-            self._break(PromiseBroken(name, f"eventually {name!r}: not so within {within_s:g} virtual seconds"))
+            self._fail(PropertyBroken(name, f"eventually {name!r}: not so within {within_s:g} virtual seconds"))
 
-    def _break(self, error: Exception) -> None:
+    def _fail(self, error: Exception) -> None:
         if not self.broken.done():
             self.broken.set_exception(error)
             self.broken.exception()  # seen: a run that fails otherwise need not report it as never retrieved

@@ -1,4 +1,4 @@
-"""Tells of a failed simulation: shrinks it, keeps its tape, and says in words what is left of it."""
+"""Reports a failed simulation: shrinks it, saves its tape, and describes the decisions that are left."""
 
 import hashlib
 import re
@@ -11,13 +11,20 @@ from pathlib import Path
 from typing import Final
 
 from asynctasq.clock import SystemClock
-from asynctasq.testing.simulation.run import Program, RunOptions, RunResult, quiet, run_program
+from asynctasq.testing.simulation.run import Program, RunOptions, RunResult, run_program, silence_log
 from asynctasq.testing.simulation.shrink import Shrunk, shrink
 from asynctasq.testing.tape import Entry, Tape
 from asynctasq.testing.tape.file import write_tape_file
-from asynctasq.testing.tape.owner import current_test, runnable_here
+from asynctasq.testing.tape.recorded_test import current_test, runnable_here
 
-__all__ = ["TAPES", "Place", "SimulationFailed", "failure_of", "replay_failure", "shown"]
+__all__ = [
+    "TAPES",
+    "RunningTest",
+    "SimulationFailed",
+    "describe_failure",
+    "describe_replay_failure",
+    "shorten_timeline",
+]
 
 TAPES: Final = Path(".asynctasq", "tapes")
 SHRINK_S: Final = 5.0
@@ -37,28 +44,28 @@ class SimulationFailed(AssertionError):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Which test this is: its name for files, with a mark that no other test has, and its node id for pytest."""
+class RunningTest:
+    """The test that runs: its name for files, with a hash that no other test has, and its node id for pytest."""
 
     name: str
     mark: str
     node_id: str | None
 
     @classmethod
-    def current(cls, function: Callable[..., object]) -> "Place":
+    def current(cls, function: Callable[..., object]) -> "RunningTest":
         """Return the test that pytest runs now, or a function outside of pytest."""
         node_id = current_test()
         if node_id is None:
-            return cls(getattr(function, "__name__", "program"), _mark(_origin(function)), None)
+            return cls(getattr(function, "__name__", "program"), _short_hash(_origin(function)), None)
         name = re.sub(r"[^\w.\-]+", "_", node_id.rpartition("::")[2])
-        return cls(name[:NAME_MAX], _mark(node_id), node_id)
+        return cls(name[:NAME_MAX], _short_hash(node_id), node_id)
 
     def tape(self, seed: int) -> Path:
         """Return where the tape of a failure is kept."""
         return TAPES / f"{self.name}-{seed}-{self.mark}.json"
 
     def replay_line(self, tape: Path) -> str:
-        """Return what to type to see the failure again."""
+        """Return the command that repeats the failure."""
         if self.node_id is None:
             return f"call it with replay={str(tape)!r}"
         test = runnable_here(self.node_id)
@@ -66,56 +73,56 @@ class Place:
         return f"pytest {quoted} --simulation-replay {tape}"
 
 
-def _mark(identity: str) -> str:
+def _short_hash(identity: str) -> str:
     return hashlib.blake2b(identity.encode(), digest_size=4).hexdigest()
 
 
 def _origin(function: Callable[..., object]) -> str:
-    """Return what tells a function from others of its name, in whatever folder the project lies."""
+    """Return what distinguishes a function from others of its name, in whatever folder the project is."""
     code = getattr(function, "__code__", None)
     file = _as_seen_here(Path("" if code is None else code.co_filename))
     where = file.name if file.is_absolute() else file.as_posix()
     return f"{where}:{function.__module__}:{getattr(function, '__qualname__', '')}"
 
 
-def failure_of(
-    program: Program, options: RunOptions, result: RunResult, *, seed: int, run: str, place: Place
+def describe_failure(
+    program: Program, options: RunOptions, result: RunResult, *, seed: int, run: str, test: RunningTest
 ) -> SimulationFailed:
-    """Shrink the failure, keep the tape of the smallest one, and return it in words."""
+    """Shrink the failure, save the tape of the smallest one, and return the error that describes it."""
     assert result.failure is not None, "only a failed run has a failure"
     shrunk, smallest = _shrink(program, options, result, seed)
-    path = place.tape(seed)
+    path = test.tape(seed)
     tape = Tape.replay(smallest.entries, strict=False, seed=seed)
     for label, n, _ in smallest.entries:
         tape.draw(label, n)
-    note = f"{place.node_id or place.name}: {_first_line(smallest.failure)}"
-    write_tape_file(path, seed=seed, entries=tape.entries, note=note, test=place.node_id)
+    note = f"{test.node_id or test.name}: {_first_line(smallest.failure)}"
+    write_tape_file(path, seed=seed, entries=tape.entries, note=note, test=test.node_id)
     before = sum(1 for entry in result.entries if entry[2])
     left = [entry for entry in smallest.entries if entry[2]]
     how = "" if shrunk.complete else ", and there was no time to try more"
     lines = [
         f"simulate: seed {seed} fails ({run})",
-        _why(smallest.failure or result.failure),
+        _error_text(smallest.failure or result.failure),
         f"{before} decisions, shrunk to {len(left)} in {shrunk.runs} runs{how}:",
-        *_in_words(left),
+        *_describe_decisions(left),
         "what happened, in virtual seconds:",
-        *shown(smallest.timeline),
-        f"to see it again: {place.replay_line(path)}",
+        *shorten_timeline(smallest.timeline),
+        f"to see it again: {test.replay_line(path)}",
     ]
     return SimulationFailed("\n".join(lines), smallest)
 
 
-def replay_failure(result: RunResult, path: str) -> SimulationFailed:
-    """Return in words how a replayed run failed."""
+def describe_replay_failure(result: RunResult, path: str) -> SimulationFailed:
+    """Return the error that describes how a replayed run failed."""
     assert result.failure is not None, "only a failed run has a failure"
     left = [entry for entry in result.entries if entry[2]]
     lines = [
         f"simulate: the replay of {_as_seen_here(Path(path))} fails",
-        _why(result.failure),
+        _error_text(result.failure),
         f"{len(left)} decisions:",
-        *_in_words(left),
+        *_describe_decisions(left),
         "what happened, in virtual seconds:",
-        *shown(result.timeline),
+        *shorten_timeline(result.timeline),
     ]
     return SimulationFailed("\n".join(lines), result)
 
@@ -141,7 +148,7 @@ def _shrink(program: Program, options: RunOptions, result: RunResult, seed: int)
             smallest = tried
         return tried.entries
 
-    with quiet():
+    with silence_log():
         shrunk = shrink(result.entries, still_fails, runs_max=SHRINK_RUNS)
         again = run_program(program, options, Tape.replay(shrunk.entries, strict=False, seed=seed))
     if _signature(again.failure) == wanted:
@@ -168,20 +175,20 @@ def _first_line(error: BaseException | None) -> str:
     return "" if error is None else f"{type(error).__name__}: {error}".partition("\n")[0]
 
 
-def _why(error: BaseException) -> str:
+def _error_text(error: BaseException) -> str:
     return "".join(traceback.format_exception_only(error)).rstrip()
 
 
-def _in_words(decisions: Sequence[Entry]) -> list[str]:
-    """Name the decisions that differ from the dull ones; equal ones are counted."""
-    counted = Counter(_word(entry) for entry in decisions)
+def _describe_decisions(decisions: Sequence[Entry]) -> list[str]:
+    """Name the decisions that differ from the simplest choice; equal ones are counted."""
+    counted = Counter(_describe_decision(entry) for entry in decisions)
     lines = [f"  {word}" + (f" ({count} times)" if count > 1 else "") for word, count in counted.items()]
     if len(lines) > DECISIONS_SHOWN:
         lines[DECISIONS_SHOWN:] = [f"  ... and {len(lines) - DECISIONS_SHOWN} other kinds"]
     return lines
 
 
-def _word(entry: Entry) -> str:
+def _describe_decision(entry: Entry) -> str:
     label, n, value = entry
     kind, _, rest = label.partition(" ")
     match kind:
@@ -198,7 +205,7 @@ def _word(entry: Entry) -> str:
             return f"{label}: {value} of {n}"
 
 
-def shown(timeline: str) -> list[str]:
+def shorten_timeline(timeline: str) -> list[str]:
     """Return the lines of a timeline, those in the middle left out where there are many."""
     lines = timeline.splitlines()
     if len(lines) > ENTRIES_SHOWN:

@@ -22,9 +22,9 @@ from asynctasq.testing.parameters import check_seconds
 from asynctasq.testing.simulation.checks import Checks, InvariantBroken
 from asynctasq.testing.tape import Entry, Tape
 
-__all__ = ["Program", "RunOptions", "RunParts", "RunResult", "quiet", "run_program"]
+__all__ = ["Program", "RunOptions", "RunParts", "RunResult", "run_program", "silence_log"]
 
-SWARM: Final = (0.0, 1.0, 1.0, 3.0)
+SWARM_FACTORS: Final = (0.0, 1.0, 1.0, 3.0)
 """By what the rate of each kind of fault is multiplied in one run: plans that leave some kinds out find more."""
 
 RUN_LIMITS: Final = Limits(steps_max=300_000)
@@ -99,7 +99,7 @@ def run_program(program: Program, options: RunOptions, tape: Tape, *, trace: boo
         loop.run(_run(program, options, result))
         tape.finish()
     except Exception as error:  # noqa: BLE001 - the failure of user code is what is looked for
-        # What a run does that is no longer the recorded one says nothing.
+        # A run that differs from the recorded one proves nothing.
         result.failure = tape.mismatch or error
     if trace:
         result.trace = loop.trace_digest()
@@ -151,23 +151,27 @@ async def _with_workers(program: Program, parts: RunParts, result: RunResult) ->
 
 
 def _for_this_run(choice: FaultChoice, tape: Tape) -> list[DirectedFault | Faults]:
-    """Let each run have its own mixture: without some of the kinds, with more of others."""
+    """Give each run its own mixture: without some of the kinds, with more of others."""
     return [_mixed(fault, tape) if isinstance(fault, Faults) else fault for fault in as_list(choice)]
 
 
 def _mixed(faults: Faults, tape: Tape) -> Faults:
-    factors = {kind: SWARM[tape.draw(f"swarm {kind}", len(SWARM))] for kind, rate in faults.rates().items() if rate}
+    factors = {
+        kind: SWARM_FACTORS[tape.draw(f"swarm {kind}", len(SWARM_FACTORS))]
+        for kind, rate in faults.rates().items()
+        if rate
+    }
     latency = faults.delays
     if latency is not None:
-        factor = SWARM[tape.draw("swarm latency", len(SWARM))]
+        factor = SWARM_FACTORS[tape.draw("swarm latency", len(SWARM_FACTORS))]
         latency = replace(latency, often=min(1.0, latency.often * factor), rarely=min(1.0, latency.rarely * factor))
         latency = latency if factor else None
     return replace(faults, latency=latency).scaled(**factors)
 
 
 @contextmanager
-def quiet() -> Generator[None]:
-    """Keep asynctasq's warnings of thousands of simulated mishaps out of the log."""
+def silence_log() -> Generator[None]:
+    """Keep the warnings about thousands of simulated failures out of the log."""
     logger = logging.getLogger("asynctasq")
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)

@@ -1,4 +1,4 @@
-"""What the command line says about simulations; the pytest plugin sets it, `simulate` reads it."""
+"""The command line options of simulations: the pytest plugin sets them, `simulate` reads them."""
 
 from dataclasses import dataclass
 

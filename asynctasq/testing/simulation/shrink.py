@@ -1,4 +1,4 @@
-"""Makes a failing run simple: fewer decisions that differ from the dull one, found by zeroing and deleting."""
+"""Makes a failing run simple: fewer decisions that differ from the simplest choice, by zeroing and deleting entries."""
 
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -14,10 +14,10 @@ __all__ = ["Shrunk", "shrink"]
 REAL_NUMBER = 1 << 53
 """A draw of so many choices is one of a number from 0 to 1."""
 
-LATER = 8
+EXTRA_PLACES = 8
 """So many more places of each kind are tried than the failing run had: another schedule may reach them."""
 
-MOVES_MAX = 200
+RELOCATIONS_MAX = 200
 """So many of them are tried at a time."""
 
 WORKER = re.compile(r"^w\d+ ")
@@ -36,7 +36,7 @@ class Shrunk:
 
     @property
     def decisions(self) -> list[Entry]:
-        """The entries that are not the dull choice."""
+        """The entries that are not the simplest choice."""
         return [entry for entry in self.entries if entry[2]]
 
 
@@ -50,7 +50,13 @@ def shrink(entries: Sequence[Entry], still_fails: StillFails, *, runs_max: int =
     try:
         while not complete:
             before = shrinker.cost
-            for attempt in (shrinker.zero, shrinker.zero_labels, shrinker.delete, shrinker.lower, shrinker.straighten):
+            for attempt in (
+                shrinker.zero,
+                shrinker.zero_labels,
+                shrinker.delete,
+                shrinker.lower,
+                shrinker.try_without_schedule,
+            ):
                 attempt()
             complete = shrinker.cost == before
     except _RunsUsedUp:
@@ -59,7 +65,7 @@ def shrink(entries: Sequence[Entry], still_fails: StillFails, *, runs_max: int =
 
 
 class _RunsUsedUp(Exception):
-    """The budget is spent; what was found so far stands."""
+    """The budget is spent; the best tape so far is the result."""
 
 
 def _trimmed(entries: Sequence[Entry]) -> tuple[Entry, ...]:
@@ -80,14 +86,14 @@ def _point(label: str) -> str:
     return WORKER.sub("", label)
 
 
-def _with_one_moved(entries: tuple[Entry, ...], index: int) -> Iterator[tuple[Entry, ...]]:
-    """Yield the entries with one decision in all other places of its kind, and in some later ones."""
+def _with_one_relocated(entries: tuple[Entry, ...], index: int) -> Iterator[tuple[Entry, ...]]:
+    """Yield the entries with one decision moved to every other place of its kind, and to some later ones."""
     label, n, value = entries[index]
-    kin = {entry[0]: None for entry in entries if entry[1] == n and _point(entry[0]) == _point(label)}
-    places = [*entries, *((name, n, 0) for name in kin for _ in range(LATER))]
+    same_kind = {entry[0]: None for entry in entries if entry[1] == n and _point(entry[0]) == _point(label)}
+    places = [*entries, *((name, n, 0) for name in same_kind for _ in range(EXTRA_PLACES))]
     places[index] = (label, n, 0)
     for place, (name, of, taken) in enumerate(places):
-        if place != index and name in kin and of == n and not taken:
+        if place != index and name in same_kind and of == n and not taken:
             yield (*places[:place], (name, n, value), *places[place + 1 :])
 
 
@@ -110,17 +116,17 @@ class _Shrinker:
         """Zero blocks of decisions, large ones first."""
         self._by_blocks(self._zeroed)
 
-    def straighten(self) -> None:
+    def try_without_schedule(self) -> None:
         """Run first come, first served, with one other decision at another moment, or in another worker.
 
-        What must go wrong often needs no schedule: it was only found under one.
+        The failure often needs no particular schedule: it was only found under one.
         """
         scheduled = {index for index, (label, _, value) in enumerate(self.best) if value and label in SCHEDULING}
         if scheduled:
             straight = (*self._zeroed(scheduled), *self._drawn[len(self.best) :])
             decisions = [index for index, entry in enumerate(straight) if entry[2]]
-            moved = (candidate for index in decisions for candidate in _with_one_moved(straight, index))
-            any(self._try(candidate) for candidate in islice(moved, MOVES_MAX))
+            relocated = (candidate for index in decisions for candidate in _with_one_relocated(straight, index))
+            any(self._try(candidate) for candidate in islice(relocated, RELOCATIONS_MAX))
 
     def delete(self) -> None:
         """Delete blocks of decisions: what comes later under the same label moves up."""

@@ -12,24 +12,32 @@ from asynctasq.tasks.options import whole_number
 from asynctasq.testing.clock import VirtualClock
 from asynctasq.testing.errors import TapeMismatch
 from asynctasq.testing.fake_queue import FakeQueue, NotIdle
-from asynctasq.testing.fake_queue.draining import left_text
+from asynctasq.testing.fake_queue.draining import remaining_work_text
 from asynctasq.testing.fake_queue.fake_queue import YEAR_S
 from asynctasq.testing.faults import FaultChoice, FaultPlan, Faults
 from asynctasq.testing.faults.kinds import as_list
 from asynctasq.testing.loop import Limits, Search
 from asynctasq.testing.parameters import check_seconds
-from asynctasq.testing.simulation.checks import InvariantBroken, PromiseBroken
-from asynctasq.testing.simulation.report import Place, SimulationFailed, failure_of, replay_failure
-from asynctasq.testing.simulation.run import RUN_LIMITS, Program, RunOptions, RunParts, RunResult, quiet, run_program
+from asynctasq.testing.simulation.checks import InvariantBroken, PropertyBroken
+from asynctasq.testing.simulation.report import RunningTest, SimulationFailed, describe_failure, describe_replay_failure
+from asynctasq.testing.simulation.run import (
+    RUN_LIMITS,
+    Program,
+    RunOptions,
+    RunParts,
+    RunResult,
+    run_program,
+    silence_log,
+)
 from asynctasq.testing.simulation.settings import current
 from asynctasq.testing.tape import Tape
 from asynctasq.testing.tape.file import read_tape_file
-from asynctasq.testing.tape.owner import current_test, same_test
+from asynctasq.testing.tape.recorded_test import current_test, same_test
 
 __all__ = [
     "DEFAULT_FAULTS",
     "InvariantBroken",
-    "PromiseBroken",
+    "PropertyBroken",
     "Simulation",
     "SimulationFailed",
     "explore",
@@ -49,9 +57,9 @@ DEFAULT_FAULTS: Final = Faults(
     clock_skew=5,
     must_fire=False,
 )
-"""Something of everything; each run mixes its own. Who takes these has asked for none of them by name."""
+"""Some of each kind; each run has its own mixture. Since these are the default, none of them has to happen."""
 
-UNTIL_S: Final = 3600.0
+WITHIN_S: Final = 3600.0
 TROUBLE_S: Final = 600.0
 
 Simulated: TypeAlias = Callable[..., Coroutine[Any, Any, object]]
@@ -59,9 +67,9 @@ T = TypeVar("T")
 
 
 class Simulation:
-    """One run, as its test sees it: workers run from the beginning, and things go wrong until `settle` is through.
+    """One run, as its test sees it: workers run from the beginning, and faults happen until `settle` stops them.
 
-    queue: the FakeQueue all dispatches go to. clock: its virtual clock. faults: what goes wrong, with its counters.
+    queue: the FakeQueue all dispatches go to. clock: its virtual clock. faults: its faults, with their counters.
     rng: chance that replays with the run.
     """
 
@@ -82,7 +90,7 @@ class Simulation:
         """Fail the run as soon as `predicate()` is false: asked now and after everything that happens."""
         self._checks.always(name, predicate)
 
-    def eventually(self, name: str, predicate: Callable[[], bool], *, within: float = UNTIL_S) -> None:
+    def eventually(self, name: str, predicate: Callable[[], bool], *, within: float = WITHIN_S) -> None:
         """Fail the run if `predicate()` has not been true once within so many virtual seconds from now."""
         self._checks.eventually(name, predicate, within)
 
@@ -94,7 +102,7 @@ class Simulation:
         self._checks.sometimes(name, condition)
 
     async def settle(self, *, trouble: float = TROUBLE_S, within: float = YEAR_S) -> None:
-        """Run until nothing is left but dead letters; after `trouble` virtual seconds nothing goes wrong any more.
+        """Run until nothing is left but dead letters; after `trouble` virtual seconds no fault happens any more.
 
         Raises: NotIdle if work is left `within` so many virtual seconds after that.
         """
@@ -106,7 +114,7 @@ class Simulation:
         await engine.until(self._is_quiet, virtual_s_max=trouble)
         engine.stop_faults()
         if not await engine.until(self._is_quiet, virtual_s_max=within):
-            raise NotIdle(left_text(engine, within))
+            raise NotIdle(remaining_work_text(engine, within))
 
     def _is_quiet(self) -> bool:
         return not self._engine.busy and not self._engine.store.pending
@@ -133,32 +141,32 @@ class Explorer:
 
         return program
 
-    def run(self, program: Program, seeds: range, *, whole: bool) -> None:
-        """Run the seeds; `whole` asks for coverage too.
+    def run(self, program: Program, seeds: range, *, check_coverage: bool) -> None:
+        """Run the seeds; `check_coverage` asks for coverage too.
 
         Raises: SimulationFailed at the first seed that fails, shrunk.
         """
         for number, seed in enumerate(seeds, start=1):
-            with quiet():
+            with silence_log():
                 result = run_program(program, self._options, Tape(seed))
             if result.failure is not None:
                 run = f"run {number} of {len(seeds)}"
-                place = Place.current(self._function)
-                failed = failure_of(program, self._options, result, seed=seed, run=run, place=place)
+                test = RunningTest.current(self._function)
+                failed = describe_failure(program, self._options, result, seed=seed, run=run, test=test)
                 raise failed from failed.result.failure
             self._add(result)
-        if whole:
+        if check_coverage:
             self._check_coverage(len(seeds))
 
     def replay(self, program: Program, path: str) -> None:
-        """Run what a tape says.
+        """Run what a tape recorded.
 
         Raises: TapeMismatch for a tape of another test; SimulationFailed if the run fails.
         """
-        _check_owner(path)
+        _check_recorded_test(path)
         result = run_program(program, self._options, Tape.load(path))
         if result.failure is not None:
-            raise replay_failure(result, path) from result.failure
+            raise describe_replay_failure(result, path) from result.failure
 
     def _add(self, result: RunResult) -> None:
         self.fired += result.fired
@@ -196,11 +204,11 @@ def explore(
     must_cover: bool = False,
     replay: str | None = None,
 ) -> Explorer:
-    """Run `function(sim=...)` under many seeds, from any code, or as the tape `replay` says; return what was seen."""
+    """Run `function(sim=...)` under many seeds, from any code, or the recorded run of the tape `replay`."""
     whole_number(runs, "runs", least=1)
     explorer = Explorer(function, options or RunOptions(faults=DEFAULT_FAULTS), name=_name_of(function))
     if replay is None:
-        explorer.run(explorer.program(), range(first_seed, first_seed + runs), whole=must_cover)
+        explorer.run(explorer.program(), range(first_seed, first_seed + runs), check_coverage=must_cover)
     else:
         explorer.replay(explorer.program(), replay)
     return explorer
@@ -240,7 +248,7 @@ def simulate(  # noqa: PLR0913 - one keyword per choice of a test
     """Make a test of an `async def test_x(sim)`: run it under `runs` seeds, with workers, schedules and faults.
 
     faults: by chance or by hand, see `asynctasq.testing.faults`; `()` for none. search: "fifo", "random", "pct", "mix".
-    invariants: check after each run that the queue kept its promises. limits: when a run is given up.
+    invariants: check after each run that the ledger breaks no invariant. limits: when a run ends as a failure.
     Other fixtures of the test work as usual; what they give is shared by all runs. A failure is shrunk and says
     how to see it again; `--simulation-seed N`, `--simulation-runs N` and `--simulation-replay FILE` of pytest
     choose the runs. Called outside of pytest, the test takes `replay="FILE"`.
@@ -267,7 +275,7 @@ def simulate(  # noqa: PLR0913 - one keyword per choice of a test
             explorer = Explorer(function, options, name=_name_of(function))
             tape = None if "replay" in signature.parameters else kwargs.pop("replay", None)
             if tape is None:
-                _run_as_told(explorer, args, kwargs, runs)
+                _run_as_configured(explorer, args, kwargs, runs)
             else:
                 explorer.replay(explorer.program(*args, **kwargs), tape)
 
@@ -287,18 +295,18 @@ def simulate_now(program: Simulated, **choices: Any) -> None:
     simulate(**choices)(program)()
 
 
-def _run_as_told(explorer: Explorer, args: tuple[Any, ...], kwargs: dict[str, Any], runs: int) -> None:
+def _run_as_configured(explorer: Explorer, args: tuple[Any, ...], kwargs: dict[str, Any], runs: int) -> None:
     settings, program = current(), explorer.program(*args, **kwargs)
     if settings.replay is not None:
         explorer.replay(program, settings.replay)
     elif settings.seed is not None:
-        explorer.run(program, range(settings.seed, settings.seed + (settings.runs or 1)), whole=False)
+        explorer.run(program, range(settings.seed, settings.seed + (settings.runs or 1)), check_coverage=False)
     else:
         count = runs if settings.runs is None else settings.runs
-        explorer.run(program, range(count), whole=count >= runs)
+        explorer.run(program, range(count), check_coverage=count >= runs)
 
 
-def _check_owner(path: str) -> None:
+def _check_recorded_test(path: str) -> None:
     recorded, here = read_tape_file(Path(path)).test, current_test()
     if recorded is not None and here is not None and not same_test(recorded, here):
         raise TapeMismatch(f"{path} was recorded by {recorded}, and this is {here}; replay it with that test")

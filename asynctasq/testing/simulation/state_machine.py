@@ -1,4 +1,4 @@
-"""QueueStateMachine: Hypothesis chooses what is dispatched and what goes wrong, the tape chooses the schedules."""
+"""QueueStateMachine: Hypothesis chooses dispatches and faults, the tape chooses the schedules."""
 # ruff: noqa: SLF001
 # pyright: reportPrivateUsage=false
 # Strategies and preconditions are functions of the machine; and a machine is made of a queue's engine.
@@ -21,8 +21,8 @@ from asynctasq.testing.fake_queue.fake_queue import YEAR_S
 from asynctasq.testing.faults import PointFault
 from asynctasq.testing.loop import Search
 from asynctasq.testing.simulation.checks import InvariantBroken
-from asynctasq.testing.simulation.report import shown
-from asynctasq.testing.simulation.run import RUN_LIMITS, quiet
+from asynctasq.testing.simulation.report import shorten_timeline
+from asynctasq.testing.simulation.run import RUN_LIMITS, silence_log
 from asynctasq.testing.strategies import FAULT_KINDS, TaskSource
 from asynctasq.testing.strategies.dispatches import tasks_of
 from asynctasq.testing.strategies.hypothesis import (
@@ -50,8 +50,8 @@ def _of_machine(choose: "Callable[[QueueStateMachine], SearchStrategy[Any]]") ->
     return st.runner().flatmap(choose)
 
 
-def _opening(init: "Callable[..., None]") -> "Callable[..., None]":
-    """Make the `__init__` of a subclass tell if it has forgotten ours, before all else goes wrong for want of it."""
+def _check_init(init: "Callable[..., None]") -> "Callable[..., None]":
+    """Make the `__init__` of a subclass raise if it does not call ours: without it everything else would fail."""
 
     @functools.wraps(init)
     def checked(self: "QueueStateMachine", *args: Any, **kwargs: Any) -> None:
@@ -64,12 +64,12 @@ def _opening(init: "Callable[..., None]") -> "Callable[..., None]":
     return checked
 
 
-_living: "ContextVar[QueueStateMachine | None]" = ContextVar("asynctasq_state_machine", default=None)
+_current_machine: "ContextVar[QueueStateMachine | None]" = ContextVar("asynctasq_state_machine", default=None)
 """The machine of this context that was not torn down yet."""
 
 
 class QueueStateMachine(RuleBasedStateMachine):
-    """A queue with workers in virtual time, for Hypothesis to use, disturb and judge.
+    """A queue with workers in virtual time, which Hypothesis uses, disturbs and checks.
 
     Derive from it, list your `tasks`, add rules and invariants of your own, and write
     `TestShop = ShopMachine.TestCase` for pytest. Code under test that dispatches needs nothing else: all that is
@@ -79,10 +79,10 @@ class QueueStateMachine(RuleBasedStateMachine):
     tasks: what the machine may dispatch: classes, functions decorated with `@task`, or strategies of built tasks
     (`strategies.tasks(Pay, amount=...)`).
     faults: which kinds of faults it may choose, of `strategies.FAULT_KINDS`; `()` for none.
-    faults_max: how many in one example. Two can't take a message to its `max_crashes`, 3 by default, and be given up.
+    faults_max: how many in one example. Two can't make a message a dead letter, whose `max_crashes` is 3 by default.
     delays: for `.delay()` and for how long time passes.
     search: which schedules there are: "fifo", "random", "pct", "mix".
-    settle_within_s: so many virtual seconds, at most, may work take once nothing goes wrong any more.
+    settle_within_s: so many virtual seconds, at most, may work take once no fault happens any more.
     The rest is as for `FakeQueue`.
     """
 
@@ -107,19 +107,19 @@ class QueueStateMachine(RuleBasedStateMachine):
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "__init__" in cls.__dict__:
-            type.__setattr__(cls, "__init__", _opening(cls.__init__))
+            type.__setattr__(cls, "__init__", _check_init(cls.__init__))
         cls._built = st.one_of([tasks_of(source) for source in cls.tasks])
         cls._faults = strategies.faults(of=cls.faults, nth_max=1) if cls.faults else st.nothing()
 
     def __init__(self) -> None:
         super().__init__()
         self._exits = ExitStack()
-        left = _living.get()
+        left = _current_machine.get()
         if left is not None:  # the __init__ of a subclass raised, and nobody tears down what was not made
             left._exits.close()
-        self._struck = 0
-        self._judged = 0
-        self._raised_around = sys.exception()
+        self._faults_used = 0
+        self._entries_checked = 0
+        self._outer_exception = sys.exception()
         self.queue = self._open()
         """The queue all dispatches go to: look at `dispatched()`, `history()`, assert, or use its `_sync` methods."""
         self.clock: VirtualClock = self.queue.clock
@@ -137,7 +137,7 @@ class QueueStateMachine(RuleBasedStateMachine):
         return self._engine.run_sync(what)
 
     def when_settled(self) -> None:
-        """Assert what must hold in the end: nothing goes wrong any more and all work is done. Override it."""
+        """Assert what must hold in the end: no fault happens any more and all work is done. Override it."""
 
     # -- workload --------------------------------------------------------------------------------
 
@@ -161,19 +161,19 @@ class QueueStateMachine(RuleBasedStateMachine):
     # by turning them into such first, and failures come out longer where rules are seldom allowed. Before the first
     # dispatch they are not, or examples in which Hypothesis leaves out dispatches would count.
 
-    @precondition(lambda self: self._begun)
+    @precondition(lambda self: self._has_begun)
     @rule(seconds=_of_machine(lambda machine: machine.delays))
     def advance(self, seconds: float) -> None:
         """Let time pass; what takes longer is still running then."""
         self.queue.advance_sync(seconds=seconds)
 
-    @precondition(lambda self: self._begun)
+    @precondition(lambda self: self._has_begun)
     @rule()
     def run_due(self) -> None:
         """Run what is due, to its end."""
         self.queue.run_due_sync()
 
-    @precondition(lambda self: self._begun)
+    @precondition(lambda self: self._has_begun)
     @rule()
     def run_until_idle(self) -> None:
         """Run everything, retries included."""
@@ -182,48 +182,48 @@ class QueueStateMachine(RuleBasedStateMachine):
     @precondition(lambda self: bool(self._queues_with_dead_letters()))
     @rule(queue=_of_machine(lambda machine: st.sampled_from(machine._queues_with_dead_letters())))
     def redrive(self, queue: str) -> None:
-        """Drive the dead letters of a queue again."""
+        """Redrive the dead letters of a queue."""
         self.run(self._engine.store.redrive(queue, limit=100))
 
-    # -- what goes wrong -------------------------------------------------------------------------
+    # -- faults ---------------------------------------------------------------------------------
 
-    @precondition(lambda self: self._may_strike("crash") and bool(self._busy_workers()))
+    @precondition(lambda self: self._may_inject("crash") and bool(self._busy_workers()))
     @rule(which=st.integers(0, WORKERS_MAX))
     def crash_worker(self, which: int) -> None:
-        """Kill a worker in the midst of what it does, as by kill -9; another one takes its place."""
+        """Kill a worker while it works, as by kill -9; another one takes its place."""
         busy = self._busy_workers()
-        self._struck += 1
+        self._faults_used += 1
         self.run(self._crash(busy[which % len(busy)]))
 
-    @precondition(lambda self: self._begun and self._may_strike())
+    @precondition(lambda self: self._has_begun and self._may_inject())
     @rule(fault=_of_machine(lambda machine: machine._faults))
     def go_wrong(self, fault: PointFault) -> None:
-        """Let a fault strike when its point is reached, now or later."""
-        self._struck += 1
+        """Add a fault that happens when its point is reached, now or later."""
+        self._faults_used += 1
         self.queue.faults.add(fault)
 
-    def _may_strike(self, kind: str | None = None) -> bool:
-        return self._struck < self.faults_max and (kind in self.faults if kind else bool(self.faults))
+    def _may_inject(self, kind: str | None = None) -> bool:
+        return self._faults_used < self.faults_max and (kind in self.faults if kind else bool(self.faults))
 
     async def _crash(self, worker: str) -> None:
         self._engine.crash(worker, "while it was at work")
 
-    # -- judging ---------------------------------------------------------------------------------
+    # -- checking --------------------------------------------------------------------------------
 
-    @precondition(lambda self: len(self.queue.ledger) > self._judged)
+    @precondition(lambda self: len(self.queue.ledger) > self._entries_checked)
     @invariant()
     def the_queue_keeps_its_promises(self) -> None:
-        """Judge all that happened so far."""
-        self._judged = len(self.queue.ledger)
+        """Check all that happened so far."""
+        self._entries_checked = len(self.queue.ledger)
         broken = check(self.queue.ledger, alive=self._engine.store.pending_ids(), exact=True)
         if broken:
             raise InvariantBroken(broken)
 
     def teardown(self) -> None:
-        """Let all work come to its end and judge it; an override must call this."""
+        """Let all work end and check it; an override must call this."""
         failure = sys.exception()
         try:
-            if failure is None or failure is self._raised_around:
+            if failure is None or failure is self._outer_exception:
                 self._settle()
             elif isinstance(failure, Exception) and not isinstance(failure, HypothesisException):
                 self._explain(failure)
@@ -232,7 +232,7 @@ class QueueStateMachine(RuleBasedStateMachine):
             self._exits.close()
 
     def _close_after(self, failure: Exception) -> None:
-        """Close; what that brings to light must not take the place of the failure itself."""
+        """Close; an error while closing must not replace the failure itself."""
         try:
             self._exits.close()
         except SimulationError as error:
@@ -251,18 +251,18 @@ class QueueStateMachine(RuleBasedStateMachine):
 
     def _explain(self, error: Exception) -> None:
         queue = self.queue
-        struck = ", ".join(f"{kind} {times}" for kind, times in queue.faults.fired.items()) or "nothing"
+        happened = ", ".join(f"{kind} {times}" for kind, times in queue.faults.fired.items()) or "nothing"
         lines = [
-            f"schedule seed {queue.seed}, virtual time {queue.clock.elapsed}, went wrong: {struck}",
+            f"schedule seed {queue.seed}, virtual time {queue.clock.elapsed}, faults: {happened}",
             "what happened, in virtual seconds:",
-            *shown(queue.timeline()),
+            *shorten_timeline(queue.timeline()),
         ]
         error.add_note("\n".join(lines))
 
     # -- the queue -------------------------------------------------------------------------------
 
     @property
-    def _begun(self) -> bool:
+    def _has_begun(self) -> bool:
         return bool(self.queue.ledger)
 
     @property
@@ -278,11 +278,11 @@ class QueueStateMachine(RuleBasedStateMachine):
             faults=(),
             freeze_time=self.freeze_time,
         )
-        self._exits.enter_context(quiet())
+        self._exits.enter_context(silence_log())
         self._exits.enter_context(queue)
-        _living.set(self)
-        self._exits.callback(_living.set, None)
-        queue.faults.account_for = False  # a fault that Hypothesis chose need not find its moment
+        _current_machine.set(self)
+        self._exits.callback(_current_machine.set, None)
+        queue.faults.account_for = False  # a fault that Hypothesis chose need not happen
         queue._engine.limits = RUN_LIMITS
         return queue
 

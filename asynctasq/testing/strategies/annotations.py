@@ -1,4 +1,4 @@
-"""From an annotation to values of it that travel; knows plain types and containers, classes are the neighbour's."""
+"""Turns an annotation into a strategy for its values: plain types and containers; `records` has the classes."""
 
 import collections.abc
 import datetime as dt
@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Any, Final, TypeAlias, cast
 
 from asynctasq.testing.strategies.hypothesis import SearchStrategy, st
-from asynctasq.testing.strategies.records import Place, bindings_of, constrained, record_strategy
+from asynctasq.testing.strategies.records import AnnotationContext, bindings_of, constrained, record_strategy
 
 __all__ = ["ANYTHING", "Resolver"]
 
@@ -72,53 +72,53 @@ class Resolver:
     def __init__(self) -> None:
         self._known: dict[object, Values] = {}
 
-    def values(self, annotation: object, place: Place) -> Values:
+    def values(self, annotation: object, context: AnnotationContext) -> Values:
         """Return a strategy for what `annotation` says.
 
-        Raises: NoStrategy naming the place.
+        Raises: NoStrategy naming the path.
         """
         if annotation is None:
             return st.none()
-        if _says_nothing(annotation):
+        if _is_unspecific(annotation):
             return ANYTHING
         if isinstance(annotation, SearchStrategy):
             return _given(annotation)
         if isinstance(annotation, str | typing.ForwardRef):
-            raise place.refuse(f"the name {annotation!r} can't be resolved where it stands")
+            raise context.refuse(f"the name {annotation!r} can't be resolved there")
         if isinstance(annotation, typing.TypeVar):
-            return self._variable(annotation, place)
+            return self._variable(annotation, context)
         wrapped = _wrapped(annotation)
         if wrapped is not None:
-            return self.values(wrapped, place)
+            return self.values(wrapped, context)
         if isinstance(annotation, type) and typing.get_origin(annotation) is None:
-            return self._of_class(annotation, (), place)
-        return self._of_form(annotation, place)
+            return self._of_class(annotation, (), context)
+        return self._of_form(annotation, context)
 
-    def _of_form(self, annotation: object, place: Place) -> Values:
+    def _of_form(self, annotation: object, context: AnnotationContext) -> Values:
         origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
         if origin is typing.Annotated:
-            return self._annotated(arguments, place)
+            return self._annotated(arguments, context)
         if origin in UNIONS:
             ordered = sorted(arguments, key=lambda argument: argument is not type(None))
-            return st.one_of([self.values(argument, place) for argument in ordered])
+            return st.one_of([self.values(argument, context) for argument in ordered])
         if origin is typing.Literal:
             return st.sampled_from(arguments)
         if _is_empty_tuple(annotation):
             return st.just(())
         if isinstance(origin, type):
-            return self._of_class(origin, arguments, place)
-        raise place.refuse(f"{annotation!r} says nothing about values that travel")
+            return self._of_class(origin, arguments, context)
+        raise context.refuse(f"{annotation!r} says nothing about values that travel")
 
-    def _of_class(self, cls: type, arguments: tuple[object, ...], place: Place) -> Values:
+    def _of_class(self, cls: type, arguments: tuple[object, ...], context: AnnotationContext) -> Values:
         if cls in SCALARS:
             return SCALARS[cls]
-        contained = self._container(cls, arguments, place)
+        contained = self._container(cls, arguments, context)
         if contained is not None:
             return contained
-        return self._record(cls, arguments, place)
+        return self._record(cls, arguments, context)
 
-    def _container(self, cls: type, arguments: tuple[object, ...], place: Place) -> Values | None:
-        inner = place.inside("[...]")
+    def _container(self, cls: type, arguments: tuple[object, ...], context: AnnotationContext) -> Values | None:
+        inner = context.inside("[...]")
         if cls is tuple:
             return self._tuple(arguments, inner)
         if cls in DICTS:
@@ -131,19 +131,19 @@ class Resolver:
             return (st.frozensets if cls is frozenset else st.sets)(items, max_size=4)
         return None
 
-    def _hashable(self, annotation: object, place: Place) -> Values:
-        return KEYS if _says_nothing(annotation) else self.values(annotation, place)
+    def _hashable(self, annotation: object, context: AnnotationContext) -> Values:
+        return KEYS if _is_unspecific(annotation) else self.values(annotation, context)
 
-    def _tuple(self, arguments: tuple[object, ...], place: Place) -> Values:
+    def _tuple(self, arguments: tuple[object, ...], context: AnnotationContext) -> Values:
         if not arguments:
             return st.lists(ANYTHING, max_size=4).map(tuple)
         if len(arguments) == 2 and arguments[1] is Ellipsis:
-            return st.lists(self.values(arguments[0], place), max_size=4).map(tuple)
-        return st.tuples(*(self.values(argument, place) for argument in arguments if argument != ()))
+            return st.lists(self.values(arguments[0], context), max_size=4).map(tuple)
+        return st.tuples(*(self.values(argument, context) for argument in arguments if argument != ()))
 
-    def _record(self, cls: type, arguments: tuple[object, ...], place: Place) -> Values:
+    def _record(self, cls: type, arguments: tuple[object, ...], context: AnnotationContext) -> Values:
         """Make values of a class of the application; the memo is what ends a class that holds itself."""
-        bound = place.bound(bindings_of(cls, arguments, place.bindings))
+        bound = context.bound(bindings_of(cls, arguments, context.bindings))
         key = cls, tuple(sorted((str(variable), repr(value)) for variable, value in bound.bindings.items()))
         known = self._known.get(key)
         if known is None:
@@ -152,18 +152,18 @@ class Resolver:
             made.append(record_strategy(cls, bound, self.values))
         return known
 
-    def _annotated(self, arguments: tuple[object, ...], place: Place) -> Values:
+    def _annotated(self, arguments: tuple[object, ...], context: AnnotationContext) -> Values:
         kind, *metadata = arguments
         for item in metadata:
             if isinstance(item, SearchStrategy):
                 return _given(item)
-        return constrained(self.values(kind, place), kind if kind in CONSTRAINED else None, metadata)
+        return constrained(self.values(kind, context), kind if kind in CONSTRAINED else None, metadata)
 
-    def _variable(self, variable: typing.TypeVar, place: Place) -> Values:
-        if variable in place.bindings:
-            return self.values(place.bindings[variable], place.without(variable))
+    def _variable(self, variable: typing.TypeVar, context: AnnotationContext) -> Values:
+        if variable in context.bindings:
+            return self.values(context.bindings[variable], context.without(variable))
         choices = variable.__constraints__ or (variable.__bound__ or Any,)
-        return st.one_of([self.values(choice, place) for choice in choices])
+        return st.one_of([self.values(choice, context) for choice in choices])
 
 
 def _is_empty_tuple(annotation: object) -> bool:
@@ -175,12 +175,12 @@ def _given(strategy: Any) -> Values:
     return cast("Values", strategy)
 
 
-def _says_nothing(annotation: object) -> bool:
+def _is_unspecific(annotation: object) -> bool:
     return annotation is Any or annotation is object
 
 
 def _wrapped(annotation: object) -> object | None:
-    """Return what stands inside a NewType, a type alias, Required and the like; None for others."""
+    """Return the type inside a NewType, a type alias, Required and the like; None for others."""
     if isinstance(annotation, typing.NewType):
         return cast("object", annotation.__supertype__)
     if type(annotation).__name__ == "TypeAliasType":

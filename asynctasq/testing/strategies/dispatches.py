@@ -21,7 +21,7 @@ from asynctasq.testing.faults.points import AFTER_POINTS, BEFORE_POINTS, CRASH_P
 from asynctasq.testing.parameters import TaskReference, check_seconds, task_class_of
 from asynctasq.testing.strategies.annotations import ANYTHING, Resolver
 from asynctasq.testing.strategies.hypothesis import SearchStrategy, st
-from asynctasq.testing.strategies.records import NoStrategy, Place, building, taken_by
+from asynctasq.testing.strategies.records import AnnotationContext, NoStrategy, accepted_by, constructed
 
 __all__ = [
     "FAULT_KINDS",
@@ -40,10 +40,10 @@ Arguments: TypeAlias = dict[str, Any]
 TaskSource: TypeAlias = TaskReference | SearchStrategy[BaseTask[Any]]
 """A task class, a function decorated with `@task`, or a strategy for built tasks."""
 
-LANDMARKS: Final = (30.0, 60.0, 3600.0, 29.999999, 30.000001, 0.000001)
-"""Where something may happen at the same instant: leases end after 30 s by default, retries come after 60."""
+NOTABLE_DELAYS_S: Final = (30.0, 60.0, 3600.0, 29.999999, 30.000001, 0.000001)
+"""Delays at which other things happen at the same instant: leases end after 30 s by default, retries come after 60."""
 SHORT_S: Final = 60
-"""In so many seconds leases end and attempts are in the midst of it; hours only pass."""
+"""Within so many seconds leases end while attempts run."""
 
 # -- time ------------------------------------------------------------------------------------------
 
@@ -55,9 +55,9 @@ def delays(*, least_s: float = 0.000001, most_s: float = 86_400.0) -> SearchStra
     least, most = microseconds(least_s), microseconds(most_s)
     if least > most:
         raise ValueError(f"delays(least_s={least_s}, most_s={most_s}) leaves nothing; least_s must not be above most_s")
-    landmarks = [delay_s for delay_s in LANDMARKS if least <= microseconds(delay_s) <= most]
+    notable = [delay_s for delay_s in NOTABLE_DELAYS_S if least <= microseconds(delay_s) <= most]
     choices = [_whole_seconds(least, min(most, SHORT_S * MICROSECONDS))]
-    choices += [st.sampled_from(landmarks)] if landmarks else []
+    choices += [st.sampled_from(notable)] if notable else []
     choices += [_whole_seconds(least, most), st.integers(least, most).map(lambda value: value / MICROSECONDS)]
     return st.one_of(choices)
 
@@ -84,8 +84,9 @@ def task_arguments(task: TaskReference, /, **given: SearchStrategy[Any]) -> Sear
 
     A parameter with a default is left out at times. `*args` and `**kwargs` stay empty, but for what is `given`.
 
-    Raises: NoStrategy for a parameter whose annotation tells nothing; TypeError for a name that is no parameter (where
-    the constructor takes `**kwargs`, when values are drawn: only the task knows), or for what is no strategy.
+    Raises: NoStrategy for a parameter whose annotation is missing or too general; TypeError for a name that is no
+    parameter (where the constructor takes `**kwargs`, when values are drawn: only the task knows), or for what is no
+    strategy.
     """
     cls = task_class_of(task)
     definition = definition_of(cls)
@@ -97,10 +98,10 @@ def task_arguments(task: TaskReference, /, **given: SearchStrategy[Any]) -> Sear
     resolver, found = Resolver(), dict(given)
     for name in signature.names:
         if name not in given:
-            place = Place(f"{label}.{name}", name)
+            context = AnnotationContext(f"{label}.{name}", name)
             if name not in signature.annotations:
-                raise place.refuse("it has no annotation, or one that can't be resolved outside of a type checker")
-            found[name] = resolver.values(signature.annotations[name], place)
+                raise context.refuse("it has no annotation, or one that can't be resolved outside of a type checker")
+            found[name] = resolver.values(signature.annotations[name], context)
     parameters = signature.inspected.parameters
     always = {name for name, parameter in parameters.items() if parameter.kind is parameter.POSITIONAL_ONLY}
     always |= signature.required | given.keys()
@@ -108,7 +109,7 @@ def task_arguments(task: TaskReference, /, **given: SearchStrategy[Any]) -> Sear
         {name: values for name, values in found.items() if name in always},
         optional={name: values for name, values in found.items() if name not in always},
     )
-    return arguments if signature.known.issuperset(given) else taken_by(cls, arguments, signature)
+    return arguments if signature.known.issuperset(given) else accepted_by(cls, arguments, signature)
 
 
 def _check_strategies(label: str, given: Mapping[str, object]) -> None:
@@ -123,7 +124,9 @@ def tasks(task: TaskReference, /, **given: SearchStrategy[Any]) -> SearchStrateg
     What the constructor refuses with a ValueError is left out.
     """
     cls = task_class_of(task)
-    return building(cls, task_arguments(task, **given), Place(cls.__qualname__, "name"), definition_of(cls).signature)
+    return constructed(
+        cls, task_arguments(task, **given), AnnotationContext(cls.__qualname__, "name"), definition_of(cls).signature
+    )
 
 
 def tasks_of(source: TaskSource) -> SearchStrategy[BaseTask[Any]]:
@@ -175,7 +178,7 @@ def _envelopes() -> SearchStrategy[Envelope]:
 
 CALLS: Final = ("settle", "reserve", "turn", "settle", "reserve", "enqueue", "extend", "wait")
 STEPS: Final = ("before_settle", "mid_attempt", "before_start")
-STUCK_S: Final = (1.0, 5.0, 45.0, 30.0, 29.999999)
+DELAYS_S: Final = (1.0, 5.0, 45.0, 30.0, 29.999999)
 
 
 def _ordered(first: Sequence[str], points: Collection[str]) -> list[str]:
@@ -195,7 +198,7 @@ _MAKERS: Final[Mapping[str, Callable[[_Common], SearchStrategy[Any]]]] = {
     "delay": lambda common: st.builds(
         kinds.Delay,
         at=st.sampled_from(_ordered(("settle:before", "settle:after"), BEFORE_POINTS | AFTER_POINTS)),
-        seconds=st.sampled_from(STUCK_S),
+        seconds=st.sampled_from(DELAYS_S),
         **common,
     ),
     "duplicate": lambda common: st.builds(kinds.Duplicate, **common),
@@ -240,7 +243,7 @@ def fault_plans(
 ) -> SearchStrategy[Sequence[kinds.DirectedFault | kinds.Faults]]:
     """What `FakeQueue(faults=...)` takes: none at all first, then some by hand; with `by_chance`, a `Faults` too.
 
-    A fault that never strikes is no error here: not every plan fits every run.
+    A fault that never happens is no error here: not every plan fits every run.
     """
     whole_number(faults_max, "faults_max", least=0)
     by_hand = st.lists(faults(of=of, tasks=tasks), max_size=faults_max)

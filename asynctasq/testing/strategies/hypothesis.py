@@ -1,4 +1,4 @@
-"""What is used of Hypothesis, which is optional: its neighbours have it from here, so that its absence is told once."""
+"""What is used of Hypothesis, which is optional: imported here, so that one place reports that it is missing."""
 
 from asynctasq.errors import MissingExtra
 

@@ -16,14 +16,22 @@ from asynctasq.errors import AsyncTasqError
 from asynctasq.tasks.signatures import Signature
 from asynctasq.testing.strategies.hypothesis import SearchStrategy, st
 
-__all__ = ["NoStrategy", "Place", "bindings_of", "building", "constrained", "record_strategy", "taken_by"]
+__all__ = [
+    "AnnotationContext",
+    "NoStrategy",
+    "accepted_by",
+    "bindings_of",
+    "constrained",
+    "constructed",
+    "record_strategy",
+]
 
 Values: TypeAlias = SearchStrategy[Any]
 Bindings: TypeAlias = Mapping[object, object]
 NOTHING_BOUND: Final[Bindings] = MappingProxyType({})
 
 REFUSALS_MAX: Final = 100
-"""A constructor that has refused so many values, and taken none, takes none."""
+"""A constructor that has refused so many values, and accepted none, accepts none."""
 
 TEXTUAL: Final = frozenset[object]({str, bytes})
 
@@ -49,23 +57,23 @@ class NoStrategy(AsyncTasqError, TypeError):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Place:
-    """Where an annotation stands: under which parameter, and what type variables mean there."""
+class AnnotationContext:
+    """The context of an annotation: its parameter, the path inside it, and what type variables mean there."""
 
     path: str
     parameter: str
     bindings: Bindings = dataclasses.field(default_factory=lambda: NOTHING_BOUND)
 
-    def inside(self, part: str) -> "Place":
-        """Return the place of a part."""
+    def inside(self, part: str) -> "AnnotationContext":
+        """Return the context of a part."""
         return dataclasses.replace(self, path=f"{self.path}{part}")
 
-    def bound(self, bindings: Bindings) -> "Place":
-        """Return the same place where these type variables mean something."""
+    def bound(self, bindings: Bindings) -> "AnnotationContext":
+        """Return the same context with these type variables bound."""
         return dataclasses.replace(self, bindings=bindings)
 
-    def without(self, variable: object) -> "Place":
-        """Return the same place where `variable` means nothing, so that no variable stands for itself."""
+    def without(self, variable: object) -> "AnnotationContext":
+        """Return the same context with `variable` unbound, so that no variable means itself."""
         return self.bound({key: value for key, value in self.bindings.items() if key is not variable})
 
     def refuse(self, why: str) -> NoStrategy:
@@ -74,73 +82,73 @@ class Place:
         return NoStrategy(f"{self.path}: {why}; pass {given}=strategy, for example {given}=st.just(...)")
 
 
-Resolve: TypeAlias = Callable[[object, Place], Values]
+Resolve: TypeAlias = Callable[[object, AnnotationContext], Values]
 
 
-def record_strategy(cls: type, place: Place, resolve: Resolve) -> Values:
+def record_strategy(cls: type, context: AnnotationContext, resolve: Resolve) -> Values:
     """Return values of a class that the codec rebuilds; `resolve` finds those of its fields.
 
     Raises: NoStrategy for any other class.
     """
     if adapter_for(cls) is not None:
-        raise place.refuse(f"{cls.__qualname__} is a database model, and only your test knows which rows there are")
+        raise context.refuse(f"{cls.__qualname__} is a database model, and only your test knows which rows there are")
     if typing.is_typeddict(cls):
-        return _typed_dict(cls, place, resolve)
+        return _typed_dict(cls, context, resolve)
     kind = kind_of(cls)
     if kind is ENUM:
-        return _members(cast("type[enum.Enum]", cls), place)
+        return _members(cast("type[enum.Enum]", cls), context)
     if kind is URL:
-        return _urls(cls, place)
+        return _urls(cls, context)
     if kind is PYDANTIC:
-        return _pydantic(cls, place, resolve)
+        return _pydantic(cls, context, resolve)
     if kind in (DATACLASS, NAMED_TUPLE):
-        return _by_signature(cls, place, resolve)
-    raise place.refuse(f"{cls} is none of the types that travel")
+        return _by_signature(cls, context, resolve)
+    raise context.refuse(f"{cls} is none of the types that travel")
 
 
-def _by_signature(cls: type, place: Place, resolve: Resolve) -> Values:
+def _by_signature(cls: type, context: AnnotationContext, resolve: Resolve) -> Values:
     """Call a dataclass or named tuple with every argument its constructor declares."""
-    hints = _hints(cls, place)
+    hints = _hints(cls, context)
     fields: dict[str, Values] = {}
     for name, parameter in inspect.signature(cls).parameters.items():
         if parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
             continue
-        inner = place.inside(f".{name}")
+        inner = context.inside(f".{name}")
         if name not in hints:
             raise inner.refuse("it has no annotation")
         fields[name] = resolve(_without_init_var(hints[name]), inner)
-    return building(cls, st.fixed_dictionaries(fields), place)
+    return constructed(cls, st.fixed_dictionaries(fields), context)
 
 
 def _without_init_var(hint: object) -> object:
     return cast("Any", hint).type if isinstance(hint, dataclasses.InitVar) else hint
 
 
-def _pydantic(cls: type, place: Place, resolve: Resolve) -> Values:
+def _pydantic(cls: type, context: AnnotationContext, resolve: Resolve) -> Values:
     known = cast("Mapping[str, Any]", cls.__pydantic_fields__)  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue,reportUnknownMemberType] - kind_of found a BaseModel
     fields: dict[str, Values] = {}
     for name, field in known.items():
         alias = field.validation_alias if isinstance(field.validation_alias, str) else field.alias
         metadata = tuple(field.metadata)
         annotation = typing.Annotated[(field.annotation, *metadata)] if metadata else field.annotation
-        fields[alias or name] = resolve(annotation, place.inside(f".{name}"))
-    return building(cls, st.fixed_dictionaries(fields), place)
+        fields[alias or name] = resolve(annotation, context.inside(f".{name}"))
+    return constructed(cls, st.fixed_dictionaries(fields), context)
 
 
-def _typed_dict(cls: type, place: Place, resolve: Resolve) -> Values:
-    hints = _hints(cls, place)
+def _typed_dict(cls: type, context: AnnotationContext, resolve: Resolve) -> Values:
+    hints = _hints(cls, context)
     needed = cast("frozenset[str]", cls.__required_keys__)  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue,reportUnknownMemberType] - a TypedDict
-    fields = {name: resolve(hint, place.inside(f"[{name!r}]")) for name, hint in hints.items()}
+    fields = {name: resolve(hint, context.inside(f"[{name!r}]")) for name, hint in hints.items()}
     return st.fixed_dictionaries(
         {name: values for name, values in fields.items() if name in needed},
         optional={name: values for name, values in fields.items() if name not in needed},
     )
 
 
-def _members(cls: type[enum.Enum], place: Place) -> Values:
+def _members(cls: type[enum.Enum], context: AnnotationContext) -> Values:
     members = list(cls)
     if not members:
-        raise place.refuse(f"{cls.__qualname__} has no members")
+        raise context.refuse(f"{cls.__qualname__} has no members")
     if issubclass(cls, enum.Flag):
         flags = st.lists(st.sampled_from(members), unique=True)
         return flags.map(lambda chosen: functools.reduce(_both, chosen, cls(0)))
@@ -151,15 +159,15 @@ def _both(one: Any, other: Any) -> Any:
     return one | other
 
 
-def _urls(cls: type, place: Place) -> Values:
+def _urls(cls: type, context: AnnotationContext) -> Values:
     texts = [f"{scheme}://{rest}" for scheme in SCHEMES for rest in ("example.org/", "ada@example.org/a?b=c", "/a/b")]
-    taken = [text for text in texts if _takes(cls, text)]
-    if not taken:
-        raise place.refuse(f"{cls.__qualname__} took none of the URLs that were tried")
-    return st.sampled_from(taken).map(cls)
+    accepted = [text for text in texts if _accepts(cls, text)]
+    if not accepted:
+        raise context.refuse(f"{cls.__qualname__} accepts none of the URLs that were tried")
+    return st.sampled_from(accepted).map(cls)
 
 
-def _takes(cls: type, text: str) -> bool:
+def _accepts(cls: type, text: str) -> bool:
     try:
         cls(text)
     except ValueError:
@@ -167,17 +175,17 @@ def _takes(cls: type, text: str) -> bool:
     return True
 
 
-class _Tally:
-    """How often a constructor took what it was given, and how often it did not."""
+class _Counts:
+    """How many values a constructor accepted and refused."""
 
-    taken = 0
+    accepted = 0
     refused = 0
 
 
-def building(
+def constructed(
     make: Callable[..., Any],
     arguments: SearchStrategy[dict[str, Any]],
-    place: Place,
+    context: AnnotationContext,
     signature: Signature | None = None,
 ) -> Values:
     """Call `make` with these arguments, by place where its `signature` wants so.
@@ -186,21 +194,21 @@ def building(
 
     Raises: NoStrategy, while values are drawn, when it refuses whatever it is given.
     """
-    return _built(make, arguments, place, signature, _Tally()).filter(_was_made)
+    return _built(make, arguments, context, signature, _Counts()).filter(_is_accepted)
 
 
-def taken_by(
+def accepted_by(
     make: Callable[..., Any], arguments: SearchStrategy[dict[str, Any]], signature: Signature
 ) -> SearchStrategy[dict[str, Any]]:
-    """Call `make` with these arguments until it has once taken them: its TypeError tells of a name it does not know."""
-    tally = _Tally()
+    """Call `make` with these arguments until it has accepted some: its TypeError names a parameter it does not have."""
+    counts = _Counts()
 
     def tried(given: dict[str, Any]) -> dict[str, Any]:
-        if not tally.taken:
+        if not counts.accepted:
             args, kwargs = signature.unbind(given)
             with suppress(ValueError):  # of the values, not of their names
                 make(*args, **kwargs)
-                tally.taken += 1
+                counts.accepted += 1
         return given
 
     return arguments.map(tried)
@@ -209,7 +217,7 @@ def taken_by(
 _REFUSED: Final = object()
 
 
-def _was_made(value: object) -> bool:
+def _is_accepted(value: object) -> bool:
     return value is not _REFUSED
 
 
@@ -218,9 +226,9 @@ def _built(
     draw: st.DrawFn,
     make: Callable[..., Any],
     arguments: SearchStrategy[dict[str, Any]],
-    place: Place,
+    context: AnnotationContext,
     signature: Signature | None,
-    tally: _Tally,
+    counts: _Counts,
 ) -> Any:
     given = draw(arguments)
     args, kwargs = ((), given) if signature is None else signature.unbind(given)
@@ -228,12 +236,12 @@ def _built(
         # Through `builds`, so that a failing example is printed as the call that makes it.
         made = draw(st.builds(make, *map(st.just, args), **{name: st.just(value) for name, value in kwargs.items()}))
     except ValueError as error:
-        tally.refused += 1
-        if tally.refused >= REFUSALS_MAX and not tally.taken:
+        counts.refused += 1
+        if counts.refused >= REFUSALS_MAX and not counts.accepted:
             name = getattr(make, "__qualname__", repr(make))
-            raise place.refuse(f"{name} refused {REFUSALS_MAX} values, the last with {error!r}") from error
+            raise context.refuse(f"{name} refused {REFUSALS_MAX} values, the last with {error!r}") from error
         return _REFUSED
-    tally.taken += 1
+    counts.accepted += 1
     return made
 
 
@@ -281,11 +289,11 @@ def _is_finite(value: Any) -> bool:
     return bool(value - value == 0)  # neither infinite nor NaN, of any number
 
 
-def _hints(cls: type, place: Place) -> Mapping[str, Any]:
+def _hints(cls: type, context: AnnotationContext) -> Mapping[str, Any]:
     try:
         return typing.get_type_hints(cls, include_extras=True)
     except (NameError, AttributeError, TypeError, SyntaxError) as error:
-        raise place.refuse(f"the annotations of {cls.__qualname__} can't be resolved ({error})") from error
+        raise context.refuse(f"the annotations of {cls.__qualname__} can't be resolved ({error})") from error
 
 
 def bindings_of(cls: type, arguments: tuple[object, ...], outer: Bindings) -> Bindings:

@@ -1,4 +1,4 @@
-"""The choice tape of a simulation; outside use: the names below, and `file` and `owner` by the other test tools."""
+"""The choice tape of a simulation; use from outside the names below; test tools also `file` and `recorded_test`."""
 
 from asynctasq.testing.tape.tape import Entry, Tape
 

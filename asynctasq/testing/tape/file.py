@@ -1,4 +1,4 @@
-"""The file a choice tape is kept in: JSON, versioned, with a mark of the code that drew it."""
+"""The file a choice tape is kept in: JSON, versioned, with a hash of the code that drew it."""
 
 import functools
 import hashlib
@@ -20,7 +20,7 @@ VERSION = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SavedTape:
-    """What a file holds; `origin` says in words where it comes from if this is not the same code.
+    """What a file holds; `origin` is a text about where it comes from.
 
     test: the node id of the test that recorded it; None if that was not a test, or is not known.
     """

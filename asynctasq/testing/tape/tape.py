@@ -46,7 +46,7 @@ class _Streams(dict[str, Callable[[], float]]):
 class Tape:
     """Draw every decision of one run from one seed, and keep the draws.
 
-    The value 0 is always the dull choice (first in line, no fault, no latency), so that a tape with
+    The value 0 is always the simplest choice (first in line, no fault, no latency), so that a tape with
     more zeros is a simpler run. Seed 0 draws nothing but zeros and keeps no entries.
     """
 
@@ -90,7 +90,7 @@ class Tape:
         return chosen
 
     def uniform_us(self, label: str, low: int, high: int) -> int:
-        """Return whole microseconds in low .. high, both included; `low` is the dull one."""
+        """Return whole microseconds in low .. high, both included; `low` is the simplest."""
         return low + self.draw(label, high - low + 1)
 
     def bytes16(self, label: str) -> bytes:
@@ -184,7 +184,7 @@ class _StrictReplay(Tape):
     def _mismatch(self, index: int, what: str) -> TapeMismatch:
         self.mismatch = TapeMismatch(
             f"at decision {index + 1} of {len(self._entries)} the run {what}: the code, or the Python version, is not "
-            f"the one that recorded this tape{self._origin}; look for the failure anew from seed {self.seed}"
+            f"the one that recorded this tape{self._origin}; look for the failure again from seed {self.seed}"
         )
         return self.mismatch
 
@@ -240,12 +240,12 @@ class TapeRandom(Random):
             population = [item for item, count in zip(population, counts, strict=True) for _ in range(count)]
         if not 0 <= k <= len(population):
             raise ValueError("Sample larger than population or is negative")
-        moved: dict[int, int] = {}
+        swapped: dict[int, int] = {}
         chosen: list[S] = []
         for index in range(k):
             other = index + self._randbelow(len(population) - index)
-            chosen.append(population[moved.get(other, other)])
-            moved[other] = moved.get(index, index)
+            chosen.append(population[swapped.get(other, other)])
+            swapped[other] = swapped.get(index, index)
         return chosen
 
     def seed(self, *args: Any, **kwargs: Any) -> None:
@@ -258,20 +258,20 @@ class TapeRandom(Random):
         raise NotImplementedError("a tape has no state to set; use Tape.replay")
 
     def normalvariate(self, mu: float = 0.0, sigma: float = 1.0) -> float:
-        return self._one_seed().normalvariate(mu, sigma)
+        return self._seeded_random().normalvariate(mu, sigma)
 
     def gauss(self, mu: float = 0.0, sigma: float = 1.0) -> float:
-        return self._one_seed().gauss(mu, sigma)
+        return self._seeded_random().gauss(mu, sigma)
 
     def gammavariate(self, alpha: float, beta: float) -> float:
-        return self._one_seed().gammavariate(alpha, beta)
+        return self._seeded_random().gammavariate(alpha, beta)
 
     def vonmisesvariate(self, mu: float, kappa: float) -> float:
-        return self._one_seed().vonmisesvariate(mu, kappa)
+        return self._seeded_random().vonmisesvariate(mu, kappa)
 
     def binomialvariate(self, n: int = 1, p: float = 0.5) -> int:
-        rng = self._one_seed()
+        rng = self._seeded_random()
         return sum(rng.random() < p for _ in range(n))
 
-    def _one_seed(self) -> Random:
+    def _seeded_random(self) -> Random:
         return Random(self._tape.draw(self._label, 1 << 32))

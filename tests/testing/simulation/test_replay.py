@@ -15,7 +15,7 @@ from asynctasq.testing.errors import TapeMismatch
 from asynctasq.testing.simulation import explore, simulate
 from asynctasq.testing.simulation.run import RunOptions
 from asynctasq.testing.simulation.settings import Settings, set_settings
-from asynctasq.testing.tape.owner import runnable_here, same_test
+from asynctasq.testing.tape.recorded_test import runnable_here, same_test
 
 TESTS = """
 import pytest

@@ -94,7 +94,7 @@ def test_a_task_that_is_not_idempotent_is_found_shrunk_and_shown() -> None:
     assert {"go_wrong", "order"} < set(steps_of(error))
     assert len(steps_of(error)) <= 4
     assert "state.go_wrong(fault=Crash(at='before_settle'" in notes
-    assert re.search(r"schedule seed 0, virtual time 0:00:3\d\.\d+, went wrong: crash 1", notes)
+    assert re.search(r"schedule seed 0, virtual time 0:00:3\d\.\d+, faults: crash 1", notes)
     assert re.search(r"w1 crashed at before_settle of \w{8} attempt 1", notes)
     assert re.search(r"\w{8} dispatched tests.testing.simulation.test_state_machine:Pay", notes)
 

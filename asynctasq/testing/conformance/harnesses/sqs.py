@@ -81,7 +81,7 @@ class Relay:
 
 
 class SQSHarness(DriverHarness):
-    """Queues whose names begin alike; each driver made here looks them up anew, as another process would."""
+    """Queues whose names begin alike; each driver made here looks them up again, as another process would."""
 
     name = "sqs"
     pace = 0.1
@@ -116,7 +116,7 @@ class SQSHarness(DriverHarness):
         self._relay.cut_all()
 
     async def restart_server(self) -> None:
-        raise NotPossible("moto, which stands for SQS, keeps messages in memory only; SQS itself can't be restarted")
+        raise NotPossible("moto, which replaces SQS here, keeps messages in memory only; SQS itself can't be restarted")
 
     async def clean_up(self) -> None:
         session: Any = AioSession()

@@ -1,4 +1,4 @@
-"""Defects of a third hand, who had seen neither what hunts them nor the simulation: they measure the hunt anew.
+"""Defects of a third author, who had seen neither what hunts them nor the simulation: they measure the hunt anew.
 
 Twenty, drawn by chance from forty slips that the sources, the guide and the traps suggest.
 """
@@ -29,16 +29,16 @@ from asynctasq.kernel.retry import Exponential
 from asynctasq.tasks.base import BaseTask
 from tests.mutants.planting import Change, Mutant, planter
 
-__all__ = ["THIRD"]
+__all__ = ["THIRD_AUTHOR"]
 
-THIRD: list[Mutant] = []
-_plant = planter(THIRD)
+THIRD_AUTHOR: list[Mutant] = []
+_plant = planter(THIRD_AUTHOR)
 
 
 def _everywhere(called: str, breaks: str, make: Callable[[Any], Any], *places: tuple[Any, str]) -> None:
     """Enter a defect of something that several modules have by name."""
     changes = tuple(Change(owner=owner, name=name, make=make) for owner, name in places)
-    THIRD.append(Mutant(name=called, breaks=breaks, changes=changes))
+    THIRD_AUTHOR.append(Mutant(name=called, breaks=breaks, changes=changes))
 
 
 # -- decisions -------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The other slips of the second hand's fifty, planted once the hunt had grown for the thirty.
+"""The other slips of the second author's fifty, planted once the hunt had grown for the thirty.
 
 Whoever made it grow knew this list: only what the hunt found of it before is a measure.
 """
@@ -25,10 +25,10 @@ from asynctasq.tasks.base import BaseTask
 from asynctasq.tasks.mode import Mode
 from tests.mutants.planting import Mutant, planter
 
-__all__ = ["SECOND_REST"]
+__all__ = ["SECOND_AUTHOR_REST"]
 
-SECOND_REST: list[Mutant] = []
-_plant = planter(SECOND_REST)
+SECOND_AUTHOR_REST: list[Mutant] = []
+_plant = planter(SECOND_AUTHOR_REST)
 
 
 # -- decisions and attempts ----------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Defects of a second hand, who had seen neither what hunts them nor the simulation: they measure the hunt anew.
+"""Defects of a second author, who had seen neither what hunts them nor the simulation: they measure the hunt anew.
 
 Thirty, drawn by chance from fifty slips that the sources, the guide and the traps suggest.
 """
@@ -39,16 +39,16 @@ from asynctasq.tasks.options import SETTINGS, class_options, seconds
 from asynctasq.tasks.signatures import Signature
 from tests.mutants.planting import Change, Mutant, planter
 
-__all__ = ["SECOND_HAND"]
+__all__ = ["SECOND_AUTHOR"]
 
-SECOND_HAND: list[Mutant] = []
-_plant = planter(SECOND_HAND)
+SECOND_AUTHOR: list[Mutant] = []
+_plant = planter(SECOND_AUTHOR)
 
 
 def _everywhere(called: str, breaks: str, make: Callable[[Any], Any], *places: tuple[Any, str]) -> None:
     """Enter a defect of something that several modules have by name."""
     changes = tuple(Change(owner=owner, name=name, make=make) for owner, name in places)
-    SECOND_HAND.append(Mutant(name=called, breaks=breaks, changes=changes))
+    SECOND_AUTHOR.append(Mutant(name=called, breaks=breaks, changes=changes))
 
 
 # -- decisions -----------------------------------------------------------------------------------
@@ -367,7 +367,7 @@ def _class_true_is_one(original: Any) -> Any:
     return init
 
 
-SECOND_HAND.append(
+SECOND_AUTHOR.append(
     Mutant(
         name="keep_result=True is one second",
         breaks="a bool is an int: what should be kept for a day is gone when it is asked for",

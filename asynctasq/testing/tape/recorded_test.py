@@ -1,29 +1,31 @@
-"""Which test a tape belongs to: as pytest names it while it runs, and found again from another folder."""
+"""Which test recorded a tape: as pytest names it while it runs, and found again from another folder."""
 
 import os
 import re
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-__all__ = ["NoOwner", "current_test", "find_owner", "runnable_here", "same_test"]
+__all__ = ["RecordedTestNotFound", "current_test", "find_recorded_test", "runnable_here", "same_test"]
 
-_GROUP = re.compile(r"(?<=[\w\]])@[\w.-]+$")
+_XDIST_GROUP = re.compile(r"(?<=[\w\]])@[\w.-]+$")
 """What `pytest -n 2 --dist loadgroup` adds to the name of a test."""
 
 
-class NoOwner(LookupError):
+class RecordedTestNotFound(LookupError):
     """None of the tests that were chosen recorded the tape; the text ends a sentence on the one that did."""
 
 
 def current_test() -> str | None:
     """Return the node id of the test that pytest runs now; None outside of pytest."""
     running = os.environ.get("PYTEST_CURRENT_TEST")
-    return None if running is None else _GROUP.sub("", running.rpartition(" (")[0])
+    return None if running is None else _XDIST_GROUP.sub("", running.rpartition(" (")[0])
 
 
 def same_test(one: str, other: str) -> bool:
     """Say whether two node ids mean the same test: files are named from pytest's root, which may be another folder."""
-    (file, _, name), (other_file, _, other_name) = (_GROUP.sub("", node_id).partition("::") for node_id in (one, other))
+    (file, _, name), (other_file, _, other_name) = (
+        _XDIST_GROUP.sub("", node_id).partition("::") for node_id in (one, other)
+    )
     if name != other_name:
         return False
     parts, other_parts = _parts(file), _parts(other_file)
@@ -31,7 +33,7 @@ def same_test(one: str, other: str) -> bool:
     return parts[-shared:] == other_parts[-shared:]
 
 
-def find_owner(recorded: str, node_ids: Iterable[str]) -> str:
+def find_recorded_test(recorded: str, node_ids: Iterable[str]) -> str:
     """Return which of these tests is the recorded one.
 
     Raises: NoOwner if it is not among them, or could be several.
@@ -40,9 +42,11 @@ def find_owner(recorded: str, node_ids: Iterable[str]) -> str:
     if recorded in found:
         return recorded
     if not found:
-        raise NoOwner("which is not among the tests that were chosen; choose it, or replay a tape of theirs")
+        raise RecordedTestNotFound(
+            "which is not among the tests that were chosen; choose it, or replay a tape of theirs"
+        )
     if len(found) > 1:
-        raise NoOwner(f"which may be any of {', '.join(found)}; choose the one that is meant")
+        raise RecordedTestNotFound(f"which may be any of {', '.join(found)}; choose the one that is meant")
     return found[0]
 
 

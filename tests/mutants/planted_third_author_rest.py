@@ -1,4 +1,4 @@
-"""The other slips of the third hand's forty: the twenty that chance left."""
+"""The other slips of the third author's forty: the twenty that chance left."""
 
 from collections.abc import Callable
 from contextvars import Context
@@ -24,16 +24,16 @@ from asynctasq.queue import MessageFactory, Queue
 from asynctasq.tasks.signatures import Signature
 from tests.mutants.planting import Change, Mutant, planter
 
-__all__ = ["THIRD_REST"]
+__all__ = ["THIRD_AUTHOR_REST"]
 
-THIRD_REST: list[Mutant] = []
-_plant = planter(THIRD_REST)
+THIRD_AUTHOR_REST: list[Mutant] = []
+_plant = planter(THIRD_AUTHOR_REST)
 
 
 def _everywhere(called: str, breaks: str, make: Callable[[Any], Any], *places: tuple[Any, str]) -> None:
     """Enter a defect of something that several modules have by name."""
     changes = tuple(Change(owner=owner, name=name, make=make) for owner, name in places)
-    THIRD_REST.append(Mutant(name=called, breaks=breaks, changes=changes))
+    THIRD_AUTHOR_REST.append(Mutant(name=called, breaks=breaks, changes=changes))
 
 
 # -- decisions -------------------------------------------------------------------------------------
