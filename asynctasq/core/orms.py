@@ -10,7 +10,7 @@ import importlib.util
 import os
 import sys
 import tomllib
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from types import TracebackType
@@ -147,7 +147,7 @@ class _DjangoScope(AbstractAsyncContextManager[None]):
             await self._threads.__aexit__(kind, error, trace)
 
 
-def thread_sensitive_call() -> Any:
+def thread_sensitive_call() -> Callable[[Callable[[], Any]], "asyncio.Future[Any]"] | None:
     """Return what starts a blocking call in the thread that Django's tests use; None where Django is not set up.
 
     The rows of a test's transaction are seen there alone; from another thread a task would wait for their locks.
@@ -155,7 +155,12 @@ def thread_sensitive_call() -> Any:
     if DJANGO not in sys.modules or not sys.modules["django.conf"].settings.configured:
         return None
     sync: Any = importlib.import_module("asgiref.sync")
-    return lambda call: asyncio.ensure_future(sync.sync_to_async(call, thread_sensitive=True)())
+
+    def start(call: Callable[[], Any]) -> "asyncio.Future[Any]":
+        future: asyncio.Future[Any] = asyncio.ensure_future(sync.sync_to_async(call, thread_sensitive=True)())
+        return future
+
+    return start
 
 
 def release_thread_connections() -> None:

@@ -51,7 +51,7 @@ async def test_redrive_makes_dead_letters_ready(store: StoreUnderTest) -> None:
     assert sorted((lease.message_id, lease.body) for lease in leases) == [("a", b"a"), ("b", b"b")]
 
 
-@conforms("redrive: attempts and crashes start at 0 again", needs="redrive")
+@conforms("redrive: attempts and crashes start again at 0", needs="redrive")
 async def test_redrive_starts_counting_anew(store: StoreUnderTest) -> None:
     lease = await store.lease("m")
     await store.settle((lease, Release(counted=True, crashed=True)))

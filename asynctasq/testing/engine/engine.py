@@ -6,80 +6,26 @@ from collections.abc import Set as AbstractSet
 from contextvars import Context, copy_context
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
-from asynctasq.clock import Clock
 from asynctasq.core.queue_order import parse_queues
 from asynctasq.core.runtime import SharedLoopRuntime, SimulatedRuntime, WorkerSettings
 from asynctasq.core.worker import Worker
-from asynctasq.drivers.base import Driver, Settlements
 from asynctasq.errors import DriverError
 from asynctasq.kernel.ledger import Entry, Kind
 from asynctasq.testing.clock import VirtualClock
 from asynctasq.testing.engine.application import application_under_test, load_in_real_loop
 from asynctasq.testing.engine.bounded_run import PROGRESS, close_loop, run_to_end
+from asynctasq.testing.engine.options import EngineOptions, FaultHooks
 from asynctasq.testing.engine.process import current_process, install_task_factory
 from asynctasq.testing.engine.store import FakeStore
 from asynctasq.testing.engine.worker_driver import ReserveGate, WorkerDriver, current_worker_driver
 from asynctasq.testing.loop import Limits, Search, SharedLoop, SimulationLoop
 from asynctasq.testing.tape import Tape
 
-__all__ = ["Engine", "EngineOptions", "FaultHooks"]
+__all__ = ["Engine"]
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineOptions:
-    """How many workers, and what they are like. `queues` None means all, in order of their first message."""
-
-    workers: int = 1
-    concurrency: int = 10
-    queues: str | None = None
-    search: Search = "fifo"
-    real_executors: bool = False
-    lease_s: float = 30.0
-    shutdown_timeout_s: float = 30.0
-    real_s_max: float = 60.0
-    chooses: str = ""
-    """What was asked for that needs a simulation's loop, which chooses what runs next."""
-
-    def check_needs_no_simulation(self) -> None:
-        """Raise ValueError for what only the loop of a simulation can do: choose schedules, and faults by chance."""
-        if self.chooses:
-            raise ValueError(
-                f"FakeQueue({self.chooses}) needs the loop of a simulation, which chooses what runs next; on a test's "
-                "own loop asyncio does. Use @simulate, or `with FakeQueue(...)` in a test that is not async; faults by "
-                "hand, such as Crash(at='before_settle'), work here"
-            )
-
-
-class FaultHooks(Protocol):
-    """What injects faults into workers and their calls."""
-
-    def driver(self, worker: str) -> Driver:
-        """Return the store as this worker is to see it."""
-        ...
-
-    def clock(self, worker: str) -> Clock:
-        """Return the clock as this worker is to see it."""
-        ...
-
-    def record_entry(self, worker: str, entry: Entry) -> None:
-        """Record what a worker reports; may kill the worker, also by raising WorkerKilled."""
-        ...
-
-    def record_settled(self, worker: str, settlements: Settlements, lost: AbstractSet[str]) -> None:
-        """Record what was settled without the worker's faulty driver."""
-        ...
-
-    def restart_delay_s(self) -> float:
-        """Return how long it takes to replace a worker that has ended."""
-        ...
-
-    def stop(self) -> None:
-        """Let no fault happen any more."""
-        ...
 
 
 class Engine:

@@ -9,26 +9,24 @@ world outside of the loop, and jumps to the next virtual timer when all of it is
 # pyright: reportPrivateUsage=false
 
 import asyncio
-import sys
-import weakref
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager
-from contextvars import Context, ContextVar, copy_context
-from functools import partial
+from contextvars import Context, copy_context
 from heapq import heappop, heappush
 from types import FrameType
 from typing import Any, Final, TypeVar
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakSet
 
 from asynctasq.kernel.messages import MICROSECONDS
 from asynctasq.testing.clock import VirtualClock
 from asynctasq.testing.errors import LimitExceeded
+from asynctasq.testing.loop.hooks import LoopHooks, virtual_time_of_context
 from asynctasq.testing.loop.report import describe_task
 from asynctasq.testing.loop.waits import Origin, Wait, caller_of_asyncio, runs_application_code, wait_of
 from asynctasq.testing.tape import Tape
 
-__all__ = ["SharedLoop", "shared_loop_of_this_context"]
+__all__ = ["SharedLoop"]
 
 T = TypeVar("T")
 
@@ -40,9 +38,6 @@ _SLEEP: Final = "_set_result_unless_cancelled"
 """What `asyncio.sleep` asks to be called."""
 _DEADLINES: Final = frozenset({"_on_timeout", "_release_waiter"})
 """What `asyncio.timeout`, `wait_for` and `wait` ask to be called: around real work, real time counts as well."""
-
-shared_loop_of_this_context: ContextVar["SharedLoop | None"] = ContextVar("asynctasq_shared_loop", default=None)
-"""The shared loop whose workers the current code runs in; None outside of them."""
 
 
 class VirtualTimer(asyncio.TimerHandle):
@@ -94,7 +89,7 @@ class SharedLoop:
         self._progress_seen = -1
         self._quiet_since = 0.0
         self._jumps = 0
-        self.hooks = _Hooks.of(self.loop)
+        self.hooks = LoopHooks.of(self.loop)
         self.hooks.install()
 
     def abandon(self) -> None:
@@ -135,7 +130,7 @@ class SharedLoop:
     ) -> "asyncio.Task[T]":
         """Make a task whose timers are virtual and that holds virtual time while it works."""
         context = copy_context() if context is None else context
-        context.run(shared_loop_of_this_context.set, self)
+        context.run(virtual_time_of_context.set, self)
         return self.loop.create_task(coro, name=name, context=context)
 
     def call_later(self, delay: float, callback: Any, *args: Any, context: Context | None = None) -> VirtualTimer:
@@ -239,7 +234,7 @@ class SharedLoop:
         return wait
 
     def _listen(self, task: "asyncio.Task[Any]") -> None:
-        waiter: Any = task._fut_waiter  # type: ignore[attr-defined]
+        waiter: Any = getattr(task, "_fut_waiter", None)
         if waiter is not None and waiter not in self._heard:
             self._heard.add(waiter)
             waiter.add_done_callback(self.check_soon)
@@ -307,104 +302,6 @@ class SharedLoop:
         while self._heap and self._heap[0][0] <= when_us:
             heappop(self._heap)[2].fire()
         self.check_soon()
-
-
-class _Hooks:
-    """What is put in the way of one loop while queues share it; it asks only in the contexts of their workers."""
-
-    _known: "WeakKeyDictionary[asyncio.AbstractEventLoop, _Hooks]" = WeakKeyDictionary()
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop: Any = weakref.proxy(loop)
-        self._users = 0
-        self._passing = False
-        self._time: Any = None
-        self._call_later: Any = None
-        self._call_at: Any = None
-        self._factory: Any = None
-
-    @classmethod
-    def of(cls, loop: asyncio.AbstractEventLoop) -> "_Hooks":
-        """Return the hooks of a loop, made once."""
-        hooks = cls._known.get(loop)
-        if hooks is None:
-            hooks = cls._known[loop] = cls(loop)
-        return hooks
-
-    def install(self) -> None:
-        """Put the hooks in place, unless another queue has."""
-        self._users += 1
-        if self._users == 1:
-            loop = self._loop
-            self._time, self._call_later, self._call_at = loop.time, loop.call_later, loop.call_at
-            loop.time, loop.call_later, loop.call_at = self._now, self._later, self._at
-            self._factory = loop.get_task_factory()
-            loop.set_task_factory(self._make_task)
-
-    def uninstall(self) -> None:
-        """Remove the hooks once no queue needs them."""
-        self._users -= 1
-        if self._users == 0:
-            loop = self._loop
-            del loop.time, loop.call_later, loop.call_at
-            if loop.get_task_factory() == self._make_task:
-                loop.set_task_factory(self._factory)
-            self._time = self._call_later = self._call_at = self._factory = None
-
-    def real_time(self) -> float:
-        """Return the loop's own time."""
-        now: float = self._time()
-        return now
-
-    def real_later(self, delay: float, callback: Any, *args: Any, context: Context | None = None) -> Any:
-        """Schedule a callback in real time, whoever asks."""
-        passing, self._passing = self._passing, True  # the loop's own methods call each other by these names
-        try:
-            return self._call_later(delay, callback, *args, context=context)
-        finally:
-            self._passing = passing
-
-    def _shared(self) -> SharedLoop | None:
-        """Return the queue whose virtual time counts for the code that asks the loop, two frames up."""
-        shared = shared_loop_of_this_context.get()
-        if self._passing or shared is None or shared.hooks is not self:
-            return None
-        return None if shared.asked_by(sys._getframe(2)) is Origin.LIBRARY else shared
-
-    def _now(self) -> float:
-        shared = self._shared()
-        return self.real_time() if shared is None else shared.time()
-
-    def _later(self, delay: float, callback: Any, *args: Any, context: Context | None = None) -> Any:
-        if self._passing:
-            return self._call_later(delay, callback, *args, context=context)
-        shared = self._shared()
-        if shared is None:
-            return self.real_later(delay, callback, *args, context=context)
-        return shared.timer_of_task(delay, callback, args, context, self.real_later)
-
-    def _at(self, when: float, callback: Any, *args: Any, context: Context | None = None) -> Any:
-        if self._passing:
-            return self._call_at(when, callback, *args, context=context)
-        shared = self._shared()
-        if shared is None:
-            return self.real_later(when - self.real_time(), callback, *args, context=context)
-        return shared.timer_of_task(when - shared.time(), callback, args, context, self.real_later)
-
-    def _make_task(
-        self, loop: asyncio.AbstractEventLoop, coro: Any, *, context: Context | None = None, **options: Any
-    ) -> Any:
-        shared = shared_loop_of_this_context.get() if context is None else context.get(shared_loop_of_this_context)
-        if context is not None:
-            options["context"] = context
-        make: Any = partial(self._factory, loop) if self._factory else partial(asyncio.Task, loop=loop)
-        task: Any = make(coro, **options) if shared is None else shared.make_task(coro, make, options)
-        if shared is not None and shared.hooks is self and not task.done():
-            shared.tasks[task] = shared.asked_by(sys._getframe(1))
-            task.add_done_callback(shared.tasks.pop)
-            task.add_done_callback(shared.check_soon)
-            shared.check_soon()
-        return task
 
 
 def _make_plainly(coro: Any, make: Callable[..., Any], options: dict[str, Any]) -> Any:
