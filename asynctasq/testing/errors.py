@@ -9,6 +9,7 @@ __all__ = [
     "Deadlock",
     "LimitExceeded",
     "Livelock",
+    "OtherLoopResource",
     "RealWorldAccess",
     "SimulationError",
     "TapeMismatch",
@@ -37,6 +38,10 @@ class LimitExceeded(SimulationError):
 
 class RealWorldAccess(SimulationError):
     """The code under simulation asked the loop for sockets, signals, pipes or child processes."""
+
+
+class OtherLoopResource(SimulationError):
+    """A task used a pool, client or lock that belongs to another event loop than the one it runs on."""
 
 
 class TapeMismatch(SimulationError):

@@ -1,6 +1,6 @@
 """Runs the real worker on a store in memory, in virtual time; use from outside only the names below."""
 
 from asynctasq.testing.engine.engine import Engine
-from asynctasq.testing.engine.options import EngineOptions
+from asynctasq.testing.engine.options import EngineOptions, OnRefusal
 
-__all__ = ["Engine", "EngineOptions"]
+__all__ = ["Engine", "EngineOptions", "OnRefusal"]

@@ -32,7 +32,8 @@ def run_to_end(loop: SimulationLoop, what: Coroutine[Any, Any, T], *, ledger: Se
     Raises: LimitExceeded or Livelock, with what to do, if it does not end.
     """
     stalled = STALLED_STEPS_MAX + STALLED_STEPS_MAX_PER_MESSAGE * messages
-    loop.limits = Limits(steps_max=STEPS_WITHOUT_PROGRESS_MAX, stalled_steps_max=stalled)
+    real_s_max = loop.limits.real_s_max
+    loop.limits = Limits(steps_max=STEPS_WITHOUT_PROGRESS_MAX, stalled_steps_max=stalled, real_s_max=real_s_max)
     last = loop.steps + STEPS_MAX + STEPS_MAX_PER_MESSAGE * messages
     running: asyncio.Task[T] = loop.create_task(what)
     while True:

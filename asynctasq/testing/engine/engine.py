@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from collections.abc import Set as AbstractSet
 from contextvars import Context, copy_context
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -17,9 +16,12 @@ from asynctasq.testing.clock import VirtualClock
 from asynctasq.testing.engine.application import application_under_test, load_in_real_loop
 from asynctasq.testing.engine.bounded_run import PROGRESS, close_loop, run_to_end
 from asynctasq.testing.engine.options import EngineOptions, FaultHooks
-from asynctasq.testing.engine.process import current_process, install_task_factory
+from asynctasq.testing.engine.process import WorkerKilled, current_process, install_task_factory
+from asynctasq.testing.engine.refusals import error_of_test, other_loop_error
 from asynctasq.testing.engine.store import FakeStore
+from asynctasq.testing.engine.waits import Waits
 from asynctasq.testing.engine.worker_driver import ReserveGate, WorkerDriver, current_worker_driver
+from asynctasq.testing.errors import SimulationError
 from asynctasq.testing.loop import Limits, Search, SharedLoop, SimulationLoop
 from asynctasq.testing.tape import Tape
 
@@ -58,29 +60,39 @@ class Engine:
         self.tasks: dict[str, asyncio.Task[None]] = {}
         self.listeners: list[Callable[[Entry], None]] = []
         self.stopping: set[str] = set()
-        self._awaited: list[_Wait] = []
-        self._futures: set[asyncio.Future[bool]] = set()
-        self._check_scheduled = False
+        self.waits = Waits(lambda: self.loop)
+        self._refused: set[str] = set()
+        self.performing = False
         self._context: Context | None = None
         self._workers_made = 0
         self._replacements_due = 0
         self._closing = False
-        self.failure: BaseException | None = None
         self._faults = None if faults is None else faults(self)
-        if self._faults is not None and loop is not None:
-            install_task_factory(loop)
+        if loop is not None:
+            self._prepare(loop)
 
     @property
     def loop(self) -> SimulationLoop | SharedLoop:
         """The loop that workers run in: one of its own, unless code on an ordinary loop was first to run something."""
         if self._loop is None:
             options = self.options
-            self._loop = SimulationLoop(
-                self.tape, clock=self.clock, search=options.search, real_executors=options.real_executors
+            self._loop = loop = SimulationLoop(
+                self.tape,
+                clock=self.clock,
+                search=options.search,
+                real_executors=options.real_executors,
+                limits=Limits(real_s_max=options.real_s_max),
+                real_io=True,
             )
-            if self._faults is not None:
-                install_task_factory(self._loop)
+            loop.may_wait_outside = self._may_wait_outside
+            self._prepare(loop)
         return self._loop
+
+    def _prepare(self, loop: SimulationLoop | SharedLoop) -> None:
+        if isinstance(loop, SimulationLoop):
+            loop.on_refusal = self._on_refusal
+        if self._faults is not None:
+            install_task_factory(loop)
 
     @property
     def limits(self) -> Limits:
@@ -99,9 +111,8 @@ class Engine:
         if shared is None or (isinstance(shared, SharedLoop) and shared.is_closed()):
             self.options.check_needs_no_simulation()
             self._loop = shared = SharedLoop(self.tape, clock=self.clock, real_s_max=self.options.real_s_max)
-            shared.on_stuck = self.fail
-            if self._faults is not None:
-                install_task_factory(shared)
+            shared.on_stuck = self.waits.fail
+            self._prepare(shared)
         if not isinstance(shared, SharedLoop) or shared.loop is not running:
             raise RuntimeError(
                 "this FakeQueue has run tasks on another event loop; use one FakeQueue on one loop "
@@ -117,24 +128,18 @@ class Engine:
 
     def record(self, entry: Entry) -> None:
         """Add an entry to the ledger and notify those who wait for a change."""
+        if entry.kind is Kind.ENDED and entry.error is not None and self.options.on_refusal == "fail_test":
+            foreign = other_loop_error(entry.error)
+            if foreign is not None:
+                self._refuse(foreign, entry.worker)
+        if entry.worker in self._refused:
+            raise WorkerKilled(f"{entry.worker} was stopped: what its task asked for was refused")
         self.ledger.append(entry)
         if isinstance(self._loop, SharedLoop) and entry.kind in PROGRESS:
             self._loop.progress += 1
-        self.notify_change()
+        self.waits.notify_change()
         for listener in self.listeners:
             listener(entry)
-
-    def notify_change(self) -> None:
-        """Check the conditions that are waited for, once all that can happen at this instant has happened."""
-        if self._awaited and not self._check_scheduled:
-            self._check_scheduled = True
-            self.loop.call_at_instant_end(self._check_waiting)
-
-    def _check_waiting(self) -> None:
-        self._check_scheduled = False
-        for awaited in self._awaited:
-            if self.failure is not None or awaited.condition():
-                awaited.finish(True)
 
     def _record_operator_action(self, kind: Kind, message_ids: AbstractSet[str]) -> None:
         """Record what an operator did to stored messages."""
@@ -188,52 +193,32 @@ class Engine:
                 "run tasks inside its `with` block"
             )
 
-    async def until(self, done: Callable[[], bool], *, virtual_s_max: float) -> bool:
-        """Let workers run until `done`, asked at the end of each instant with a change; False after `virtual_s_max`."""
-        awaited = _Wait(done, self._future())
-        timer = self.loop.call_later(virtual_s_max, awaited.finish, False)
-        self._awaited.append(awaited)
-        self.notify_change()
+    async def perform(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run a coroutine as a task of this engine's loop, where virtual time stands still while it works."""
+        self.performing = True
         try:
-            held = await awaited.end
+            result: T = await self.loop.create_task(make(), name="perform")
         finally:
-            timer.cancel()
-            self._awaited.remove(awaited)
-        if self.failure is not None:
-            raise self.failure
-        return held or done()
+            self.performing = False
+        self.waits.raise_failure()
+        return result
 
-    async def until_instant_end(self) -> None:
-        """Let everything happen that can happen at this virtual instant."""
-        rested = self._future()
-        self.loop.call_at_instant_end(_set, rested)
-        await rested
-        if self.failure is not None:
-            raise self.failure
+    def _on_refusal(self, error: SimulationError) -> None:
+        """Let the test fail by what its loop refuses to a task; code of the test itself just gets the error."""
+        driver = current_worker_driver.get()
+        if self.options.on_refusal == "raise_in_task" or (driver is None and not self.performing):
+            return
+        self._refuse(error_of_test(error), "" if driver is None else driver.worker)
 
-    async def until_clock(self, elapsed_s: float) -> None:
-        """Let workers run until the clock shows `elapsed_s`, and all that happens at that instant."""
-        reached = self._future()
-        timer = self.loop.call_at(elapsed_s, _set, reached)
-        try:
-            await reached
-        finally:
-            timer.cancel()
-        await self.until_instant_end()
+    def _refuse(self, error: SimulationError, worker: str) -> None:
+        """End a worker whose task was refused something: that is no attempt, no hook is asked, nothing is settled."""
+        if self.workers.pop(worker, None) is not None:
+            self._refused.add(worker)
+            self.loop.call_at_instant_end(self.tasks[worker].cancel)
+        self.waits.fail(error)
 
-    def fail(self, error: BaseException) -> None:
-        """Let whoever waits for the workers get this error."""
-        self.failure = self.failure or error
-        for future in list(self._futures):
-            if not future.done():
-                future.set_exception(error)
-
-    def _future(self) -> "asyncio.Future[bool]":
-        """Return a future that `fail` ends."""
-        future: asyncio.Future[bool] = self.loop.create_future()
-        self._futures.add(future)
-        future.add_done_callback(self._futures.discard)
-        return future
+    def _may_wait_outside(self) -> bool:
+        return self.performing or self.busy
 
     @property
     def busy(self) -> bool:
@@ -254,7 +239,7 @@ class Engine:
         self._workers_made += 1
         name, faults = f"w{self._workers_made}", self._faults
         inner = self.store if faults is None else faults.driver(name)
-        driver = WorkerDriver(self.store, inner, self.gate, all_queues=self.options.queues is None)
+        driver = WorkerDriver(self.store, inner, self.gate, worker=name, all_queues=self.options.queues is None)
         if faults is not None:
             driver.on_settled = partial(faults.record_settled, name)
         shared = isinstance(self.loop, SharedLoop)
@@ -294,10 +279,10 @@ class Engine:
             if isinstance(error, DriverError) and self._faults is not None:
                 self.crash(name, "gave up on its backend")
             elif error is not None:
-                self.failure = error
+                self.waits.failure = error
             elif self._faults is not None:
                 self._replace_later()
-        self.notify_change()
+        self.waits.notify_change()
 
     def crash(self, name: str, why: str) -> None:
         """Kill a worker: nothing of it reaches the store, no code of it runs any more; another one takes its place."""
@@ -308,7 +293,7 @@ class Engine:
         self.workers.pop(name, None)
         driver.kill()
         self._replace_later()
-        self.notify_change()
+        self.waits.notify_change()
 
     def request_stop(self, name: str, *, immediate: bool = False) -> None:
         """Request a worker to drain; another one takes its place when it has ended."""
@@ -366,21 +351,3 @@ class Engine:
         with loop.running():
             await self.stop_workers()
         await loop.close()
-
-
-def _set(future: "asyncio.Future[bool]") -> None:
-    if not future.done():
-        future.set_result(True)
-
-
-@dataclass(slots=True, eq=False)
-class _Wait:
-    """A condition that is waited for; `end` is True if it held at the end of an instant, False if time ran out."""
-
-    condition: Callable[[], bool]
-    end: asyncio.Future[bool]
-
-    def finish(self, held: bool) -> None:
-        """End the wait; others may have changed the state before the waiting code goes on."""
-        if not self.end.done():
-            self.end.set_result(held)

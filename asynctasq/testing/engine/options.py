@@ -2,14 +2,17 @@
 
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from asynctasq.clock import Clock
 from asynctasq.drivers.base import Driver, Settlements
 from asynctasq.kernel.ledger import Entry
 from asynctasq.testing.loop import Search
 
-__all__ = ["EngineOptions", "FaultHooks"]
+__all__ = ["EngineOptions", "FaultHooks", "OnRefusal"]
+
+OnRefusal = Literal["fail_test", "raise_in_task"]
+"""What becomes of what a test tool refuses to a task."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +27,7 @@ class EngineOptions:
     lease_s: float = 30.0
     shutdown_timeout_s: float = 30.0
     real_s_max: float = 60.0
+    on_refusal: OnRefusal = "fail_test"
     chooses: str = ""
     """What was asked for that needs a simulation's loop, which chooses what runs next."""
 

@@ -67,7 +67,8 @@ class WorkerDriver(Driver, Notifies, Transactional):
     With `queues` None the worker serves every queue there is, in order of their first message.
     """
 
-    def __init__(self, store: FakeStore, inner: Driver, gate: ReserveGate, *, all_queues: bool) -> None:
+    def __init__(self, store: FakeStore, inner: Driver, gate: ReserveGate, *, worker: str, all_queues: bool) -> None:
+        self.worker = worker
         self.capabilities: Capabilities = replace(inner.capabilities, transactional=YES)
         self.clock_offset = 0.0
         self._store = store

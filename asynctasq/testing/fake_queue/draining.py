@@ -161,9 +161,9 @@ class Drain:
             engine.gate.set_open(is_open=True)
             if isinstance(options.scheduled, timedelta):
                 until = engine.clock.monotonic() + options.scheduled.total_seconds()
-                await engine.until_clock(until)
+                await engine.waits.until_clock(until)
             elif jumps:
-                if not await engine.until(self._all_done, virtual_s_max=virtual_s_max):
+                if not await engine.waits.until(self._all_done, virtual_s_max=virtual_s_max):
                     raise NotIdle(remaining_work_text(engine, virtual_s_max))
             else:
                 await self._until_nothing_due(virtual_s_max)
@@ -180,12 +180,12 @@ class Drain:
     async def _until_nothing_due(self, virtual_s_max: float) -> None:
         engine = self._engine
         while True:
-            await engine.until_instant_end()
+            await engine.waits.until_instant_end()
             if not engine.busy and (self._limit_reached() or not engine.store.any_visible()):
                 return
             # Where nobody is busy and yet something is due, no worker can take it now: it takes time until one is back.
             done = self._nobody_busy if engine.busy else self._taken
-            if not await engine.until(done, virtual_s_max=virtual_s_max):
+            if not await engine.waits.until(done, virtual_s_max=virtual_s_max):
                 raise NotIdle(remaining_work_text(engine, virtual_s_max))
 
     def _nobody_busy(self) -> bool:

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from datetime import timedelta
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 from asynctasq.drivers.base import Driver
 from asynctasq.errors import AsyncTasqError
@@ -15,10 +15,10 @@ from asynctasq.kernel.ledger import Entry, timeline
 from asynctasq.queue import MessageFactory
 from asynctasq.tasks.base import BaseTask
 from asynctasq.tasks.dispatching import fake_closed, fake_opened, scoped_dispatcher
+from asynctasq.tasks.options import one_of, whole_number
 from asynctasq.tasks.options import seconds as seconds_of
-from asynctasq.tasks.options import whole_number
 from asynctasq.testing.clock import VirtualClock
-from asynctasq.testing.engine import Engine, EngineOptions
+from asynctasq.testing.engine import Engine, EngineOptions, OnRefusal
 from asynctasq.testing.fake_queue.dispatcher import FakeDispatcher, Filter
 from asynctasq.testing.fake_queue.draining import (
     Drain,
@@ -33,7 +33,7 @@ from asynctasq.testing.fake_queue.draining import (
 )
 from asynctasq.testing.fake_queue.history import AttemptRecord, History
 from asynctasq.testing.fake_queue.outcomes import Outcomes
-from asynctasq.testing.fake_queue.performing import Performed, perform
+from asynctasq.testing.fake_queue.performing import Performed, perform_message
 from asynctasq.testing.fake_queue.recording import Dispatched, Recording, listed
 from asynctasq.testing.faults import FaultChoice, FaultPlan, Faults
 from asynctasq.testing.faults.injector import FaultInjector, seed_of
@@ -75,7 +75,9 @@ class FakeQueue(Outcomes):
     real_executors: real threads and child processes; virtual time stands still meanwhile.
     freeze_time: `datetime.now()` and `time.time()` of the code under test follow the virtual clock.
     strict: work left at the end is an error.
-    real_s_max: on a test's own loop, how many real seconds may pass in which no task begins or ends.
+    real_s_max: how many real seconds may pass in which nothing happens while tasks wait for the outside.
+    on_refusal: what is refused to a task (the network in a simulation, a pool of another loop) fails the test, or,
+    with "raise_in_task", is an exception that the task gets and may handle.
     """
 
     def __init__(  # noqa: PLR0913 - one keyword per choice of a test
@@ -94,11 +96,13 @@ class FakeQueue(Outcomes):
         freeze_time: bool = False,
         strict: bool = False,
         real_s_max: float = 60.0,
+        on_refusal: OnRefusal = "fail_test",
     ) -> None:
         super().__init__()
         whole_number(workers, "workers", least=1)
         whole_number(concurrency, "concurrency", least=1)
         check_seed(seed)
+        one_of(on_refusal, "on_refusal", get_args(OnRefusal))
         self._filter = Filter(
             None if only is None else [task_class_of(task) for task in only], [task_class_of(task) for task in except_]
         )
@@ -112,6 +116,7 @@ class FakeQueue(Outcomes):
             real_executors=real_executors,
             lease_s=seconds_of(lease_s, "lease_s", above_zero=True),
             real_s_max=seconds_of(real_s_max, "real_s_max", above_zero=True),
+            on_refusal=on_refusal,
             chooses=", ".join(name for name, given in choices.items() if given),
         )
         self._seed = seed or seed_of(faults)
@@ -184,6 +189,8 @@ class FakeQueue(Outcomes):
         self._exits.close()
 
     def _check_nothing_left(self, *, failed: bool) -> None:
+        if not failed and not self._engine.waits.failure_raised:
+            self._engine.waits.raise_failure()
         if self._plan is not None and not failed:
             self._plan.check_fired()
         left = self._engine.store.pending_ids()
@@ -350,7 +357,7 @@ class FakeQueue(Outcomes):
 
     async def _perform(self, task: BaseTask[Any], attempt: int) -> Performed:
         message = MessageFactory(clock=self.clock, new_id=self._engine.new_id).message(task)
-        return await perform(self._engine, message, attempt=attempt)
+        return await self._engine.perform(partial(perform_message, self._engine, message, attempt=attempt))
 
 
 def _running_simulation() -> SimulationLoop | None:

@@ -5,15 +5,16 @@ from typing import Any
 
 from asynctasq.core.attempt import AttemptRunner
 from asynctasq.core.in_flight import AttemptCompletion, CompletionFactory, InFlightAttempt, TransactionOutcome
-from asynctasq.core.runtime import SimulatedRuntime, WorkerSettings
+from asynctasq.core.runtime import SharedLoopRuntime, SimulatedRuntime, WorkerSettings
 from asynctasq.core.task_factory import TaskFactory
 from asynctasq.errors import AsyncTasqError
 from asynctasq.kernel.messages import Bury, Complete, Lease, Message, Settlement
 from asynctasq.tasks.base import BaseTask
 from asynctasq.testing.engine import Engine
 from asynctasq.testing.engine.application import application_under_test, load_in_real_loop
+from asynctasq.testing.loop import SharedLoop
 
-__all__ = ["Performed", "perform"]
+__all__ = ["Performed", "perform_message"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,16 +76,17 @@ class _CompletionFactory(CompletionFactory):
         return _Completion(attempt, task)
 
 
-async def perform(engine: Engine, message: Message, *, attempt: int) -> Performed:
+async def perform_message(engine: Engine, message: Message, *, attempt: int) -> Performed:
     """Run `message` as its attempt number `attempt`; nothing is stored or recorded."""
-    runtime = SimulatedRuntime(
+    shared = isinstance(engine.loop, SharedLoop)
+    runtime = (SharedLoopRuntime if shared else SimulatedRuntime)(
         clock=engine.clock,
         rng=engine.tape.random("jitter"),
         name="perform",
         real_executors=engine.options.real_executors,
     )
     application = application_under_test(real_executors=engine.options.real_executors)
-    task_factory = TaskFactory(application, load_in_another_loop=load_in_real_loop)
+    task_factory = TaskFactory(application, load_in_another_loop=None if shared else load_in_real_loop)
     lanes = runtime.lanes(WorkerSettings(application=application), task_factory, threads=1)
     lease = Lease(
         message_id=message.id,

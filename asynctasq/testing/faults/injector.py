@@ -77,7 +77,7 @@ class FaultInjector:
             entry = entry._replace(at=entry.at - skew_s, due_at=entry.due_at and entry.due_at - skew_s)
         match entry.kind:
             case kind if kind in RECORDED_BY_STORE:
-                self._engine.notify_change()
+                self._engine.waits.notify_change()
             case Kind.STARTED:
                 self._task_names[entry.message_id] = entry.detail
                 self._step("before_start", entry)

@@ -4,6 +4,7 @@
 # pyright: reportPrivateUsage=false
 
 import asyncio
+import selectors
 import threading
 import types
 from asyncio import events, futures, tasks
@@ -27,7 +28,7 @@ __all__ = [
 
 if TYPE_CHECKING:
 
-    class BaseLoop(asyncio.BaseEventLoop):
+    class BaseLoop(asyncio.SelectorEventLoop):
         """asyncio's loop with the private attributes that the type stubs leave out.
 
         `_ready` as a simulation fills it: (context, step, args) for a step of a task, (None, handle, ()) for all else.
@@ -42,10 +43,16 @@ if TYPE_CHECKING:
         _exception_handler: Callable[[asyncio.AbstractEventLoop, dict[str, Any]], object] | None
         _task_factory: Callable[..., Any] | None
 
+        _selector: selectors.BaseSelector | None
+        _csock: Any
+
         def _check_closed(self) -> None: ...
+        def _make_self_pipe(self) -> None: ...
+        def _write_to_self(self) -> None: ...
+        def _process_events(self, event_list: list[Any]) -> None: ...
         def _check_default_executor(self) -> None: ...
 else:
-    BaseLoop = asyncio.BaseEventLoop
+    BaseLoop = asyncio.SelectorEventLoop
 
 _tasks = cast("Any", tasks)
 

@@ -27,7 +27,12 @@ class LoopLifecycle(BaseLoop):
     _closed = True  # until it is made, so that one whose arguments are refused is not one left open
 
     def __init__(self) -> None:
-        super().__init__()
+        asyncio.BaseEventLoop.__init__(self)  # a selector is made when it is needed, see RealWorld
+        self._selector = self._ssock = self._csock = None
+        self._internal_fds = 0
+        self._transports: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+        self._signal_handlers: dict[int, Any] = {}
+        self._unix_server_sockets: dict[Any, Any] = {}
         self.unhandled: list[dict[str, Any]] = []
         self._generators: dict[int, weakref.ref[AsyncGenerator[Any, Any]]] = {}
 
@@ -38,6 +43,12 @@ class LoopLifecycle(BaseLoop):
     def _has_ready(self) -> bool:
         """Tell whether something could run at this instant."""
         raise NotImplementedError
+
+    def close(self) -> None:
+        if self._selector is None:
+            asyncio.BaseEventLoop.close(self)
+        else:
+            super().close()
 
     # -- running ---------------------------------------------------------------------------------
 

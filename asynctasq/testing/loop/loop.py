@@ -21,7 +21,7 @@ from asynctasq.testing.loop.inline import InlineCalls, asgiref_result
 from asynctasq.testing.loop.lifecycle import LoopLifecycle
 from asynctasq.testing.loop.limits import Limits
 from asynctasq.testing.loop.outside_work import OutsideWork
-from asynctasq.testing.loop.refusals import RealWorldRefusals
+from asynctasq.testing.loop.real_world import RealWorld
 from asynctasq.testing.loop.report import LoopState, deadlock_text, limit_text, livelock_text
 from asynctasq.testing.loop.search import Search, make_scheduler
 from asynctasq.testing.loop.step_runner import StepRunner
@@ -38,7 +38,7 @@ _STEP: Final = 1 / MICROSECONDS
 _LONGEST_S: Final = 4e12  # some hundred thousand years; in microseconds it fits the trace's 64 bits
 
 
-class SimulationLoop(RealWorldRefusals, LoopLifecycle):
+class SimulationLoop(RealWorld, LoopLifecycle):
     """An asyncio loop that jumps to the next timer when nothing is ready.
 
     Same tape, same program: same run, step for step. `search` says how ready task steps are chosen
@@ -60,6 +60,7 @@ class SimulationLoop(RealWorldRefusals, LoopLifecycle):
         real_executors: bool = False,
         trace: bool = False,
         limits: Limits | None = None,
+        real_io: bool = False,
     ) -> None:
         tape = tape or Tape(0)
         scheduler = make_scheduler(search, tape)
@@ -67,6 +68,8 @@ class SimulationLoop(RealWorldRefusals, LoopLifecycle):
         self.clock = clock or VirtualClock()
         self.tape = tape
         self.limits = limits or Limits()
+        self.real_io = real_io
+        self.may_wait_outside: Callable[[], bool] = _never
         self.steps = 0
         self._ready = deque()
         self._heap: list[tuple[int, int, Timer]] = []
@@ -155,6 +158,11 @@ class SimulationLoop(RealWorldRefusals, LoopLifecycle):
             asgiref_result(handle)
             self._outside.deliver(handle)
         return handle
+
+    def _add_callback(self, handle: events.Handle) -> None:
+        """Make ready what a socket's event calls."""
+        if not handle._cancelled:
+            self._ready.append((None, handle, ()))
 
     def _timer_handle_cancelled(self, handle: events.TimerHandle) -> None:  # noqa: ARG002 - asyncio's signature
         self._cancelled_timers += 1
@@ -288,7 +296,7 @@ class SimulationLoop(RealWorldRefusals, LoopLifecycle):
         while not self._ready and not self._stopping:
             if self._inline is not None:
                 self._inline.check_nesting()
-            if outside.wait():
+            if self._outside_called(outside):
                 outside.collect()
             elif self._at_instant_end:
                 self._ready.extend((None, self._at_instant_end.popleft(), ()) for _ in range(len(self._at_instant_end)))
@@ -298,6 +306,12 @@ class SimulationLoop(RealWorldRefusals, LoopLifecycle):
             elif not outside.wait_in_grace():
                 inline = [] if self._inline is None else self._inline.describe()
                 raise Deadlock(deadlock_text(self._state(), [*inline, *outside.describe()]))
+
+    def _outside_called(self, outside: OutsideWork) -> bool:
+        """Wait in real time for sockets and threads that hold virtual time; False if none does."""
+        if self.may_wait_outside() and self._wait_for_outside(outside.received, outside.is_working):
+            return True
+        return outside.wait()
 
     def _next_timer(self) -> Timer | None:
         heap = self._heap
@@ -366,6 +380,10 @@ class SimulationLoop(RealWorldRefusals, LoopLifecycle):
         self._at_instant_end.clear()
         if self._step_runner is not None:
             self._step_runner.clear()
+
+
+def _never() -> bool:
+    return False
 
 
 def _extreme_us(when: float) -> int:

@@ -61,6 +61,7 @@ class OutsideWork:
         self.received.append(handle)
         with suppress(RuntimeError):  # the loop is awake, or has been woken, already
             self._wake_up.release()
+        self._loop._write_to_self()
 
     def _on_call_done(self, call: "Future[Any]") -> None:
         if not self._loop.is_closed():
@@ -109,6 +110,10 @@ class OutsideWork:
             while not self.received and self._wake_up.acquire(timeout=self._grace_s):
                 pass
         return bool(self.received)
+
+    def is_working(self) -> bool:
+        """Say whether something certainly works for the program."""
+        return self._working()[0]
 
     def describe(self) -> list[str]:
         """Say what each thread and executor call outside is doing."""

@@ -23,7 +23,7 @@ from asynctasq.testing.clock import VirtualClock
 from asynctasq.testing.errors import LimitExceeded
 from asynctasq.testing.loop.hooks import LoopHooks, virtual_time_of_context
 from asynctasq.testing.loop.report import describe_task
-from asynctasq.testing.loop.waits import Origin, Wait, caller_of_asyncio, runs_application_code, wait_of
+from asynctasq.testing.loop.waits import Origin, Wait, WaitReader, caller_of_asyncio, runs_application_code
 from asynctasq.testing.tape import Tape
 
 __all__ = ["SharedLoop"]
@@ -81,6 +81,7 @@ class SharedLoop:
         self._timers = 0
         self._at_instant_end: deque[asyncio.Handle] = deque()
         self._sleeps: WeakSet[Any] = WeakSet()
+        self._waits = WaitReader(tasks=self.tasks, timed=self._sleeps.__contains__)
         self._heard: WeakSet[Any] = WeakSet()
         self._given_up: WeakSet[Any] = WeakSet()
         self._running = 0
@@ -226,7 +227,7 @@ class SharedLoop:
             self._wait_for_the_world(waits, most)
 
     def _wait_of(self, task: "asyncio.Task[Any]") -> Wait:
-        wait = wait_of(task, tasks=self.tasks, timed=self._sleeps.__contains__)
+        wait = self._waits.wait_of(task)
         if wait is Wait.OUTSIDE and self.tasks[task] is Origin.LIBRARY:
             wait = Wait.PERHAPS_OUTSIDE
         if wait is Wait.PERHAPS_OUTSIDE and task._fut_waiter in self._given_up:  # type: ignore[attr-defined]

@@ -7,7 +7,8 @@ import asyncio
 import enum
 import os
 import sysconfig
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import CodeType, FrameType
@@ -17,7 +18,7 @@ import asynctasq
 from asynctasq.testing.loop.report import frames_of
 from asynctasq.testing.loop.threads import closure_variable
 
-__all__ = ["Origin", "Wait", "caller_of_asyncio", "origin_of", "runs_application_code", "wait_of"]
+__all__ = ["Origin", "Wait", "WaitReader", "caller_of_asyncio", "origin_of", "runs_application_code"]
 
 
 class Origin(enum.Enum):
@@ -63,7 +64,7 @@ def origin_of(code: CodeType) -> Origin:
         return Origin.ASYNCIO
     if file.startswith(_OURS):
         return Origin.OURS
-    if file.startswith(("<frozen", _STDLIB)) or any(part in file for part in _INSTALLED):
+    if file.startswith(("<frozen", _STDLIB)) or file.endswith(".pyx") or any(part in file for part in _INSTALLED):
         return Origin.LIBRARY
     return Origin.APPLICATION
 
@@ -90,34 +91,61 @@ def runs_application_code(task: "asyncio.Task[Any]") -> bool:
     return any(origin_of(frame.f_code) is Origin.APPLICATION for frame in frames_of(task.get_coro()))
 
 
-def wait_of(task: "asyncio.Task[Any]", *, tasks: Container[object], timed: Callable[[object], bool]) -> Wait:
-    """Return what a task waits for. `tasks` are the loop's; `timed` says whether a future is set by a virtual timer."""
-    waiter: Any = getattr(task, "_fut_waiter", None)
-    if waiter is None or waiter.done():
-        return Wait.READY
-    return _wait_of_future(waiter, frames_of(task.get_coro()), tasks, timed)
+def _nothing_known(_: object) -> bool:
+    return False
 
 
-def _wait_of_future(
-    future: Any, frames: list[FrameType], tasks: Container[object], timed: Callable[[object], bool]
-) -> Wait:
-    if future.done() or timed(future):
-        return Wait.INSIDE
-    if isinstance(future, asyncio.Task):
-        return Wait.INSIDE if future in tasks else Wait.OUTSIDE
-    inner = _stands_for(future)
-    if inner is not None:
-        return max((_wait_of_future(each, [], tasks, timed) for each in inner), default=Wait.INSIDE)
-    if not frames:
-        return Wait.OUTSIDE
-    code = frames[-1].f_code
-    match origin_of(code):
-        case Origin.ASYNCIO:
-            return _wait_in_asyncio(frames, tasks, timed)
-        case Origin.OURS:
-            return Wait.OUTSIDE if code.co_filename.startswith(_OUR_OUTSIDE) else Wait.INSIDE
-        case _:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaitReader:
+    """Reads what suspended tasks wait for.
+
+    `tasks` are the loop's own; `timed` says whether a future is known to be set by a virtual timer; `sleep` is what
+    an `asyncio.sleep` waits for otherwise.
+    """
+
+    tasks: Container[object]
+    timed: Callable[[object], bool] = _nothing_known
+    sleep: Wait = Wait.PERHAPS_OUTSIDE
+
+    def wait_of(self, task: "asyncio.Task[Any]") -> Wait:
+        """Return what a task waits for."""
+        waiter: Any = getattr(task, "_fut_waiter", None)
+        if waiter is None or waiter.done():
+            return Wait.READY
+        return self._of_future(waiter, frames_of(task.get_coro()))
+
+    def _of_future(self, future: Any, frames: Sequence[FrameType] = ()) -> Wait:
+        if future.done() or self.timed(future):
+            return Wait.INSIDE
+        if isinstance(future, asyncio.Task):
+            return Wait.INSIDE if future in self.tasks else Wait.OUTSIDE
+        inner = _stands_for(future)
+        if inner is not None:
+            return max(map(self._of_future, inner), default=Wait.INSIDE)
+        if not frames:
             return Wait.OUTSIDE
+        code = frames[-1].f_code
+        match origin_of(code):
+            case Origin.ASYNCIO:
+                return self._in_asyncio(frames)
+            case Origin.OURS:
+                return Wait.OUTSIDE if code.co_filename.startswith(_OUR_OUTSIDE) else Wait.INSIDE
+            case _:
+                return Wait.OUTSIDE
+
+    def _in_asyncio(self, frames: Sequence[FrameType]) -> Wait:
+        innermost = frames[-1]
+        file = innermost.f_code.co_filename.removeprefix(_ASYNCIO)
+        if file not in _PRIMITIVES:
+            return Wait.OUTSIDE
+        if file == "tasks.py":
+            if innermost.f_code.co_name == "sleep":
+                return self.sleep
+            awaited = [innermost.f_locals.get("fut"), *(innermost.f_locals.get("fs") or ())]
+            waits = [self._of_future(each) for each in awaited if asyncio.isfuture(each)]
+            if waits:
+                return max(waits)
+        return _of_primitive(frames)
 
 
 def _stands_for(future: Any) -> Iterable[Any] | None:
@@ -131,18 +159,8 @@ def _stands_for(future: Any) -> Iterable[Any] | None:
     return None
 
 
-def _wait_in_asyncio(frames: list[FrameType], tasks: Container[object], timed: Callable[[object], bool]) -> Wait:
-    innermost = frames[-1]
-    file = innermost.f_code.co_filename.removeprefix(_ASYNCIO)
-    if file not in _PRIMITIVES:
-        return Wait.OUTSIDE
-    if file == "tasks.py":
-        if innermost.f_code.co_name == "sleep":
-            return Wait.PERHAPS_OUTSIDE  # not by a virtual timer, which was asked before
-        awaited = [innermost.f_locals.get("fut"), *(innermost.f_locals.get("fs") or ())]
-        waits = [_wait_of_future(each, [], tasks, timed) for each in awaited if asyncio.isfuture(each)]
-        if waits:
-            return max(waits)
+def _of_primitive(frames: Sequence[FrameType]) -> Wait:
+    """Return what a wait for a lock, an event or a queue waits for, by whose code does so."""
     outer = next((frame for frame in reversed(frames) if origin_of(frame.f_code) is not Origin.ASYNCIO), None)
     if outer is None or origin_of(outer.f_code) is not Origin.LIBRARY:
         return Wait.INSIDE

@@ -146,8 +146,7 @@ async def _with_workers(program: Program, parts: RunParts, result: RunResult) ->
         checks.broken.result()
     await running
     checks.finish()
-    if engine.failure is not None:
-        raise engine.failure
+    engine.waits.raise_failure()
 
 
 def _for_this_run(choice: FaultChoice, tape: Tape) -> list[DirectedFault | Faults]:

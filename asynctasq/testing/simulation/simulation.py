@@ -111,9 +111,9 @@ class Simulation:
         engine = self._engine
         engine.start_workers()
         engine.gate.set_open(is_open=True)
-        await engine.until(self._is_quiet, virtual_s_max=trouble)
+        await engine.waits.until(self._is_quiet, virtual_s_max=trouble)
         engine.stop_faults()
-        if not await engine.until(self._is_quiet, virtual_s_max=within):
+        if not await engine.waits.until(self._is_quiet, virtual_s_max=within):
             raise NotIdle(remaining_work_text(engine, within))
 
     def _is_quiet(self) -> bool:

@@ -1,0 +1,76 @@
+"""What a test tool refuses to a task: an error of the test, which the task neither handles nor is retried for."""
+
+import asyncio
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType, TracebackType
+
+from asynctasq.testing.errors import OtherLoopResource, SimulationError
+from asynctasq.testing.loop.waits import Origin, origin_of
+
+__all__ = ["error_of_test", "other_loop_error"]
+
+_SIGNS = ("attached to a different loop", "is bound to a different event loop")
+"""How asyncio says that what is awaited belongs to another loop."""
+
+
+def error_of_test(error: SimulationError) -> SimulationError:
+    """Return the error to report for a refusal: it names the task that runs now, and its line."""
+    task = asyncio.current_task()
+    name = "the code under test" if task is None else task.get_name()
+    return type(error)(f"{error}\n  asked for by {name}, at {_application_line(_frames_up(sys._getframe()))}")  # noqa: SLF001
+
+
+def other_loop_error(error: BaseException) -> OtherLoopResource | None:
+    """Return the error of the test if a task failed because something it used belongs to another event loop."""
+    found = next((each for each in _chain(error) if any(sign in str(each) for sign in _SIGNS)), None)
+    if found is None:
+        return None
+    task = asyncio.current_task()
+    name = "a task" if task is None else task.get_name()
+    frames = [*_frames_down(found.__traceback__)]
+    owner = _package(frames)
+    return OtherLoopResource(
+        f"{name} used {owner} that belongs to another event loop than the one that this FakeQueue runs tasks on, at "
+        f"{_application_line(iter(reversed(frames)))}. A pool, client or lock belongs to the loop that first used it. "
+        "Either let the FakeQueue run on that loop, by `async with FakeQueue()` in an async test of the same loop "
+        "scope, or make it in the task itself, or without keeping connections (SQLAlchemy's NullPool).\n"
+        f"  asyncio said: {found}"
+    )
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _frames_down(traceback: TracebackType | None) -> Iterator[FrameType]:
+    while traceback is not None:
+        yield traceback.tb_frame
+        traceback = traceback.tb_next
+
+
+def _frames_up(frame: FrameType | None) -> Iterator[FrameType]:
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def _application_line(frames: Iterator[FrameType]) -> str:
+    for frame in frames:
+        if origin_of(frame.f_code) is Origin.APPLICATION:
+            return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+    return "a place in no file of the application"
+
+
+def _package(frames: list[FrameType]) -> str:
+    """Return whose resource it was: the innermost installed package that was at work."""
+    for frame in reversed(frames):
+        parts = Path(frame.f_code.co_filename).parts
+        if origin_of(frame.f_code) is Origin.LIBRARY and "site-packages" in parts:
+            return f"a resource of {parts[parts.index('site-packages') + 1].removesuffix('.py')}"
+    return "a future, lock or connection"
