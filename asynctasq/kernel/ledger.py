@@ -181,26 +181,27 @@ def check(
     return [
         Violation(invariant=name, message_id=history.message_id, text=text)
         for whole in message_histories(entries).values()
-        for history in _split_at_redrives(whole)
+        for history in _split_into_lives(whole)
         for name, invariant in invariants.items()
         for text in invariant(history, alive, tolerance_s + RESOLUTION_S)
     ]
 
 
-def _split_at_redrives(history: MessageHistory) -> Iterator[MessageHistory]:
-    """Split a history at every redrive, which starts over as a dispatch does."""
-    if not history.of(Kind.REDRIVEN):
+def _split_into_lives(history: MessageHistory) -> Iterator[MessageHistory]:
+    """Split a history at every redrive, and where an id is dispatched again whose message was completed or removed."""
+    if not history.of(Kind.REDRIVEN) and len(history.of(Kind.DISPATCHED)) < 2:
         yield history
         return
     life: list[Entry] = []
-    limit = 0
+    limit, gone = 0, False
     for entry in history.entries:
         limit = max(limit, entry.max_attempts)
-        if entry.kind is Kind.REDRIVEN:
+        if entry.kind is Kind.REDRIVEN or (entry.kind is Kind.DISPATCHED and gone):
             yield replace(history, entries=life)
-            life = [entry._replace(kind=Kind.DISPATCHED, max_attempts=limit)]
+            life, gone = [entry._replace(kind=Kind.DISPATCHED, max_attempts=limit)], False
         else:
             life.append(entry)
+            gone = gone or entry.kind is Kind.REMOVED or (entry.kind is Kind.SETTLED and entry.detail == "complete")
     yield replace(history, entries=life)
 
 

@@ -136,6 +136,14 @@ def test_what_goes_wrong_after_a_redrive_is_found(history: list[Entry], invarian
     assert any(violation.invariant.startswith(invariant) for violation in check(history))
 
 
+def test_an_id_dispatched_again_after_its_completion_begins_a_new_message() -> None:
+    again = [dispatched(10), reserved(11, "2"), started(11, "2"), settled(12, "2", "complete")]
+    while_it_ran = [*GOOD[:3], dispatched(1.5), GOOD[3], *again[1:]]
+
+    assert check([*GOOD, *again]) == []
+    assert "settled for good once" in {violation.invariant for violation in check(while_it_ran)}
+
+
 def test_what_was_removed_by_hand_is_not_lost() -> None:
     assert check([dispatched(), Entry(1, Kind.REMOVED, M)]) == []
 

@@ -171,17 +171,19 @@ class InlineLanes:
             return call()
 
     async def run_in_process(self, request: Request, timeout_s: float | None) -> Reply:
-        async def run_blocking(call: Callable[[], Reply]) -> Reply:
-            return cast("Reply", await self.run_blocking(call, None, what=request.message_id))
-
         try:
             async with asyncio.timeout(timeout_s) as scope:
-                reply = await serve(Request.decode(request.encode()), self._task_factory, run_blocking)
+                reply = await serve(Request.decode(request.encode()), self._task_factory, self._reply_of)
         except TimeoutError as error:
             raise TaskTimeoutError(f"ran longer than {timeout_s} s; its process was killed") from error
         if scope.expired():
             raise TaskTimeoutError(f"ran longer than {timeout_s} s; its process was killed")
         return Reply.decode(reply.encode())
+
+    async def _reply_of(self, call: Callable[[], Reply]) -> Reply:
+        """Run what a child process would run, where it may block."""
+        with without_running_loop():
+            return call()
 
     async def stop_processes(self) -> None:
         """Do nothing: what runs in the loop is cancelled with its attempt."""
@@ -199,6 +201,9 @@ class LocalLanes(InlineLanes):
 
     async def run_blocking(self, call: Callable[[], object], timeout_s: float | None, *, what: str) -> object:
         return await self._calls.run(call, timeout_s, what=what)
+
+    async def _reply_of(self, call: Callable[[], Reply]) -> Reply:
+        return cast("Reply", await self._calls.run(call, None, what="a task of a child process"))
 
     def close(self) -> None:
         self._calls.close()

@@ -8,6 +8,7 @@ from typing import Any
 from asynctasq.testing.loop.loop import SimulationLoop
 from asynctasq.testing.loop.shared import SharedLoop
 from asynctasq.testing.loop.tasks import close_in_context
+from asynctasq.testing.loop.waits import set_by_test_tools
 
 __all__ = ["ProcessCoroutine", "SimulatedProcess", "WorkerKilled", "current_process", "install_task_factory"]
 
@@ -54,6 +55,7 @@ class SimulatedProcess:
         """Return what a task of a paused worker waits for."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(future)
+        set_by_test_tools.add(future)
         return future
 
     def close_suspended(self) -> None:

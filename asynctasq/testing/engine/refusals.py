@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType, TracebackType
 
+from asynctasq.core.current_task import running_task
+from asynctasq.tasks.definition import definition_of, task_id_of
 from asynctasq.testing.errors import OtherLoopResource, SimulationError
 from asynctasq.testing.loop.waits import Origin, origin_of
 
@@ -17,9 +19,8 @@ _SIGNS = ("attached to a different loop", "is bound to a different event loop")
 
 def error_of_test(error: SimulationError) -> SimulationError:
     """Return the error to report for a refusal: it names the task that runs now, and its line."""
-    task = asyncio.current_task()
-    name = "the code under test" if task is None else task.get_name()
-    return type(error)(f"{error}\n  asked for by {name}, at {_application_line(_frames_up(sys._getframe()))}")  # noqa: SLF001
+    line = _application_line(_frames_up(sys._getframe()))  # noqa: SLF001
+    return type(error)(f"{error}\n  asked for by {_running_task()}, at {line}")
 
 
 def other_loop_error(error: BaseException) -> OtherLoopResource | None:
@@ -27,17 +28,23 @@ def other_loop_error(error: BaseException) -> OtherLoopResource | None:
     found = next((each for each in _chain(error) if any(sign in str(each) for sign in _SIGNS)), None)
     if found is None:
         return None
-    task = asyncio.current_task()
-    name = "a task" if task is None else task.get_name()
     frames = [*_frames_down(found.__traceback__)]
     owner = _package(frames)
+    line = _application_line(iter(reversed(frames)))
     return OtherLoopResource(
-        f"{name} used {owner} that belongs to another event loop than the one that this FakeQueue runs tasks on, at "
-        f"{_application_line(iter(reversed(frames)))}. A pool, client or lock belongs to the loop that first used it. "
-        "Either let the FakeQueue run on that loop, by `async with FakeQueue()` in an async test of the same loop "
-        "scope, or make it in the task itself, or without keeping connections (SQLAlchemy's NullPool).\n"
-        f"  asyncio said: {found}"
+        f"{_running_task()} used {owner} that belongs to another event loop than the one that this FakeQueue runs "
+        f"tasks on, at {line}. A pool, client or lock belongs to the loop that first used it. Either let the FakeQueue "
+        "run on that loop, by `async with FakeQueue()` in an async test of the same loop scope, or make it in the task "
+        f"itself, or without keeping connections (SQLAlchemy's NullPool).\n  asyncio said: {found}"
     )
+
+
+def _running_task() -> str:
+    task = running_task.get()
+    if task is not None:
+        return f"{definition_of(type(task)).name} (message {task_id_of(task)})"
+    current = asyncio.current_task()
+    return "the code under test" if current is None else current.get_name()
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

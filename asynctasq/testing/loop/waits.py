@@ -13,12 +13,25 @@ from functools import lru_cache
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, Final
+from weakref import WeakSet
 
 import asynctasq
 from asynctasq.testing.loop.report import frames_of
 from asynctasq.testing.loop.threads import closure_variable
 
-__all__ = ["Origin", "Wait", "WaitReader", "caller_of_asyncio", "origin_of", "runs_application_code"]
+__all__ = [
+    "Origin",
+    "Wait",
+    "WaitReader",
+    "caller_of_asyncio",
+    "origin_of",
+    "runs_application_code",
+    "set_by_test_tools",
+]
+
+
+set_by_test_tools: WeakSet[Any] = WeakSet()
+"""Futures that a test tool will set, whatever the code that awaits them looks like."""
 
 
 class Origin(enum.Enum):
@@ -115,23 +128,18 @@ class WaitReader:
         return self._of_future(waiter, frames_of(task.get_coro()))
 
     def _of_future(self, future: Any, frames: Sequence[FrameType] = ()) -> Wait:
-        if future.done() or self.timed(future):
+        if future.done() or future in set_by_test_tools or self.timed(future):
             return Wait.INSIDE
         if isinstance(future, asyncio.Task):
             return Wait.INSIDE if future in self.tasks else Wait.OUTSIDE
+        code = frames[-1].f_code if frames else None
+        origin = None if code is None else origin_of(code)
+        if code is not None and origin is Origin.OURS and not code.co_filename.startswith(_OUR_OUTSIDE):
+            return Wait.INSIDE
         inner = _stands_for(future)
         if inner is not None:
             return max(map(self._of_future, inner), default=Wait.INSIDE)
-        if not frames:
-            return Wait.OUTSIDE
-        code = frames[-1].f_code
-        match origin_of(code):
-            case Origin.ASYNCIO:
-                return self._in_asyncio(frames)
-            case Origin.OURS:
-                return Wait.OUTSIDE if code.co_filename.startswith(_OUR_OUTSIDE) else Wait.INSIDE
-            case _:
-                return Wait.OUTSIDE
+        return self._in_asyncio(frames) if origin is Origin.ASYNCIO else Wait.OUTSIDE
 
     def _in_asyncio(self, frames: Sequence[FrameType]) -> Wait:
         innermost = frames[-1]
