@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 # pytest loads the plugin beside this file in every project, used or not: importing this package must cost little.
 _NAMES_IN = {
     "clock": "VirtualClock",
-    "fake_queue": "AttemptRecord Dispatched DrainResult FakeQueue History NestedFakeError NotIdle Performed Recording",
+    "fake_queue": "AttemptRecord Dispatched DrainResult FakeQueue History NestedFakeError NotIdle Performed Recording "
+    "perform",
     "faults": "Crash Delay Duplicate ExpireLease FailAfter FailBefore FaultyDriver",
     "faults.kinds": "Faults Latency LoseReply SkewClock Stop",
     "simulation": "Simulation SimulationFailed simulate",
@@ -35,5 +36,5 @@ __all__ = [
     "AttemptRecord", "Crash", "Delay", "Dispatched", "DrainResult", "Duplicate", "ExpireLease", "FailAfter",
     "FailBefore", "FakeQueue", "Faults", "FaultyDriver", "History", "Latency", "LoseReply", "NestedFakeError",
     "NotIdle", "Performed", "QueueStateMachine", "Recording", "Simulation", "SimulationFailed", "SkewClock", "Stop",
-    "VirtualClock", "simulate",
+    "VirtualClock", "perform", "simulate",
 ]  # fmt: skip

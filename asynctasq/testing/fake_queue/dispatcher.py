@@ -51,7 +51,7 @@ class FakeDispatcher(Dispatcher[BaseTask[Any]]):
     """Records dispatches and stores their messages; lets through what is not faked."""
 
     def __init__(self, engine: Engine, chosen: Filter, add: Callable[[Dispatched], None]) -> None:
-        self._engine = engine
+        self.engine = engine
         self._chosen = chosen
         self._add = add
         self._factory = MessageFactory(clock=engine.clock, new_id=engine.new_id)
@@ -94,7 +94,7 @@ class FakeDispatcher(Dispatcher[BaseTask[Any]]):
         if driver is not None and driver.is_killed:
             raise DriverUnavailable("this simulated worker has crashed; nothing of it reaches the queue")
         messages = self._messages(tasks)
-        self._engine.store.enqueue_now(messages)
+        self.engine.store.enqueue_now(messages)
         return _by_task(tasks, [message.id for message in messages])
 
     def _messages(self, tasks: Sequence[BaseTask[Any]]) -> list[Message]:
@@ -107,11 +107,11 @@ class FakeDispatcher(Dispatcher[BaseTask[Any]]):
 
     def _record(self, stored: Sequence[str]) -> None:
         """Note what the store has just taken, at that instant: the reply may be lost."""
-        now, at_s = self._engine.clock.now(), self._engine.clock.monotonic()
+        now, at_s = self.engine.clock.now(), self.engine.clock.monotonic()
         for message_id in stored:
             cls, message, max_attempts = self._unstored.pop(message_id)
             self._add(Dispatched(task=cls, message=message, at_s=at_s))
-            self._engine.record(
+            self.engine.record(
                 Entry(
                     now,
                     Kind.DISPATCHED,

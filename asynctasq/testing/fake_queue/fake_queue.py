@@ -12,7 +12,6 @@ from typing import Any, Self, get_args
 from asynctasq.drivers.base import Driver
 from asynctasq.errors import AsyncTasqError
 from asynctasq.kernel.ledger import Entry, timeline
-from asynctasq.queue import MessageFactory
 from asynctasq.tasks.base import BaseTask
 from asynctasq.tasks.dispatching import fake_closed, fake_opened, scoped_dispatcher
 from asynctasq.tasks.options import one_of, whole_number
@@ -33,7 +32,7 @@ from asynctasq.testing.fake_queue.draining import (
 )
 from asynctasq.testing.fake_queue.history import AttemptRecord, History
 from asynctasq.testing.fake_queue.outcomes import Outcomes
-from asynctasq.testing.fake_queue.performing import Performed, perform_message
+from asynctasq.testing.fake_queue.performing import Performed, perform_task
 from asynctasq.testing.fake_queue.recording import Dispatched, Recording, listed
 from asynctasq.testing.faults import FaultChoice, FaultPlan, Faults
 from asynctasq.testing.faults.injector import FaultInjector, seed_of
@@ -356,8 +355,21 @@ class FakeQueue(Outcomes):
         return summarise(entries, engine.clock.elapsed - started)
 
     async def _perform(self, task: BaseTask[Any], attempt: int) -> Performed:
-        message = MessageFactory(clock=self.clock, new_id=self._engine.new_id).message(task)
-        return await self._engine.perform(partial(perform_message, self._engine, message, attempt=attempt))
+        return await perform_task(self._engine, task, attempt=attempt)
+
+
+async def perform(task: BaseTask[Any], *, attempt: int = 1) -> Performed:
+    """Run one task on the loop of the test as a worker would in its attempt number `attempt`, hooks included.
+
+    There is no queue: nothing is stored, and what the task dispatches goes to the FakeQueue that is open, or nowhere.
+    """
+    dispatcher = scoped_dispatcher.get()
+    number = whole_number(attempt, "attempt", least=1)
+    if isinstance(dispatcher, FakeDispatcher):
+        engine = dispatcher.engine
+        return await engine.run(perform_task(engine, _instance(task), attempt=number))
+    async with FakeQueue() as queue:
+        return await queue.perform(task, attempt=attempt)
 
 
 def _running_simulation() -> SimulationLoop | None:

@@ -1,6 +1,7 @@
 """One task run as the worker would, without a queue: the real attempt, codec and hooks."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from asynctasq.core.attempt import AttemptRunner
@@ -9,12 +10,13 @@ from asynctasq.core.runtime import SharedLoopRuntime, SimulatedRuntime, WorkerSe
 from asynctasq.core.task_factory import TaskFactory
 from asynctasq.errors import AsyncTasqError
 from asynctasq.kernel.messages import Bury, Complete, Lease, Message, Settlement
+from asynctasq.queue import MessageFactory
 from asynctasq.tasks.base import BaseTask
 from asynctasq.testing.engine import Engine
 from asynctasq.testing.engine.application import application_under_test, load_in_real_loop
 from asynctasq.testing.loop import SharedLoop
 
-__all__ = ["Performed", "perform_message"]
+__all__ = ["Performed", "perform_task"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +78,13 @@ class _CompletionFactory(CompletionFactory):
         return _Completion(attempt, task)
 
 
-async def perform_message(engine: Engine, message: Message, *, attempt: int) -> Performed:
+async def perform_task(engine: Engine, task: BaseTask[Any], *, attempt: int) -> Performed:
+    """Run `task` as its attempt number `attempt` on the engine's loop; nothing is stored or recorded."""
+    message = MessageFactory(clock=engine.clock, new_id=engine.new_id).message(task)
+    return await engine.perform(partial(_perform, engine, message, attempt=attempt))
+
+
+async def _perform(engine: Engine, message: Message, *, attempt: int) -> Performed:
     """Run `message` as its attempt number `attempt`; nothing is stored or recorded."""
     shared = isinstance(engine.loop, SharedLoop)
     runtime = (SharedLoopRuntime if shared else SimulatedRuntime)(
