@@ -1,12 +1,15 @@
 """The virtual clock of one simulation or one FakeQueue, which moves only when it is called; never a global."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from asynctasq.clock import Clock
+from asynctasq.errors import MissingExtra
 from asynctasq.kernel.messages import MICROSECONDS, microseconds
 
-__all__ = ["EPOCH", "VirtualClock"]
+__all__ = ["EPOCH", "VirtualClock", "frozen_to"]
 
 EPOCH = datetime(2020, 1, 1, tzinfo=UTC)
 _UNIX = datetime(1970, 1, 1, tzinfo=UTC)
@@ -117,3 +120,39 @@ class _SkewedClock:
 
     def monotonic(self) -> float:
         return self._clock.monotonic()
+
+
+@contextmanager
+def frozen_to(clock: VirtualClock) -> Generator[None]:
+    """Freeze the wall clock to `clock` and move it whenever the clock moves.
+
+    freezegun replaces the functions in every imported module, so the whole process sees virtual
+    time meanwhile: one frozen simulation at a time, and entering takes milliseconds. asyncio's own
+    loops keep real time; `time.sleep` really sleeps.
+
+    Raises: MissingExtra if freezegun is not installed.
+    """
+    frozen: Any
+    with _freezegun().freeze_time(clock.utc().replace(tzinfo=None), real_asyncio=True) as frozen:
+        frozen_us = clock.elapsed_us
+
+        def follow(elapsed_us: int) -> None:
+            nonlocal frozen_us
+            frozen.tick(timedelta(microseconds=elapsed_us - frozen_us))
+            frozen_us = elapsed_us
+
+        unwatch = clock.watch(follow)
+        try:
+            yield
+        finally:
+            unwatch()
+
+
+def _freezegun() -> Any:
+    try:
+        import freezegun
+    except ImportError as error:
+        raise MissingExtra(
+            "freeze_time=True needs freezegun, which is not installed; run: pip install 'asynctasq[testing]'"
+        ) from error
+    return freezegun

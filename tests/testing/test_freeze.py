@@ -9,8 +9,7 @@ from datetime import UTC, timedelta
 import pytest
 
 from asynctasq.errors import MissingExtra
-from asynctasq.testing.clock import EPOCH, VirtualClock
-from asynctasq.testing.freeze import frozen_to
+from asynctasq.testing.clock import EPOCH, VirtualClock, frozen_to
 from asynctasq.testing.loop import SimulationLoop
 from asynctasq.testing.tape import Tape
 

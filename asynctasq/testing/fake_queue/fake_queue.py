@@ -16,7 +16,7 @@ from asynctasq.tasks.base import BaseTask
 from asynctasq.tasks.dispatching import fake_closed, fake_opened, scoped_dispatcher
 from asynctasq.tasks.options import one_of, whole_number
 from asynctasq.tasks.options import seconds as seconds_of
-from asynctasq.testing.clock import VirtualClock
+from asynctasq.testing.clock import VirtualClock, frozen_to
 from asynctasq.testing.engine import Engine, EngineOptions, OnRefusal
 from asynctasq.testing.fake_queue.dispatcher import FakeDispatcher, Filter
 from asynctasq.testing.fake_queue.draining import (
@@ -171,8 +171,6 @@ class FakeQueue(Outcomes):
         engine = Engine(self._options, tape=Tape(self._seed), loop=loop, faults=faults)
         self._opened = engine
         if self._freeze_time:
-            from asynctasq.testing.freeze import frozen_to
-
             self._exits.enter_context(frozen_to(engine.clock))
         scoped_dispatcher.set(FakeDispatcher(engine, self._filter, self._add))
         self._exits.callback(fake_closed, threading.get_ident())
