@@ -144,7 +144,7 @@ def test_two_attempts_do_not_wait_for_each_other_in_djangos_thread(tmp_path: Pat
         set_up_django()
         set_up_django()
         import django.db
-        both = threading.Barrier(2, timeout=20)
+        both = threading.Barrier(2, timeout=SOON_S)
 
         async def attempt():
             async with attempt_scope():

@@ -17,6 +17,7 @@ from asynctasq.testing.conformance import SUITE_VERSION, interrupting, suite, te
 from asynctasq.testing.conformance.report import Entry, Report, render_markdown, render_terminal
 from asynctasq.testing.conformance.verdict import judge
 from tests.mutants.wrong_drivers import WRONG, UnderClaimsInspection, UnderClaimsOrder, Wrong, WrongHarness
+from tests.patience import patient_s
 
 PACKAGE = "asynctasq.testing.conformance"
 PROGRAMS = "test_model.test_random_programs_do_the_same_as_the_memory_driver"
@@ -39,9 +40,9 @@ def _wrong(wrong: Wrong) -> str:
 @pytest.fixture
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """A wait that is not woken lasts to its end; here that is soon."""
-    monkeypatch.setattr(test_waiting, "WAIT_S", 3.0)
-    monkeypatch.setattr(test_waiting, "PROMPT_S", 1.2)
-    monkeypatch.setattr(interrupting, "HANGS_S", 3.0)
+    monkeypatch.setattr(test_waiting, "WAIT_S", patient_s(3.0))
+    monkeypatch.setattr(test_waiting, "PROMPT_S", patient_s(1.2))
+    monkeypatch.setattr(interrupting, "HANGS_S", patient_s(3.0))
 
 
 @pytest.mark.usefixtures("_short_waits")
@@ -115,7 +116,7 @@ def _run(folder: Path, *arguments: str, **environment: str) -> subprocess.Comple
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=patient_s(120),
         env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(folder), **environment},
     )
 

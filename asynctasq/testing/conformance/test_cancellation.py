@@ -9,13 +9,14 @@ from asynctasq.testing.conformance.harness import NotPossible
 from asynctasq.testing.conformance.interrupting import cancel_everywhere
 from asynctasq.testing.conformance.trial import LONG_S, Q, Trial, ids, message, repeated
 from asynctasq.testing.conformance.verdict import conforms
+from asynctasq.testing.patience import patient_s
 
 Call = Coroutine[Any, Any, object]
 
 
 async def _assert_usable(trial: Trial) -> None:
     """Check that no connection was lost: more calls at once than a pool that leaked could serve."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(patient_s(20)):
         depths = await asyncio.gather(*(trial.driver.depth("untouched") for _ in range(trial.sized(30))))
     assert all(depth.ready == 0 for depth in depths)
     await trial.put("last", queue="after")
@@ -221,7 +222,7 @@ async def test_a_cancelled_close_may_be_repeated(trial: Trial) -> None:
         return trial.driver.close()
 
     async def check() -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(patient_s(10)):
             await trial.driver.close()
 
     await cancel_everywhere(call, check, at_least=trial.sized(30))

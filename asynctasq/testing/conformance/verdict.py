@@ -14,10 +14,11 @@ from asynctasq.drivers.capabilities import Support
 from asynctasq.errors import UnsupportedFeature
 from asynctasq.testing.conformance.harness import DriverHarness, NotPossible
 from asynctasq.testing.conformance.trial import Trial, UnderClaimed
+from asynctasq.testing.patience import patient_s
 
 __all__ = ["Verdict", "conforms", "judge"]
 
-BODY_S_MAX = 120.0
+BODY_S_MAX = patient_s(120)
 GRADUAL = frozenset({"ordered", "atomic_enqueue", "idempotent_enqueue", "atomic_settle", "fenced", "exact_depth"})
 """Claims that a driver may keep in part: a test that fails under a partial claim is reported with its reason."""
 TestBody = Callable[[Trial], Coroutine[Any, Any, None] | None]
@@ -126,7 +127,7 @@ async def _prepare(trial: Trial) -> None:
 
 async def _finish(trial: Trial) -> None:
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(patient_s(30)):
             for driver in trial.drivers:
                 await driver.close()
     finally:

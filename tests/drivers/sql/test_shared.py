@@ -20,6 +20,7 @@ from asynctasq.drivers.sql.checks import (
 from asynctasq.drivers.sql.paramstyles import translate
 from asynctasq.errors import ConfigError, DriverUnavailable, UnsupportedFeature
 from asynctasq.kernel.messages import Complete, Lease, Message, Release
+from tests.patience import SOON_S
 
 
 def lease(message_id: str, token: str = "1") -> Lease:
@@ -140,7 +141,7 @@ async def test_a_wake_up_before_the_wait_counts() -> None:
 
     with wakeups.waiting(["q"]) as waiter:
         pace = Pace(first_s=30, longest_s=30, rng=random.Random(1))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(SOON_S):
             assert await wait_until_visible(waiter, due_in_s, wait_s=30, pace=pace) is True
 
 

@@ -40,6 +40,7 @@ from asynctasq.testing.strategies import (
     task_arguments,
     tasks,
 )
+from tests.patience import patient_s
 
 STEADY = settings(
     deadline=None, database=None, derandomize=True, max_examples=20, suppress_health_check=list(HealthCheck)
@@ -501,13 +502,17 @@ for use in ("from asynctasq.testing import strategies", "from asynctasq.testing 
     except MissingExtra as error:
         print(error)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=patient_s(60)
+    )
 
     assert done.stdout.count("install it with: pip install 'asynctasq[testing]'") == 2, done.stdout
 
 
 def test_importing_the_testing_package_does_not_import_hypothesis() -> None:
     program = "import sys, asynctasq.testing, asynctasq.testing.fake_queue; print('hypothesis' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=patient_s(60)
+    )
 
     assert done.stdout.strip() == "False"
