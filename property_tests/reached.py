@@ -13,9 +13,11 @@ from typing import Any, ClassVar, Final
 from hypothesis import HealthCheck, Phase, Verbosity, event, seed, settings
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
+from tests import effort
+
 __all__ = ["MeasuredMachine", "explore", "goes_red", "step"]
 
-QUICK: Final = settings(
+STEADY: Final = settings(
     database=None,
     deadline=None,
     derandomize=True,
@@ -73,16 +75,19 @@ class MeasuredMachine(RuleBasedStateMachine):
 
 
 def explore(machine: type[MeasuredMachine], *, examples: int, steps: int) -> Counter[str]:
-    """Run the machine; return how often what was reached.
+    """Run the machine; return how often what was reached. The quick run asks for few examples and for no reach.
 
     Raises: what an example raises; AssertionError that names the rules and branches no example reached.
     """
     machine.seen.clear()
-    chosen = settings(QUICK, max_examples=examples, stateful_step_count=steps, phases=[Phase.generate, Phase.shrink])
+    count = effort.examples(examples)
+    chosen = settings(STEADY, max_examples=count, stateful_step_count=steps, phases=[Phase.generate, Phase.shrink])
     if "PROPERTY_SEED" in os.environ:
         chosen = settings(chosen, derandomize=False)
         seed(int(os.environ["PROPERTY_SEED"]))(machine)
     run_state_machine_as_test(machine, settings=chosen)
+    if count < examples:
+        return machine.seen
     never = sorted((machine.steps() | machine.branches) - machine.seen.keys())
     assert not never, (
         f"{machine.__name__}: in {examples} examples these were never reached, so nothing is known of them: "
@@ -94,7 +99,7 @@ def explore(machine: type[MeasuredMachine], *, examples: int, steps: int) -> Cou
 def goes_red(machine: type[MeasuredMachine], *, examples: int, steps: int) -> BaseException | None:
     """Return what the machine finds, not shrunk; None if it finds nothing."""
     chosen = settings(
-        QUICK, max_examples=examples, stateful_step_count=steps, phases=[Phase.generate], verbosity=Verbosity.quiet
+        STEADY, max_examples=examples, stateful_step_count=steps, phases=[Phase.generate], verbosity=Verbosity.quiet
     )
     try:
         run_state_machine_as_test(machine, settings=chosen)

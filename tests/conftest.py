@@ -4,7 +4,9 @@ import asyncio
 
 import pytest
 
+import tests.effort  # noqa: F401 - registers the profile of the quick run
 from tests.leftovers import left_behind, mark_processes
+from tests.needs import needs_of
 from tests.patience import patient_s
 
 
@@ -13,12 +15,14 @@ def pytest_configure(config: pytest.Config) -> None:
         mark_processes()
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Scale the time limit of each test like every other deadline."""
-    if patient_s(1) != 1:
-        for item in items:
-            if item.get_closest_marker("timeout") is None:
-                item.add_marker(pytest.mark.timeout(patient_s(300)))
+    """Mark what each test needs, and scale its time limit like every other deadline."""
+    for item in items:
+        for need in needs_of(item) if isinstance(item, pytest.Function) else ():
+            item.add_marker(need)
+        if patient_s(1) != 1 and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(patient_s(300)))
 
 
 @pytest.hookimpl(trylast=True)

@@ -56,6 +56,7 @@ def test_a_wrong_driver_fails_in_the_named_test(wrong: Wrong) -> None:
     assert str(caught.value) or caught.type is TimeoutError, "a failure says what was expected"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", [wrong for wrong in WRONG if wrong.in_programs], ids=_wrong)
 def test_random_programs_find_a_wrong_driver_and_show_the_program(wrong: Wrong) -> None:
     with pytest.raises(AssertionError) as caught:

@@ -247,6 +247,7 @@ async def test_a_lease_from_an_earlier_life_of_an_id_is_stale(tmp_path: Path) ->
 # -- large batches and far times -----------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_a_hundred_thousand_messages_are_one_batch(tmp_path: Path) -> None:
     driver = SQLiteDriver(tmp_path / "queue.db", durability="normal")
     messages = [Message(id=f"m{n}", queue="a", body=b"") for n in range(100_000)]
