@@ -128,7 +128,7 @@ async def test_a_server_that_became_a_replica_is_unavailable(redis: RedisDriver)
 async def test_a_paused_server_is_given_up_and_no_reply_is_mixed_up(server: RedisServer) -> None:
     async with driving(server.url, reply_timeout_s=0.2, namespace="pause") as driver:
         await driver.enqueue([message(1)])
-        await driver.command("CLIENT", "PAUSE", 600, "ALL")
+        await driver.command("CLIENT", "PAUSE", 2000, "ALL")
 
         with pytest.raises(DriverUnavailable, match="did not answer in time"):
             await driver.depth("q")
@@ -147,7 +147,7 @@ async def test_a_busy_pool_is_an_error_in_words(server: RedisServer) -> None:
     timeouts = {"connect_timeout_s": 0.1, "reply_timeout_s": 0.2}
     async with driving(server.url, max_connections=1, **timeouts) as driver, driving(server.url) as control:
         await driver.open()
-        await control.command("CLIENT", "PAUSE", 1000, "ALL")
+        await control.command("CLIENT", "PAUSE", 2000, "ALL")
 
         results = await asyncio.gather(*(driver.depth("q") for _ in range(6)), return_exceptions=True)
 

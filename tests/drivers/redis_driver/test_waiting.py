@@ -323,13 +323,16 @@ async def test_a_reserve_cancelled_before_it_asks_passes_its_token_on(server: Re
         return busy.looked and await queueing(1)
 
     # The only connection is taken, then it looks, then it is taken again: the reserve can't be sent.
-    first = asyncio.create_task(busy.command("BLPOP", "nothing", "0.3"))
+    first = asyncio.create_task(busy.command("BLPOP", "first", 0))
     await until_blocked(redis, 3)
     await redis.enqueue([message(1)])
-    await until(lambda: queueing(1))
-    second = asyncio.create_task(busy.command("BLPOP", "nothing", "0.5"))
-    await until(asks)
+    await until(lambda: queueing(1), "it is about to look")
+    second = asyncio.create_task(busy.command("BLPOP", "second", 0))
+    await until(lambda: queueing(2), "the other command is next")
+    await redis.command("LPUSH", "first", "end")
+    await until(asks, "the reserve is about to be sent")
     woken.cancel()
+    await redis.command("LPUSH", "second", "end")
 
     assert await ids(task) == ["m-1"]
     await asyncio.wait({first, second})

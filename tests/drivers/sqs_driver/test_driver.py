@@ -210,6 +210,13 @@ async def test_an_id_that_sqs_could_not_carry_is_refused(driver: SQSDriver, mess
 # -- waiting -------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def _kept_unclaimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What came for a call that was cancelled is kept for the next, however long the test takes to make it."""
+    monkeypatch.setattr("asynctasq.drivers.sqs_driver.receiver.UNCLAIMED_S", 3600)
+
+
+@pytest.mark.usefixtures("_kept_unclaimed")
 async def test_a_cancelled_reserve_leaves_its_messages_to_the_next(driver: SQSDriver, proxy: FaultProxy) -> None:
     await driver.enqueue([message("warm")])
     await driver.settle([(await take_one(driver), Complete())])
@@ -282,6 +289,7 @@ async def test_short_waits_share_long_polls(driver: SQSDriver, proxy: FaultProxy
     assert (await take_one(driver, wait_s=1, lease_s=30)).message_id == "m"
 
 
+@pytest.mark.usefixtures("_kept_unclaimed")
 async def test_a_lease_is_whole_though_its_message_came_before_it_was_asked_for(
     driver: SQSDriver, proxy: FaultProxy
 ) -> None:
