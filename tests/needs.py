@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from asynctasq.testing.servers.recipes import KINDS
+
 __all__ = ["needs_of"]
 
 SIGNS = {
@@ -27,14 +29,17 @@ def needs_of(item: pytest.Function) -> set[str]:
     names = {*item.fixturenames, *_names(item.function)}
     for fixture in (one for several in fixtures for one in several):
         names |= _names(fixture.func)
-    if _conformance_driver(item) in WITHOUT_SERVER:
+    if _is_without_server(item):
         names.discard("conformance_servers")
     return {need for need, signs in SIGNS.items() if signs & names}
 
 
-def _conformance_driver(item: pytest.Function) -> object:
-    """Return the driver that a test of the conformance suite runs on; None for other tests."""
-    return item.callspec.params.get("conformance_harness") if hasattr(item, "callspec") else None
+def _is_without_server(item: pytest.Function) -> bool:
+    """Say whether a test for several backends runs on one that has no server: its parameters name it."""
+    if not hasattr(item, "callspec"):
+        return False
+    harness = item.callspec.params.get("conformance_harness")
+    return harness not in KINDS if harness else not WITHOUT_SERVER.isdisjoint(item.callspec.id.split("-"))
 
 
 def _names(function: object) -> set[str]:
