@@ -315,10 +315,11 @@ async def test_hooks_get_none_when_the_database_is_away(session, factory, monkey
     data = pack_arguments("app:Task", {"user": session.get(User, 1), "n": 1}, {})
     away = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/no/such/folder.db", poolclass=NullPool)
     monkeypatch.setattr(Base, "_asynctasq_session_factory", async_sessionmaker(away))
+    before = set(threading.enumerate())
 
     assert await resolve_for_hooks(unpack_arguments(data, {})) == {"user": None, "n": 1}
     async with asyncio.timeout(SOON_S):  # aiosqlite's thread tells this loop that it ends
-        while any("_connection_worker" in thread.name for thread in threading.enumerate()):
+        while any("_connection_worker" in thread.name for thread in set(threading.enumerate()) - before):
             await asyncio.sleep(0.001)
 
 
