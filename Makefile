@@ -5,12 +5,22 @@ BIN := $(VENV)/bin
 # More than cores: many tests wait for servers and leases longer than they compute.
 JOBS ?= 3
 
-.PHONY: demo test check unit conformance fast servers clean
+# Tests in another order, the same for the same number: make unit SHUFFLE=7
+PYTEST := $(BIN)/pytest --dist worksteal $(if $(SHUFFLE),--random-order --random-order-seed=$(SHUFFLE))
+
+.PHONY: demo test quick quick-tests check unit conformance fast servers clean
 
 demo: $(VENV)/installed
 	$(BIN)/asynctasq demo
 
 test: servers check unit conformance
+
+# The developer's loop, in less than three minutes: the checks beside the tests that need neither server nor program.
+quick: $(VENV)/installed
+	$(MAKE) --no-print-directory --output-sync=target -j 2 check quick-tests
+
+quick-tests: $(VENV)/installed
+	$(PYTEST) -q -n 2 --hypothesis-profile=quick -m "not server and not program and not slow"
 
 # Format, lint, types, floors.
 check: $(VENV)/installed
@@ -23,15 +33,15 @@ check: $(VENV)/installed
 
 # Every test but the conformance of drivers with servers.
 unit: $(VENV)/installed servers
-	$(BIN)/pytest -n $(JOBS) --dist worksteal
+	$(PYTEST) -n $(JOBS)
 
 # One suite, every driver; a server that can't be started is a failure.
 conformance: $(VENV)/installed servers
-	$(BIN)/pytest -m conformance --driver=all -n $(JOBS) --dist worksteal --conformance-report=conformance-report.json
+	$(PYTEST) -m conformance --driver=all -n $(JOBS) --conformance-report=conformance-report.json
 
 # What needs no server, for another Python: make fast PYTHON=python3.13 VENV=.venvs/3.13
 fast: $(VENV)/installed
-	$(BIN)/pytest -n $(JOBS) --dist worksteal $(patsubst %,--ignore=tests/testing/test_%.py,conformance_suite servers) \
+	$(PYTEST) -n $(JOBS) $(patsubst %,--ignore=tests/testing/test_%.py,conformance_suite servers) \
 		tests/kernel tests/codec tests/tasks tests/testing tests/scenarios property_tests
 
 servers:

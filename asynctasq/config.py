@@ -18,6 +18,8 @@ from asynctasq.tasks.registry import project_root
 __all__ = ["ENV_PREFIX", "Settings", "load_settings"]
 
 ENV_PREFIX = "ASYNCTASQ_"
+NO_SETTINGS = frozenset({"test_patience"})
+"""Variables with the prefix that tests read, in `asynctasq.testing`."""
 Names = Annotated[tuple[str, ...], NoDecode]
 PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 PositiveCount = Annotated[int, Field(ge=1)]
@@ -118,11 +120,12 @@ def load_settings(given: Mapping[str, Any] | None = None, *, root: Path | None =
 
 
 def _names_in_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    return {
+    names = {
         name[len(ENV_PREFIX) :].lower(): value
         for name, value in environment.items()
         if name.upper().startswith(ENV_PREFIX) and value
     }
+    return {name: value for name, value in names.items() if name not in NO_SETTINGS}
 
 
 def _from_dotenv(root: Path) -> dict[str, str]:

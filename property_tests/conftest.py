@@ -4,6 +4,8 @@ import asyncio
 
 import pytest
 
+import tests.effort  # noqa: F401 - registers the profile of the quick run
+
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_implicit_event_loop():

@@ -13,9 +13,11 @@ from typing import Any, ClassVar, Final
 from hypothesis import HealthCheck, Phase, Verbosity, event, seed, settings
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
+from tests import effort
+
 __all__ = ["MeasuredMachine", "explore", "goes_red", "step"]
 
-QUICK: Final = settings(
+STEADY: Final = settings(
     database=None,
     deadline=None,
     print_blob=False,
@@ -76,14 +78,19 @@ class MeasuredMachine(RuleBasedStateMachine):
 def explore(machine: type[MeasuredMachine], *, examples: int, steps: int) -> Counter[str]:
     """Run the machine, and again with other examples while something was not reached; return how often what was.
 
+    The quick run asks for few examples and for no reach.
+
     Raises: what an example raises; AssertionError that names the rules and branches no example reached.
     """
     machine.seen.clear()
-    chosen = settings(QUICK, max_examples=examples, stateful_step_count=steps, phases=[Phase.generate, Phase.shrink])
+    count = effort.examples(examples)
+    chosen = settings(STEADY, max_examples=count, stateful_step_count=steps, phases=[Phase.generate, Phase.shrink])
     never: list[str] = []
     for number in range(ROUNDS_MAX):
         seed(_first_seed() + number)(machine)
         run_state_machine_as_test(machine, settings=chosen)
+        if count < examples:
+            return machine.seen
         never = sorted((machine.steps() | machine.branches) - machine.seen.keys())
         if not never:
             return machine.seen
@@ -96,7 +103,7 @@ def explore(machine: type[MeasuredMachine], *, examples: int, steps: int) -> Cou
 def goes_red(machine: type[MeasuredMachine], *, examples: int, steps: int) -> BaseException | None:
     """Return what the machine finds, not shrunk; None if it finds nothing."""
     chosen = settings(
-        QUICK, max_examples=examples, stateful_step_count=steps, phases=[Phase.generate], verbosity=Verbosity.quiet
+        STEADY, max_examples=examples, stateful_step_count=steps, phases=[Phase.generate], verbosity=Verbosity.quiet
     )
     seed(_first_seed())(machine)
     try:

@@ -25,6 +25,7 @@ from asynctasq.codec.signing import SigningKeys
 from asynctasq.codec.values import pack, unpack
 from asynctasq.errors import BadSignature, CodecError, UndecodableBody, UnserializableValue, UnsupportedVersion
 from asynctasq.kernel.retry import Delays, Exponential, Fixed
+from tests.effort import examples
 
 STEADY = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 """A busy machine is no finding."""
@@ -114,7 +115,7 @@ def same(left: object, right: object) -> bool:
 
 
 @given(VALUES)
-@settings(STEADY, max_examples=400)
+@settings(STEADY, max_examples=examples(400))
 @example({"__type__": "datetime", "__class__": "os:system", "$ref": [1], "": None})
 @example({1: "a", "1": "b", b"1": "c", (1,): "d", None: "e"})
 @example(dt.datetime.min.replace(tzinfo=dt.timezone(dt.timedelta(hours=23))))
@@ -154,7 +155,7 @@ def test_a_moment_keeps_its_offset_and_instant(moment):
 
 
 @given(st.datetimes(min_value=dt.datetime(1900, 1, 1), max_value=dt.datetime(2500, 1, 1)), VALUES)
-@settings(STEADY, max_examples=25)
+@settings(STEADY, max_examples=examples(25))
 def test_frozen_time_travels_as_the_real_thing(moment, value):
     with freeze_time(moment, real_asyncio=True):
         now, today = dt.datetime.now(dt.UTC), dt.date.today()
@@ -302,14 +303,14 @@ def _reads_or_refuses(data: bytes) -> None:
 
 
 @given(st.binary(max_size=200))
-@settings(STEADY, max_examples=500)
+@settings(STEADY, max_examples=examples(500))
 def test_random_bytes_only_ever_give_a_value_or_one_error(data):
     _reads_or_refuses(data)
     _reads_or_refuses(b"\xc1\x01\x00" + data)
 
 
 @given(HOSTILE)
-@settings(STEADY, max_examples=300)
+@settings(STEADY, max_examples=examples(300))
 @example(
     {"value": msgpack.ExtType(13, msgpack.packb(["Tree", {"name": 1, "leaves": [], "by_level": {}, "children": 3}]))}
 )
@@ -323,7 +324,7 @@ def test_hostile_structures_only_ever_give_a_value_or_one_error(value):
 
 
 @given(VALUES, st.integers(0, 2**32), st.integers(1, 5))
-@settings(STEADY, max_examples=300)
+@settings(STEADY, max_examples=examples(300))
 def test_damaged_bytes_only_ever_give_a_value_or_one_error(value, seed, changes):
     data = bytearray(pack({"value": value}, path="value"))
     rng = random.Random(seed)

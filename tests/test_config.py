@@ -82,6 +82,12 @@ def test_an_unknown_variable_names_the_nearest(root: Path, monkeypatch: pytest.M
         load_settings()
 
 
+def test_the_factor_for_deadlines_of_tests_is_no_setting(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ASYNCTASQ_TEST_PATIENCE", "2")
+
+    assert load_settings(root=root).driver == "sqlite"
+
+
 def test_an_unknown_line_of_dotenv_names_the_file_and_the_nearest(root: Path) -> None:
     dotenv(root, "ASYNCTASQ_DRIVR=redis")
 

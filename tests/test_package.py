@@ -8,13 +8,14 @@ import pytest
 
 import asynctasq
 import asynctasq.testing
+from tests.patience import SOON_S
 
 PACKAGE = Path(asynctasq.__file__).parent
 
 
 def loaded_by(statement: str) -> set[str]:
     program = f"import sys\n{statement}\nprint(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=SOON_S, check=True)
     return {name.split(".")[0] for name in done.stdout.split()} | set(done.stdout.split())
 
 

@@ -22,6 +22,7 @@ from asynctasq.drivers.urls import create_driver
 from asynctasq.testing.conformance.harnesses.mysql import MySQLHarness
 from asynctasq.testing.conformance.harnesses.postgres import PostgresHarness
 from asynctasq.testing.servers import Servers
+from tests.patience import SOON_S, until
 
 DONE, FAILED, CONFIGURATION, BACKEND = 0, 1, 3, 4
 
@@ -52,7 +53,7 @@ class Program:
 
     async def end(self, process: "subprocess.Popen[str]") -> Ran:
         try:
-            out, err = await asyncio.to_thread(process.communicate, timeout=40)
+            out, err = await asyncio.to_thread(process.communicate, timeout=SOON_S)
         finally:
             process.kill()
         return Ran(process.returncode, out, err)
@@ -94,9 +95,11 @@ class PostgresDatabase:
         await connection.execute(f"SELECT pg_advisory_lock({key})")
         yield
         count = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
-        async with asyncio.timeout(20):
-            while await connection.fetchval(count) < waiting:
-                await asyncio.sleep(0.01)
+
+        async def all_wait() -> bool:
+            return bool(await connection.fetchval(count) >= waiting)
+
+        await until(all_wait, f"{waiting} wait")
         await connection.close()
 
 
@@ -133,9 +136,11 @@ class MySQLDatabase:
         await link.run(f"SELECT GET_LOCK('asynctasq-{name}', 0)")
         yield
         count = "SELECT COUNT(*) FROM information_schema.processlist WHERE state = 'User lock' AND db = DATABASE()"
-        async with asyncio.timeout(20):
-            while (await link.run(count))[0].rows[0][0] < waiting:
-                await asyncio.sleep(0.01)
+
+        async def all_wait() -> bool:
+            return bool((await link.run(count))[0].rows[0][0] >= waiting)
+
+        await until(all_wait, f"{waiting} wait")
         await link.close()
 
     async def _connect(self) -> Any:

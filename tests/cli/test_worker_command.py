@@ -12,6 +12,7 @@ from typer.main import get_command
 from asynctasq import __version__
 from asynctasq.cli.app import app
 from asynctasq.cli.exit_codes import ExitCode
+from tests.patience import SOON_S
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "cli.md"
 TASKS = """
@@ -44,12 +45,12 @@ def folder(tmp_path: Path) -> Path:
 
 def run(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "asynctasq", *arguments]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=SOON_S, check=False)
 
 
 def dispatch(folder: Path) -> None:
     program = "import hello_tasks as h; h.Hello().dispatch_sync(); h.Broken().dispatch_sync()"
-    subprocess.run([sys.executable, "-c", program], cwd=folder, timeout=30, check=True)
+    subprocess.run([sys.executable, "-c", program], cwd=folder, timeout=SOON_S, check=True)
 
 
 def test_the_banner_names_the_driver_and_its_file(folder: Path) -> None:
@@ -72,7 +73,7 @@ def test_a_readable_line_tells_of_each_attempt(folder: Path) -> None:
 
 def test_the_line_of_a_failure_tells_the_delay_until_its_retry(folder: Path) -> None:
     program = "import hello_tasks as h; h.Again().dispatch_sync()"
-    subprocess.run([sys.executable, "-c", program], cwd=folder, timeout=30, check=True)
+    subprocess.run([sys.executable, "-c", program], cwd=folder, timeout=SOON_S, check=True)
 
     done = run(folder, "worker", "--burst", "--app", "hello_tasks")
 

@@ -6,8 +6,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -18,8 +16,8 @@ import pytest
 
 from asynctasq.cli.exit_codes import ExitCode
 from asynctasq.config import ENV_PREFIX
+from tests.patience import SOON_S, wait_until
 
-SOON_S = 20.0
 TASKS = """
 import asyncio, os, signal, time
 from pathlib import Path
@@ -117,10 +115,7 @@ class Folder:
         return file.read_text().split("\n")[:-1] if file.exists() else []
 
     def wait_for(self, name: str) -> None:
-        deadline, pause = time.monotonic() + SOON_S, threading.Event()
-        while not (self.path / name).exists():
-            assert time.monotonic() < deadline
-            pause.wait(0.01)
+        wait_until((self.path / name).exists, name)
 
 
 @pytest.fixture

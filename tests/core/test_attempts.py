@@ -35,6 +35,7 @@ from asynctasq.tasks.application import Application
 from asynctasq.tasks.options import Duration
 from asynctasq.testing import FakeQueue, VirtualClock
 from asynctasq.testing.loop import SimulationLoop
+from tests.effort import examples
 
 SEEN: list[tuple[str, object, int, object]] = []
 INSTANCES: list[object] = []
@@ -308,7 +309,7 @@ def left_of(*bodies: bytes, application: Application | None = None) -> list[Stor
     return left
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.binary(max_size=200), min_size=1, max_size=5))
 @example(NOT_OURS)
 @example([b"\xc1\x01\x00" + b"\x91" * 5000, b"\xc1\x01\x00\xdd\xff\xff\xff\xff"])

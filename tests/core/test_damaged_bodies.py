@@ -19,6 +19,7 @@ from asynctasq.tasks import AsyncProcessTask, AsyncTask, BaseTask, SyncProcessTa
 from asynctasq.tasks.application import Application
 from asynctasq.testing import VirtualClock
 from asynctasq.testing.loop import SimulationLoop
+from tests.effort import examples
 
 RAN: Counter[str] = Counter()
 HORIZON_S = 200
@@ -139,13 +140,13 @@ def run(bodies: list[bytes]) -> None:
     assert [text for text in told.texts if "bug of asynctasq" in text] == []
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.lists(damaged(), min_size=1, max_size=4))
 def test_a_damaged_body_never_breaks_the_worker(bodies: list[bytes]) -> None:
     run(bodies)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.lists(WELL_FORMED, min_size=1, max_size=4))
 def test_an_envelope_of_other_fields_never_breaks_the_worker(bodies: list[bytes]) -> None:
     run(bodies)

@@ -21,10 +21,10 @@ from asynctasq.queue import Queue
 from asynctasq.tasks import AsyncProcessTask, AsyncTask, BaseTask, SyncProcessTask, SyncTask
 from asynctasq.tasks.application import Application
 from asynctasq.testing import FakeQueue
+from tests.patience import SOON_S
 
 ROOT = Path(__file__).parents[2]
 SEEN: list[Any] = []
-SOON_S = 20.0
 RAISED: list[type[BaseException]] = [
     ValueError,
     asyncio.CancelledError,

@@ -140,11 +140,12 @@ def test_two_attempts_do_not_wait_for_each_other_in_djangos_thread(tmp_path: Pat
     code = """
         import asyncio, threading
         from asgiref.sync import sync_to_async
+        from tests.patience import SOON_S
         from asynctasq.core.orms import attempt_scope, set_up_django
         set_up_django()
         set_up_django()
         import django.db
-        both = threading.Barrier(2, timeout=20)
+        both = threading.Barrier(2, timeout=SOON_S)
 
         async def attempt():
             async with attempt_scope():

@@ -22,11 +22,12 @@ from asynctasq.kernel.messages import Lease
 from asynctasq.queue import Queue
 from asynctasq.tasks import AsyncTask, BaseTask, SyncTask
 from asynctasq.tasks.application import Application
+from tests.patience import SOON_S, until, wait_until
 
 RAN: Counter[str] = Counter()
 ORDER: list[str] = []
 GO = threading.Event()
-SOON_S = 10.0
+BLOCKED_S = 2.5
 
 
 class Extends(MemoryDriver):
@@ -44,8 +45,7 @@ def nothing_ran() -> Iterator[None]:
     GO.clear()
     yield
     GO.set()
-    while RAN["let go"] < RAN["stuck"]:  # a thread left by one test must not count in the next
-        time.sleep(0.001)
+    wait_until(lambda: RAN["let go"] >= RAN["stuck"])  # a thread left by one test must not count in the next
 
 
 class Note(AsyncTask[None]):
@@ -61,7 +61,7 @@ class Note(AsyncTask[None]):
 class Blocks(AsyncTask[None]):
     async def execute(self) -> None:
         RAN["blocks"] += 1
-        time.sleep(1.5)
+        time.sleep(BLOCKED_S)
 
 
 class Waits(AsyncTask[None]):
@@ -146,10 +146,8 @@ async def ended(worker: Worker) -> None:
         await worker.start()
 
 
-async def until(name: str, count: int = 1) -> None:
-    async with asyncio.timeout(SOON_S):
-        while RAN[name] < count:
-            await asyncio.sleep(0.005)
+async def until_ran(name: str, count: int = 1) -> None:
+    await until(lambda: RAN[name] >= count, f"{name}: {count}")
 
 
 async def test_max_tasks_is_a_limit_whatever_the_concurrency() -> None:
@@ -204,13 +202,13 @@ async def test_what_ends_in_one_tick_is_settled_in_one_turn() -> None:
 
 async def test_a_blocked_loop_costs_no_lease_and_is_named(caplog: pytest.LogCaptureFixture) -> None:
     driver = MemoryDriver()
-    other = worker_on(driver, settings=settings_of(lease_s=0.5))
+    other = worker_on(driver, settings=settings_of(lease_s=1))
     await dispatch(driver, Blocks())
     rival = threading.Thread(target=lambda: asyncio.run(other.start()))
-    worker = worker_on(driver, settings=settings_of(burst=True, lease_s=0.5))
+    worker = worker_on(driver, settings=settings_of(burst=True, lease_s=1))
 
     running = asyncio.create_task(worker.start())
-    await until("blocks")
+    await until_ran("blocks")
     rival.start()
     await asyncio.wait_for(running, SOON_S)
     other.stop()
@@ -223,7 +221,7 @@ async def test_a_blocked_loop_costs_no_lease_and_is_named(caplog: pytest.LogCapt
 
 async def test_a_worker_started_again_looks_again_and_renews_its_leases_again() -> None:
     driver = Extends()
-    worker = worker_on(driver, max_tasks=1, settings=settings_of(burst=True, lease_s=0.5))
+    worker = worker_on(driver, max_tasks=1, settings=settings_of(burst=True, lease_s=1))
     await dispatch(driver, Note("a"))
     await ended(worker)
     await dispatch(driver, Blocks())
@@ -240,9 +238,7 @@ async def test_a_thread_past_its_limit_keeps_its_slot_and_its_retry_waits_for_it
     driver = MemoryDriver()
     await dispatch(driver, Stuck())
     running = asyncio.create_task(worker_on(driver).start())
-    async with asyncio.timeout(SOON_S):
-        while "it keeps its slot" not in caplog.text:
-            await asyncio.sleep(0.005)
+    await until(lambda: "it keeps its slot" in caplog.text)
     depth = await driver.depth("default")
 
     GO.set()
@@ -269,7 +265,7 @@ async def test_what_a_thread_may_still_run_is_handed_back_for_when_its_renewed_l
     await dispatch(driver, Stuck())
     worker = worker_on(driver, settings=settings_of(lease_s=0.9), record=record)
     running = asyncio.create_task(worker.start())
-    await until("extended", 4)  # the lease as it was first granted is over
+    await until_ran("extended", 4)  # the lease as it was first granted is over
 
     worker.stop(immediate=True)
     await asyncio.wait_for(running, SOON_S)
@@ -311,7 +307,7 @@ async def test_a_loss_that_is_told_late_does_not_strike_the_lease_taken_since() 
     worker = worker_on(driver, settings=settings_of(lease_s=1.0), record=record)
     renewer = worker._renewer = TellsLate(driver, lease_s=1.0, clock=worker._clock)
     running = asyncio.create_task(worker.start())
-    await until("begun", 2)
+    await until_ran("begun", 2)
 
     renewer.on_lost(renewer.held[:1])
 
@@ -326,7 +322,7 @@ async def test_a_stop_waits_then_cancels_and_hands_back_uncounted() -> None:
     await dispatch(driver, Waits())
     worker = worker_on(driver, settings=settings_of(shutdown_timeout_s=0.1))
     running = asyncio.create_task(worker.start())
-    await until("begun")
+    await until_ran("begun")
 
     asked_at = time.monotonic()
     worker.stop()
@@ -364,13 +360,13 @@ async def test_two_failed_waits_with_good_ones_between_are_two_outages() -> None
             RAN["waits"] += 1
             if RAN["waits"] in (1, 6):
                 raise DriverUnavailable("hiccup")
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.3)
             return False
 
-    worker = worker_on(Hiccups(), settings=settings_of(broker_timeout_s=0.3))
+    worker = worker_on(Hiccups(), settings=settings_of(broker_timeout_s=1))
     running = asyncio.create_task(worker.start())
 
-    await until("waits", 8)
+    await until_ran("waits", 8)
 
     worker.stop()
     await asyncio.wait_for(running, SOON_S)

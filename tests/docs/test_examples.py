@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import patient_s
+
 ROOT = Path(__file__).parents[2]
 HOW_TO = ("judge-a-real-run", "replay-a-failure", "simulate-crashes", "test-django", "test-retries")
 PAGES = [
@@ -65,7 +67,7 @@ def run(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     environment = {name: value for name, value in os.environ.items() if name != "CI"}
     command = [sys.executable, *arguments]
     return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=100
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=patient_s(100)
     )
 
 

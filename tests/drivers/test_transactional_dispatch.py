@@ -39,8 +39,9 @@ from asynctasq.testing.conformance.harnesses.postgres import PostgresHarness
 from asynctasq.testing.servers import Servers
 from tests.drivers.sql.test_caller_connections import ASYNC as POSTGRES_ASYNC
 from tests.drivers.sql.test_caller_connections import SYNC as POSTGRES_SYNC
+from tests.patience import SOON_S
 
-WAIT_S = 30.0
+WAIT_S = 2 * SOON_S
 
 
 class Rollback(Exception):

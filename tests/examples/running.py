@@ -17,9 +17,9 @@ from typing import Any
 import httpx
 
 from asynctasq.config import ENV_PREFIX
+from tests.patience import SOON_S
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-SOON_S = 30.0
 PROGRAMS = {"python": [], "asynctasq": ["-m", "asynctasq"], "uvicorn": ["-m", "uvicorn"], "pytest": ["-m", "pytest"]}
 
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from asynctasq.drivers.base import Driver, Migratable
 from asynctasq.drivers.urls import create_driver, sqlite_url
 from asynctasq.testing.servers import Servers
+from tests.patience import SOON_S, patient_s
 
 APP = """
 import os
@@ -105,7 +106,7 @@ class Workers:
         """Stop them cleanly and return their exit codes."""
         for process in self._running:
             process.send_signal(signal.SIGTERM)
-        return [process.wait(timeout=30) for process in self._running]
+        return [process.wait(timeout=SOON_S) for process in self._running]
 
 
 async def dispatch(driver: Driver, folder: Path, tasks: int) -> None:
@@ -147,7 +148,7 @@ def kill_at_random(
         for progress in _marks(tasks, kills):
             _wait_for_lines(folder / "ledger", progress)
             crew.kill_one(rng)
-        deadline = time.monotonic() + 60 + tasks / 200
+        deadline = time.monotonic() + patient_s(60 + tasks / 200)
         while asyncio.run(left(create_driver(url))):
             if time.monotonic() > deadline:
                 raise TimeoutError(f"the queue did not drain: {(folder / 'workers.log').read_text()[-2000:]}")
@@ -165,7 +166,7 @@ def _marks(tasks: int, kills: int) -> Iterator[int]:
 
 
 def _wait_for_lines(ledger: Path, lines: int) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + patient_s(120)
     while ledger.read_bytes().count(b"\n") < lines:
         if time.monotonic() > deadline:
             raise TimeoutError(f"the workers wrote {ledger.read_bytes().count(10)} lines, waiting for {lines}")

@@ -20,8 +20,8 @@ from asynctasq.queue import Queue
 from asynctasq.testing.conformance.harnesses.mysql import MySQLHarness
 from asynctasq.testing.conformance.harnesses.postgres import PostgresHarness
 from asynctasq.testing.servers import Servers
-from tests.drivers.postgres_driver.support import until
 from tests.faults.exactly_once_app import Effect, MayRepeat, open_database
+from tests.patience import SOON_S, patient_s, until
 
 ROOT = Path(__file__).parents[2]
 POINTS = (
@@ -126,10 +126,10 @@ async def test_the_count_of_effects_is_the_count_of_tasks_wherever_workers_are_k
         numbers = range(index * TASKS_PER_POINT, (index + 1) * TASKS_PER_POINT)
         await Queue(driver).dispatch([Effect(number=number) for number in numbers])
         with worker(url, failpoint) as process:
-            assert process.wait(timeout=30) == -signal.SIGKILL, failpoint
+            assert process.wait(timeout=SOON_S) == -signal.SIGKILL, failpoint
             killed += 1
     with worker(url):
-        await until(lambda: is_empty(driver), within_s=60)
+        await until(lambda: is_empty(driver), within_s=patient_s(60))
 
     tasks = (len(POINTS) + len(DELAYS)) * TASKS_PER_POINT
     found = Counter(number for (number,) in await rows(url, "SELECT number FROM effect"))
@@ -145,9 +145,9 @@ async def test_without_it_the_same_kill_repeats_the_effect(url: str, failpoint: 
     await Queue(driver).dispatch([MayRepeat(number=number) for number in range(3)])
 
     with worker(url, failpoint) as process:
-        assert process.wait(timeout=30) == -signal.SIGKILL
+        assert process.wait(timeout=SOON_S) == -signal.SIGKILL
     with worker(url):
-        await until(lambda: is_empty(driver), within_s=60)
+        await until(lambda: is_empty(driver), within_s=patient_s(60))
 
     found = Counter(number for (number,) in await rows(url, "SELECT number FROM effect"))
     assert sorted(found.values()) == [1, 1, 2]

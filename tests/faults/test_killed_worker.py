@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from asynctasq.kernel.messages import State
-from tests.faults.worker_process import Place, is_gone, place_in, wait_until
+from tests.faults.worker_process import Place, is_gone, place_in
+from tests.patience import SOON_S, patient_s, wait_until
 
-LEASE_S = 2.0
+LEASE_S = 4.0
 MIX = ("Quick:790", "InThread:150", "Retried:50", "InProcess:10")
-TASKS = 1000
-RECOVERY_S_MAX = 10.0
+TASKS = 1001
+RECOVERY_S_MAX = patient_s(20)
 """Below a second on a free machine; what is asserted leaves room for one that runs other tests meanwhile."""
 
 
@@ -28,17 +29,21 @@ def runs(place: Place) -> Counter[tuple[str, int]]:
 
 
 async def test_every_task_of_a_killed_worker_completes(place: Place) -> None:
+    place.dispatch("UntilTold:1")  # runs when the kill comes, whatever else does
     place.dispatch(*MIX)
     dead = place.worker("--lease", str(LEASE_S), "--quiet")
-    # Long before the end: nearer to it all that is held may be in children, which are left out below.
     wait_until(lambda: len(place.lines("end")) > TASKS * 0.3, "the first worker is in the middle")
+    assert "UntilTold" in {line["task"] for line in place.lines("start")}
 
     dead.kill()
     dead.wait()
+    (place.folder / "go").touch()
     held = {message.id: message.visible_at for message in await place.messages(State.RESERVED)}
     before = {line["id"] for line in place.lines("start")}
     place.worker("--lease", str(LEASE_S), "--quiet")
-    wait_until(lambda: len({line["id"] for line in place.lines("end")}) == TASKS, "every task ends")
+    wait_until(
+        lambda: len({line["id"] for line in place.lines("end")}) == TASKS, "every task ends", within_s=2 * SOON_S
+    )
     place.workers[1].send_signal(signal.SIGTERM)
     assert place.workers[1].wait() == 0
 
@@ -60,11 +65,11 @@ async def test_every_task_of_a_killed_worker_completes(place: Place) -> None:
 
 async def test_a_worker_that_slept_through_its_lease_settles_nothing(place: Place) -> None:
     place.dispatch("UntilTold:1")
-    frozen = place.worker("--lease", "1")
+    frozen = place.worker("--lease", "2")
     wait_until(lambda: len(place.lines("start")) == 1, "the task starts")
 
     frozen.send_signal(signal.SIGSTOP)
-    other = place.worker("--lease", "1")
+    other = place.worker("--lease", "2")
     wait_until(lambda: len(place.lines("start")) == 2, "another worker takes the task over")
     (place.folder / "go").touch()
     wait_until(lambda: "completed" in place.said(1), "the other worker completes it")
@@ -80,7 +85,7 @@ async def test_a_worker_that_slept_through_its_lease_settles_nothing(place: Plac
 
 
 async def test_a_stopped_worker_duplicates_nothing(place: Place) -> None:
-    place.dispatch("Quick:200", "InThread:60", "InProcess:2")
+    place.dispatch("Quick:600", "InThread:150", "InProcess:2")
     first = place.worker("--quiet")
     wait_until(lambda: len(place.lines("end")) > 60, "the first worker is in the middle")
 
@@ -89,23 +94,23 @@ async def test_a_stopped_worker_duplicates_nothing(place: Place) -> None:
     assert first.wait() == 0
     assert await place.messages(State.RESERVED) == []
     left = len(await place.messages())
-    assert 0 < left < 262
+    assert 0 < left < 752
     assert place.worker("--quiet", "--burst").wait() == 0
     assert await place.messages() == []
     assert set(runs(place).values()) == {1}
-    assert len(runs(place)) == 262
+    assert len(runs(place)) == 752
 
 
 async def test_a_second_signal_ends_at_once_and_hands_back(place: Place) -> None:
     place.dispatch("Forever:1", "ForeverInThread:1", "ForeverInProcess:1")
-    worker = place.worker()
+    worker = place.worker("--shutdown-timeout", "3600")
     wait_until(lambda: len(place.lines("start")) == 3, "all three run")
     [child] = [line["pid"] for line in place.lines("start") if line["task"] == "ForeverInProcess"]
 
     worker.send_signal(signal.SIGTERM)
     worker.send_signal(signal.SIGINT)
 
-    assert worker.wait(timeout=4) == 0
+    assert worker.wait(timeout=SOON_S) == 0
     assert is_gone(child)
     messages = await place.messages()
     assert sorted(message.state.value for message in messages) == ["ready", "ready", "scheduled"]
@@ -122,4 +127,4 @@ def test_a_child_does_not_outlive_its_killed_worker(place: Place) -> None:
     worker.wait()
 
     assert child != worker.pid
-    wait_until(lambda: is_gone(child), "the child is gone", within_s=3)
+    wait_until(lambda: is_gone(child), "the child is gone")

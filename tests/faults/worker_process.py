@@ -4,9 +4,7 @@ import json
 import os
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +12,7 @@ from typing import Any
 
 from asynctasq.drivers.sqlite_driver import SQLiteDriver
 from asynctasq.kernel.messages import State, StoredMessage
-
-LONG_S = 30.0
+from tests.patience import SOON_S
 
 APPLICATION = '''
 """Tasks that write down what they do: one line a call, with one write, so that processes do not mix them."""
@@ -126,15 +123,6 @@ def is_gone(pid: int) -> bool:
         return True
 
 
-def wait_until(condition: Callable[[], bool], what: str, *, within_s: float = LONG_S) -> None:
-    """Look until the condition holds."""
-    deadline = time.monotonic() + within_s
-    pause = threading.Event()
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {within_s} s: {what}"
-        pause.wait(0.01)
-
-
 @dataclass(slots=True)
 class Place:
     """A folder with an application, a queue and a log."""
@@ -148,7 +136,7 @@ class Place:
 
     def dispatch(self, *plan: str) -> None:
         """Store tasks from a process of its own: "Quick:10", "InThread:2"."""
-        subprocess.run([sys.executable, "-c", DISPATCH, self.url, *plan], cwd=self.folder, check=True, timeout=LONG_S)
+        subprocess.run([sys.executable, "-c", DISPATCH, self.url, *plan], cwd=self.folder, check=True, timeout=SOON_S)
 
     def worker(self, *options: str) -> "subprocess.Popen[str]":
         command = [sys.executable, "-m", "asynctasq", "worker", "--app", "faulted_app", "--driver", self.url, *options]

@@ -37,6 +37,7 @@ from asynctasq.integrations.django import on_commit  # noqa: E402
 from asynctasq.queue import Queue  # noqa: E402
 from asynctasq.tasks.dispatching import scoped_dispatcher  # noqa: E402
 from asynctasq.testing import FakeQueue  # noqa: E402
+from tests.patience import SOON_S  # noqa: E402
 
 
 class Order(models.Model):
@@ -120,7 +121,7 @@ def woken() -> None:
 
     async def wait() -> None:
         driver = SQLiteDriver(path)
-        leases = await driver.reserve(["wake"], limit=1, lease_s=9, wait_s=20)
+        leases = await driver.reserve(["wake"], limit=1, lease_s=9, wait_s=SOON_S)
         found.extend(lease.message_id for lease in leases)
         await driver.close()
 
@@ -128,7 +129,7 @@ def woken() -> None:
     waiting.start()
     with transaction.atomic():
         task_id = Send("w").on_queue("wake").dispatch_sync(connection="default")
-    waiting.join(timeout=15)
+    waiting.join(timeout=SOON_S)
     print("woken", found == [task_id])
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import patient_s
+
 FOLDER = Path(__file__).parents[2]
 
 
@@ -19,7 +21,7 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         "tests.integrations.django_app",
         str(tmp_path_factory.mktemp("django")),
     ]
-    done = subprocess.run(program, check=False, capture_output=True, text=True, timeout=60, cwd=FOLDER)
+    done = subprocess.run(program, check=False, capture_output=True, text=True, timeout=patient_s(60), cwd=FOLDER)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 

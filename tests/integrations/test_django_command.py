@@ -11,8 +11,8 @@ import pytest
 
 from asynctasq.cli.exit_codes import ExitCode
 from asynctasq.config import ENV_PREFIX
+from tests.patience import SOON_S
 
-SOON_S = 30.0
 SETTINGS = """
 INSTALLED_APPS = ["asynctasq.integrations.django", "shop"]
 SECRET_KEY = "only for tests"

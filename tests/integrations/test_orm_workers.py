@@ -12,9 +12,10 @@ import pytest
 
 from asynctasq.config import ENV_PREFIX
 from tests.codec.orm.databases import KINDS, Database, database
+from tests.patience import patient_s
 
 APPS = Path(__file__).with_name("orm_apps")
-LIMIT_S = 50.0
+LIMIT_S = patient_s(60)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

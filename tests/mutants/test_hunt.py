@@ -1,6 +1,7 @@
 """Every planted defect is found, and nothing is found where none is planted."""
 
 import logging
+import math
 from collections.abc import Iterator
 
 import pytest
@@ -20,11 +21,13 @@ def quiet() -> Iterator[None]:
     logging.disable(logging.NOTSET)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FOUND)
 def test_a_planted_defect_is_found(name: str) -> None:
-    assert hunt(name, smallest=False) is not None, MUTANTS[name].breaks
+    assert hunt(name, seconds=math.inf, smallest=False) is not None, MUTANTS[name].breaks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", range(0, 120, 30))
 def test_nothing_is_found_in_the_product_as_it_is(first: int) -> None:
     finding = clean(range(first, first + 30))

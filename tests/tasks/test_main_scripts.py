@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import patient_s
+
 SCRIPT = """
 import sys
 from asynctasq import AsyncTask, SyncProcessTask, task
@@ -52,7 +54,7 @@ def python(folder: Path, *arguments: str) -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=patient_s(60),
     )
     assert done.returncode == 0, done.stderr + done.stdout
     return done.stdout

@@ -11,6 +11,7 @@ from asynctasq.errors import UnknownTask
 from asynctasq.tasks import SyncTask
 from asynctasq.tasks.application import Application
 from asynctasq.tasks.registry import project_root
+from tests.patience import SOON_S
 
 TASK = """
 from pathlib import Path
@@ -51,7 +52,7 @@ def python(folder: Path, *arguments: str) -> str:
         env=environment,
         capture_output=True,
         text=True,
-        timeout=25,
+        timeout=SOON_S,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

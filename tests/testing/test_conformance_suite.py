@@ -17,6 +17,7 @@ from asynctasq.testing.conformance import SUITE_VERSION, cancelling, suite, test
 from asynctasq.testing.conformance.report import Entry, Report, render_markdown, render_terminal
 from asynctasq.testing.conformance.running import run_conformance_test
 from tests.mutants.wrong_drivers import WRONG, UnderClaimsInspection, UnderClaimsOrder, Wrong, WrongHarness
+from tests.patience import patient_s
 
 PACKAGE = "asynctasq.testing.conformance"
 PROGRAMS = "test_model.test_random_programs_do_the_same_as_the_memory_driver"
@@ -39,9 +40,9 @@ def _wrong(wrong: Wrong) -> str:
 @pytest.fixture
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """A wait that is not woken lasts to its end; here that is soon."""
-    monkeypatch.setattr(test_waiting, "WAIT_S", 3.0)
-    monkeypatch.setattr(test_waiting, "PROMPT_S", 1.2)
-    monkeypatch.setattr(cancelling, "HANGS_S", 3.0)
+    monkeypatch.setattr(test_waiting, "WAIT_S", patient_s(3.0))
+    monkeypatch.setattr(test_waiting, "PROMPT_S", patient_s(1.2))
+    monkeypatch.setattr(cancelling, "HANGS_S", patient_s(3.0))
 
 
 @pytest.mark.usefixtures("_short_waits")
@@ -55,6 +56,7 @@ def test_a_wrong_driver_fails_in_the_named_test(wrong: Wrong) -> None:
     assert str(caught.value) or caught.type is TimeoutError, "a failure says what was expected"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", [wrong for wrong in WRONG if wrong.in_programs], ids=_wrong)
 def test_random_programs_find_a_wrong_driver_and_show_the_program(wrong: Wrong) -> None:
     with pytest.raises(AssertionError) as caught:
@@ -117,7 +119,7 @@ def _run(folder: Path, *arguments: str, **environment: str) -> subprocess.Comple
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=patient_s(120),
         env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(folder), **environment},
     )
 

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import patient_s
+
 ROOT = Path(__file__).parents[2]
-SOON_S = 200
+SOON_S = patient_s(200)
 
 PYPROJECT = """
 [project]

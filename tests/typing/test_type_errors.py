@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import patient_s
+
 ROOT = Path(__file__).parents[2]
 SNIPPET = """
 from asynctasq import SyncTask, task
@@ -42,13 +44,13 @@ def wrong_lines(tmp_path_factory: pytest.TempPathFactory) -> set[int]:
     path = tmp_path_factory.mktemp("typing") / "snippet.py"
     path.write_text(SNIPPET)
     command = [sys.executable, "-m", "mypy", "--strict", "--no-error-summary", str(path)]
-    done = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=110)
+    done = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=patient_s(230))
     lines = [line.split(":") for line in done.stdout.splitlines() if ": error:" in line]
     assert lines, done.stdout + done.stderr
     return {int(parts[1]) for parts in lines if parts[0].endswith("snippet.py")}
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(patient_s(240))
 @pytest.mark.parametrize(
     "mistake",
     [

@@ -6,10 +6,12 @@ import itertools
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any
 
+from asynctasq.testing.patience import patient_s
+
 __all__ = ["cancel_at_each_suspension"]
 
 ROUNDS_MAX = 40
-HANGS_S = 20.0
+HANGS_S = patient_s(20)
 
 
 def _cancel(task: asyncio.Task[Any], _: object) -> None:

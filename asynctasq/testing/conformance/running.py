@@ -14,10 +14,11 @@ from asynctasq.drivers.capabilities import Support
 from asynctasq.errors import UnsupportedFeature
 from asynctasq.testing.conformance.harness import DriverHarness, NotPossible
 from asynctasq.testing.conformance.store_under_test import StoreUnderTest, UnderClaimed
+from asynctasq.testing.patience import patient_s
 
 __all__ = ["ConformanceResult", "conforms", "run_conformance_test"]
 
-BODY_S_MAX = 120.0
+BODY_S_MAX = patient_s(120)
 PARTIAL_ALLOWED = frozenset(
     {"ordered", "atomic_enqueue", "idempotent_enqueue", "atomic_settle", "fenced", "exact_depth"}
 )
@@ -130,7 +131,7 @@ async def _prepare(store: StoreUnderTest) -> None:
 
 async def _finish(store: StoreUnderTest) -> None:
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(patient_s(30)):
             for driver in store.drivers:
                 await driver.close()
     finally:

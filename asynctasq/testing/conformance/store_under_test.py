@@ -9,6 +9,7 @@ from asynctasq.drivers.base import Driver, Inspectable, KeepsResults, Notifies, 
 from asynctasq.drivers.capabilities import Capabilities
 from asynctasq.kernel.messages import Depth, Lease, Message, Settlement, StoredMessage
 from asynctasq.testing.conformance.harness import DriverHarness, NotPossible
+from asynctasq.testing.patience import patient_s
 
 __all__ = ["LONG_S", "Q", "StoreUnderTest", "UnderClaimed", "ids", "message"]
 
@@ -16,7 +17,7 @@ Q = "work"
 """The queue most tests use."""
 LONG_S = 600.0
 """A lease longer than any test."""
-PATIENCE_S = 10.0
+PATIENCE_S = patient_s(10)
 """How long an eventually consistent backend may take to show what is stored."""
 
 T = TypeVar("T")
@@ -70,7 +71,7 @@ class StoreUnderTest:
     @property
     def brief_s(self) -> float:
         """A lease that a test lets expire, with `expire`."""
-        return 60.0 if self.virtual else 2.0
+        return 60.0 if self.virtual else patient_s(2.0)
 
     def create(self) -> Driver:
         """Return a further driver on the store."""
@@ -103,7 +104,7 @@ class StoreUnderTest:
         """
         if self.virtual:
             self.harness.advance(seconds)
-        elif seconds <= 4:
+        elif seconds <= patient_s(4):
             await asyncio.sleep(seconds)
         else:
             raise NotPossible("the driver's clock can't be moved, and waiting would take too long")

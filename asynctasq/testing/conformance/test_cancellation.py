@@ -9,13 +9,14 @@ from asynctasq.testing.conformance.cancelling import cancel_at_each_suspension
 from asynctasq.testing.conformance.harness import NotPossible
 from asynctasq.testing.conformance.running import conforms
 from asynctasq.testing.conformance.store_under_test import LONG_S, Q, StoreUnderTest, ids, message, repeated
+from asynctasq.testing.patience import patient_s
 
 Call = Coroutine[Any, Any, object]
 
 
 async def _assert_usable(store: StoreUnderTest) -> None:
     """Check that no connection was lost: more calls at once than a pool that leaked could serve."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(patient_s(20)):
         depths = await asyncio.gather(*(store.driver.depth("untouched") for _ in range(store.sized(30))))
     assert all(depth.ready == 0 for depth in depths)
     await store.put("last", queue="after")
@@ -221,7 +222,7 @@ async def test_a_cancelled_close_may_be_repeated(store: StoreUnderTest) -> None:
         return store.driver.close()
 
     async def check() -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(patient_s(10)):
             await store.driver.close()
 
     await cancel_at_each_suspension(call, check, at_least=store.sized(30))

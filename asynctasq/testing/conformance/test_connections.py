@@ -13,9 +13,10 @@ from asynctasq.errors import ConfigError, DriverUnavailable
 from asynctasq.kernel.messages import Complete, Lease, Release
 from asynctasq.testing.conformance.running import conforms
 from asynctasq.testing.conformance.store_under_test import LONG_S, Q, StoreUnderTest, ids, message
+from asynctasq.testing.patience import patient_s
 
 T = TypeVar("T")
-CLOSE_S_MAX = 5.0
+CLOSE_S_MAX = patient_s(5)
 
 
 async def _in_another_loop(call: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -82,7 +83,7 @@ async def test_close_leaves_no_task_running(store: StoreUnderTest) -> None:
 
     await store.driver.close()
 
-    deadline = time.perf_counter() + 2
+    deadline = time.perf_counter() + patient_s(2)
     while (left := asyncio.all_tasks() - {asyncio.current_task()}) and time.perf_counter() < deadline:  # noqa: ASYNC110 - waits for tasks it has no handle of
         await asyncio.sleep(0.02)
     assert not left, f"close left tasks running: {left}"
@@ -95,7 +96,7 @@ async def test_several_asyncio_runs_use_one_instance(store: StoreUnderTest) -> N
 
         async def work(name: str = f"m{number}") -> None:
             assert await driver.enqueue([message(name)]) == [name]
-            leases = await driver.reserve([Q], limit=1, lease_s=LONG_S, wait_s=0 if store.exact else 5)
+            leases = await driver.reserve([Q], limit=1, lease_s=LONG_S, wait_s=0 if store.exact else patient_s(5))
             assert ids(leases) == [name]
             assert await driver.settle([(leases[0], Complete())]) == set()
             await driver.close()
@@ -129,7 +130,7 @@ async def test_several_loops_at_once_use_one_instance(store: StoreUnderTest) -> 
 @conforms("reserve: a wake-up across event loops")
 async def test_an_enqueue_in_another_loop_wakes_a_waiting_reserve(store: StoreUnderTest) -> None:
     driver = store.driver
-    waiting = asyncio.create_task(driver.reserve([Q], limit=1, lease_s=LONG_S, wait_s=30))
+    waiting = asyncio.create_task(driver.reserve([Q], limit=1, lease_s=LONG_S, wait_s=patient_s(30)))
     await asyncio.sleep(0.2)
     started = time.perf_counter()
 
@@ -140,7 +141,7 @@ async def test_an_enqueue_in_another_loop_wakes_a_waiting_reserve(store: StoreUn
     await _in_another_loop(work)
 
     assert ids(await waiting) == ["m"]
-    assert time.perf_counter() - started < 5
+    assert time.perf_counter() - started < patient_s(5)
 
 
 @conforms("another process sees the messages", needs="cross_process")
@@ -158,7 +159,7 @@ async def test_two_instances_share_one_store(store: StoreUnderTest) -> None:
 
 async def _answers_again(call: Callable[[], Awaitable[T]]) -> T:
     """Return what `call` returns: at once, or after one `DriverUnavailable`; other calls may have needed that one."""
-    deadline = time.perf_counter() + 20
+    deadline = time.perf_counter() + patient_s(20)
     while True:
         try:
             return await call()
@@ -170,7 +171,7 @@ async def _answers_again(call: Callable[[], Awaitable[T]]) -> T:
 async def _works(store: StoreUnderTest, name: str) -> None:
     """Check that one message goes through the driver, whatever was cut before."""
     await _answers_again(lambda: store.driver.enqueue([message(name, queue="after")]))
-    leases = await _answers_again(lambda: store.driver.reserve(["after"], limit=1, lease_s=LONG_S, wait_s=5))
+    leases = await _answers_again(lambda: store.driver.reserve(["after"], limit=1, lease_s=LONG_S, wait_s=patient_s(5)))
     assert ids(leases) == [name]
     assert await _answers_again(lambda: store.driver.settle([(leases[0], Complete())])) == set()
 
@@ -231,7 +232,7 @@ async def test_a_wait_goes_on_after_its_connection_was_cut(store: StoreUnderTest
 
     assert await waiting == ["m"]
 
-    assert time.perf_counter() - started < 15, "a lost wake-up must be noticed within seconds"
+    assert time.perf_counter() - started < patient_s(15), "a lost wake-up must be noticed within seconds"
 
 
 @conforms("after the server restarted the next call works, or raises DriverUnavailable and the one after works")

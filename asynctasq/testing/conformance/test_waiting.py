@@ -8,9 +8,10 @@ from asynctasq.drivers.base import Driver
 from asynctasq.kernel.messages import Bury, Complete, DeadReason, Lease, Release
 from asynctasq.testing.conformance.running import conforms
 from asynctasq.testing.conformance.store_under_test import LONG_S, Q, StoreUnderTest, ids, message
+from asynctasq.testing.patience import patient_s
 
-WAIT_S = 30.0
-PROMPT_S = 4.0
+WAIT_S = patient_s(30)
+PROMPT_S = patient_s(4)
 """Well before `WAIT_S` ends: a reserve that sleeps through a wake-up fails, a slow machine does not."""
 
 

@@ -23,6 +23,7 @@ from typing import Self
 from urllib.parse import urlsplit
 
 from asynctasq.drivers.urls import redact
+from asynctasq.testing.patience import patient_s
 from asynctasq.testing.servers.commands import COMMANDS, HOST, KINDS, ServerCommands, ServerUnavailable
 
 __all__ = ["KINDS", "NotPossible", "Server", "ServerUnavailable", "Servers", "start_server"]
@@ -70,7 +71,7 @@ class Server:
         with log_path.open("ab") as log:
             self._process = _spawn(commands.serve(self._data, self._port), commands.user, log.fileno())
         self._watchdog = _watchdog(self._process.pid)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + patient_s(60)
         while not commands.is_ready(self._port):
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
@@ -87,7 +88,7 @@ class Server:
             return
         process.send_signal(signal.SIGKILL if kill else commands.stop_signal)
         try:
-            process.wait(timeout=20)
+            process.wait(timeout=patient_s(20))
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
@@ -262,7 +263,7 @@ def _template(kind: str) -> Path:
     folder = _temporary_folder(f"{kind}-template", commands.user)
     with (folder.parent / f"{folder.name}.log").open("w+b") as log:
         _remove_at_exit(Path(log.name))
-        if _spawn(commands.make(folder), commands.user, log.fileno()).wait(timeout=120) != 0:
+        if _spawn(commands.make(folder), commands.user, log.fileno()).wait(timeout=patient_s(120)) != 0:
             log.seek(0)
             text = log.read().decode(errors="replace")
             raise ServerUnavailable(f"the data folder of a private {kind} server could not be made:\n{text[-4000:]}")

@@ -16,6 +16,7 @@ from asynctasq.codec.arguments import pack_arguments, unpack_arguments
 from asynctasq.codec.orm.references import resolve_for_hooks, resolve_references
 from asynctasq.errors import ConfigError, ModelNotFoundError, UndecodableBody, UnserializableValue
 from tests.codec.orm.databases import KINDS, Database, database
+from tests.patience import SOON_S
 
 DEVICE_ID = uuid.UUID("12345678-1234-5678-1234-567812345678")
 
@@ -314,10 +315,11 @@ async def test_hooks_get_none_when_the_database_is_away(session, factory, monkey
     data = pack_arguments("app:Task", {"user": session.get(User, 1), "n": 1}, {})
     away = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/no/such/folder.db", poolclass=NullPool)
     monkeypatch.setattr(Base, "_asynctasq_session_factory", async_sessionmaker(away))
+    before = set(threading.enumerate())
 
     assert await resolve_for_hooks(unpack_arguments(data, {})) == {"user": None, "n": 1}
-    async with asyncio.timeout(20):  # aiosqlite's thread tells this loop that it ends
-        while any("_connection_worker" in thread.name for thread in threading.enumerate()):
+    async with asyncio.timeout(SOON_S):  # aiosqlite's thread tells this loop that it ends
+        while any("_connection_worker" in thread.name for thread in set(threading.enumerate()) - before):
             await asyncio.sleep(0.001)
 
 
@@ -400,7 +402,7 @@ async def test_models_of_different_classes_are_loaded_at_the_same_time(place, se
 
     class Meets(AsyncSession):
         async def run_sync(self, *arguments):
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(SOON_S):
                 await together.wait()
             return await super().run_sync(*arguments)
 

@@ -6,8 +6,7 @@ from concurrent.futures import wait
 import pytest
 
 from asynctasq.core.lanes.thread_pool import ThreadPool
-
-SOON_S = 10.0
+from tests.patience import SOON_S
 
 
 def names(prefix: str) -> set[str]:

@@ -11,17 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from asynctasq.drivers.sql.checks import Pace
 
 from asynctasq.drivers.mysql_driver import MySQLDriver
 from asynctasq.drivers.mysql_driver.address import parse_address
-from asynctasq.drivers.mysql_driver.pool import Connection, connect
+from asynctasq.drivers.mysql_driver.driver import POLL_LONGEST_S
+from asynctasq.drivers.mysql_driver.pool import SESSION, Connection, connect
 from asynctasq.drivers.mysql_driver.statements import Statements, server_now
 from asynctasq.errors import DriverError, DriverUnavailable
 from asynctasq.kernel.messages import Bury, Complete, DeadReason, Depth, Lease, Message, Release, Settlement
 from asynctasq.testing.conformance.harnesses.mysql import MySQLHarness
 from asynctasq.testing.servers import Servers
+from tests.patience import SOON_S, until
 
 SQL = Statements("asynctasq")
+FAR_S = 3600.0
 
 
 @pytest.fixture
@@ -85,17 +89,21 @@ async def test_no_deadlock_reaches_whoever_works_on_the_same_messages(store: MyS
     drivers = [store.create() for _ in range(8)]
     await drivers[0].enqueue(messages(*(f"m{number}" for number in range(20))))
     deadlocks = await status(store, "Innodb_deadlocks")
-    end = asyncio.get_running_loop().time() + 2.5
+    end = 0.0
 
     async def act(driver: MySQLDriver, seed: int) -> None:
         rng, held = random.Random(seed), list[Lease]()
         while asyncio.get_running_loop().time() < end:
             held = await _do_something(driver, rng, held)
 
-    await asyncio.gather(*(act(driver, seed) for seed, driver in enumerate(drivers)))
+    async def had_a_deadlock() -> bool:
+        nonlocal end
+        end = asyncio.get_running_loop().time() + 2.5
+        await asyncio.gather(*(act(driver, seed) for seed, driver in enumerate(drivers)))
+        return await status(store, "Innodb_deadlocks") > deadlocks
 
     # Without deadlocks on the server this would show nothing.
-    assert await status(store, "Innodb_deadlocks") > deadlocks
+    await until(had_a_deadlock, "the server had a deadlock")
 
 
 async def _do_something(driver: MySQLDriver, rng: random.Random, held: list[Lease]) -> list[Lease]:
@@ -128,13 +136,15 @@ async def _do_something(driver: MySQLDriver, rng: random.Random, held: list[Leas
 
 
 async def test_rows_that_another_transaction_holds_do_not_delay_a_reserve(
-    store: MySQLHarness, connection: Connection
+    store: MySQLHarness, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    patient = (*SESSION, f"SET SESSION innodb_lock_wait_timeout = {FAR_S:.0f}")
+    monkeypatch.setattr("asynctasq.drivers.mysql_driver.pool.SESSION", patient)
     driver = store.create()
     await driver.enqueue(messages("a"))
     await connection.run("START TRANSACTION", "SELECT id FROM asynctasq_messages FOR UPDATE")
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(SOON_S):
         assert await driver.reserve(["q"], limit=1, lease_s=9) == []
         assert await driver.reserve(["r", "s", "q"], limit=1, lease_s=9) == []
         assert await driver.reserve(["q"], limit=1, lease_s=9, wait_s=0.2) == []
@@ -213,7 +223,7 @@ async def test_a_silent_server_is_given_up_in_time(store: MySQLHarness) -> None:
     os.kill(pid, signal.SIGSTOP)
     try:
         await until_stopped(pid)
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(SOON_S):
             with pytest.raises(DriverUnavailable, match="did not answer in time"):
                 await driver.depth("q")
     finally:
@@ -226,9 +236,7 @@ async def test_a_silent_server_is_given_up_in_time(store: MySQLHarness) -> None:
 async def until_stopped(pid: int) -> None:
     """Wait until every thread of a process is stopped."""
     tasks = Path(f"/proc/{pid}/task")
-    async with asyncio.timeout(10):
-        while not all(" T " in (task / "stat").read_text() for task in tasks.iterdir()):
-            await asyncio.sleep(0.01)
+    await until(lambda: all(" T " in (task / "stat").read_text() for task in tasks.iterdir()), "all threads stopped")
 
 
 async def test_close_is_bounded_while_the_server_is_silent(store: MySQLHarness) -> None:
@@ -242,7 +250,7 @@ async def test_close_is_bounded_while_the_server_is_silent(store: MySQLHarness) 
     try:
         asking = asyncio.ensure_future(driver.depth("q"))
         await asyncio.sleep(0)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(SOON_S):
             await driver.close()
         with pytest.raises(DriverUnavailable):
             await asking
@@ -356,7 +364,7 @@ async def test_calls_cancelled_at_random_leak_no_connection(store: MySQLHarness)
     for number in range(60):
         await call(number)
 
-    async with asyncio.timeout(20), store.admin() as admin:
+    async with asyncio.timeout(SOON_S), store.admin() as admin:
         found = f"SELECT COUNT(*) FROM information_schema.processlist WHERE db = '{store.database}'"
         while (await admin.run(found))[0].rows[0][0] > 3:
             await admin.run("DO SLEEP(0.05)")
@@ -369,19 +377,35 @@ async def test_calls_cancelled_at_random_leak_no_connection(store: MySQLHarness)
 # -- waiting -------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def _idle_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waits begin as after a long idle time: the next look by itself is an hour away."""
+
+    def pace(*, first_s: float, longest_s: float, rng: random.Random) -> Pace:
+        made = Pace(first_s=first_s, longest_s=longest_s, rng=rng)
+        if longest_s == POLL_LONGEST_S:
+            made._next_s = FAR_S
+        return made
+
+    monkeypatch.setattr("asynctasq.drivers.mysql_driver.driver.Pace", pace)
+
+
+async def waits(driver: MySQLDriver) -> None:
+    """Return when a call of this driver sleeps."""
+    await until(lambda: any(waiter._event._waiters for waiter in driver._wakeups._waiters), "a call waits")
+
+
+@pytest.mark.usefixtures("_idle_for_long")
 async def test_another_instance_of_this_process_wakes_a_waiting_reserve_at_once(store: MySQLHarness) -> None:
     waiting, other = store.create(), store.create()
     await other.open()
-    call = asyncio.ensure_future(waiting.reserve(["q"], limit=1, lease_s=9, wait_s=30))
-    # Until the pauses between looks have grown past what the test allows.
-    await asyncio.sleep(2.5)
+    call = asyncio.ensure_future(waiting.reserve(["q"], limit=1, lease_s=9, wait_s=FAR_S))
+    await waits(waiting)
 
-    loop = asyncio.get_running_loop()
-    started = loop.time()
     await other.enqueue(messages("a"))
 
-    assert ids(await call) == ["a"]
-    assert loop.time() - started < 2
+    async with asyncio.timeout(SOON_S):
+        assert ids(await call) == ["a"]
 
 
 async def test_a_lease_made_shorter_by_this_process_wakes_at_once_and_a_renewal_nobody(store: MySQLHarness) -> None:
@@ -393,35 +417,34 @@ async def test_a_lease_made_shorter_by_this_process_wakes_at_once_and_a_renewal_
         lost = await driver.extend(leases, lease_s=120)
         renewed = await waiter.wait(0.1)
         await driver.extend(leases, lease_s=1)
-        shortened = await waiter.wait(5)
+        shortened = await waiter.wait(SOON_S)
 
     assert (lost, renewed, shortened) == (set(), False, True)
 
 
 async def test_a_message_of_another_process_is_found_by_polling(store: MySQLHarness, connection: Connection) -> None:
     driver = store.create()
-    call = asyncio.ensure_future(driver.wait_visible(["q"], wait_s=30))
-    await asyncio.sleep(0.5)
+    call = asyncio.ensure_future(driver.wait_visible(["q"], wait_s=FAR_S))
+    await waits(driver)
 
     await connection.run(SQL.insert(messages("a"), now=server_now(0), claim="0"))
 
-    async with asyncio.timeout(6):
+    async with asyncio.timeout(SOON_S):
         assert await call
 
 
+@pytest.mark.usefixtures("_idle_for_long")
 async def test_a_commit_of_the_caller_is_noticed_soon(store: MySQLHarness) -> None:
     driver = store.create()
-    call = asyncio.ensure_future(driver.reserve(["q"], limit=1, lease_s=9, wait_s=30))
-    await asyncio.sleep(3.5)
+    call = asyncio.ensure_future(driver.reserve(["q"], limit=1, lease_s=9, wait_s=FAR_S))
+    await waits(driver)
     transaction = await store.begin()
     await driver.enqueue_in(transaction.connection, messages("a"))
 
-    loop = asyncio.get_running_loop()
-    started = loop.time()
     await transaction.commit()
 
-    assert ids(await call) == ["a"]
-    assert loop.time() - started < 3
+    async with asyncio.timeout(SOON_S):
+        assert ids(await call) == ["a"]
 
 
 async def test_a_second_of_idleness_costs_less_than_a_statement(store: MySQLHarness) -> None:

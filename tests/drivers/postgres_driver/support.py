@@ -1,7 +1,5 @@
 """What the tests of the PostgreSQL driver share."""
 
-import asyncio
-from collections.abc import Callable
 from typing import Any
 
 from asynctasq.drivers.postgres_driver import PostgresDriver
@@ -23,14 +21,6 @@ def messages(*ids: str, queue: str = Q, **options: Any) -> list[Message]:
 
 def ids(leases: list[Lease]) -> list[str]:
     return [lease.message_id for lease in leases]
-
-
-async def until(condition: Callable[[], Any], *, within_s: float = 10.0) -> Any:
-    """Return the first true answer; what is waited for happens in a server, so there is nothing to await."""
-    async with asyncio.timeout(within_s):
-        while not (answer := await condition()):
-            await asyncio.sleep(0.005)
-    return answer
 
 
 async def waits_for_lock(store: PostgresHarness) -> bool:

@@ -15,7 +15,8 @@ from asynctasq.errors import ConfigError, DispatchError, DriverMisconfigured, Dr
 from asynctasq.kernel.messages import Bury, Complete, DeadReason, Lease, Message, Release
 from asynctasq.testing.conformance.harnesses.postgres import PostgresHarness
 from asynctasq.testing.servers import Servers
-from tests.drivers.postgres_driver.support import Q, ids, make, messages, until, waits_for_lock
+from tests.drivers.postgres_driver.support import Q, ids, make, messages, waits_for_lock
+from tests.patience import SOON_S, until
 
 UNREACHABLE_URL = "postgresql://someone:s3cr3t@127.0.0.1:1/nothing"
 
@@ -423,7 +424,7 @@ async def test_a_message_committed_late_is_found_below_the_bounds(store: Postgre
     await transaction.commit()
 
     assert await driver.reserve([Q], limit=1, lease_s=60) == []
-    assert ids(await driver.reserve([Q], limit=1, lease_s=60, wait_s=20)) == ["late"]
+    assert ids(await driver.reserve([Q], limit=1, lease_s=60, wait_s=SOON_S)) == ["late"]
 
 
 async def test_dead_letters_stay_out_of_the_claim(store: PostgresHarness, other: Any) -> None:

@@ -6,13 +6,13 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from asynctasq.drivers.redis_driver import RedisDriver
+from tests.patience import SOON_S, wait_until
 
 
 def free_port() -> int:
@@ -44,19 +44,18 @@ class RedisServer:
             command += [str(config), "--sentinel"]
         command += ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._data), *self._options]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
-        deadline = time.monotonic() + 20
-        while not self._answers():
-            assert self._process.poll() is None, "redis-server ended at once"
-            assert time.monotonic() < deadline, "redis-server does not answer"
-            time.sleep(0.01)
+        wait_until(self._answers_or_ended, "redis-server answers")
+        assert self._process.poll() is None, "redis-server ended at once"
 
     def ask(self, command: str) -> bytes:
         """Return the beginning of a reply, on a connection that is not a driver's."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=1) as probe:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=SOON_S) as probe:
             probe.sendall(command.encode() + b"\r\n")
             return probe.recv(65536)
 
-    def _answers(self) -> bool:
+    def _answers_or_ended(self) -> bool:
+        if self._process is None or self._process.poll() is not None:
+            return True
         try:
             return self.ask("PING").startswith((b"+PONG", b"-NOAUTH"))
         except OSError:
@@ -90,11 +89,3 @@ async def driving(url: str, **options: Any) -> AsyncIterator[RedisDriver]:
         yield driver
     finally:
         await driver.close()
-
-
-async def until(condition: Any, *, wait_s: float = 5) -> None:
-    """Wait until an async condition holds; fail when it does not come true in time."""
-    deadline = asyncio.get_running_loop().time() + wait_s
-    while not await condition():
-        assert asyncio.get_running_loop().time() < deadline, "the condition did not come true in time"
-        await asyncio.sleep(0.005)

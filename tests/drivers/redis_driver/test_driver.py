@@ -10,7 +10,8 @@ from asynctasq.drivers.redis_driver import server_checks as _redis_checks
 from asynctasq.drivers.redis_driver.server_checks import parse_info
 from asynctasq.errors import DispatchError, DriverUnavailable
 from asynctasq.kernel.messages import Bury, Complete, DeadReason, ErrorRecord, Lease, Message, Release
-from tests.drivers.redis_driver.server import RedisServer, driving, until
+from tests.drivers.redis_driver.server import RedisServer, driving
+from tests.patience import until
 
 
 def message(number: int, **changes: object) -> Message:

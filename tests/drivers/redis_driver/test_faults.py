@@ -13,7 +13,8 @@ import pytest
 from asynctasq.drivers.redis_driver import RedisDriver
 from asynctasq.errors import DriverMisconfigured, DriverUnavailable
 from asynctasq.kernel.messages import Complete, Lease, Message
-from tests.drivers.redis_driver.server import RedisServer, driving, free_port, until
+from tests.drivers.redis_driver.server import RedisServer, driving, free_port
+from tests.patience import SOON_S, until, wait_until
 
 SECRET = "s3cret-word"
 
@@ -127,7 +128,7 @@ async def test_a_server_that_became_a_replica_is_unavailable(redis: RedisDriver)
 async def test_a_paused_server_is_given_up_and_no_reply_is_mixed_up(server: RedisServer) -> None:
     async with driving(server.url, reply_timeout_s=0.2, namespace="pause") as driver:
         await driver.enqueue([message(1)])
-        await driver.command("CLIENT", "PAUSE", 600, "ALL")
+        await driver.command("CLIENT", "PAUSE", 2000, "ALL")
 
         with pytest.raises(DriverUnavailable, match="did not answer in time"):
             await driver.depth("q")
@@ -146,7 +147,7 @@ async def test_a_busy_pool_is_an_error_in_words(server: RedisServer) -> None:
     timeouts = {"connect_timeout_s": 0.1, "reply_timeout_s": 0.2}
     async with driving(server.url, max_connections=1, **timeouts) as driver, driving(server.url) as control:
         await driver.open()
-        await control.command("CLIENT", "PAUSE", 1000, "ALL")
+        await control.command("CLIENT", "PAUSE", 2000, "ALL")
 
         results = await asyncio.gather(*(driver.depth("q") for _ in range(6)), return_exceptions=True)
 
@@ -301,11 +302,15 @@ async def test_tls_is_checked_against_the_given_authority(tmp_path: Path) -> Non
 
 
 async def test_a_sentinel_leads_to_the_master_and_to_its_successor() -> None:
-    with RedisServer() as first, RedisServer("--replicaof", "127.0.0.1", str(first.port)) as second:
+    # A master waits 5 s for more replicas before it copies to the first, unless it is told otherwise.
+    at_once = ("--repl-diskless-sync-delay", "0")
+    with RedisServer(*at_once) as first, RedisServer("--replicaof", "127.0.0.1", str(first.port)) as second:
         config = (
             f"sentinel monitor main 127.0.0.1 {first.port} 1\n"
             "sentinel down-after-milliseconds main 300\nsentinel failover-timeout main 1000\n"
         )
+        # A sentinel asks a master for its replicas when it first meets it, then every 10 s.
+        wait_until(lambda: has_a_replica(first), "the replica is in step")
         with RedisServer(sentinel_config=config) as sentinel:
             nobody = free_port()
             url = f"redis+sentinel://127.0.0.1:{nobody},127.0.0.1:{sentinel.port}/main"
@@ -315,21 +320,26 @@ async def test_a_sentinel_leads_to_the_master_and_to_its_successor() -> None:
                 async def is_copied() -> bool:
                     return await replica.command("DBSIZE") > 0
 
-                await until(is_copied)
-                await until(lambda: knows_a_replica(sentinel), wait_s=15)
-                first.kill()
-
                 async def is_served() -> bool:
                     try:
-                        return await driver.enqueue([message(2)]) == ["m-2"]
+                        await driver.enqueue([message(2)])
                     except DriverUnavailable:
                         return False
+                    return True
 
-                await until(is_served, wait_s=20)
+                await until(is_copied, "the message is at the replica")
+                await until(lambda: knows_a_replica(sentinel), "the sentinel knows the replica")
+                first.kill()
+
+                await until(is_served, "the replica is the master", within_s=2 * SOON_S)
                 assert (await driver.depth("q")).ready == 2
 
 
-async def knows_a_replica(sentinel: RedisServer) -> bool:
+def has_a_replica(master: RedisServer) -> bool:
+    return b"state=online" in master.ask("INFO replication")
+
+
+def knows_a_replica(sentinel: RedisServer) -> bool:
     return b"num-slaves\r\n$1\r\n1" in sentinel.ask("SENTINEL MASTER main")
 
 

@@ -14,6 +14,7 @@ from asynctasq.drivers.sql.settlements import independent_batches, is_plain
 from asynctasq.drivers.sql.waiting import PollBackoff, Wakeups, wait_until_visible
 from asynctasq.errors import ConfigError, DriverUnavailable, UnsupportedFeature
 from asynctasq.kernel.messages import Complete, Lease, Message, Release
+from tests.patience import SOON_S
 
 
 def lease(message_id: str, token: str = "1") -> Lease:
@@ -134,7 +135,7 @@ async def test_a_wake_up_before_the_wait_counts() -> None:
 
     with wakeups.waiting(["q"]) as waiter:
         backoff = PollBackoff(first_s=30, longest_s=30, rng=random.Random(1))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(SOON_S):
             assert await wait_until_visible(waiter, due_in_s, wait_s=30, backoff=backoff) is True
 
 

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -20,9 +19,9 @@ from asynctasq.drivers.sqlite_driver.thread import Operation
 from asynctasq.drivers.urls import create_driver
 from asynctasq.errors import ConfigError, DriverError, DriverMisconfigured, DriverUnavailable
 from asynctasq.kernel.messages import Complete, Lease, Message
+from tests.patience import SOON_S, until, wait_until
 
 FAR_S = 3600.0
-SOON_S = 20.0
 
 
 def message(number: int, *, queue: str = "mail", delay_s: float = 0.0, body: bytes = b"x") -> Message:
@@ -384,7 +383,7 @@ async def test_close_is_bounded_while_the_file_is_locked(path: Path) -> None:
         stuck = asyncio.create_task(driver.enqueue([message(1)]))
         await asyncio.sleep(0)
 
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(SOON_S):
             await driver.close()
 
     with pytest.raises(DriverUnavailable, match="locked"):
@@ -395,6 +394,12 @@ async def test_close_is_bounded_while_the_file_is_locked(path: Path) -> None:
 # -- waiting -------------------------------------------------------------------------------------
 
 
+@pytest.fixture(autouse=True)
+def _no_recheck(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The look that makes up for lost wake-ups is an hour away, so that what comes in time was woken."""
+    monkeypatch.setattr("asynctasq.drivers.sqlite_driver.driver.RECHECK_S", FAR_S)
+
+
 async def test_another_instance_in_this_process_wakes_at_once(path: Path) -> None:
     waiting, storing = SQLiteDriver(path, poll_s=FAR_S), SQLiteDriver(path, poll_s=FAR_S)
     task = asyncio.create_task(reserve(waiting, wait_s=FAR_S))
@@ -402,7 +407,7 @@ async def test_another_instance_in_this_process_wakes_at_once(path: Path) -> Non
 
     await storing.enqueue([message(1)])
 
-    async with asyncio.timeout(4):  # less than the re-check that catches lost notices
+    async with asyncio.timeout(SOON_S):
         assert [lease.message_id for lease in await task] == ["m1"]
     await waiting.close()
     await storing.close()
@@ -410,11 +415,12 @@ async def test_another_instance_in_this_process_wakes_at_once(path: Path) -> Non
 
 async def wait_is_registered(driver: SQLiteDriver) -> None:
     """Return when a call of this driver waits."""
-    async with asyncio.timeout(SOON_S):
-        while (session := driver._sessions.get_if_open()) is None or not any(
-            waiter._event._waiters for waiter in session.waiters
-        ):
-            await asyncio.sleep(0)
+
+    def waits() -> bool:
+        session = driver._sessions.get_if_open()
+        return session is not None and any(waiter._event._waiters for waiter in session.waiters)
+
+    await until(waits, "a call waits")
 
 
 async def test_another_loop_in_this_process_wakes_at_once(path: Path) -> None:
@@ -431,7 +437,7 @@ async def test_another_loop_in_this_process_wakes_at_once(path: Path) -> None:
 
     await asyncio.to_thread(store)
 
-    async with asyncio.timeout(4):
+    async with asyncio.timeout(SOON_S):
         assert [lease.message_id for lease in await task] == ["m1"]
     await waiting.close()
 
@@ -447,7 +453,7 @@ async def test_a_commit_of_another_process_wakes(driver: SQLiteDriver, path: Pat
     child = await asyncio.create_subprocess_exec(sys.executable, "-c", program)
     assert await child.wait() == 0
 
-    async with asyncio.timeout(4):
+    async with asyncio.timeout(SOON_S):
         assert [lease.message_id for lease in await task] == ["m1"]
 
 
@@ -455,7 +461,7 @@ async def test_waiting_ends_when_the_next_message_is_due(path: Path) -> None:
     driver = SQLiteDriver(path, poll_s=FAR_S)
     await driver.enqueue([message(1, delay_s=0.2), message(2, delay_s=FAR_S)])
 
-    async with asyncio.timeout(4):
+    async with asyncio.timeout(SOON_S):
         leases = await reserve(driver, wait_s=FAR_S)
 
     assert [lease.message_id for lease in leases] == ["m1"]
@@ -553,10 +559,12 @@ def test_several_runs_of_a_loop_without_close_leave_no_thread(path: Path) -> Non
     assert len(threads()) <= 2  # the last one, and perhaps one that is ending
 
     del driver
-    deadline = time.monotonic() + SOON_S
-    while threads() and time.monotonic() < deadline:
+
+    def no_thread() -> bool:
         gc.collect()  # again, as the thread may have held the last operation at that moment
-    assert not threads()
+        return not threads()
+
+    wait_until(no_thread, "no thread is left")
 
 
 def test_an_unclosed_driver_does_not_hold_up_the_end_of_the_process(path: Path) -> None:

@@ -5,7 +5,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
@@ -14,10 +13,10 @@ import pytest
 
 from asynctasq.drivers.sqlite_driver import SQLiteDriver
 from asynctasq.kernel.messages import Complete
+from tests.patience import wait_until
 
 ROUNDS = 12
 LEASE_S = 3600
-LONG_S = 30.0
 
 PROGRAM = """
 import asyncio, os, random, sys
@@ -77,15 +76,17 @@ def kill_in_the_middle(path: Path, ledger: Path, name: str, durability: str, lin
         for n in range(2)
     ]
     try:
-        deadline = time.monotonic() + LONG_S
-        while ledger.stat().st_size < until:
-            assert time.monotonic() < deadline, "the children do not get on"
-            assert all(child.poll() is None for child in children), "a child ended by itself"
+        wait_until(lambda: ledger.stat().st_size >= until or has_ended(children), "the ledger grows")
+        assert not has_ended(children), "a child ended by itself"
     finally:
         for child in children:
             child.send_signal(signal.SIGKILL)
         for child in children:
             child.wait()
+
+
+def has_ended(children: "list[subprocess.Popen[bytes]]") -> bool:
+    return any(child.poll() is not None for child in children)
 
 
 def read(ledger: Path) -> dict[str, Counter[str]]:

@@ -16,6 +16,7 @@ from asynctasq.drivers.sqlite_driver.callers_transaction import in_transaction
 from asynctasq.errors import BodyTooLarge, DriverError, DriverUnavailable, InvalidQueueName, UnsupportedFeature
 from asynctasq.kernel.messages import Complete, Message, Release
 from tests.drivers.sqlite_driver.support import run_plain
+from tests.patience import SOON_S
 
 
 def message(number: int, *, queue: str = "mail", body: bytes = b"x") -> Message:
@@ -85,14 +86,15 @@ async def test_outside_a_transaction_the_callers_commit_ends_ours(
 
 
 async def test_a_waiting_reserve_wakes_at_the_callers_commit(
-    driver: SQLiteDriver, connection: sqlite3.Connection
+    driver: SQLiteDriver, connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("asynctasq.drivers.sqlite_driver.driver.RECHECK_S", 3600.0)
     task = asyncio.create_task(driver.reserve(["mail"], limit=1, lease_s=30, wait_s=3600))
     await driver.open()
     driver.enqueue_in_sync(connection, [message(1)])
     connection.commit()
 
-    async with asyncio.timeout(4):
+    async with asyncio.timeout(SOON_S):
         assert [lease.message_id for lease in await task] == ["m1"]
 
 

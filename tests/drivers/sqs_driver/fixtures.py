@@ -1,6 +1,5 @@
 """The server, the proxy and the driver that the tests of the SQS driver share; import all of it with `*`."""
 
-import asyncio
 import os
 from collections.abc import AsyncGenerator, Generator
 from typing import Any
@@ -89,9 +88,3 @@ async def attributes_of(raw: Any, name: str) -> dict[str, str]:
     reply = await raw.get_queue_attributes(QueueUrl=await url_of(raw, name), AttributeNames=["All"])
     found: dict[str, str] = reply["Attributes"]
     return found
-
-
-async def until(met: Any) -> None:
-    async with asyncio.timeout(10):
-        while not met():
-            await asyncio.sleep(0.005)

@@ -10,9 +10,10 @@ from asynctasq.clock import SystemClock
 from asynctasq.drivers.sqs_driver import SQSDriver
 from asynctasq.kernel.messages import Bury, Complete, DeadReason, Depth, ErrorRecord, Release
 from asynctasq.testing.servers import Server
+from tests.patience import until
 
 from .fixtures import *  # noqa: F403 - fixtures, found by their names
-from .fixtures import REGION, attributes_of, message, take, take_one, until, url_of
+from .fixtures import REGION, attributes_of, message, take, take_one, url_of
 from .proxy import Fault, FaultProxy, first
 
 # -- settling ------------------------------------------------------------------------------------

@@ -15,9 +15,10 @@ from asynctasq.errors import BodyTooLarge, ConfigError, DispatchError, DriverMis
 from asynctasq.kernel.messages import Bury, Complete, DeadReason, Depth, ErrorRecord
 from asynctasq.tasks import AsyncTask
 from asynctasq.testing.servers import Server
+from tests.patience import SOON_S, until
 
 from .fixtures import *  # noqa: F403 - fixtures, found by their names
-from .fixtures import REGION, SECRET, attributes_of, message, take, take_one, until, url_of
+from .fixtures import REGION, SECRET, attributes_of, message, take, take_one, url_of
 from .proxy import Fault, FaultProxy, first
 
 # -- addresses -----------------------------------------------------------------------------------
@@ -209,6 +210,13 @@ async def test_an_id_that_sqs_could_not_carry_is_refused(driver: SQSDriver, mess
 # -- waiting -------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def _kept_unclaimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What came for a call that was cancelled is kept for the next, however long the test takes to make it."""
+    monkeypatch.setattr("asynctasq.drivers.sqs_driver.receiver.UNCLAIMED_S", 3600)
+
+
+@pytest.mark.usefixtures("_kept_unclaimed")
 async def test_a_cancelled_reserve_leaves_its_messages_to_the_next(driver: SQSDriver, proxy: FaultProxy) -> None:
     await driver.enqueue([message("warm")])
     await driver.settle([(await take_one(driver), Complete())])
@@ -246,16 +254,14 @@ async def test_what_nobody_reserves_is_handed_back_uncounted(driver: SQSDriver, 
 async def test_close_ends_who_waits_and_hands_back_what_came(driver: SQSDriver, proxy: FaultProxy) -> None:
     await driver.enqueue([message("m")])
     proxy.plan = first("ReceiveMessage", Fault("hold"))
-    waiting = asyncio.create_task(take(driver, wait_s=20))
+    waiting = asyncio.create_task(take(driver, wait_s=600))
     await until(lambda: proxy.requests["ReceiveMessage"] == 1)
-    before = asyncio.get_running_loop().time()
     closing = asyncio.create_task(driver.close())
-    await asyncio.wait([waiting])
+    await asyncio.wait_for(waiting, SOON_S)
     proxy.held.set()
-    await closing
+    await asyncio.wait_for(closing, SOON_S)
 
     assert waiting.result() == []
-    assert asyncio.get_running_loop().time() - before < 10
     assert (await take_one(driver)).crashes == 0
 
 
@@ -267,7 +273,7 @@ async def test_an_idle_wait_costs_one_call_per_queue(driver: SQSDriver, proxy: F
 
     assert await driver.reserve(["a", "b"], limit=5, lease_s=30, wait_s=2) == []
 
-    assert 1.5 < loop.time() - started < 10
+    assert loop.time() - started > 1.5
     assert proxy.requests["ReceiveMessage"] - before == 2
 
 
@@ -283,6 +289,7 @@ async def test_short_waits_share_long_polls(driver: SQSDriver, proxy: FaultProxy
     assert (await take_one(driver, wait_s=1, lease_s=30)).message_id == "m"
 
 
+@pytest.mark.usefixtures("_kept_unclaimed")
 async def test_a_lease_is_whole_though_its_message_came_before_it_was_asked_for(
     driver: SQSDriver, proxy: FaultProxy
 ) -> None:
@@ -369,7 +376,7 @@ async def test_the_guide_s_tasks_run_retry_and_die_on_sqs(server: Server, monkey
 
     await AWSTask().dispatch()
     await FailingTask().dispatch()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(SOON_S):
         await asynctasq.Worker(driver, ["aws-tasks"], max_tasks=3).start()
 
     assert sorted(DONE) == ["AWSTask 0", "FailingTask 0", "FailingTask 1"]

@@ -15,6 +15,7 @@ from asynctasq.drivers.sqs_driver import SQSDriver
 from asynctasq.errors import DriverError, DriverMisconfigured, DriverUnavailable
 from asynctasq.kernel.messages import Bury, Complete, DeadReason, Depth, Lease, Message, Release
 from asynctasq.testing.servers import start_server
+from tests.patience import SOON_S, patient_s
 
 from .fixtures import *  # noqa: F403 - fixtures, found by their names
 from .fixtures import REGION
@@ -41,7 +42,7 @@ def messages(*names: str, delay_s: float = 0.0) -> list[Message]:
 async def take(driver: SQSDriver, count: int, *, lease_s: float = 60) -> list[Lease]:
     """Reserve exactly so many."""
     leases: list[Lease] = []
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(SOON_S):
         while len(leases) < count:
             leases += await driver.reserve(["q"], limit=count - len(leases), lease_s=lease_s, wait_s=1)
     return leases
@@ -138,7 +139,7 @@ async def test_a_long_outage_is_an_unavailable_driver_and_then_over(driver: SQSD
         with pytest.raises(DriverUnavailable):
             await call()
     with pytest.raises(DriverUnavailable):
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(SOON_S):
             while True:  # botocore's own tries take longer than this wait; a later reserve must tell all the same
                 assert await driver.reserve(["q"], limit=1, lease_s=60, wait_s=1) == []
 
@@ -273,7 +274,7 @@ async def test_a_worker_that_dies_between_send_and_delete_leaves_two_copies_neve
     (lease,) = await take(driver, 1, lease_s=2)
     proxy.plan = first("DeleteMessageBatch", Fault("refuse"), times=ALWAYS)
     dying = asyncio.create_task(driver.settle([(lease, Release(counted=True))]))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(SOON_S):
         while not proxy.requests["DeleteMessageBatch"]:
             proxy.arrived.clear()
             await proxy.arrived.wait()
@@ -284,7 +285,7 @@ async def test_a_worker_that_dies_between_send_and_delete_leaves_two_copies_neve
     another = SQSDriver(region=REGION, endpoint_url=proxy.url, queue_name_prefix=driver._directory.names.prefix)
 
     leases = await take(another, 1)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(SOON_S):
         while len(leases) < 2 and (await another.depth("q")).ready:
             leases += await another.reserve(["q"], limit=10, lease_s=60, wait_s=1)
 
@@ -449,7 +450,7 @@ async def test_under_all_faults_nothing_is_lost_and_every_extra_run_has_a_reason
             faults.doubled.update(names[start : start + 10])
             proxy.plan = faults
 
-    async with asyncio.timeout(100):
+    async with asyncio.timeout(patient_s(150)):
         await asyncio.gather(*(worker.work(len(names)) for worker in workers))
 
     proxy.plan = lambda _: None

@@ -15,6 +15,7 @@ from asynctasq.drivers.memory_driver import MemoryDriver
 from asynctasq.tasks import AsyncTask, dispatch_many_sync, task
 from asynctasq.tasks.dispatching import scoped_dispatcher
 from asynctasq.testing import FakeQueue, NestedFakeError
+from tests.patience import SOON_S, patient_s
 
 
 @task
@@ -173,7 +174,7 @@ def test_strict_does_not_hide_the_failure_of_the_test() -> None:
 
 def test_two_threads_have_their_own() -> None:
     counts: dict[int, int] = {}
-    together = threading.Barrier(2, timeout=30)
+    together = threading.Barrier(2, timeout=SOON_S)
 
     def run(number: int) -> None:
         with FakeQueue() as queue:
@@ -317,6 +318,6 @@ def test_the_fixture_serves_sync_async_and_anyio_tests_also_in_parallel(tmp_path
     (tmp_path / "pytest.ini").write_text("[pytest]\nasyncio_mode = strict\n")
 
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=50)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=patient_s(60))
 
     assert "11 passed" in done.stdout, done.stdout + done.stderr

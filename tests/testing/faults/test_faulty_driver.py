@@ -22,6 +22,7 @@ from asynctasq.testing.conformance.suite import *  # noqa: F403 - over a driver 
 from asynctasq.testing.faults import DirectedFault, FaultChoice, Latency, SkewClock
 from asynctasq.testing.loop import SimulationLoop
 from asynctasq.testing.servers import Servers
+from tests.patience import patient_s
 
 CONFORMANCE_DRIVERS = ("tests.testing.faults.faulty_harness:make_harness",)
 CONFORMANCE_PINNED = True
@@ -272,10 +273,10 @@ async def work_through(inner: Driver, count: int) -> FaultyDriver:
     factory = MessageFactory()
     await inner.open()
     await inner.enqueue([factory.message(Work()) for _ in range(count)])
-    settings = WorkerSettings(application=Application(), lease_s=0.5, handle_signals=False)
+    settings = WorkerSettings(application=Application(), lease_s=1, handle_signals=False)
     worker = Worker(driver, concurrency=5, settings=settings, runtime=ProductionRuntime(wait_s=0.2))
     running = asyncio.get_running_loop().create_task(worker.start())
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(patient_s(60)):
         while True:
             depth = await inner.depth("default")
             if not (depth.ready or depth.scheduled or depth.reserved):

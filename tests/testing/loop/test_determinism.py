@@ -10,6 +10,7 @@ import pytest
 
 from asynctasq.testing.loop import Search, SimulationLoop
 from asynctasq.testing.tape import Tape
+from tests.patience import patient_s
 from tests.testing.loop import determinism_program
 
 PROGRAM = Path(determinism_program.__file__)
@@ -29,7 +30,7 @@ def expected(search: Search) -> str:
 def in_another_process(search: Search, hash_seed: str, python: str = sys.executable) -> str:
     environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(ROOT)}
     command = [python, str(PROGRAM), search, *map(str, SEEDS)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=patient_s(120))
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 

@@ -5,7 +5,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -16,6 +15,7 @@ import pytest
 from asynctasq.testing.servers import NotPossible, Server, Servers, ServerUnavailable, start_server
 from asynctasq.testing.servers import commands as _server_commands
 from asynctasq.testing.servers.server import KINDS
+from tests.patience import SOON_S, wait_until
 
 
 @pytest.fixture(params=KINDS)
@@ -37,7 +37,7 @@ def redis(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 def _listens(url: str) -> bool:
     parts = urlsplit(url)
     try:
-        socket.create_connection((parts.hostname or "", parts.port or 0), timeout=2).close()
+        socket.create_connection((parts.hostname or "", parts.port or 0), timeout=SOON_S).close()
     except OSError:
         return False
     return True
@@ -53,7 +53,7 @@ def _runs(pid: int) -> bool:
 
 def _ask(url: str, command: str) -> str:
     parts = urlsplit(url)
-    with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=5) as connection:
+    with socket.create_connection((parts.hostname or "", parts.port or 0), timeout=SOON_S) as connection:
         connection.sendall(command.encode() + b"\r\n")
         return connection.recv(1000).decode()
 
@@ -141,10 +141,7 @@ def test_a_server_ends_when_the_process_that_started_it_is_killed() -> None:
         os.kill(owner.pid, signal.SIGKILL)
         owner.wait()
 
-    deadline = time.monotonic() + 10
-    while _runs(int(pid_text)) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not _runs(int(pid_text)), "the server outlived the test run"
+    wait_until(lambda: not _runs(int(pid_text)), "the server ends with the test run")
 
 
 def test_a_run_starts_each_server_once_and_removes_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from asynctasq.testing.simulation import explore, simulate
 from asynctasq.testing.simulation.run import RunOptions
 from asynctasq.testing.simulation.settings import Settings, set_settings
 from asynctasq.testing.tape.recorded_test import runnable_here, same_test
+from tests.patience import patient_s
 
 TESTS = """
 import pytest
@@ -318,7 +319,7 @@ for call in (test_fails, lambda **given: explore(fails, runs=3, **given)):
         env=outside,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=patient_s(60),
         check=False,
     )
 

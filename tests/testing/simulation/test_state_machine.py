@@ -170,6 +170,7 @@ class Race(QueueStateMachine):
         assert STOCK["pens"] == 100 - len(self.queue.dispatched())
 
 
+@pytest.mark.slow
 def test_a_race_needs_two_dispatches_and_no_more() -> None:
     steps = steps_of(fails(Race))
 

@@ -40,12 +40,14 @@ from asynctasq.testing.strategies import (
     task_arguments,
     tasks,
 )
+from tests.effort import examples
+from tests.patience import patient_s
 
 STEADY = settings(
-    deadline=None, database=None, derandomize=True, max_examples=20, suppress_health_check=list(HealthCheck)
+    deadline=None, database=None, derandomize=True, max_examples=examples(20), suppress_health_check=list(HealthCheck)
 )
 """The same examples today and tomorrow; a busy machine is no finding."""
-QUICK = settings(STEADY, max_examples=300, phases=[Phase.generate, Phase.shrink])
+MANY = settings(STEADY, max_examples=examples(300), phases=[Phase.generate, Phase.shrink])
 
 T = TypeVar("T")
 OrderId = NewType("OrderId", int)
@@ -276,7 +278,7 @@ def test_delays_keep_their_bounds_and_are_what_delay_takes(any_s, short_s, none_
 
 
 def simplest(strategy: st.SearchStrategy[Any], condition: Callable[[Any], bool] = lambda value: True) -> Any:
-    return find(strategy, condition, settings=QUICK)
+    return find(strategy, condition, settings=MANY)
 
 
 def test_values_shrink_to_simple_ones() -> None:
@@ -343,7 +345,7 @@ def test_an_unknown_kind_of_fault_is_refused() -> None:
 
 
 @given(fault_plans(by_chance=True))
-@settings(STEADY, max_examples=20)
+@settings(STEADY, max_examples=examples(20))
 def test_a_plan_that_finds_no_moment_is_no_error(plan) -> None:
     with FakeQueue(faults=plan) as queue:
         Careful(1).dispatch_sync()
@@ -501,13 +503,17 @@ for use in ("from asynctasq.testing import strategies", "from asynctasq.testing 
     except MissingExtra as error:
         print(error)
 """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=patient_s(60)
+    )
 
     assert done.stdout.count("install it with: pip install 'asynctasq[testing]'") == 2, done.stdout
 
 
 def test_importing_the_testing_package_does_not_import_hypothesis() -> None:
     program = "import sys, asynctasq.testing, asynctasq.testing.fake_queue; print('hypothesis' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=patient_s(60)
+    )
 
     assert done.stdout.strip() == "False"

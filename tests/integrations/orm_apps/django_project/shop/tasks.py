@@ -10,7 +10,7 @@ from django.conf import settings
 from asynctasq.tasks import AsyncProcessTask, AsyncTask, SyncProcessTask, SyncTask
 from shop.models import Product
 
-CLOSED_S = 5.0
+CLOSED_S = 30.0
 
 
 def connections_open() -> object:
