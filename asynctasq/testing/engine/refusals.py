@@ -1,7 +1,7 @@
 """What a test tool refuses to a task: an error of the test, which the task neither handles nor is retried for."""
 
 import asyncio
-import sys
+import inspect
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -19,7 +19,7 @@ _SIGNS = ("attached to a different loop", "is bound to a different event loop")
 
 def error_of_test(error: SimulationError) -> SimulationError:
     """Return the error to report for a refusal: it names the task that runs now, and its line."""
-    line = _application_line(_frames_up(sys._getframe()))  # noqa: SLF001
+    line = _application_line(_frames_up(inspect.currentframe()))
     return type(error)(f"{error}\n  asked for by {_running_task()}, at {line}")
 
 
