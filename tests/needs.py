@@ -8,6 +8,7 @@ import types
 from collections.abc import Iterator
 
 import pytest
+
 from asynctasq.testing.servers.commands import KINDS
 
 __all__ = ["needs_of"]

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from asynctasq.drivers.sql.checks import Pace
 
 from asynctasq.drivers.mysql_driver import MySQLDriver
 from asynctasq.drivers.mysql_driver.address import parse_address
 from asynctasq.drivers.mysql_driver.driver import POLL_LONGEST_S
 from asynctasq.drivers.mysql_driver.pool import SESSION, Connection, connect
 from asynctasq.drivers.mysql_driver.statements import Statements, server_now
+from asynctasq.drivers.sql.waiting import PollBackoff
 from asynctasq.errors import DriverError, DriverUnavailable
 from asynctasq.kernel.messages import Bury, Complete, DeadReason, Depth, Lease, Message, Release, Settlement
 from asynctasq.testing.conformance.harnesses.mysql import MySQLHarness
@@ -381,13 +381,13 @@ async def test_calls_cancelled_at_random_leak_no_connection(store: MySQLHarness)
 def _idle_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waits begin as after a long idle time: the next look by itself is an hour away."""
 
-    def pace(*, first_s: float, longest_s: float, rng: random.Random) -> Pace:
-        made = Pace(first_s=first_s, longest_s=longest_s, rng=rng)
+    def pace(*, first_s: float, longest_s: float, rng: random.Random) -> PollBackoff:
+        made = PollBackoff(first_s=first_s, longest_s=longest_s, rng=rng)
         if longest_s == POLL_LONGEST_S:
             made._next_s = FAR_S
         return made
 
-    monkeypatch.setattr("asynctasq.drivers.mysql_driver.driver.Pace", pace)
+    monkeypatch.setattr("asynctasq.drivers.mysql_driver.driver.PollBackoff", pace)
 
 
 async def waits(driver: MySQLDriver) -> None:
