@@ -14,7 +14,7 @@ import pytest
 
 from asynctasq.drivers.mysql_driver import MySQLDriver
 from asynctasq.drivers.mysql_driver.address import parse_address
-from asynctasq.drivers.mysql_driver.driver import POLL_LONGEST_S
+from asynctasq.drivers.mysql_driver.driver import POLL_S_MAX
 from asynctasq.drivers.mysql_driver.pool import SESSION, Connection, connect
 from asynctasq.drivers.mysql_driver.statements import Statements, server_now
 from asynctasq.drivers.sql.waiting import PollBackoff
@@ -383,7 +383,7 @@ def _idle_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def pace(*, first_s: float, longest_s: float, rng: random.Random) -> PollBackoff:
         made = PollBackoff(first_s=first_s, longest_s=longest_s, rng=rng)
-        if longest_s == POLL_LONGEST_S:
+        if longest_s == POLL_S_MAX:
             made._next_s = FAR_S
         return made
 
