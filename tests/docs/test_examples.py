@@ -12,10 +12,10 @@ import pytest
 from tests.patience import patient_s
 
 ROOT = Path(__file__).parents[2]
-HOW_TO = ("judge-a-real-run", "replay-a-failure", "simulate-crashes", "test-django", "test-retries")
+HOW_TO = ("judge-a-real-run", "replay-a-failure", "simulate-crashes", "test-django", "test-http", "test-retries")
 PAGES = [
     ROOT / "README.md",
-    ROOT / "docs" / "tutorial" / "testing.md",
+    *(ROOT / "docs" / "tutorial" / f"{name}.md" for name in ("tasks-with-a-database", "testing", "writing-tasks")),
     *(ROOT / "docs" / "how-to" / f"{name}.md" for name in HOW_TO),
     *(ROOT / "docs" / "reference" / f"{name}.md" for name in ("hypothesis", "testing")),
 ]
