@@ -133,16 +133,3 @@ def test_a_script_runs(example: Example, tmp_path: Path) -> None:
     done = run(tmp_path, "app.py")
 
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-def test_pages_link_only_to_what_exists() -> None:
-    link = re.compile(r"\]\((?!https?:)([^)#]+)\)")
-    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")]
-    missing = [
-        f"{page.relative_to(ROOT)}: {target}"
-        for page in pages
-        for target in link.findall(page.read_text(encoding="utf-8"))
-        if not (page.parent / target).exists()
-    ]
-
-    assert missing == []
