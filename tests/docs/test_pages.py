@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patience import patient_s
+
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")])
@@ -98,9 +100,24 @@ def test_the_readmes_worker_serves_the_queues_of_its_tasks(tmp_path: Path) -> No
 
     for arguments in (["app.py"], ["-c", report], ["-m", "asynctasq", *shlex.split(command), "--burst"]):
         done = subprocess.run(
-            [sys.executable, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=100
+            [sys.executable, *arguments],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=patient_s(100),
         )
         assert done.returncode == 0, done.stdout + done.stderr
 
     assert "app:SendEmail" in done.stdout
     assert "functions:build_report" in done.stdout
+
+
+def test_every_make_command_of_the_pages_is_a_target() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", text_of(ROOT / "Makefile"), re.MULTILINE))
+    told = {
+        name for page in (README, ROOT / "CONTRIBUTING.md") for name in re.findall(r"`make ([a-z-]+)", text_of(page))
+    }
+
+    assert told - targets == set()
+    assert {"quick", "check", "unit", "conformance", "test", "fast", "demo", "clean"} <= told
