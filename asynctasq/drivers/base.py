@@ -6,23 +6,50 @@ from dataclasses import dataclass
 from typing import Any, Protocol, Self, runtime_checkable
 
 from asynctasq.drivers.capabilities import NO, YES, Capabilities, Support, partial
-from asynctasq.kernel.messages import Depth, Lease, Message, Settlement, State, StoredMessage
+from asynctasq.kernel.messages import (
+    Bury,
+    Complete,
+    DeadReason,
+    Depth,
+    ErrorRecord,
+    Lease,
+    Message,
+    Release,
+    Settlement,
+    State,
+    StoredMessage,
+    check_queue_name,
+    microseconds,
+)
 
 __all__ = [
     "NO",
     "YES",
     "BaseDriver",
+    "Bury",
     "Capabilities",
+    "Complete",
+    "DeadReason",
+    "Depth",
     "Driver",
+    "ErrorRecord",
     "Inspectable",
     "KeepsResults",
+    "Lease",
+    "Message",
     "Migratable",
     "Migration",
     "Notifies",
     "Page",
+    "Release",
+    "Settlement",
     "Settlements",
+    "State",
+    "StoredMessage",
     "Support",
     "Transactional",
+    "check_queue_name",
+    "microseconds",
     "partial",
 ]
 

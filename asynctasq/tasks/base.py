@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar, final
 from uuid import UUID
 
 from asynctasq.drivers.base import Driver
-from asynctasq.errors import DispatchError, TaskDefinitionError
+from asynctasq.errors import AsyncTasqError, DispatchError, TaskDefinitionError
 from asynctasq.kernel.messages import check_queue_name
 from asynctasq.kernel.retry import Exponential, Fixed
 from asynctasq.tasks.class_checks import check_driver_override, check_execute, check_overrides, check_parameters
@@ -226,6 +226,20 @@ class BaseTask(Generic[T_co]):
     def attempt(self) -> int:
         """The number of the running attempt, from 1."""
         return self._current_attempt + 1
+
+    @final
+    @property
+    def task_id(self) -> str:
+        """The id of the message that runs this task, the same in every attempt; elsewhere of its latest dispatch.
+
+        Raises: AsyncTasqError where the task neither runs nor was dispatched: None would be a bad idempotency key.
+        """
+        if self._task_id is None:
+            raise AsyncTasqError(
+                f"this {type(self).__qualname__} has no id: it was not dispatched, and no worker runs it; "
+                "in a test, run it with perform() or in a FakeQueue"
+            )
+        return self._task_id
 
     # -- hooks ------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ _NAMES_IN = {
     "perform",
     "faults": "Crash Delay Duplicate ExpireLease FailAfter FailBefore FaultyDriver",
     "faults.kinds": "Faults Latency LoseReply SkewClock Stop",
+    "real_runs": "Entry Kind Ledger Violation run_burst_worker",
     "simulation": "Simulation SimulationFailed simulate",
     "simulation.state_machine": "QueueStateMachine",
 }
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from asynctasq.testing.fake_queue import *
     from asynctasq.testing.faults import Crash, Delay, Duplicate, ExpireLease, FailAfter, FailBefore, FaultyDriver
     from asynctasq.testing.faults.kinds import Faults, Latency, LoseReply, SkewClock, Stop
+    from asynctasq.testing.real_runs import Entry, Kind, Ledger, Violation, run_burst_worker
     from asynctasq.testing.simulation import Simulation, SimulationFailed, simulate
     from asynctasq.testing.simulation.state_machine import QueueStateMachine
 else:
@@ -33,8 +35,8 @@ else:
 
 
 __all__ = [
-    "AttemptRecord", "Crash", "Delay", "Dispatched", "DrainResult", "Duplicate", "ExpireLease", "FailAfter",
-    "FailBefore", "FakeQueue", "Faults", "FaultyDriver", "History", "Latency", "LoseReply", "NestedFakeError",
-    "NotIdle", "Performed", "QueueStateMachine", "Recording", "Simulation", "SimulationFailed", "SkewClock", "Stop",
-    "VirtualClock", "perform", "simulate",
+    "AttemptRecord", "Crash", "Delay", "Dispatched", "DrainResult", "Duplicate", "Entry", "ExpireLease", "FailAfter",
+    "FailBefore", "FakeQueue", "Faults", "FaultyDriver", "History", "Kind", "Latency", "Ledger", "LoseReply",
+    "NestedFakeError", "NotIdle", "Performed", "QueueStateMachine", "Recording", "Simulation", "SimulationFailed",
+    "SkewClock", "Stop", "Violation", "VirtualClock", "perform", "run_burst_worker", "simulate",
 ]  # fmt: skip

@@ -9,18 +9,24 @@ from pathlib import Path
 
 import pytest
 
+from asynctasq.testing.servers import Servers
+from tests.codec.orm.databases import database
 from tests.patience import patient_s
 
 ROOT = Path(__file__).parents[2]
-HOW_TO = ("judge-a-real-run", "replay-a-failure", "simulate-crashes", "test-django", "test-retries")
+HOW_TO = ("judge-a-real-run", "replay-a-failure", "simulate-crashes", "test-django", "test-http", "test-retries")
+WITH_A_DATABASE = ROOT / "docs" / "tutorial" / "tasks-with-a-database.md"
 PAGES = [
     ROOT / "README.md",
-    ROOT / "docs" / "tutorial" / "testing.md",
+    WITH_A_DATABASE,
+    *(ROOT / "docs" / "tutorial" / f"{name}.md" for name in ("testing", "writing-tasks")),
     *(ROOT / "docs" / "how-to" / f"{name}.md" for name in HOW_TO),
     *(ROOT / "docs" / "reference" / f"{name}.md" for name in ("hypothesis", "testing")),
 ]
+FILE = re.compile(r"^<!-- file: (\S+) -->\n```\w+\n(.*?)^```", re.DOTALL | re.MULTILINE)
+"""A file that the page's tests import or that configures them."""
 BLOCK = re.compile(
-    r"(?:^<!-- (fails) -->\n)?^```python\n(.*?)^```"
+    r"(?:^<!-- (fails|file: \S+) -->\n)?^```python\n(.*?)^```"
     r"(?:(?:(?!^```).)*^```text\n(.*?)^```)?",  # if that is the next block
     re.DOTALL | re.MULTILINE,
 )
@@ -43,7 +49,11 @@ class Example:
 
 def examples(page: Path) -> list[Example]:
     found = BLOCK.findall(page.read_text(encoding="utf-8"))
-    return [Example(text, prints if fails else None) for fails, text, prints in found]
+    return [
+        Example(text, prints if mark == "fails" else None)
+        for mark, text, prints in found
+        if not mark.startswith("file: ")
+    ]
 
 
 def named(examples_of: "dict[Path, list[Example]]") -> list[object]:
@@ -62,29 +72,40 @@ FAILING = {page: [example for example in found if example.prints] for page, foun
 SCRIPTS = {page: [example for example in found if not example.tests] for page, found in FOUND.items()}
 
 
-def run(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+def run(folder: Path, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
     # With CI=true pytest would tell each failure twice.
-    environment = {name: value for name, value in os.environ.items() if name != "CI"}
+    environment = {name: value for name, value in os.environ.items() if name != "CI"} | variables
     command = [sys.executable, *arguments]
     return subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=patient_s(100)
     )
 
 
-def run_tests(folder: Path, *files: str) -> "subprocess.CompletedProcess[str]":
-    return run(folder, "-m", "pytest", "-p", "no:cacheprovider", "-o", "asyncio_mode=auto", *files)
+def run_tests(folder: Path, **variables: str) -> "subprocess.CompletedProcess[str]":
+    return run(folder, "-m", "pytest", "-p", "no:cacheprovider", "-o", "asyncio_mode=auto", **variables)
+
+
+def check_tests_of(page: Path, folder: Path, **variables: str) -> None:
+    """Run the tests of a page in one process: each block is a file of its own, beside those that the page names."""
+    for name, text in FILE.findall(page.read_text(encoding="utf-8")):
+        (folder / name).write_text(text, encoding="utf-8")
+    for number, example in enumerate(PASSING[page]):
+        (folder / f"test_{number}.py").write_text(example.text, encoding="utf-8")
+
+    done = run_tests(folder, **variables)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{sum(example.tests for example in PASSING[page])} passed in" in done.stdout
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if PASSING[page]], ids=lambda page: page.stem)
 def test_the_tests_of_a_page_pass(page: Path, tmp_path: Path) -> None:
-    """Each block is a file of its own, and all of a page run in one process."""
-    for number, example in enumerate(PASSING[page]):
-        (tmp_path / f"test_{number}.py").write_text(example.text, encoding="utf-8")
+    check_tests_of(page, tmp_path)
 
-    done = run_tests(tmp_path)
 
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert f"{sum(example.tests for example in PASSING[page])} passed in" in done.stdout
+def test_the_page_on_databases_holds_on_postgres(tmp_path: Path, conformance_servers: Servers) -> None:
+    with database("postgres", conformance_servers, tmp_path) as made:
+        check_tests_of(WITH_A_DATABASE, tmp_path, TEST_DATABASE_URL=made.sqlalchemy_async)
 
 
 @pytest.mark.parametrize("example", named(FAILING))
@@ -112,16 +133,3 @@ def test_a_script_runs(example: Example, tmp_path: Path) -> None:
     done = run(tmp_path, "app.py")
 
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-def test_pages_link_only_to_what_exists() -> None:
-    link = re.compile(r"\]\((?!https?:)([^)#]+)\)")
-    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), *(ROOT / "examples").rglob("*.md")]
-    missing = [
-        f"{page.relative_to(ROOT)}: {target}"
-        for page in pages
-        for target in link.findall(page.read_text(encoding="utf-8"))
-        if not (page.parent / target).exists()
-    ]
-
-    assert missing == []

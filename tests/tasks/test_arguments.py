@@ -190,7 +190,7 @@ def test_a_value_that_cannot_travel_is_named_with_its_path_and_stores_nothing() 
     queue.assert_nothing_dispatched()
 
 
-@pytest.mark.parametrize("name", ["queue", "timeout", "failed", "dispatch", "_task_id", "_options"])
+@pytest.mark.parametrize("name", ["queue", "timeout", "failed", "dispatch", "task_id", "_task_id", "_options"])
 def test_a_keyword_that_would_hide_the_api_is_refused(name: str) -> None:
     with pytest.raises(TypeError, match="would hide"):
         Plain(to="ada", **{name: 1})

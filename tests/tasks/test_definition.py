@@ -307,9 +307,10 @@ def test_a_method_that_would_replace_one_that_every_task_needs_is_refused(name: 
         make({name: lambda self: None})
 
 
-def test_an_attribute_that_would_replace_the_number_of_the_attempt_is_refused() -> None:
-    with pytest.raises(TaskDefinitionError, match=r"Made\.attempt would replace"):
-        make({"attempt": 5})
+@pytest.mark.parametrize("name", ["attempt", "task_id"])
+def test_an_attribute_that_would_replace_what_a_task_knows_of_itself_is_refused(name: str) -> None:
+    with pytest.raises(TaskDefinitionError, match=rf"Made\.{name} would replace"):
+        make({name: 5})
 
 
 @pytest.mark.parametrize("name", ["failed", "should_retry"])

@@ -135,7 +135,7 @@ def test_the_decorators_settings_are_the_classs() -> None:
 @task
 async def knows_itself() -> None:
     running = current_task()
-    SEEN.append((running._task_id, running.attempt))
+    SEEN.append((running.task_id, running.attempt))
 
 
 def test_a_function_learns_its_id_and_attempt_from_the_current_task() -> None:

@@ -68,6 +68,7 @@ async def use() -> None:
     assert_type(await Email("a").dispatch(), str)
     assert_type(Blocking().dispatch_sync(), str)
     assert_type(await Email("a").execute(), bool)
+    assert_type(Email("a").task_id, str)
     assert_type(add(1, b=2), BaseTask[int])
     assert_type(render("a"), BaseTask[str])
     assert_type(await add.dispatch(1), str)

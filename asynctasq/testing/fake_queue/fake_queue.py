@@ -219,7 +219,7 @@ class FakeQueue(Outcomes):
 
     @property
     def ledger(self) -> Sequence[Entry]:
-        """Everything that happened, for `asynctasq.kernel.ledger.check`."""
+        """Everything that happened, entry by entry; `Ledger(entries)` judges it."""
         return self._engine.ledger
 
     @property

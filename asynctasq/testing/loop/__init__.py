@@ -1,4 +1,4 @@
-"""The event loop of a simulation; use from outside only the names below."""
+"""Event loops in virtual time: a simulation's, and a test's own; use from outside only the names below."""
 
 from asynctasq.testing.loop.limits import Limits
 from asynctasq.testing.loop.loop import SimulationLoop

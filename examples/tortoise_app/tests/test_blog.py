@@ -1,7 +1,6 @@
 """Tests of the blog. A FakeQueue takes what is dispatched; no worker and no queue file are needed.
 
-What is awaited inside `run_until_idle` runs in virtual time, where there are no sockets: there a task should find its
-services replaced. What it does to the database is tested by awaiting `execute`, in the test's own event loop.
+Tasks run in the test's own event loop, with the application's own connections. Only the queue's time is virtual.
 """
 
 from collections.abc import AsyncIterator
