@@ -15,7 +15,7 @@ import pytest
 from asynctasq.drivers.mysql_driver import MySQLDriver
 from asynctasq.drivers.mysql_driver.address import parse_address
 from asynctasq.drivers.mysql_driver.driver import POLL_S_MAX
-from asynctasq.drivers.mysql_driver.pool import SESSION, Connection, connect
+from asynctasq.drivers.mysql_driver.pool import SESSION_SETTINGS, Connection, connect
 from asynctasq.drivers.mysql_driver.statements import Statements, server_now
 from asynctasq.drivers.sql.waiting import PollBackoff
 from asynctasq.errors import DriverError, DriverUnavailable
@@ -138,8 +138,8 @@ async def _do_something(driver: MySQLDriver, rng: random.Random, held: list[Leas
 async def test_rows_that_another_transaction_holds_do_not_delay_a_reserve(
     store: MySQLHarness, connection: Connection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    patient = (*SESSION, f"SET SESSION innodb_lock_wait_timeout = {FAR_S:.0f}")
-    monkeypatch.setattr("asynctasq.drivers.mysql_driver.pool.SESSION", patient)
+    patient = (*SESSION_SETTINGS, f"SET SESSION innodb_lock_wait_timeout = {FAR_S:.0f}")
+    monkeypatch.setattr("asynctasq.drivers.mysql_driver.pool.SESSION_SETTINGS", patient)
     driver = store.create()
     await driver.enqueue(messages("a"))
     await connection.run("START TRANSACTION", "SELECT id FROM asynctasq_messages FOR UPDATE")
