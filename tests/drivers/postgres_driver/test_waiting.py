@@ -36,7 +36,7 @@ async def store(conformance_servers: Servers) -> AsyncIterator[PostgresHarness]:
 @pytest.fixture
 def _looks_far_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who listens looks by itself only after an hour, so that what comes in time was woken."""
-    monkeypatch.setattr("asynctasq.drivers.postgres_driver.loop_resources.LISTENING_S", FAR_S)
+    monkeypatch.setattr("asynctasq.drivers.postgres_driver.loop_resources.LISTEN_POLL_S", FAR_S)
 
 
 @pytest.fixture
