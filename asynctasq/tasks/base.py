@@ -5,14 +5,20 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import replace
 from datetime import datetime
 from operator import attrgetter
-from typing import Any, ClassVar, Generic, Self, TypeVar, final
+from typing import Any, ClassVar, Generic, Self, TypeVar, dataclass_transform, final
 from uuid import UUID
 
 from asynctasq.drivers.base import Driver
 from asynctasq.errors import AsyncTasqError, DispatchError, TaskDefinitionError
 from asynctasq.kernel.messages import check_queue_name
 from asynctasq.kernel.retry import Exponential, Fixed
-from asynctasq.tasks.class_checks import check_driver_override, check_execute, check_overrides, check_parameters
+from asynctasq.tasks.class_checks import (
+    check_driver_override,
+    check_execute,
+    check_overrides,
+    check_parameters,
+    check_settings,
+)
 from asynctasq.tasks.completing import completing, completing_sync
 from asynctasq.tasks.dispatching import current_dispatcher
 from asynctasq.tasks.mode import Mode
@@ -29,7 +35,7 @@ from asynctasq.tasks.options import (
     whole_number,
 )
 from asynctasq.tasks.registry import register, task_name
-from asynctasq.tasks.signatures import Signature, signature_of
+from asynctasq.tasks.signatures import Signature, field_names, signature_of, signature_of_fields
 
 __all__ = [
     "RESERVED",
@@ -48,8 +54,12 @@ T_co = TypeVar("T_co", covariant=True)
 _settings = attrgetter(*SETTINGS)
 
 
+@dataclass_transform(kw_only_default=True)
 class BaseTask(Generic[T_co]):
-    """What the four kinds of task share. Derive from one of them, not from this."""
+    """What the four kinds of task share. Derive from one of them, not from this.
+
+    A class without a constructor has one that takes its annotated fields by name, as type checkers see it, too.
+    """
 
     queue: ClassVar[str] = "default"
     max_attempts: ClassVar[int] = 3
@@ -87,6 +97,7 @@ class BaseTask(Generic[T_co]):
 
     _arguments_become_attributes: ClassVar[bool] = True
     _has_constructor: ClassVar[bool] = False
+    _signature_of_fields: ClassVar[Signature | None] = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -94,12 +105,16 @@ class BaseTask(Generic[T_co]):
         if cls.__module__ == __name__:  # the four kinds themselves
             return
         cls._has_constructor = cls._has_constructor or "__init__" in cls.__dict__
+        cls._signature_of_fields = None
         cls._runnable = _has_execute(cls)
         check_overrides(cls, BaseTask)
         check_driver_override(cls, cls._driver_override)
         check_execute(cls, cls._mode)
-        if cls._arguments_become_attributes:
+        check_settings(cls, BaseTask)
+        if cls._has_constructor and cls._arguments_become_attributes:
             check_parameters(cls, cls._signature().names, RESERVED)
+        elif not cls._has_constructor:
+            check_parameters(cls, field_names(cls, _is_ours), RESERVED.difference(SETTINGS))
         cls._read_settings()
         register(cls._task_name, cls)
 
@@ -114,15 +129,16 @@ class BaseTask(Generic[T_co]):
     def __init__(self, /, **kwargs: Any) -> None:
         """Take the arguments that no constructor of a subclass took: they become attributes.
 
-        Raises: TypeError for names that the subclass's own constructor does not declare, or that would hide the API.
+        Raises: TypeError for names that the class or its constructor does not declare, for fields without a value, and
+        for names that would hide the API or, in a class without fields, what the class itself has.
         """
         cls = type(self)
-        if kwargs and cls._has_constructor:
+        if not cls._has_constructor:
+            cls._signature().check(kwargs)
+        elif kwargs:
             takes = ", ".join(cls._signature().names)
             raise TypeError(f"{cls.__qualname__}({takes}) got unexpected arguments: {', '.join(kwargs)}")
         for name, value in kwargs.items():
-            if name in RESERVED or name.startswith("_"):
-                raise TypeError(f"{cls.__qualname__}: argument {name!r} would hide an attribute of the task; rename it")
             setattr(self, name, value)
         self._options = cls._options_now()
 
@@ -290,7 +306,11 @@ class BaseTask(Generic[T_co]):
 
     @classmethod
     def _signature(cls) -> Signature:
-        return signature_of(cls.__init__, bound=True)
+        if cls._has_constructor:
+            return signature_of(cls.__init__, bound=True)
+        if cls._signature_of_fields is None:
+            cls._signature_of_fields = signature_of_fields(cls, _is_ours, RESERVED)
+        return cls._signature_of_fields
 
 
 class AsyncTask(BaseTask[T_co]):
@@ -338,6 +358,10 @@ Task = AsyncTask
 KINDS: tuple[type[BaseTask[Any]], ...] = (AsyncTask, SyncTask, AsyncProcessTask, SyncProcessTask)
 RESERVED = frozenset(name for kind in KINDS for name in dir(kind) if not name.startswith("_"))
 """Names that a constructor parameter or an instance attribute may not have."""
+
+
+def _is_ours(cls: type[object]) -> bool:
+    return cls is BaseTask or cls in KINDS
 
 
 class _Nothing:

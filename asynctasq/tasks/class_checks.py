@@ -1,12 +1,18 @@
 """Checks of a task class, made when the class is made; they raise TaskDefinitionError and change nothing."""
 
 import inspect
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from typing import cast
 
 from asynctasq.errors import TaskDefinitionError
 from asynctasq.tasks.mode import Mode
+from asynctasq.tasks.options import nearest_setting
 
-__all__ = ["check_driver_override", "check_execute", "check_overrides", "check_parameters"]
+__all__ = ["check_driver_override", "check_execute", "check_overrides", "check_parameters", "check_settings"]
+
+SETTING_TYPES = (bool, int, float, str, timedelta, Sequence, type(None))
+"""What a setting's value may be; an attribute of another type is no misspelt setting."""
 
 
 def check_execute(cls: type[object], mode: Mode) -> None:
@@ -59,6 +65,23 @@ def check_parameters(cls: type[object], names: Iterable[str], reserved: frozense
     hidden = [name for name in names if name in reserved]
     if hidden:
         raise TaskDefinitionError(
-            f"{cls.__qualname__}.__init__ has parameters that would hide an attribute or method of every task: "
+            f"{cls.__qualname__} has parameters or fields that would hide an attribute or method of every task: "
             f"{', '.join(hidden)}; rename them"
         )
+
+
+def check_settings(cls: type[object], base: type[object]) -> None:
+    """Raise TaskDefinitionError for an attribute that looks like a misspelt setting and is not annotated.
+
+    Those of the class's own body and of its mix-ins; an annotation says that the name is meant.
+    """
+    for owner in cast("tuple[type[object], ...]", cls.__mro__):
+        if owner is cls or not issubclass(owner, base):
+            annotated = inspect.get_annotations(owner)
+            for name, value in owner.__dict__.items():
+                meant = None if name.startswith("_") or name in annotated else nearest_setting(name)
+                if meant is not None and isinstance(value, SETTING_TYPES):
+                    raise TaskDefinitionError(
+                        f"{cls.__qualname__}.{name} is no setting; did you mean {meant!r}? "
+                        f"If {name} is an attribute of your own, annotate it: {name}: ClassVar[...] = ..."
+                    )

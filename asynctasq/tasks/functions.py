@@ -10,7 +10,7 @@ from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 from asynctasq.drivers.base import Driver
 from asynctasq.errors import TaskDefinitionError
 from asynctasq.tasks.base import AsyncProcessTask, AsyncTask, BaseTask, SyncProcessTask, SyncTask
-from asynctasq.tasks.options import SETTINGS, Duration, Missing, RetryStrategy
+from asynctasq.tasks.options import SETTINGS, Duration, Missing, RetryStrategy, nearest_setting
 from asynctasq.tasks.signatures import Signature, signature_of
 
 __all__ = ["TaskFunction", "task"]
@@ -90,7 +90,11 @@ def task(function: Callable[..., Any] | None = None, /, *, process: bool = False
     """
     unknown = settings.keys() - _SETTINGS
     if unknown:
-        raise TaskDefinitionError(f"@task has no setting {', '.join(sorted(unknown))}; known: {', '.join(_SETTINGS)}")
+        nearest = ", ".join(repr(name) for name in map(nearest_setting, sorted(unknown)) if name)
+        hint = f"; did you mean {nearest}?" if nearest else ""
+        raise TaskDefinitionError(
+            f"@task has no setting {', '.join(sorted(unknown))}; known: {', '.join(_SETTINGS)}{hint}"
+        )
 
     def decorate(decorated: Callable[..., Any]) -> TaskFunction[..., Any]:
         return TaskFunction(decorated, settings, process=process)

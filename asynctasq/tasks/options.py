@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from difflib import get_close_matches
 from typing import Literal, TypeVar, cast
 
 from asynctasq.errors import DELAY_S_MAX
@@ -19,6 +20,7 @@ __all__ = [
     "Options",
     "RetryStrategy",
     "missing_model",
+    "nearest_setting",
     "one_of",
     "retry_policy",
     "seconds",
@@ -37,6 +39,22 @@ SETTINGS = (
     "missing",
 )
 """The attributes of a task class that `class_options` reads."""
+OTHER_NAMES = {
+    "retries": "max_attempts",
+    "max_retries": "max_attempts",
+    "attempts": "max_attempts",
+    "max_tries": "max_attempts",
+    "default_retry_delay": "retry_delay",
+    "retry_backoff": "retry_strategy",
+    "retry_backoff_max": "retry_delay_max",
+    "time_limit": "timeout",
+    "soft_time_limit": "timeout",
+    "queue_name": "queue",
+    "result_ttl": "keep_result",
+}
+"""What other libraries call a setting."""
+
+NAME_LENGTH_MAX = 80
 
 Choice = TypeVar("Choice", bound=str)
 Duration = float | timedelta
@@ -57,6 +75,13 @@ class Options:
     missing: Missing = MISSING_DEFAULT
     delay_s: float = 0.0
     task_id: str | None = None
+
+
+def nearest_setting(name: str) -> str | None:
+    """Return the setting that `name` looks like without being it; None for a setting, or a name like none of them."""
+    if name in SETTINGS:
+        return None
+    return OTHER_NAMES.get(name) or next(iter(get_close_matches(name[:NAME_LENGTH_MAX], SETTINGS, 1, 0.8)), None)
 
 
 def seconds(value: object, what: str, *, above_zero: bool) -> float:

@@ -1,23 +1,27 @@
 """Constructor arguments: from what was given to names, and back to a call in the worker."""
 
 import inspect
+import re
 import typing
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from types import GenericAlias
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from asynctasq.kernel.envelope import VAR_KEYWORD, VAR_POSITIONAL
 
-__all__ = ["Signature", "signature_of"]
+__all__ = ["Signature", "field_names", "signature_of", "signature_of_fields"]
+
+_CLASS_VAR = re.compile(r"(?:\w+\s*\.\s*)?ClassVar\b")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Signature:
     """What a constructor or function takes, `self` left out.
 
-    `plain` means that every argument can be given by name, `open` that names it does not know are taken, too.
+    `plain` means that every argument can be given by name, `open` that names it does not know are taken, too, but for
+    private ones and those in `taken`, where the arguments become attributes of the class `owner`.
     """
 
     names: tuple[str, ...]
@@ -27,6 +31,9 @@ class Signature:
     plain: bool
     inspected: inspect.Signature
     annotations: Mapping[str, object]
+    owner: str = ""
+    taken: frozenset[str] = frozenset()
+    reserved: frozenset[str] = frozenset()
 
     def bind(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Mapping[str, object]:
         """Return the arguments by name; raise TypeError if they do not fit."""
@@ -55,13 +62,30 @@ class Signature:
 
     def fits(self, names: Collection[str]) -> bool:
         """Say whether arguments of these names can be given; quicker than trying to bind them."""
-        return self.required.issubset(names) and (self.open or self.known.issuperset(names))
+        return self.required.issubset(names) and (
+            self.known.issuperset(names) or (self.open and not any(map(self._hides, names)))
+        )
+
+    def _hides(self, name: str) -> bool:
+        return name in self.taken or (bool(self.owner) and name.startswith("_"))
+
+    def check(self, names: Collection[str]) -> None:
+        """Raise TypeError that says which of these names don't fit the fields of a class, or are not there."""
+        if self.fits(names):
+            return
+        for name in filter(self._hides, names):
+            advice = "" if name in self.reserved or name.startswith("_") else ", or annotate it in the class as a field"
+            raise TypeError(f"{self.owner}: argument {name!r} would hide an attribute of the task; rename it{advice}")
+        unknown, missing = [name for name in names if name not in self.known], sorted(self.required.difference(names))
+        text = f"got unexpected arguments: {', '.join(unknown)}" if unknown else f"lacks {', '.join(missing)}"
+        raise TypeError(f"{self.owner}({', '.join(self.names)}) {text}")
 
     def unbind(self, arguments: Mapping[str, object]) -> tuple[tuple[object, ...], dict[str, object]]:
         """Return what to call with, from arguments by name; raise TypeError if they no longer fit."""
         if self.plain:
             if not self.fits(arguments):
                 self.inspected.bind(**arguments)
+                self.check(arguments)
             return (), dict(arguments)
         left = dict(arguments)
         positional: list[object] = []
@@ -96,6 +120,50 @@ def signature_of(function: Callable[..., Any], *, bound: bool) -> Signature:
         plain=not kinds & {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL},
         inspected=inspected.replace(parameters=parameters),
         annotations=_by_travelling_name(_annotations(function), parameters),
+    )
+
+
+def field_names(cls: type[object], is_base: Callable[[type[object]], bool]) -> list[str]:
+    """Return the annotated public names of a class and its bases, but for class variables and those of `is_base`."""
+    names: dict[str, None] = {}
+    for owner in reversed(cls.__mro__):
+        if not is_base(owner):
+            for name, annotation in inspect.get_annotations(owner).items():
+                if not name.startswith("_") and not _is_class_var(annotation):
+                    names[name] = None
+    return list(names)
+
+
+def _is_class_var(annotation: object) -> bool:
+    if isinstance(annotation, str):
+        return _CLASS_VAR.match(annotation) is not None
+    return annotation is ClassVar or typing.get_origin(annotation) is ClassVar
+
+
+def signature_of_fields(
+    cls: type[object], is_base: Callable[[type[object]], bool], reserved: frozenset[str]
+) -> Signature:
+    """Return the signature of the constructor that takes a class's fields, by name only.
+
+    One without fields takes any name that is not `reserved`, private, or an attribute of the class.
+    """
+    names = [name for name in field_names(cls, is_base) if name not in reserved]
+    annotations = _annotations(cls)
+    parameters = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=getattr(cls, name, inspect.Parameter.empty))
+        for name in names
+    ] or [inspect.Parameter("named", inspect.Parameter.VAR_KEYWORD)]
+    return Signature(
+        names=tuple(names),
+        required=frozenset(name for name in names if not hasattr(cls, name)),
+        known=frozenset(names),
+        open=not names,
+        plain=True,
+        inspected=inspect.Signature(parameters),
+        annotations={name: annotations[name] for name in names if name in annotations},
+        owner=cls.__qualname__,
+        taken=reserved.union(dir(cls)).difference(names),
+        reserved=reserved,
     )
 
 

@@ -53,6 +53,19 @@ class Crawl(AsyncProcessTask[None]):
     async def execute(self) -> None: ...
 
 
+class Invite(AsyncTask[None]):
+    queue = "mail"
+
+    to: str
+    copies: int = 1
+
+    async def execute(self) -> None: ...
+
+
+class InviteLater(Invite):
+    days: float = 1
+
+
 @task
 async def add(a: int, b: int = 2) -> int:
     return a + b
@@ -69,6 +82,8 @@ async def use() -> None:
     assert_type(Blocking().dispatch_sync(), str)
     assert_type(await Email("a").execute(), bool)
     assert_type(Email("a").task_id, str)
+    assert_type(Invite(to="a", copies=2).on_queue("b"), Invite)
+    assert_type(await InviteLater(to="a", days=0.5).dispatch(), str)
     assert_type(add(1, b=2), BaseTask[int])
     assert_type(render("a"), BaseTask[str])
     assert_type(await add.dispatch(1), str)

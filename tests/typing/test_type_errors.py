@@ -35,6 +35,15 @@ class Text(SyncTask[int]):
     def execute(self) -> str:  # another result than promised
         return ""
 
+class Invite(SyncTask[None]):
+    to: str
+    copies: int = 1
+    def execute(self) -> None: ...
+
+Invite(copies=2)  # missing field
+Invite(to=5)  # wrong type of a field
+Invite(to="a", cc="b")  # unknown field
+
 greet("a", times=2)  # fine
 """
 
@@ -62,6 +71,9 @@ def wrong_lines(tmp_path_factory: pytest.TempPathFactory) -> set[int]:
         "unknown setting",
         "unknown strategy of a class",
         "another result than promised",
+        "missing field",
+        "wrong type of a field",
+        "unknown field",
     ],
 )
 def test_mypy_finds(wrong_lines: set[int], mistake: str) -> None:
