@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import cast
 
-from asynctasq.codec._structure import LEAVES, short_text
+from asynctasq.codec._structure import LEAVES, check_hashes, short_text
 from asynctasq.codec.extensions import Unsupported
 from asynctasq.codec.orm.references import ModelReference, adapter_for
 from asynctasq.codec.records import Record, kind_of, make_container
@@ -126,24 +126,30 @@ def _rebuild(value: object, shape: Shape, path: str) -> object:
     cls = type(value)
     if cls is dict:
         mapping = cast("dict[object, object]", value)
-        return {
-            _rebuild(key, shape.of_key(), f"a key of {path}"): _rebuild(
-                item, shape.of_value(key), f"{path}[{short_text(key)}]"
-            )
-            for key, item in mapping.items()
-        }
+        keys = [_rebuild(key, shape.of_key(), f"a key of {path}") for key in mapping]
+        _check_hashes(keys, path)
+        items = [_rebuild(item, shape.of_value(key), f"{path}[{short_text(key)}]") for key, item in mapping.items()]
+        return dict(zip(keys, items, strict=True))
     if cls in {list, tuple, set, frozenset}:
         items = cast("list[object]", value)
         if _all_leaves(items):
             return value
-        return make_container(
-            cls, [_rebuild(item, shape.at(index), f"{path}[{index}]") for index, item in enumerate(items)]
-        )
+        rebuilt = [_rebuild(item, shape.at(index), f"{path}[{index}]") for index, item in enumerate(items)]
+        if cls is set or cls is frozenset:
+            _check_hashes(rebuilt, path)
+        return make_container(cls, rebuilt)
     if isinstance(value, Record):
         return _rebuild_record(value, shape, path)
     if isinstance(value, ModelReference):
         return _with_model(value, shape)
     return value
+
+
+def _check_hashes(values: list[object], path: str) -> None:
+    try:
+        check_hashes(values)
+    except (Unsupported, TypeError) as error:
+        raise UndecodableBody(f"{path}: {error}") from error
 
 
 def _rebuild_record(record: Record, shape: Shape, path: str) -> object:
@@ -157,7 +163,7 @@ def _rebuild_record(record: Record, shape: Shape, path: str) -> object:
 
     try:
         return kind.put_together(cls, kind.map_parts(cls, record.value, rebuild_part))
-    except (ValueError, TypeError, LookupError, AttributeError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
         raise UndecodableBody(
             f"{path}: no {cls.__qualname__} can be made of the value in the message: {error}"
         ) from error
@@ -173,7 +179,7 @@ def _class_for(record: Record, shape: Shape, path: str) -> type:
         return candidates[0]
     known = ", ".join(sorted(cls.__qualname__ for cls in candidates)) or "none"
     raise UndecodableBody(
-        f"{path}: the message has a {record.name!r}, the annotation names other classes (known: {known}); "
+        f"{path}: the message has a {short_text(record.name)}, the annotation names other classes (known: {known}); "
         "was it changed since the task was dispatched?"
     )
 

@@ -10,6 +10,8 @@ import math
 from collections.abc import Mapping
 from typing import Final, cast
 
+from asynctasq.codec._structure import count_items
+from asynctasq.codec.extensions import Unsupported
 from asynctasq.codec.limits import DEFAULT_LIMITS, Limits
 from asynctasq.codec.signing import SigningKeys, sign, strip, verify
 from asynctasq.codec.typed_msgpack import packb, unpackb
@@ -37,6 +39,8 @@ EXPONENTIAL: Final = 1
 DELAYS: Final = 2
 FIELDS_MIN: Final = 5
 LATEST_INSTANT: Final = 253_402_300_799.0  # the last second that datetime can name
+UNCOUNTED_BYTES: Final = 4096
+FIELD_LIMITS: Final = Limits(items_max=100_000)  # of the fields themselves; the arguments are bytes among them
 NUMBER_TYPES: Final = frozenset({int, float})
 
 
@@ -92,8 +96,10 @@ def _verify_signature(body: bytes, keys: SigningKeys | None, limits: Limits) -> 
 
 def _unpack_fields(content: bytes) -> list[object]:
     try:
+        if len(content) > UNCOUNTED_BYTES:
+            count_items(content, FIELD_LIMITS)
         fields = unpackb(content, ext_hook=_refuse_extension)
-    except (ValueError, TypeError, MemoryError) as error:
+    except (Unsupported, ValueError, TypeError, MemoryError) as error:
         raise UndecodableBody(f"the envelope is damaged: {error}") from error
     if type(fields) is not list:
         raise UndecodableBody("the envelope is not an array")

@@ -10,6 +10,7 @@ import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, cast
 
+from asynctasq.codec._structure import short_text
 from asynctasq.codec.extensions import Unsupported
 from asynctasq.errors import UndecodableBody
 
@@ -208,7 +209,7 @@ def _map_fields(
     made: Fields = {}
     for name, part in parts.items():
         if type(name) is not str or name not in known:
-            raise UndecodableBody(f"{cls.__qualname__} has no field {name!r}, but the message has")
+            raise UndecodableBody(f"{cls.__qualname__} has no field {short_text(name)}, but the message has")
         made[name] = rebuild(name, part)
     return made
 

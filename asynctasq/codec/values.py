@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Final, cast
 
 from asynctasq.codec import annotations
-from asynctasq.codec._structure import check_structure, needs_structure_check
+from asynctasq.codec._structure import check_budget, check_hashes, check_structure, needs_structure_check
 from asynctasq.codec._unserializable import find_unserializable
 from asynctasq.codec.extensions import DECODERS, ENCODERS, Unsupported, standard_type
 from asynctasq.codec.limits import DEFAULT_LIMITS, Limits
@@ -27,6 +27,7 @@ FROZENSET: Final = 3
 RECORD: Final = 13
 MODEL: Final = 14
 
+SEARCHED_BYTES_MAX: Final = 64 * 1024
 FAILURES: Final = (Unsupported, ValueError, TypeError, OverflowError, RecursionError)
 SEQUENCE_CODES: dict[type, int] = {tuple: TUPLE, set: SET, frozenset: FROZENSET}
 SEQUENCE_TYPES: dict[int, Callable[[list[object]], object]] = {
@@ -79,6 +80,8 @@ class Encoding:
     def _encode(self, value: object, path: str, roots: Callable[[], list[tuple[object, str]]], *, depth: int) -> bytes:
         try:
             data = self._pack(value)
+            if len(data) <= SEARCHED_BYTES_MAX:
+                check_budget(data, self._limits, trusted=True)
         except FAILURES as error:
             for root, root_path in roots():
                 find_unserializable(
@@ -95,7 +98,16 @@ class Encoding:
                 f"{path} has {len(data):,} bytes when encoded, the limit is {self._limits.body_bytes_max:,}; "
                 "store the data elsewhere and pass a reference"
             )
+        if len(data) > SEARCHED_BYTES_MAX:
+            self._check_budget(data, path)
         return data
+
+    def _check_budget(self, data: bytes, path: str) -> None:
+        """Check what a large value holds: too much everywhere has no place that a search would find soon."""
+        try:
+            check_budget(data, self._limits, trusted=True)
+        except Unsupported as error:
+            raise UnserializableValue(f"{path}: {error}") from error
 
     def _try_leaf(self, leaf: object) -> None:
         self._depth = 0
@@ -103,7 +115,8 @@ class Encoding:
 
     def _pack(self, value: object) -> bytes:
         data = packb(value, default=self._default, strict_types=True)
-        if needs_structure_check(data, self._limits, self._depth):
+        # A dict of more than 15 keys begins with one of these bytes, and its keys may be what no worker would read.
+        if needs_structure_check(data, self._limits, self._depth) or b"\xde" in data or b"\xdf" in data:
             check_structure(value, self._limits, self._depth)
         return data
 
@@ -123,6 +136,8 @@ class Encoding:
             return ExtType(code, encode(value))
         code_of_sequence = SEQUENCE_CODES.get(cls)
         if code_of_sequence is not None:
+            if cls is not tuple:
+                check_hashes(cast("set[object]", value))
             return self._nested(code_of_sequence, list(cast("tuple[object, ...]", value)))
         standard = standard_type(cls)
         if standard is not None:
@@ -141,10 +156,14 @@ class Encoding:
 class Decoding:
     """One decoding. Afterwards `records` and `references` say whether the value holds such."""
 
-    __slots__ = ("_depth", "_limits", "records", "references")
+    __slots__ = ("_depth", "_limits", "_on_pairs", "records", "references")
 
     def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
         self._limits = limits
+        self._on_pairs: Callable[[list[tuple[object, object]]], object] | None = None
+        self._begin()
+
+    def _begin(self) -> None:
         self._depth = 0
         self.records = False
         self.references = False
@@ -154,7 +173,13 @@ class Decoding:
         if len(data) > self._limits.body_bytes_max:
             raise UndecodableBody(f"{len(data):,} bytes, the limit is {self._limits.body_bytes_max:,}")
         try:
-            return self._unpack(data)
+            check_budget(data, self._limits)
+            try:
+                return self._unpack(data)
+            except ValueError:  # dicts with other keys than texts are made by us, so that no hashes flood them
+                self._begin()
+                self._on_pairs = _dict_of
+                return self._unpack(data)
         except Unsupported as error:
             raise UndecodableBody(f"not a value that asynctasq writes: {error}") from error
         except (ValueError, TypeError, LookupError, ArithmeticError, struct.error) as error:
@@ -167,7 +192,8 @@ class Decoding:
         value = unpackb(
             data,
             ext_hook=self._extension,
-            strict_map_key=False,
+            object_pairs_hook=self._on_pairs,
+            strict_map_key=self._on_pairs is None,
             # The other lengths are bounded by the bytes there are; these would be allocated unchecked.
             max_array_len=length_max,
             max_map_len=length_max,
@@ -192,7 +218,10 @@ class Decoding:
             return decode(data)
         make = SEQUENCE_TYPES.get(code)
         if make is not None:
-            return make(self._nested(data))
+            items = self._nested(data)
+            if code != TUPLE:
+                check_hashes(items)
+            return make(items)
         if code == RECORD:
             return self._record(*self._nested(data))
         if code == MODEL:
@@ -213,6 +242,11 @@ class Decoding:
             raise UndecodableBody("a model reference whose primary key or database is not one")
         self.references = True
         return ModelReference(orm=orm, model_name=model_name, key=parts, database=database)
+
+
+def _dict_of(pairs: list[tuple[object, object]]) -> dict[object, object]:
+    check_hashes([key for key, _ in pairs])
+    return dict(pairs)
 
 
 def _model_fields(reference: ModelReference) -> list[object]:

@@ -58,7 +58,7 @@ class Runtime(Protocol):
     """What differs between a worker in production and one in a simulation.
 
     `wait_s` bounds one wait for a wake-up; `record` receives ledger entries; `load_in_another_loop` loads models if the
-    worker's own event loop can't do I/O.
+    worker's own event loop can't do I/O; `decode_in_threads` says whether large bodies are decoded outside of it.
     """
 
     clock: Clock
@@ -67,6 +67,7 @@ class Runtime(Protocol):
     wait_s: float
     record: Callable[[Entry], None] | None
     load_in_another_loop: LoadInAnotherLoop | None
+    decode_in_threads: bool
 
     def attempt_scope(self) -> AbstractAsyncContextManager[None] | None:
         """Return the context manager that an attempt runs in, None where there is nothing to do."""
@@ -114,6 +115,7 @@ class ProductionRuntime:
     wait_s: float = 20.0
     record: Callable[[Entry], None] | None = None
     load_in_another_loop: LoadInAnotherLoop | None = None
+    decode_in_threads: bool = True
 
     def attempt_scope(self) -> AbstractAsyncContextManager[None] | None:
         return attempt_scope()
@@ -136,6 +138,7 @@ class SimulatedRuntime:
     record: Callable[[Entry], None] | None = None
     real_executors: bool = False
     load_in_another_loop: LoadInAnotherLoop | None = None
+    decode_in_threads: bool = False
 
     def attempt_scope(self) -> AbstractAsyncContextManager[None] | None:
         return attempt_scope()

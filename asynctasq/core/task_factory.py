@@ -7,7 +7,7 @@ from typing import Any
 
 from asynctasq.codec.arguments import pack_result, unpack_arguments, unpack_result
 from asynctasq.codec.envelope import decode_envelope
-from asynctasq.codec.limits import DEFAULT_LIMITS, Limits
+from asynctasq.codec.limits import DECODE_S_MAX, DEFAULT_LIMITS, OFF_LOOP_BYTES, Limits
 from asynctasq.codec.orm.references import LoadInAnotherLoop, has_references, resolve_for_hooks, resolve_references
 from asynctasq.codec.signing import SigningKeys
 from asynctasq.errors import BadSignature, TaskTimeoutError, UndecodableBody, UnknownTask
@@ -41,7 +41,10 @@ class Invocation:
 
 
 class TaskFactory:
-    """Decodes messages and builds the tasks they invoke, those of one application only."""
+    """Decodes messages and builds the tasks they invoke, those of one application only.
+
+    With `decode_in_threads`, large arguments are decoded outside of the event loop.
+    """
 
     def __init__(
         self,
@@ -50,11 +53,13 @@ class TaskFactory:
         keys: SigningKeys | None = None,
         limits: Limits = DEFAULT_LIMITS,
         load_in_another_loop: LoadInAnotherLoop | None = None,
+        decode_in_threads: bool = False,
     ) -> None:
         self._application = application
         self._keys = keys
         self._limits = limits
         self._load_in_another_loop = load_in_another_loop
+        self._decode_in_threads = decode_in_threads
         self._definitions: dict[type[BaseTask[Any]], TaskDefinition] = {}
 
     def decode(self, message_id: str, attempt: int, body: bytes) -> Invocation:
@@ -84,7 +89,7 @@ class TaskFactory:
         Raises: UndecodableBody, BadArguments, ModelNotFoundError, TaskTimeoutError if the models did not come within
         `timeout_s`, and whatever the constructor raises.
         """
-        arguments = self._arguments(invocation)
+        arguments = await self._arguments(invocation)
         if has_references(arguments):
             arguments = await self._with_models(invocation, arguments, timeout_s)
         return self._make(invocation, arguments)
@@ -94,7 +99,7 @@ class TaskFactory:
 
         Raises: UndecodableBody, BadArguments, and whatever the constructor raises.
         """
-        arguments = self._arguments(invocation)
+        arguments = await self._arguments(invocation)
         if has_references(arguments):
             arguments = await resolve_for_hooks(
                 arguments, timeout_s=timeout_s, load_in_another_loop=self._load_in_another_loop
@@ -116,9 +121,18 @@ class TaskFactory:
                 raise TaskTimeoutError(f"the models of the task were not loaded within {timeout_s:g} s") from error
             raise
 
-    def _arguments(self, invocation: Invocation) -> dict[str, object]:
-        annotations = invocation.definition.signature.annotations
-        return unpack_arguments(invocation.envelope.arguments, annotations, self._limits)
+    async def _arguments(self, invocation: Invocation) -> dict[str, object]:
+        annotations, data = invocation.definition.signature.annotations, invocation.envelope.arguments
+        if len(data) <= OFF_LOOP_BYTES or not self._decode_in_threads:
+            return unpack_arguments(data, annotations, self._limits)
+        scope = asyncio.timeout(DECODE_S_MAX)
+        try:
+            async with scope:
+                return await asyncio.to_thread(unpack_arguments, data, annotations, self._limits)
+        except TimeoutError as error:
+            if scope.expired():
+                raise UndecodableBody(f"its arguments were not decoded within {DECODE_S_MAX:g} s") from error
+            raise
 
     def _make(self, invocation: Invocation, arguments: dict[str, object]) -> BaseTask[Any]:
         try:

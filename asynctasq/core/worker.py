@@ -62,7 +62,11 @@ class Worker:
         keys = None if self.settings.signing_keys is None else SigningKeys(self.settings.signing_keys)
         limits = Limits(body_bytes_max=self.settings.body_bytes_max)
         task_factory = TaskFactory(
-            self.settings.application, keys=keys, limits=limits, load_in_another_loop=self._runtime.load_in_another_loop
+            self.settings.application,
+            keys=keys,
+            limits=limits,
+            load_in_another_loop=self._runtime.load_in_another_loop,
+            decode_in_threads=self._runtime.decode_in_threads,
         )
         self._lanes = self._runtime.lanes(self.settings, task_factory, threads=self.concurrency)
         self._renewer = self._runtime.renewer(queue_driver, self.settings)

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Protocol, cast
 
-from asynctasq.codec._structure import LEAVES
+from asynctasq.codec._structure import LEAVES, check_hashes
 from asynctasq.codec.extensions import ENCODERS, Unsupported
 from asynctasq.codec.orm.django import DjangoAdapter, release_connections
 from asynctasq.codec.orm.sqlalchemy import SQLAlchemyAdapter, session_factories
@@ -190,7 +190,12 @@ async def resolve_references(
     Raises: ModelNotFoundError naming class and key, UndecodableBody for a class that is not one of the application's
     models, ConfigError for an ORM that is not set up, and whatever the ORM raises.
     """
-    models = {reference: _model_of(reference) for reference in _references_in(list(arguments.values()))}
+    references = list(_references_in(list(arguments.values())))
+    try:
+        check_hashes(references)
+    except Unsupported as error:
+        raise UndecodableBody(f"the message refers to models by keys that no database has: {error}") from error
+    models = {reference: _model_of(reference) for reference in references}
     rows: dict[ModelReference, object] = {}
     loads = [_load(group, load_in_another_loop) for group in _groups(models)]
     for loaded in await asyncio.gather(*loads, return_exceptions=True):
