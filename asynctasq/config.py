@@ -20,6 +20,8 @@ __all__ = ["ENV_PREFIX", "Settings", "load_settings"]
 ENV_PREFIX = "ASYNCTASQ_"
 NO_SETTINGS = frozenset({"test_patience"})
 """Variables with the prefix that tests read, in `asynctasq.testing`."""
+NEVER_EMPTY = frozenset({"signing_keys"})
+"""Settings that must not be switched off by a variable that was meant to hold a value."""
 Names = Annotated[tuple[str, ...], NoDecode]
 PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 PositiveCount = Annotated[int, Field(ge=1)]
@@ -66,6 +68,9 @@ class Settings(BaseSettings):
     signing_keys: Annotated[Mapping[str, SecretStr] | None, NoDecode] = Field(
         None, description="Key id -> secret; bodies are signed with the first and accepted with any."
     )
+    signing_ttl_s: PositiveSeconds | None = Field(
+        None, description="Seconds after a message is due until its signature is refused; default: never."
+    )
 
     @field_validator("app", mode="before")
     @classmethod
@@ -75,13 +80,17 @@ class Settings(BaseSettings):
     @field_validator("signing_keys", mode="before")
     @classmethod
     def _read_keys(cls, value: object) -> object:
-        """Read the JSON object that the environment and .env hold."""
-        if not isinstance(value, str):
-            return value
-        try:
-            return json.loads(value)
-        except ValueError:
-            raise ValueError('must be a JSON object such as {"2026": "the secret"}') from None
+        """Read the JSON object that the environment and .env hold; nothing in it is a mistake, not a wish."""
+        if value is None:  # the default
+            return None
+        if isinstance(value, str):
+            try:
+                value = json.loads(value)
+            except ValueError:
+                raise ValueError('must be a JSON object such as {"2026": "the secret"}') from None
+        if not value:
+            raise ValueError("holds no key; give one, or leave the setting out to sign nothing")
+        return value
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
         for name, value in super().__repr_args__():
@@ -111,6 +120,9 @@ def load_settings(given: Mapping[str, Any] | None = None, *, root: Path | None =
     given = dict(given or {})
     for source, names in (("init()", given), ("the environment", in_environment)):
         _check_names(source, names)
+        for name in NEVER_EMPTY.intersection(names):
+            if names[name] is None or names[name] == "":  # which pydantic would take for a setting left out
+                raise ConfigError(f"{source} sets {name} to nothing; give it a value or leave it out")
     below = {name: value for name, value in from_files.items() if name not in in_environment}
     values: Any = {**below, **given}
     try:
@@ -123,7 +135,7 @@ def _names_in_environment(environment: Mapping[str, str]) -> dict[str, str]:
     names = {
         name[len(ENV_PREFIX) :].lower(): value
         for name, value in environment.items()
-        if name.upper().startswith(ENV_PREFIX) and value
+        if name.upper().startswith(ENV_PREFIX) and (value or name[len(ENV_PREFIX) :].lower() in NEVER_EMPTY)
     }
     return {name: value for name, value in names.items() if name not in NO_SETTINGS}
 

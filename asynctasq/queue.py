@@ -13,7 +13,7 @@ from asynctasq.clock import Clock, SystemClock
 from asynctasq.codec.arguments import pack_arguments, unpack_result
 from asynctasq.codec.envelope import encode_envelope
 from asynctasq.codec.limits import DEFAULT_LIMITS, Limits
-from asynctasq.codec.signing import SigningKeys
+from asynctasq.codec.signing import SigningKeys, open_result
 from asynctasq.drivers.base import Driver, KeepsResults, Transactional
 from asynctasq.errors import DispatchError, UnsupportedFeature
 from asynctasq.kernel.envelope import Envelope
@@ -30,11 +30,15 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MessageFactory:
-    """Turns tasks into messages: checks, encodes, gives ids. Stores nothing."""
+    """Turns tasks into messages: checks, encodes, gives ids. Stores nothing.
+
+    With `keys` bodies are signed; the signature is good for `signing_ttl_s` seconds after the message is due.
+    """
 
     clock: Clock = field(default_factory=SystemClock)
     new_id: Callable[[], str] = lambda: str(uuid4())
     keys: SigningKeys | None = None
+    signing_ttl_s: float | None = None
     limits: Limits = DEFAULT_LIMITS
 
     def message(self, task: BaseTask[Any]) -> Message:
@@ -44,7 +48,8 @@ class MessageFactory:
         """
         options, definition = options_of(task), definition_of(type(task))
         _check_attributes(task, definition)
-        arguments = pack_arguments(definition.name, arguments_of(task), definition.signature.annotations, self.limits)
+        given, annotations = arguments_of(task), definition.signature.annotations
+        arguments = pack_arguments(definition.name, given, annotations, self.limits)
         envelope = Envelope(
             task=definition.name,
             arguments=arguments,
@@ -61,7 +66,15 @@ class MessageFactory:
         return Message(
             id=task_id,
             queue=options.queue,
-            body=encode_envelope(envelope, key=self.keys, limits=self.limits),
+            body=encode_envelope(
+                envelope,
+                key=self.keys,
+                limits=self.limits,
+                belongs_to=(task_id, options.queue),
+                expires_at=None
+                if self.signing_ttl_s is None
+                else envelope.dispatched_at + options.delay_s + self.signing_ttl_s,
+            ),
             delay_s=options.delay_s,
         )
 
@@ -127,7 +140,8 @@ class Queue(Dispatcher[BaseTask[Any]]):
     async def fetch_result(self, task_id: str, task: "type[BaseTask[Any]] | TaskFunction[..., Any]") -> object:
         """Return what a task returned; None if it has not completed, was not asked to keep it, or it expired.
 
-        Raises: UnsupportedFeature if the driver of `task` keeps no results.
+        Raises: UnsupportedFeature if the driver of `task` keeps no results; BadSignature if there are signing keys and
+        the result is not signed with one of them, as that of this message.
         """
         cls = task.task_class if isinstance(task, TaskFunction) else task
         definition = definition_of(cls)
@@ -135,7 +149,9 @@ class Queue(Dispatcher[BaseTask[Any]]):
         if not driver.capabilities.keeps_results or not isinstance(driver, KeepsResults):
             raise UnsupportedFeature(f"{driver} keeps no results")
         data = await driver.fetch_result(task_id)
-        return None if data is None else unpack_result(data, definition.returns, self.factory.limits)
+        if data is None:
+            return None
+        return unpack_result(open_result(data, self.factory.keys, task_id), definition.returns, self.factory.limits)
 
     async def close(self) -> None:
         """Close the default driver's connections of the running loop."""

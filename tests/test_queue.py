@@ -90,11 +90,12 @@ def test_a_body_beyond_the_limit_is_refused() -> None:
 def test_with_keys_a_body_is_signed() -> None:
     keys, others = SigningKeys({"k": b"secret" * 8}), SigningKeys({"k": b"other" * 8})
 
-    body = MessageFactory(keys=keys).message(Note(text="x")).body
+    message = MessageFactory(keys=keys).message(Note(text="x"))
 
-    assert decode_envelope(body, keys=keys).task == f"{__name__}:Note"
+    belongs_to = (message.id, message.queue)
+    assert decode_envelope(message.body, keys=keys, belongs_to=belongs_to).task == f"{__name__}:Note"
     with pytest.raises(BadSignature):
-        decode_envelope(body, keys=others)
+        decode_envelope(message.body, keys=others, belongs_to=belongs_to)
 
 
 class Away(MemoryDriver):

@@ -55,7 +55,7 @@ def run_worker(
     application = Application(settings.app, root, path=path)
     _load(application)
     worker = _worker(settings, setup, application, output, burst=burst, max_tasks=max_tasks)
-    _banner(worker, settings, output)
+    _banner(worker, settings, setup, output)
     run_despite_exits(_serve(worker, root))
 
 
@@ -120,7 +120,7 @@ def _worker(
     )
 
 
-def _banner(worker: Worker, settings: Settings, output: Output) -> None:
+def _banner(worker: Worker, settings: Settings, setup: Setup, output: Output) -> None:
     from asynctasq import __version__
 
     facts = {
@@ -132,6 +132,7 @@ def _banner(worker: Worker, settings: Settings, output: Output) -> None:
         "concurrency": worker.concurrency,
         "processes": settings.process_pool_size or os.cpu_count() or 1,
         "lease_s": settings.lease_s,
+        "signing": _signing(setup),
         "app": ", ".join(settings.app) or "tasks are found in the project root",
     }
     if output.json:
@@ -140,3 +141,8 @@ def _banner(worker: Worker, settings: Settings, output: Output) -> None:
         width = max(map(len, facts))
         sys.stdout.write("asynctasq worker\n" + "".join(f"  {name:<{width}}  {fact}\n" for name, fact in facts.items()))
     sys.stdout.flush()
+
+
+def _signing(setup: Setup) -> str:
+    keys = setup.queue.factory.keys
+    return "off" if keys is None else f"on, accepts {', '.join(keys.ids)}, signs with {keys.sign_with}"

@@ -1,8 +1,9 @@
 """The versioned wire format of a message's body, and nothing of what a worker does with its content.
 
 Layout: byte 0xC1 (which msgpack never uses), one byte of version, one byte for signing (0 plain, 1 HMAC-SHA256:
-key id length, key id, 32 bytes of MAC), then a msgpack array of the envelope's fields, trailing defaults left out.
-Only the first two bytes are promised to mean the same in every version.
+key id length, key id, 8 bytes of expiry, 32 bytes of MAC), then a msgpack array of the envelope's fields, trailing
+defaults left out.
+Only the first two bytes are promised to mean the same in every version, and the third to be 1 if it is signed.
 """
 
 import functools
@@ -44,8 +45,17 @@ FIELD_LIMITS: Final = Limits(items_max=100_000)  # of the fields themselves; the
 NUMBER_TYPES: Final = frozenset({int, float})
 
 
-def encode_envelope(envelope: Envelope, *, key: SigningKeys | None = None, limits: Limits = DEFAULT_LIMITS) -> bytes:
-    """Return the body; signed if `key` is given.
+def encode_envelope(
+    envelope: Envelope,
+    *,
+    key: SigningKeys | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+    belongs_to: tuple[str, ...] = (),
+    expires_at: float | None = None,
+) -> bytes:
+    """Return the body; if `key` is given, signed as that of the message `belongs_to`, its id and queue.
+
+    The signature of one that `expires_at` an instant is refused later.
 
     Raises: BodyTooLarge beyond `limits.body_bytes_max`.
     """
@@ -56,7 +66,11 @@ def encode_envelope(envelope: Envelope, *, key: SigningKeys | None = None, limit
             f"the options of task {envelope.task!r} can't be encoded ({error}); "
             "use plain int, float and str for names, attempts, delays, timeouts and headers"
         ) from error
-    body = PLAIN_PREFIX + content if key is None else sign(SIGNED_PREFIX, content, key)
+    body = (
+        PLAIN_PREFIX + content
+        if key is None
+        else sign(SIGNED_PREFIX, content, key, ("body", *belongs_to), expires_at=expires_at)
+    )
     if len(body) > limits.body_bytes_max:
         raise BodyTooLarge(
             f"the body of task {envelope.task!r} has {len(body):,} bytes, the limit is {limits.body_bytes_max:,}; "
@@ -65,28 +79,39 @@ def encode_envelope(envelope: Envelope, *, key: SigningKeys | None = None, limit
     return body
 
 
-def decode_envelope(body: bytes, *, keys: SigningKeys | None = None, limits: Limits = DEFAULT_LIMITS) -> Envelope:
-    """Return the envelope in a body; with `keys`, only if it is signed with one of them.
+def decode_envelope(
+    body: bytes,
+    *,
+    keys: SigningKeys | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+    belongs_to: tuple[str, ...] = (),
+    now: float | None = None,
+) -> Envelope:
+    """Return the envelope in a body; with `keys`, only if it is signed with one of them for `belongs_to` and `now`.
 
     Raises: UnsupportedVersion for a newer wire format, BadSignature, UndecodableBody for anything else.
     """
-    fields = _unpack_fields(_verify_signature(body, keys, limits))
+    fields = _unpack_fields(_verify_signature(body, keys, limits, belongs_to, now))
     try:
         return _from_fields(fields)
     except (IndexError, KeyError, TypeError, ValueError) as error:
         raise UndecodableBody(f"the envelope's fields are not those of version {WIRE_VERSION}: {error}") from error
 
 
-def _verify_signature(body: bytes, keys: SigningKeys | None, limits: Limits) -> bytes:
+def _verify_signature(
+    body: bytes, keys: SigningKeys | None, limits: Limits, belongs_to: tuple[str, ...], now: float | None
+) -> bytes:
     if len(body) > limits.body_bytes_max:
         raise UndecodableBody(f"the body has {len(body):,} bytes, the limit is {limits.body_bytes_max:,}")
     prefix = body[:PREFIX_BYTES]
+    if keys is not None and body[:1] == SIGNED_PREFIX[:1] and prefix[2:] not in (b"", SIGNED_PREFIX[2:]):
+        raise BadSignature("the body is not signed, but this worker accepts only signed ones")
     if prefix == PLAIN_PREFIX:
-        if keys is not None:
-            raise BadSignature("the body is not signed, but this worker accepts only signed ones")
         return body[PREFIX_BYTES:]
     if prefix == SIGNED_PREFIX:
-        return strip(body, PREFIX_BYTES) if keys is None else verify(body, PREFIX_BYTES, keys)
+        if keys is None:
+            return strip(body, PREFIX_BYTES)
+        return verify(body, PREFIX_BYTES, keys, ("body", *belongs_to), now=now)
     if len(body) > 1 and body[0] == MAGIC and body[1] > WIRE_VERSION:
         raise UnsupportedVersion(
             f"the body has wire version {body[1]}, this worker reads up to {WIRE_VERSION}; upgrade the worker"

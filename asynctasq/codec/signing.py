@@ -1,16 +1,19 @@
-"""HMAC-SHA256 over a whole body, with key ids for rotation; keys never appear in a text."""
+"""HMAC-SHA256 over a whole body or result and what it belongs to, with key ids; keys never appear in a text."""
 
 import hmac
+import math
 from collections.abc import Mapping
 from typing import Final
 
 from asynctasq.errors import BadSignature, ConfigError
 
-__all__ = ["SigningKeys", "sign", "verify"]
+__all__ = ["SigningKeys", "open_result", "sign", "sign_result", "strip", "verify"]
 
 MAC_BYTES: Final = 32
+EXPIRY_BYTES: Final = 8
 KEY_BYTES_MIN: Final = 16
 KEY_ID_BYTES_MAX: Final = 255
+RESULT_PREFIX: Final = b"\xc1\x01\x01"  # its first byte begins no packed value
 
 
 class SigningKeys:
@@ -50,38 +53,74 @@ class SigningKeys:
         return None if key is None else hmac.digest(key, b"".join(parts), "sha256")
 
 
-def sign(prefix: bytes, content: bytes, keys: SigningKeys) -> bytes:
-    """Return `prefix`, key id, MAC and `content`; the MAC covers all the others."""
+def sign(
+    prefix: bytes, content: bytes, keys: SigningKeys, belongs_to: tuple[str, ...], *, expires_at: float | None = None
+) -> bytes:
+    """Return `prefix`, key id, expiry, MAC and `content`; the MAC covers all the others, and the texts `belongs_to`."""
     key_id = keys.sign_with.encode()
-    head = prefix + bytes((len(key_id),)) + key_id
-    mac = keys.mac(key_id, head, content)
+    expiry = (0 if expires_at is None else math.ceil(expires_at)).to_bytes(EXPIRY_BYTES, "big")
+    head = prefix + bytes((len(key_id),)) + key_id + expiry
+    mac = keys.mac(key_id, _packed(belongs_to), head, content)
     assert mac is not None
     return head + mac + content
 
 
-def verify(body: bytes, prefix_bytes: int, keys: SigningKeys) -> bytes:
-    """Return the content of a body made by `sign`.
+def verify(
+    body: bytes, prefix_bytes: int, keys: SigningKeys, belongs_to: tuple[str, ...], *, now: float | None = None
+) -> bytes:
+    """Return the content of what `sign` has made for the same `belongs_to`.
 
-    Raises: BadSignature if the key is not accepted, or the MAC does not fit.
+    Raises: BadSignature if the key is not accepted, the MAC does not fit, or it expired before `now`.
     """
     start = prefix_bytes + 1
-    head_end = start + (body[prefix_bytes] if len(body) > prefix_bytes else 0)
+    key_end = start + (body[prefix_bytes] if len(body) > prefix_bytes else 0)
+    head_end = key_end + EXPIRY_BYTES
     mac_end = head_end + MAC_BYTES
     if len(body) < mac_end:
         raise BadSignature("the body ends before its signature does; it is damaged or not signed by us")
-    key_id, content = body[start:head_end], body[mac_end:]
-    expected = keys.mac(key_id, body[:head_end], content)
+    key_id, content = body[start:key_end], body[mac_end:]
+    expected = keys.mac(key_id, _packed(belongs_to), body[:head_end], content)
     if expected is None:
         raise BadSignature(
             f"the body is signed with key {key_id.decode(errors='replace')!r}, which is not accepted here "
             f"(accepted: {', '.join(keys.ids)}); add it to the signing keys, or discard the message"
         )
     if not hmac.compare_digest(expected, body[head_end:mac_end]):
-        raise BadSignature("the signature does not fit the body: it was changed, or signed with another key")
+        raise BadSignature(
+            "the signature does not fit the body: it was changed, copied from another message or queue, "
+            "or signed with another key"
+        )
+    expires_at = int.from_bytes(body[key_end:head_end], "big")
+    if expires_at and now is not None and now > expires_at:
+        raise BadSignature(f"the signature expired {now - expires_at:,.0f} s ago; dispatch the task again")
     return content
 
 
 def strip(body: bytes, prefix_bytes: int) -> bytes:
     """Return the content of a signed body without checking it, for workers that were given no keys."""
     start = prefix_bytes + 1
-    return body[start + (body[prefix_bytes] if len(body) > prefix_bytes else 0) + MAC_BYTES :]
+    return body[start + (body[prefix_bytes] if len(body) > prefix_bytes else 0) + EXPIRY_BYTES + MAC_BYTES :]
+
+
+def _packed(texts: tuple[str, ...]) -> bytes:
+    """Return texts as bytes that no other texts give."""
+    encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
+    return b"".join(len(each).to_bytes(4, "big") + each for each in encoded)
+
+
+def sign_result(data: bytes, keys: SigningKeys | None, message_id: str) -> bytes:
+    """Return a packed result signed as that of one message; as it is without keys."""
+    return data if keys is None else sign(RESULT_PREFIX, data, keys, ("result", message_id))
+
+
+def open_result(data: bytes, keys: SigningKeys | None, message_id: str) -> bytes:
+    """Return the packed result in what `sign_result` has made.
+
+    Raises: BadSignature if there are keys and it is not signed with one of them for this message.
+    """
+    signed = data.startswith(RESULT_PREFIX)
+    if keys is None:
+        return strip(data, len(RESULT_PREFIX)) if signed else data
+    if not signed:
+        raise BadSignature("the result is not signed, but only signed ones are accepted here")
+    return verify(data, len(RESULT_PREFIX), keys, ("result", message_id))

@@ -57,6 +57,9 @@ __all__ = ["AttemptRunner"]
 logger = logging.getLogger(__name__)
 
 NEWER_VERSION_DELAY_S = 60.0
+"""How long a message of a newer wire version is left for a newer worker each time; ten times that after an hour."""
+NEWER_VERSION_AGE_S_MAX = 7 * 86_400.0
+"""How old it may be before it becomes a dead letter."""
 
 
 class AttemptRunner:
@@ -94,10 +97,9 @@ class AttemptRunner:
     async def _run(self, attempt: InFlightAttempt) -> Settlement | None:
         lease = attempt.lease
         try:
-            invocation = self._task_factory.decode(lease.message_id, lease.attempt, lease.body)
+            invocation = self._task_factory.decode(lease.message_id, lease.attempt, lease.body, queue=lease.queue)
         except UnsupportedVersion as error:
-            logger.warning("message %s is left for a newer worker: %s", lease.message_id, error)
-            return Release(delay_s=NEWER_VERSION_DELAY_S, counted=False, error=record_of(error))
+            return self._newer_version(attempt, error)
         except CodecError as error:
             return self._unrunnable(attempt, error)
         attempt.task_name = invocation.envelope.task
@@ -167,7 +169,10 @@ class AttemptRunner:
             case ReplyKind.RETURNED:
                 if self._fetch_values and reply.result is not None:
                     run.attempt.value = self._task_factory.unpack_result(invocation.definition, reply.result)
-                return Succeeded() if ttl_s is None else Succeeded(result=reply.result, result_ttl_s=ttl_s)
+                if ttl_s is None or reply.result is None:
+                    return Succeeded()
+                signed = self._task_factory.sign_result(lease.message_id, reply.result)
+                return Succeeded(result=signed, result_ttl_s=ttl_s)
             case ReplyKind.BAD_RESULT:
                 run.attempt.exception = reply.exception()
                 return Failed(error=record_of(run.attempt.exception), wants_retry=False)
@@ -187,7 +192,8 @@ class AttemptRunner:
         except (CodecError, DispatchError) as error:  # running it again would not change its type
             run.attempt.exception = error
             return Failed(error=record_of(error), wants_retry=False)
-        return Succeeded(result=result, result_ttl_s=ttl_s)
+        signed = self._task_factory.sign_result(run.attempt.lease.message_id, result)
+        return Succeeded(result=signed, result_ttl_s=ttl_s)
 
     def _raised(self, run: AttemptRun, error: BaseException) -> Outcome:
         if run.attempt.cancel_reason is not None:
@@ -265,6 +271,15 @@ class AttemptRunner:
         error = _crash_error(run, run.attempt.lease.crashes)
         await self._hooks.failed(run, error)
         return Bury(reason=DeadReason.CRASHED, error=record_of(error))
+
+    def _newer_version(self, attempt: InFlightAttempt, error: UnsupportedVersion) -> Settlement:
+        lease = attempt.lease
+        age_s = lease.expires_at - lease.enqueued_at
+        if age_s > NEWER_VERSION_AGE_S_MAX:
+            return self._unrunnable(attempt, error)
+        logger.warning("message %s is left for a newer worker: %s", lease.message_id, error)
+        delay_s = NEWER_VERSION_DELAY_S * (1 if age_s < 3600 else 10)
+        return Release(delay_s=delay_s, counted=False, error=record_of(error))
 
     def _unrunnable(self, attempt: InFlightAttempt, error: CodecError) -> Settlement:
         logger.error("message %s can't run and becomes a dead letter: %s", attempt.lease.message_id, error)

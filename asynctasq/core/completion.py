@@ -122,7 +122,8 @@ class LeaseCompletion(AttemptCompletion):
         if self._keep_result_s is None:
             return self._attempt.lease, Complete()
         packed = self._shared.task_factory.pack_result(definition_of(type(self.task)), result)
-        return self._attempt.lease, Complete(result=packed, result_ttl_s=self._keep_result_s)
+        signed = self._shared.task_factory.sign_result(self._attempt.lease.message_id, packed)
+        return self._attempt.lease, Complete(result=signed, result_ttl_s=self._keep_result_s)
 
     def _renew_again(self) -> None:
         """Add the attempt to the renewer again, in the worker's loop, where a renewer may set timers."""

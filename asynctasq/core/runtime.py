@@ -83,12 +83,11 @@ class Runtime(Protocol):
 
 
 def _worker_lanes(settings: WorkerSettings, threads: int) -> WorkerLanes:
-    application, keys = settings.application, settings.signing_keys
+    application = settings.application
     child = ChildSettings(
         modules=application.modules,
         root=None if application.root is None else str(application.root),
         path=application.path,
-        keys=None if keys is None else dict(keys),
         body_bytes_max=settings.body_bytes_max,
     )
     return WorkerLanes(

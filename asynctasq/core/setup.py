@@ -30,6 +30,7 @@ class Setup:
             find_driver=self.driver,
             factory=MessageFactory(
                 keys=None if secrets is None else SigningKeys(secrets),
+                signing_ttl_s=settings.signing_ttl_s,
                 limits=Limits(body_bytes_max=settings.body_bytes_max),
             ),
         )
@@ -78,7 +79,7 @@ def driver_from(settings: Settings, name: str) -> Driver:
 
 def signing_key_bytes(settings: Settings) -> dict[str, bytes] | None:
     """Return the signing keys as bytes by id; None if there are none."""
-    if not settings.signing_keys:
+    if settings.signing_keys is None:
         return None
     return {key_id: secret.get_secret_value().encode() for key_id, secret in settings.signing_keys.items()}
 

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from asynctasq.clock import Clock, SystemClock
 from asynctasq.codec.arguments import pack_result, unpack_arguments, unpack_result
 from asynctasq.codec.envelope import decode_envelope
 from asynctasq.codec.limits import DECODE_S_MAX, DEFAULT_LIMITS, OFF_LOOP_BYTES, Limits
 from asynctasq.codec.orm.references import LoadInAnotherLoop, has_references, resolve_for_hooks, resolve_references
-from asynctasq.codec.signing import SigningKeys
+from asynctasq.codec.signing import SigningKeys, sign_result
 from asynctasq.errors import BadSignature, TaskTimeoutError, UndecodableBody, UnknownTask
 from asynctasq.kernel.envelope import Envelope
 from asynctasq.kernel.messages import DeadReason
@@ -52,22 +53,32 @@ class TaskFactory:
         *,
         keys: SigningKeys | None = None,
         limits: Limits = DEFAULT_LIMITS,
+        clock: Clock | None = None,
         load_in_another_loop: LoadInAnotherLoop | None = None,
         decode_in_threads: bool = False,
     ) -> None:
         self._application = application
         self._keys = keys
         self._limits = limits
+        self._clock = clock or SystemClock()
         self._load_in_another_loop = load_in_another_loop
         self._decode_in_threads = decode_in_threads
         self._definitions: dict[type[BaseTask[Any]], TaskDefinition] = {}
 
-    def decode(self, message_id: str, attempt: int, body: bytes) -> Invocation:
-        """Return what the body invokes.
+    def decode(self, message_id: str, attempt: int, body: bytes, *, queue: str = "") -> Invocation:
+        """Return what the body invokes; with keys, only if it was signed for this message and queue.
 
         Raises: UndecodableBody, BadSignature, UnsupportedVersion, UnknownTask.
         """
-        envelope = decode_envelope(body, keys=self._keys, limits=self._limits)
+        now = None if self._keys is None else self._clock.now()
+        envelope = decode_envelope(body, keys=self._keys, limits=self._limits, belongs_to=(message_id, queue), now=now)
+        return self._invocation(message_id, attempt, envelope)
+
+    def decode_verified(self, message_id: str, attempt: int, body: bytes) -> Invocation:
+        """Do `decode` for a body whose signature the worker has verified: a child process is given no keys."""
+        return self._invocation(message_id, attempt, decode_envelope(body, limits=self._limits))
+
+    def _invocation(self, message_id: str, attempt: int, envelope: Envelope) -> Invocation:
         cls = self._resolve(envelope.task)
         definition = self._definitions.get(cls)
         if definition is None:
@@ -158,6 +169,10 @@ class TaskFactory:
     def unpack_result(self, definition: TaskDefinition, data: bytes) -> object:
         """Return what `pack_result` was given."""
         return unpack_result(data, definition.returns, self._limits)
+
+    def sign_result(self, message_id: str, data: bytes) -> bytes:
+        """Return a packed result as it is stored: signed, if there are keys."""
+        return sign_result(data, self._keys, message_id)
 
 
 def dead_reason_of(error: BaseException) -> DeadReason | None:

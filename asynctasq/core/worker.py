@@ -65,6 +65,7 @@ class Worker:
             self.settings.application,
             keys=keys,
             limits=limits,
+            clock=self._clock,
             load_in_another_loop=self._runtime.load_in_another_loop,
             decode_in_threads=self._runtime.decode_in_threads,
         )

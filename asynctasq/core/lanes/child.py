@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, cast
 
 from asynctasq.codec.limits import DEFAULT_LIMITS, Limits
-from asynctasq.codec.signing import SigningKeys
 from asynctasq.codec.typed_msgpack import packb, unpackb
 from asynctasq.core.current_task import running_task
 from asynctasq.core.exception_codec import pack_exception, unpack_exception
@@ -99,27 +98,25 @@ class ChildSettings:
     modules: tuple[str, ...] = ()
     root: str | None = None
     path: tuple[str, ...] = ()
-    keys: dict[str, bytes] | None = None
     body_bytes_max: int = DEFAULT_LIMITS.body_bytes_max
 
     def encode(self) -> bytes:
         """Return the bytes for the pipe."""
-        return packb([self.modules, self.root, self.path, self.keys, self.body_bytes_max])
+        return packb([self.modules, self.root, self.path, self.body_bytes_max])
 
     @classmethod
     def decode(cls, data: bytes) -> "ChildSettings":
         """Rebuild from `encode`."""
-        fields = cast("tuple[list[str], str | None, list[str], dict[str, bytes] | None, int]", unpackb(data))
-        modules, root, path, keys, body_bytes_max = fields
-        return cls(modules=tuple(modules), root=root, path=tuple(path), keys=keys, body_bytes_max=body_bytes_max)
+        fields = cast("tuple[list[str], str | None, list[str], int]", unpackb(data))
+        modules, root, path, body_bytes_max = fields
+        return cls(modules=tuple(modules), root=root, path=tuple(path), body_bytes_max=body_bytes_max)
 
     def make_task_factory(self) -> TaskFactory:
         """Import the application's modules and return the factory of its tasks."""
         set_up_django()
         application = Application(self.modules, None if self.root is None else Path(self.root), path=self.path)
         application.load()
-        keys = None if self.keys is None else SigningKeys(self.keys)
-        return TaskFactory(application, keys=keys, limits=Limits(body_bytes_max=self.body_bytes_max))
+        return TaskFactory(application, limits=Limits(body_bytes_max=self.body_bytes_max))
 
 
 async def serve(
@@ -137,7 +134,8 @@ async def serve(
 async def build_task(request: Request, task_factory: TaskFactory) -> BaseTask[Any] | Reply:
     """Build the task of a request; a reply if that is not possible."""
     try:
-        return await task_factory.build(task_factory.decode(request.message_id, request.attempt, request.body))
+        invocation = task_factory.decode_verified(request.message_id, request.attempt, request.body)
+        return await task_factory.build(invocation)
     except Exception as error:  # noqa: BLE001 - codec errors and the user's constructor alike
         return Reply(kind=ReplyKind.NOT_BUILT, error=pack_exception(error))
 
