@@ -3,7 +3,7 @@
 import asyncio
 import os
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -14,6 +14,7 @@ from asynctasq.codec.arguments import pack_arguments, unpack_result
 from asynctasq.codec.envelope import encode_envelope
 from asynctasq.codec.limits import DEFAULT_LIMITS, Limits
 from asynctasq.codec.signing import SigningKeys, open_result
+from asynctasq.codec.validation import InvalidArguments, validate_arguments
 from asynctasq.drivers.base import Driver, KeepsResults, Transactional
 from asynctasq.errors import DispatchError, UnsupportedFeature
 from asynctasq.kernel.envelope import Envelope
@@ -49,6 +50,8 @@ class MessageFactory:
         options, definition = options_of(task), definition_of(type(task))
         _check_attributes(task, definition)
         given, annotations = arguments_of(task), definition.signature.annotations
+        if definition.validate:
+            _validate(given, definition)
         arguments = pack_arguments(definition.name, given, annotations, self.limits)
         envelope = Envelope(
             task=definition.name,
@@ -85,6 +88,13 @@ def _check_attributes(task: BaseTask[Any], definition: TaskDefinition) -> None:
         raise DispatchError(
             f"{definition.name} sets self.{min(hidden)}, which hides an attribute or method of every task; rename it"
         )
+
+
+def _validate(arguments: Mapping[str, object], definition: TaskDefinition) -> None:
+    try:
+        validate_arguments(arguments, definition.signature.annotations)
+    except InvalidArguments as error:
+        raise DispatchError(f"{definition.name}: {error}") from None
 
 
 class Queue(Dispatcher[BaseTask[Any]]):

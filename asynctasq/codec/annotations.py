@@ -85,6 +85,11 @@ def _check(value: object, shape: Shape, path: str) -> None:
                 _check(item, shape.at(index), f"{path}[{index}]")
     elif is_record(value):
         _check_record(value, shape, path)
+    elif adapter_for(cls) is not None and shape.models is not None and not isinstance(value, shape.models):
+        raise UnserializableValue(
+            f"{path}: {cls} is a model, and the annotation does not name its class there; annotate it with "
+            f"{cls.__qualname__} (in a union, a list[...] and so on, as the case may be)"
+        )
 
 
 def _check_record(value: object, shape: Shape, path: str) -> None:
@@ -185,17 +190,21 @@ def _class_for(record: Record, shape: Shape, path: str) -> type:
 
 
 def _with_model(reference: ModelReference, shape: Shape) -> ModelReference:
-    """Set the reference's class, if one in the annotation has its name: in full, else without module or app."""
+    """Set which classes the annotation allows, and the reference's own if one of them has its name.
+
+    In full, else without module or app.
+    """
     candidates: list[type] = []
     for cls in shape.classes:
         adapter = adapter_for(cls)
         if adapter is not None and adapter.name == reference.orm:
             name = adapter.name_of(cls)
             if name == reference.model_name:
-                return dataclasses.replace(reference, model=cls)
+                return dataclasses.replace(reference, model=cls, allowed=shape.models)
             if _bare_name(name) == _bare_name(reference.model_name):
                 candidates.append(cls)
-    return dataclasses.replace(reference, model=candidates[0]) if len(candidates) == 1 else reference
+    model = candidates[0] if len(candidates) == 1 else reference.model
+    return dataclasses.replace(reference, model=model, allowed=shape.models)
 
 
 def _bare_name(model_name: str) -> str:

@@ -26,7 +26,7 @@ def pack_arguments(
     label = task_name.rpartition(":")[2]
     encoding = Encoding(limits)
     data = encoding.encode_named(dict(arguments), label=label)
-    if encoding.records:
+    if encoding.annotated:
         for name, value in arguments.items():
             check_rebuildable(value, _annotation(annotations, name), path=f"{label}.{name}")
     return data
@@ -61,7 +61,7 @@ def pack_result(task_name: str, result: object, annotation: object, limits: Limi
     path = f"result of {task_name.rpartition(':')[2]}"
     encoding = Encoding(limits)
     data = encoding.encode(result, path=path)
-    if encoding.records:
+    if encoding.annotated:
         check_rebuildable(result, annotation, path=path)
     return data
 

@@ -8,12 +8,12 @@ import itertools
 import types
 import typing
 from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
-from asynctasq.codec.orm.references import adapter_for
+from asynctasq.codec.orm.references import KEY_TYPES, adapter_for
 from asynctasq.codec.records import DATACLASS, NAMED_TUPLE, PYDANTIC, kind_of
 
-__all__ = ["PLAIN", "Shape", "field_shape", "shape_of"]
+__all__ = ["ANY", "PLAIN", "Shape", "field_hints", "field_shape", "shape_of"]
 
 Bindings = tuple[tuple[object, object], ...]
 """(type variable, its argument) pairs."""
@@ -26,7 +26,8 @@ INNER_FORMS = frozenset({"ClassVar", "Final", "Required", "NotRequired", "ReadOn
 class Shape:
     """What an annotation says about one place: the classes that may be there, and the shapes of what it holds.
 
-    A union is one shape with all its classes; a record names its class, so none has to be tried.
+    A union is one shape with all its classes; a record names its class, so none has to be tried. `bases` are other
+    classes, of which a model may be a subclass; an `open` place (`Any`, no annotation) may hold any model.
     """
 
     classes: Mapping[type, tuple[Bindings, ...]] = dataclasses.field(default_factory=dict[type, tuple[Bindings, ...]])
@@ -35,32 +36,46 @@ class Shape:
     item: "Shape | None" = None
     key: "Shape | None" = None
     value: "Shape | None" = None
+    bases: tuple[type, ...] = ()
+    open: bool = False
 
     @property
     def is_plain(self) -> bool:
-        """Whether nothing under this annotation is ever rebuilt."""
-        return not (self.classes or self.typed_dicts or self.positions or self.item or self.key or self.value)
+        """Whether nothing under this annotation is ever rebuilt or loaded."""
+        return not (self.classes or self.typed_dicts or self.positions or self.item or self.key or self.value) and not (
+            self.bases or self.open
+        )
+
+    @property
+    def models(self) -> tuple[type, ...] | None:
+        """The classes that a model at this place is one of, or derives from; None where it may be any."""
+        return None if self.open else (*self.classes, *self.bases)
 
     def at(self, index: int) -> "Shape":
         """Return the shape of an element of a list, tuple or set."""
-        return self.positions[index] if index < len(self.positions) else self.item or PLAIN
+        return self.positions[index] if index < len(self.positions) else self.item or self._otherwise
 
     def of_key(self) -> "Shape":
         """Return the shape of a dict's keys."""
-        return self.key or PLAIN
+        return self.key or self._otherwise
 
     def of_value(self, key: object) -> "Shape":
         """Return the shape of a dict's value under `key`."""
-        shapes = [self.value] if self.value else []
+        shapes = [self.value or self._otherwise]
         shapes += [field_shape(cls, (bindings,), key) for cls, bindings in self.typed_dicts if type(key) is str]
         return _merge(shapes)
 
+    @property
+    def _otherwise(self) -> "Shape":
+        return ANY if self.open else PLAIN
+
 
 PLAIN = Shape()
+ANY = Shape(open=True)
 
 
 def shape_of(annotation: object) -> Shape:
-    """Return the compiled annotation; `PLAIN` for most."""
+    """Return the compiled annotation; `PLAIN` for most, `ANY` for None, which stands for none at all."""
     try:
         return _cached(annotation)
     except TypeError:  # unhashable metadata in Annotated, or an unhashable Literal
@@ -86,19 +101,25 @@ def _cached_field(cls: type, bindings: tuple[Bindings, ...], name: object) -> Sh
 
 
 def _compile_field(cls: type, bindings: tuple[Bindings, ...], name: object) -> Shape:
-    hints = _hints(cls)
+    hints = field_hints(cls)
     if type(name) is not str or name not in hints:
-        return PLAIN
+        return PLAIN if hints and kind_of(cls) is not PYDANTIC else ANY
     return _merge([_compile(hints[name], {**_inherited(cls), **dict(bound)}, 0) for bound in bindings or ((),)])
 
 
 @functools.lru_cache(maxsize=2048)
-def _hints(cls: type) -> Mapping[str, object]:
+def field_hints(cls: type) -> Mapping[str, object]:
+    """Return the annotations of a class's fields; none if they can't be resolved."""
     if kind_of(cls) is PYDANTIC:
         fields = cast("Mapping[str, Any]", cls.__pydantic_fields__)  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue,reportUnknownMemberType] - a BaseModel
-        return {name: field.annotation for name, field in fields.items()}
+        return {
+            name: Annotated.__class_getitem__((field.annotation, *field.metadata))
+            if field.metadata
+            else field.annotation
+            for name, field in fields.items()
+        }
     try:
-        return typing.get_type_hints(cls)
+        return typing.get_type_hints(cls, include_extras=True)
     except (NameError, AttributeError, TypeError, SyntaxError):  # a name that exists only for type checkers
         return {}
 
@@ -141,6 +162,8 @@ def _merge(shapes: Iterable[Shape]) -> Shape:
         item=_merge_optional(shape.item for shape in useful),
         key=_merge_optional(shape.key for shape in useful),
         value=_merge_optional(shape.value for shape in useful),
+        bases=tuple(dict.fromkeys(itertools.chain.from_iterable(shape.bases for shape in useful))),
+        open=any(shape.open for shape in useful),
     )
 
 
@@ -151,8 +174,8 @@ def _merge_optional(shapes: Iterable[Shape | None]) -> Shape | None:
 
 def _compile(annotation: object, bound: Mapping[object, object], depth: int) -> Shape:
     """Compile; beyond ALIAS_DEPTH_MAX (a recursive alias) nothing is rebuilt, so dispatch refuses such values."""
-    if depth > ALIAS_DEPTH_MAX:
-        return PLAIN
+    if depth > ALIAS_DEPTH_MAX or annotation is None:
+        return ANY
     if isinstance(annotation, type):
         return _compile_class(annotation, ())
     if isinstance(annotation, typing.TypeVar):
@@ -168,7 +191,7 @@ def _compile(annotation: object, bound: Mapping[object, object], depth: int) -> 
         return _merge([_compile_class(type(member), ()) for member in arguments if isinstance(member, enum.Enum)])
     if isinstance(origin, type):
         return _compile_generic(origin, arguments, bound, depth)
-    return PLAIN
+    return ANY
 
 
 def _unwrap(annotation: object) -> object | None:
@@ -189,7 +212,7 @@ def _compile_variable(variable: typing.TypeVar, bound: Mapping[object, object], 
     if variable in bound:
         without = {key: value for key, value in bound.items() if key is not variable}
         return _compile(bound[variable], without, depth + 1)
-    choices = variable.__constraints__ or ((variable.__bound__,) if variable.__bound__ is not None else ())
+    choices = variable.__constraints__ or (variable.__bound__,)
     return _merge([_compile(choice, bound, depth + 1) for choice in choices])
 
 
@@ -198,9 +221,19 @@ def _compile_class(cls: type, bindings: Bindings) -> Shape:
         return Shape(typed_dicts=((cls, bindings),))
     if kind_of(cls) is not None or adapter_for(cls) is not None:
         return Shape(classes={cls: (bindings,)})
-    return PLAIN
+    if cls in SCALARS:
+        return PLAIN
+    if cls is object or cls is Any or cls in CONTAINERS or getattr(cls, "_is_protocol", False):
+        return ANY
+    return Shape(bases=(cls,))
 
 
+SCALARS = KEY_TYPES | {type(None)}
+CONTAINERS = frozenset[object](
+    {list, dict, tuple, set, frozenset, collections.abc.Mapping, collections.abc.MutableMapping}
+    | {collections.abc.Sequence, collections.abc.MutableSequence, collections.abc.Set, collections.abc.MutableSet}
+    | {collections.abc.Iterable, collections.abc.Collection, collections.abc.Hashable, collections.abc.Sized}
+)
 NEVER_HELD = frozenset[object]({type, collections.abc.Callable})
 
 

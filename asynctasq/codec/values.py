@@ -54,15 +54,15 @@ def unpack(data: bytes, *, limits: Limits = DEFAULT_LIMITS) -> object:
 
 
 class Encoding:
-    """One encoding. Afterwards `records` says whether the value can be decoded only with its annotation."""
+    """One encoding. Afterwards `annotated` says whether the value can be decoded only as its annotation allows."""
 
-    __slots__ = ("_depth", "_limits", "_records_allowed", "records")
+    __slots__ = ("_depth", "_limits", "_records_allowed", "annotated")
 
     def __init__(self, limits: Limits = DEFAULT_LIMITS, *, records_allowed: bool = True) -> None:
         self._limits = limits
         self._records_allowed = records_allowed
         self._depth = 0
-        self.records = False
+        self.annotated = False
 
     def encode(self, value: object, *, path: str) -> bytes:
         """Return the bytes, within the limits.
@@ -145,11 +145,12 @@ class Encoding:
             return ExtType(code, encode(value))
         reference = references.reference_to(value)
         if reference is not None:
+            self.annotated = True
             return self._nested(MODEL, _model_fields(reference))
         plain = annotations.to_plain(value)
         if not self._records_allowed:
             raise Unsupported(f"{cls} is only rebuilt from an annotation, and there is none here; pass plain values")
-        self.records = True
+        self.annotated = True
         return self._nested(RECORD, [cls.__qualname__, plain])
 
 

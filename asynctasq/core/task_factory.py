@@ -11,6 +11,7 @@ from asynctasq.codec.envelope import decode_envelope
 from asynctasq.codec.limits import DECODE_S_MAX, DEFAULT_LIMITS, OFF_LOOP_BYTES, Limits
 from asynctasq.codec.orm.references import LoadInAnotherLoop, has_references, resolve_for_hooks, resolve_references
 from asynctasq.codec.signing import SigningKeys, sign_result
+from asynctasq.codec.validation import InvalidArguments, validate_arguments
 from asynctasq.errors import BadSignature, TaskTimeoutError, UndecodableBody, UnknownTask
 from asynctasq.kernel.envelope import Envelope
 from asynctasq.kernel.messages import DeadReason
@@ -103,6 +104,11 @@ class TaskFactory:
         arguments = await self._arguments(invocation)
         if has_references(arguments):
             arguments = await self._with_models(invocation, arguments, timeout_s)
+        if invocation.definition.validate:
+            try:
+                validate_arguments(arguments, invocation.definition.signature.annotations)
+            except InvalidArguments as error:
+                raise BadArguments(f"{invocation.envelope.task}: {error}") from None
         return self._make(invocation, arguments)
 
     async def build_for_hooks(self, invocation: Invocation, *, timeout_s: float | None = None) -> BaseTask[Any]:

@@ -18,6 +18,7 @@ from asynctasq.tasks.class_checks import (
     check_overrides,
     check_parameters,
     check_settings,
+    check_validate,
 )
 from asynctasq.tasks.completing import completing, completing_sync
 from asynctasq.tasks.dispatching import current_dispatcher
@@ -78,6 +79,8 @@ class BaseTask(Generic[T_co]):
     missing: ClassVar[Missing] = "retry"
     """When a model it was dispatched with is not in the database: "retry" as any failure, "fail" at once, or "none"
     to run with None in its place."""
+    validate: ClassVar[bool] = False
+    """Check the arguments against their annotations with pydantic, at the dispatch and before the task is built."""
     _driver_override: ClassVar[str | Driver | None] = None
 
     _mode: ClassVar[Mode] = Mode.LOOP
@@ -109,6 +112,7 @@ class BaseTask(Generic[T_co]):
         cls._runnable = _has_execute(cls)
         check_overrides(cls, BaseTask)
         check_driver_override(cls, cls._driver_override)
+        check_validate(cls, cls.validate)
         check_execute(cls, cls._mode)
         check_settings(cls, BaseTask)
         if cls._has_constructor and cls._arguments_become_attributes:

@@ -9,7 +9,14 @@ from asynctasq.errors import TaskDefinitionError
 from asynctasq.tasks.mode import Mode
 from asynctasq.tasks.options import nearest_setting
 
-__all__ = ["check_driver_override", "check_execute", "check_overrides", "check_parameters", "check_settings"]
+__all__ = [
+    "check_driver_override",
+    "check_execute",
+    "check_overrides",
+    "check_parameters",
+    "check_settings",
+    "check_validate",
+]
 
 SETTING_TYPES = (bool, int, float, str, timedelta, Sequence, type(None))
 """What a setting's value may be; an attribute of another type is no misspelt setting."""
@@ -48,6 +55,15 @@ def check_overrides(cls: type[object], base: type[object]) -> None:
             )
         if name in ("failed", "should_retry") and not callable(getattr(cls, name)):
             raise TaskDefinitionError(f"{cls.__qualname__}.{name} must be a method, not {value!r}")
+
+
+def check_validate(cls: type[object], validate: object) -> None:
+    """Raise TaskDefinitionError unless the setting `validate` is True or False."""
+    if not isinstance(validate, bool):
+        raise TaskDefinitionError(
+            f"{cls.__qualname__}.validate must be True or False, not {validate!r}; it says whether the arguments are "
+            "checked against their annotations. A method or attribute of your own needs another name"
+        )
 
 
 def check_driver_override(cls: type[object], override: object) -> None:

@@ -30,19 +30,23 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskDefinition:
-    """One task class: its name, how it runs, what its constructor takes and `execute` returns, its own driver."""
+    """One task class: its name, how it runs, what its constructor takes and `execute` returns, its own driver.
+
+    `validate` says whether the arguments are checked against their annotations.
+    """
 
     name: str
     mode: Mode
     signature: Signature
     driver: str | Driver | None
     returns: object
+    validate: bool = False
 
 
 def definition_of(cls: type[BaseTask[Any]]) -> TaskDefinition:
     """Return the definition of a task class, made once."""
     known = cls.__dict__.get("_definition")
-    if isinstance(known, TaskDefinition) and known.driver is cls._driver_override:
+    if isinstance(known, TaskDefinition) and known.driver is cls._driver_override and known.validate is cls.validate:
         return known
     made = TaskDefinition(
         name=cls._task_name,
@@ -50,6 +54,7 @@ def definition_of(cls: type[BaseTask[Any]]) -> TaskDefinition:
         signature=cls._signature(),
         driver=cls._driver_override,
         returns=cls._return_annotation(),
+        validate=cls.validate,
     )
     cls._definition = made
     return made

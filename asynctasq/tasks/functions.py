@@ -77,6 +77,7 @@ def task(
     max_crashes: int = ...,
     keep_result: bool | Duration = ...,
     missing: Missing = ...,
+    validate: bool = ...,
     driver: str | Driver | None = ...,
     process: bool = ...,
 ) -> _Decorator: ...
@@ -102,7 +103,7 @@ def task(function: Callable[..., Any] | None = None, /, *, process: bool = False
     return decorate if function is None else decorate(function)
 
 
-_SETTINGS = ("driver", *SETTINGS)
+_SETTINGS = ("driver", "validate", *SETTINGS)
 
 
 def _task_class(function: Callable[..., Any], settings: Mapping[str, object], *, process: bool) -> type[BaseTask[Any]]:

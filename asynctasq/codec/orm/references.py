@@ -43,7 +43,8 @@ class ModelReference:
     """A row to load: which ORM, the model's name in that ORM's own registry, and the row's primary key.
 
     `database` is the alias of the database it came from, where the ORM says so. `model` is the class, where the
-    task's own annotation names it; two references that differ only in it are equal.
+    task's own annotation names it, `allowed` the classes that the annotation allows, None for any; two references that
+    differ only in these are equal.
     """
 
     orm: str
@@ -51,6 +52,7 @@ class ModelReference:
     key: tuple[object, ...]
     database: str | None = None
     model: type | None = dataclasses.field(default=None, compare=False)
+    allowed: tuple[type, ...] | None = dataclasses.field(default=None, compare=False, repr=False)
 
 
 Rows = Mapping[ModelReference, object]
@@ -195,7 +197,11 @@ async def resolve_references(
         check_hashes(references)
     except Unsupported as error:
         raise UndecodableBody(f"the message refers to models by keys that no database has: {error}") from error
-    models = {reference: _model_of(reference) for reference in references}
+    models: dict[ModelReference, type] = {}
+    for reference in references:
+        if reference not in models:
+            models[reference] = _model_of(reference)
+        _check_allowed(reference, models[reference])
     rows: dict[ModelReference, object] = {}
     loads = [_load(group, load_in_another_loop) for group in _groups(models)]
     for loaded in await asyncio.gather(*loads, return_exceptions=True):
@@ -277,6 +283,16 @@ def _not_found(reference: ModelReference, model: type, *, final: bool) -> ModelN
         key=key,
         final=final,
     )
+
+
+def _check_allowed(reference: ModelReference, model: type) -> None:
+    """Raise UndecodableBody for a row of a class that the annotation of its place does not name."""
+    if reference.allowed is not None and not issubclass(model, reference.allowed):
+        names = ", ".join(sorted(cls.__qualname__ for cls in reference.allowed)) or "no model"
+        raise UndecodableBody(
+            f"the message refers to the {reference.orm} model {model.__qualname__} where the task's annotation names "
+            f"{names}; annotate the parameter with the model if it may be there"
+        )
 
 
 def _model_of(reference: ModelReference) -> type:
