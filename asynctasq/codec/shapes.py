@@ -8,7 +8,7 @@ import itertools
 import types
 import typing
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, cast
+from typing import Any, cast
 
 from asynctasq.codec.orm.references import KEY_TYPES, adapter_for
 from asynctasq.codec.records import DATACLASS, NAMED_TUPLE, PYDANTIC, kind_of
@@ -105,6 +105,10 @@ def _compile_field(cls: type, bindings: tuple[Bindings, ...], name: object) -> S
     if type(name) is not str or name not in hints:
         return PLAIN if hints and kind_of(cls) is not PYDANTIC else ANY
     return _merge([_compile(hints[name], {**_inherited(cls), **dict(bound)}, 0) for bound in bindings or ((),)])
+
+
+def _annotated(annotation: object, metadata: Iterable[object]) -> object:
+    return cast("Any", typing).Annotated[(annotation, *metadata)]
 
 
 @functools.lru_cache(maxsize=2048)

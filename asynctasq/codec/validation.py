@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 from asynctasq.codec.annotations import is_record
-from asynctasq.codec.records import PYDANTIC, kind_of
+from asynctasq.codec.records import kind_of
 from asynctasq.codec.shapes import field_hints
 from asynctasq.errors import MissingExtra
 from asynctasq.kernel.envelope import VAR_KEYWORD
@@ -39,9 +39,9 @@ def _validate(value: object, annotation: object, path: str) -> None:
         except validation_error as error:
             raise InvalidArguments(_explain(error, path)) from None
     for record, record_path in _records_in(value, path):
-        kind = kind_of(type(record))
+        cls: type = type(record)
+        kind, hints = kind_of(cls), field_hints(cls)
         assert kind is not None
-        hints = field_hints(type(record))
         for name, part in kind.parts(record):
             _validate(part, hints.get(name), f"{record_path}.{name}")
 
@@ -84,5 +84,5 @@ def _records_in(value: object, path: str) -> Iterator[tuple[object, str]]:
     elif cls in {list, tuple, set, frozenset}:
         for item in cast("list[object]", value):
             yield from _records_in(item, f"{path}[...]")
-    elif is_record(value) and (kind_of(cls) is PYDANTIC or field_hints(cls)):
+    elif is_record(value):
         yield value, path

@@ -1,6 +1,7 @@
 """What arrives is what the annotation allows: rows of the models it names, and with `validate` the types it names."""
 
 import dataclasses
+import sys
 from typing import Annotated, Any, NamedTuple, Protocol, cast
 
 import pytest
@@ -14,8 +15,9 @@ from asynctasq.codec.arguments import pack_arguments, unpack_arguments
 from asynctasq.codec.envelope import encode_envelope
 from asynctasq.codec.orm.references import ModelReference, resolve_references
 from asynctasq.codec.typed_msgpack import ExtType, packb
+from asynctasq.codec.validation import validate_arguments
 from asynctasq.core.task_factory import BadArguments, TaskFactory, dead_reason_of
-from asynctasq.errors import DispatchError, TaskDefinitionError, UndecodableBody, UnserializableValue
+from asynctasq.errors import DispatchError, MissingExtra, TaskDefinitionError, UndecodableBody, UnserializableValue
 from asynctasq.kernel.envelope import Envelope
 from asynctasq.kernel.messages import DeadReason
 from asynctasq.kernel.retry import Fixed
@@ -229,3 +231,10 @@ def test_a_method_of_that_name_is_told_at_once() -> None:
 
     with pytest.raises(TaskDefinitionError, match=r"Made\.validate must be True or False.*another name"):
         type("Made", (SyncTask,), {"__module__": __name__, "execute": execute, "validate": execute})
+
+
+def test_without_pydantic_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pydantic", None)
+
+    with pytest.raises(MissingExtra, match=r"needs pydantic 2; install it with: pip install 'pydantic>=2'"):
+        validate_arguments({"x": 1}, {"x": Annotated[int, "not seen before"]})
