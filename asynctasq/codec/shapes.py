@@ -117,9 +117,7 @@ def field_hints(cls: type) -> Mapping[str, object]:
     if kind_of(cls) is PYDANTIC:
         fields = cast("Mapping[str, Any]", cls.__pydantic_fields__)  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue,reportUnknownMemberType] - a BaseModel
         return {
-            name: Annotated.__class_getitem__((field.annotation, *field.metadata))
-            if field.metadata
-            else field.annotation
+            name: _annotated(field.annotation, field.metadata) if field.metadata else field.annotation
             for name, field in fields.items()
         }
     try:
