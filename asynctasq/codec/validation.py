@@ -46,14 +46,14 @@ def _validate(value: object, annotation: object, path: str) -> None:
             _validate(part, hints.get(name), f"{record_path}.{name}")
 
 
-def _adapter(annotation: object) -> tuple[Any, type[Any]]:
+def _adapter(annotation: object) -> tuple[Any, type[Exception]]:
     try:
         return _cached_adapter(annotation)
     except TypeError:  # unhashable metadata
         return _make_adapter(annotation)
 
 
-def _make_adapter(annotation: object) -> tuple[Any, type[Any]]:
+def _make_adapter(annotation: object) -> tuple[Any, type[Exception]]:
     """Return what checks a tuple of one such value: of a model alone pydantic takes no configuration."""
     try:
         from pydantic import ConfigDict, TypeAdapter, ValidationError

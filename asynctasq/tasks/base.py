@@ -107,7 +107,7 @@ class BaseTask(Generic[T_co]):
         cls._task_name = task_name(cls.__module__, cls.__qualname__)
         if cls.__module__ == __name__:  # the four kinds themselves
             return
-        cls._has_constructor = cls._has_constructor or "__init__" in cls.__dict__
+        cls._has_constructor = cls.__init__ is not BaseTask.__init__
         cls._signature_of_fields = None
         cls._runnable = _has_execute(cls)
         check_overrides(cls, BaseTask)

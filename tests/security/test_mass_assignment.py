@@ -133,6 +133,24 @@ def test_fields_of_bases_and_mix_ins_are_fields_too() -> None:
         queue.drain_sync()
 
 
+class Constructed:
+    to: str
+
+    def __init__(self, to: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.to = to
+
+
+class Mixed(Constructed, AsyncTask[None]):
+    async def execute(self) -> None: ...
+
+
+def test_the_constructor_of_a_mix_in_is_one() -> None:
+    assert Mixed("ada").to == "ada"
+    with pytest.raises(TypeError, match=r"Mixed\(to\) got unexpected arguments: cc"):
+        Mixed("ada", cc="eve")
+
+
 def test_a_field_that_would_hide_the_api_is_refused_when_the_class_is_made() -> None:
     with pytest.raises(TaskDefinitionError, match="hide an attribute or method of every task: dispatch; rename"):
         types.new_class("Bad", (SyncTask,), exec_body=lambda ns: ns.update({"__annotations__": {"dispatch": int}}))
