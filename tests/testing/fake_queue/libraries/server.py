@@ -26,7 +26,7 @@ async def note_server() -> AsyncIterator[str]:
 
     app = web.Application()
     app.add_routes([web.post("/notes", add), web.get("/notes", show), web.get("/never", never)])
-    runner = web.AppRunner(app, shutdown_timeout=0)
+    runner = web.AppRunner(app, shutdown_timeout=0.01)
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()

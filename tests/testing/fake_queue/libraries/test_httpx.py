@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
-import pytest
 
 from asynctasq import AsyncTask
 from asynctasq.testing import FakeQueue
@@ -52,8 +51,7 @@ class Ask(AsyncTask[None]):
 async def test_the_librarys_own_timeout_is_real_and_the_tasks_sleep_is_virtual() -> None:
     async with note_server() as url, FakeQueue() as queue:
         await Ask(url).dispatch()
-        with pytest.raises(httpx.ReadTimeout):
-            await queue.run_until_idle()
+        await queue.run_until_idle()
 
         queue.assert_failed(Ask, with_=httpx.ReadTimeout, attempts=2)
         queue.assert_retried_at([3660])

@@ -43,7 +43,7 @@ class Pop(AsyncTask[bytes]):
 
     async def execute(self) -> bytes:
         async with redis.asyncio.Redis.from_url(self.url) as client:
-            _, value = await client.blpop([self.key], timeout=20)
+            _, value = await client.blpop([self.key], timeout=5)
             return value
 
 

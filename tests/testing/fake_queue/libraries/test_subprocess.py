@@ -1,6 +1,7 @@
 """asyncio.create_subprocess_exec: programs that run for a while, write, and end."""
 
 import asyncio
+from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,9 +17,8 @@ async def open_notebook(servers: Servers, folder: Path) -> AsyncIterator[Noteboo
     path = folder / "notes.txt"
 
     async def run(*command: str, text: str = "") -> str:
-        pipes = {"stdin": asyncio.subprocess.PIPE, "stdout": asyncio.subprocess.PIPE}
-        process = await asyncio.create_subprocess_exec(*command, **pipes)
-        output, _ = await process.communicate(text.encode())
+        process = await asyncio.create_subprocess_exec(*command, stdin=PIPE if text else DEVNULL, stdout=PIPE)
+        output, _ = await process.communicate(text.encode() or None)
         assert process.returncode == 0
         return output.decode()
 
