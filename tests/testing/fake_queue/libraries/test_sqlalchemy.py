@@ -1,5 +1,6 @@
 """SQLAlchemy on asyncpg: a pooled engine of a session-scoped fixture, and models as arguments of tasks."""
 
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from asynctasq import AsyncTask
 from asynctasq.testing import FakeQueue
+from asynctasq.testing.loop import SharedLoop
 from asynctasq.testing.servers import Servers
 from tests.codec.orm.databases import database
 from tests.testing.fake_queue.libraries.claims import DELAYS, Notebook, Unavailable, check
@@ -116,3 +118,40 @@ async def test_models_load_fresh_at_each_attempt_through_the_tests_own_pool(engi
 
     assert sorted(await notes()) == ["a+++", "a+++ failed", "b+++", "b+++ failed"]
     assert engine.pool.checkedout() == 0
+
+
+class Hourly(AsyncTask[None]):
+    max_attempts = 168
+    retry_delay = 3600
+
+    async def execute(self) -> None:
+        await note(f"hour {self.attempt}")
+        raise Unavailable
+
+
+async def test_a_week_of_hourly_writes_takes_one_jump_of_the_clock_an_hour_and_few_looks(
+    engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counts what is beside the SQL; benchmarks/own_loop.py has the seconds."""
+    counts: Counter[str] = Counter()
+
+    def count(name: str) -> None:
+        method = getattr(SharedLoop, name)
+
+        def counted(shared: SharedLoop, *args: object) -> None:
+            counts[name] += 1
+            method(shared, *args)
+
+        monkeypatch.setattr(SharedLoop, name, counted)
+
+    count("_jump")
+    count("_check")
+
+    async with FakeQueue() as queue:
+        await Hourly().dispatch()
+        await queue.run_until_idle()
+        queue.assert_retried_at([3600 * hour for hour in range(1, 168)])
+
+    assert await notes() == [f"hour {hour}" for hour in range(1, 169)]
+    assert counts["_jump"] == 167
+    assert counts["_check"] <= 168 * 20
