@@ -164,12 +164,10 @@ def test_two_loops_in_one_test_are_refused_for_one_queue_and_served_by_two(proje
         from asynctasq.testing import FakeQueue
 
         def test_one_queue():
-            with asyncio.Runner() as first, asyncio.Runner() as second:
-                queue = FakeQueue()
-                with queue:
-                    first.run(run(queue))
-                    with pytest.raises(RuntimeError, match="another event loop"):
-                        second.run(run(queue))
+            with FakeQueue() as queue, asyncio.Runner() as first, asyncio.Runner() as second:
+                first.run(run(queue))
+                with pytest.raises(RuntimeError, match="another event loop"):
+                    second.run(run(queue))
 
         def test_two_queues():
             async def one():
