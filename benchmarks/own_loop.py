@@ -1,4 +1,4 @@
-"""How much a FakeQueue adds to real I/O on the test's own loop: a week of hourly retries, and the same writes in a loop.
+"""What a FakeQueue adds to real I/O on the test's own loop: a week of hourly retries, and its writes in a plain loop.
 
     python benchmarks/own_loop.py [--rounds 5] [--url postgresql://postgres@host/database]
 

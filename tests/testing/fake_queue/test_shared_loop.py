@@ -470,7 +470,7 @@ async def test_a_wait_that_never_ends_is_given_up_and_names_its_line() -> None:
     async with FakeQueue(real_s_max=0.1) as queue:
         await Runs().dispatch()
 
-        with pytest.raises(LimitExceeded, match="0.1 s of real time") as caught:
+        with pytest.raises(LimitExceeded, match=r"0\.1 s of real time") as caught:
             await queue.run_until_idle()
 
     assert "test_shared_loop.py" in str(caught.value)
@@ -490,6 +490,18 @@ async def test_a_real_limit_counts_from_the_last_task_that_began_or_ended() -> N
         queue.assert_completed(short, times=6)
 
 
+async def test_a_task_that_closes_the_loop_fails_alone() -> None:
+    async def close() -> None:
+        asyncio.get_running_loop().close()
+
+    code.append(close)
+    async with FakeQueue() as queue:
+        await Runs().dispatch()
+        await queue.run_until_idle()
+
+        queue.assert_failed(Runs, with_=RuntimeError, attempts=1)
+
+
 # -- faults ----------------------------------------------------------------------------------------
 
 
@@ -503,7 +515,9 @@ class Works(AsyncTask[None]):
 
 
 @pytest.mark.parametrize(
-    "fault", [Crash(at="before_settle"), LoseReply(at="settle"), Stop(at="mid_attempt"), ExpireLease(at="mid_attempt")], ids=str
+    "fault",
+    [Crash(at="before_settle"), LoseReply(at="settle"), Stop(at="mid_attempt"), ExpireLease(at="mid_attempt")],
+    ids=str,
 )
 async def test_faults_by_hand_happen_on_a_real_loop(fault: Any) -> None:
     async with FakeQueue(faults=[fault]) as queue:

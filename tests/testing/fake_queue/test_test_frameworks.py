@@ -230,9 +230,9 @@ from asynctasq.testing import FakeQueue
 
 pytestmark = pytest.mark.anyio
 
-@pytest.fixture(params=[("asyncio", {"use_uvloop": False}), ("asyncio", {"use_uvloop": True})], ids=["asyncio", "uvloop"])
+@pytest.fixture(params=[False, True], ids=["asyncio", "uvloop"])
 def anyio_backend(request):
-    return request.param
+    return "asyncio", {"use_uvloop": request.param}
 
 @pytest.fixture
 async def queue():

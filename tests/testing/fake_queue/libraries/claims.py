@@ -1,4 +1,4 @@
-"""What is claimed for every library: a task does real I/O at each step of its life, while the queue's time is virtual."""
+"""What is claimed for every library: a task does real I/O at each step of its life, and the queue's time is virtual."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence

@@ -24,12 +24,12 @@ if __name__ == "__main__":
     )
     django.setup()
 
-from asgiref.sync import sync_to_async  # noqa: E402 - Django wants its settings first
-from django.db import connection, connections, models, transaction  # noqa: E402
+from asgiref.sync import sync_to_async
+from django.db import connection, connections, models, transaction
 
-from asynctasq import SyncTask  # noqa: E402
-from asynctasq.testing import FakeQueue  # noqa: E402
-from tests.testing.fake_queue.libraries.claims import DELAYS, STEPS, Notebook, Unavailable, check  # noqa: E402
+from asynctasq import SyncTask
+from asynctasq.testing import FakeQueue
+from tests.testing.fake_queue.libraries.claims import DELAYS, STEPS, Notebook, Unavailable, check
 
 
 class Note(models.Model):

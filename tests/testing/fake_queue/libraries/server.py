@@ -6,6 +6,19 @@ from contextlib import asynccontextmanager
 
 from aiohttp import web
 
+running_elsewhere: list[str] = []
+"""Addresses of servers that run outside of the current loop; the first one is used."""
+
+
+@asynccontextmanager
+async def notes_address() -> AsyncIterator[str]:
+    """Return the address of a server, in this loop unless one runs elsewhere."""
+    if running_elsewhere:
+        yield running_elsewhere[0]
+        return
+    async with note_server() as url:
+        yield url
+
 
 @asynccontextmanager
 async def note_server() -> AsyncIterator[str]:

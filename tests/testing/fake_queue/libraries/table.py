@@ -10,7 +10,7 @@ import argparse
 import asyncio
 import difflib
 import importlib
-import json
+import logging
 import sqlite3
 import subprocess
 import sys
@@ -18,14 +18,18 @@ import tempfile
 import threading
 import urllib.request
 import warnings
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import anyio
+import django
 import psycopg
+from django.conf import settings
+from django.db import connection
 
 from asynctasq import AsyncTask, SyncTask
 from asynctasq.core.runtime import WorkerSettings
@@ -36,8 +40,9 @@ from asynctasq.tasks.application import Application
 from asynctasq.tasks.base import BaseTask
 from asynctasq.testing import FakeQueue, Simulation, simulate
 from asynctasq.testing.servers import Servers
-from tests.codec.orm.databases import database
+from tests.codec.orm.databases import Database, database
 from tests.testing.fake_queue.libraries.claims import Notebook
+from tests.testing.fake_queue.libraries.server import note_server, running_elsewhere
 
 PAGE = Path(__file__).parents[4] / "docs" / "reference" / "what-runs-where.md"
 LIBRARIES = "tests.testing.fake_queue.libraries"
@@ -121,7 +126,7 @@ def kinds(servers: Servers, url: str) -> list[Kind]:
         Kind("aiohttp", of_library("test_aiohttp")),
         Kind("`create_subprocess_exec`", of_library("test_subprocess")),
         Kind("aiofiles", of_library("test_aiofiles")),
-        Kind("`asyncio.to_thread`", by(lambda: asyncio.to_thread(sqlite3.connect(":memory:").close))),
+        Kind("`asyncio.to_thread`", by(lambda: asyncio.to_thread(lambda: sqlite3.connect(":memory:").close()))),
         Kind("SyncTask: psycopg", call=lambda: psycopg.connect(dsn).close()),
         Kind("SyncTask: Django's ORM", call=_count_notes),
         Kind("SyncTask: sqlite3", call=lambda: sqlite3.connect(":memory:").close()),
@@ -179,7 +184,7 @@ def task_of(kind: Kind) -> BaseTask[None]:
 
 
 async def _in_an_async_fake_queue(kind: Kind) -> float:
-    async with FakeQueue() as queue:
+    async with FakeQueue(real_s_max=HOW_LONG_S) as queue:
         await task_of(kind).dispatch()
         await queue.drain(scheduled=True)
         return queue.clock.elapsed.total_seconds()
@@ -210,7 +215,7 @@ def in_an_async_fake_queue(kind: Kind) -> float:
 
 def in_a_sync_fake_queue(kind: Kind) -> float:
     """Run the task in a FakeQueue of a test that is not async."""
-    with FakeQueue() as queue:
+    with FakeQueue(real_s_max=HOW_LONG_S) as queue:
         task_of(kind).dispatch_sync()
         queue.drain_sync(scheduled=True)
         return queue.clock.elapsed.total_seconds()
@@ -258,7 +263,7 @@ def outcome(column: str, kind: Kind) -> str:
     before, Trial.kind = Trial.done, kind
     try:
         elapsed = COLUMNS[column](kind)
-    except BaseException as error:  # noqa: BLE001 - every way to fail is an answer
+    except BaseException as error:
         return "refused" if "RealWorldAccess" in _names_in(error) else f"fails: {type(error).__name__}"
     if elapsed is None:
         return "-"
@@ -280,10 +285,90 @@ def _names_in(error: BaseException | None) -> str:
 
 def page(servers: Servers, folder: Path) -> str:
     """Try everything and return the page."""
-    with _serving() as url:
-        rows = [
-            [kind.title, *(outcome(column, kind) for column in COLUMNS)] for kind in _with_progress(kinds(servers, url))
-        ]
+    Trial.servers, Trial.folder = servers, folder
+    with _serving() as url, _serving_notes():
+        rows = [[kind.title, *(outcome(column, kind) for column in COLUMNS)] for kind in kinds(servers, url)]
     head = ["", *COLUMNS]
     lines = ["| " + " | ".join(cells) + " |" for cells in [head, ["---"] * len(head), *rows]]
     return INTRODUCTION + "\n".join(lines).replace("|  |", "| |") + "\n"
+
+
+@contextmanager
+def _serving() -> Iterator[str]:
+    """Serve one page from a thread, for what blocks."""
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *args: object) -> None:
+            del args
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@contextmanager
+def _serving_notes() -> Iterator[None]:
+    """Serve notes from a thread's loop: a simulation can't, nor a task whose own server's sleeps are virtual."""
+    started: Future[str] = Future()
+    stop = asyncio.Event()
+
+    async def serve() -> None:
+        async with note_server() as url:
+            started.set_result(url)
+            await stop.wait()
+
+    with asyncio.Runner() as runner:
+        thread = threading.Thread(target=runner.run, args=(serve(),))
+        thread.start()
+        running_elsewhere.append(started.result(10))
+        try:
+            yield
+        finally:
+            running_elsewhere.clear()
+            runner.get_loop().call_soon_threadsafe(stop.set)
+            thread.join()
+
+
+def _set_up_django(own: Database) -> None:
+    settings.configure(DATABASES={"default": own.django}, DEFAULT_AUTO_FIELD="django.db.models.BigAutoField")
+    django.setup()
+    note = importlib.import_module(f"{LIBRARIES}.django_notes").Note
+    with connection.schema_editor() as editor:
+        editor.create_model(note)
+    connection.close()
+
+
+def main() -> int:
+    """Write the page, or say how it differs from what it should be."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore", ResourceWarning)  # what is refused in the middle may leave a client open
+    logging.disable()
+    with (
+        Servers() as servers,
+        tempfile.TemporaryDirectory() as folder,
+        database("postgres", servers, Path(folder)) as own,
+    ):
+        _set_up_django(own)
+        text = page(servers, Path(folder))
+    if not options.check:
+        PAGE.write_text(text, encoding="utf-8")
+        return 0
+    written = PAGE.read_text(encoding="utf-8")
+    sys.stdout.writelines(difflib.unified_diff(written.splitlines(True), text.splitlines(True), str(PAGE), "tried now"))
+    return int(written != text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -11,7 +11,7 @@ from asynctasq import AsyncTask
 from asynctasq.testing import FakeQueue
 from asynctasq.testing.servers import Servers
 from tests.testing.fake_queue.libraries.claims import Notebook, check
-from tests.testing.fake_queue.libraries.server import note_server
+from tests.testing.fake_queue.libraries.server import note_server, notes_address
 
 BOTH_LOOPS = True
 
@@ -19,7 +19,7 @@ BOTH_LOOPS = True
 @asynccontextmanager
 async def open_notebook(servers: Servers, folder: Path) -> AsyncIterator[Notebook]:
     connector = aiohttp.TCPConnector(limit=2)
-    async with note_server() as url, aiohttp.ClientSession(url, connector=connector) as session:
+    async with notes_address() as url, aiohttp.ClientSession(url, connector=connector) as session:
 
         async def note(text: str) -> None:
             async with session.post("/notes", data=text) as answer:

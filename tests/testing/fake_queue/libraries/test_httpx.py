@@ -11,7 +11,7 @@ from asynctasq import AsyncTask
 from asynctasq.testing import FakeQueue
 from asynctasq.testing.servers import Servers
 from tests.testing.fake_queue.libraries.claims import Notebook, check
-from tests.testing.fake_queue.libraries.server import note_server
+from tests.testing.fake_queue.libraries.server import note_server, notes_address
 
 BOTH_LOOPS = True
 
@@ -19,7 +19,7 @@ BOTH_LOOPS = True
 @asynccontextmanager
 async def open_notebook(servers: Servers, folder: Path) -> AsyncIterator[Notebook]:
     limits = httpx.Limits(max_connections=2)
-    async with note_server() as url, httpx.AsyncClient(base_url=url, limits=limits) as client:
+    async with notes_address() as url, httpx.AsyncClient(base_url=url, limits=limits) as client:
 
         async def note(text: str) -> None:
             (await client.post("/notes", content=text)).raise_for_status()

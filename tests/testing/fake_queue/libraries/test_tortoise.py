@@ -24,8 +24,6 @@ class Note(Model):
 @asynccontextmanager
 async def open_notebook(servers: Servers, folder: Path) -> AsyncIterator[Notebook]:
     with database("postgres", servers, folder) as own:
-        await Tortoise.init(db_url=own.tortoise, modules={"models": [__name__]}, _enable_global_fallback=True)
-        await Tortoise.generate_schemas()
 
         async def note(text: str) -> None:
             await Note.create(text=text)
@@ -33,7 +31,9 @@ async def open_notebook(servers: Servers, folder: Path) -> AsyncIterator[Noteboo
         async def notes() -> list[str]:
             return [note.text for note in await Note.all().order_by("id")]
 
+        await Tortoise.init(db_url=own.tortoise, modules={"models": [__name__]}, _enable_global_fallback=True)
         try:
+            await Tortoise.generate_schemas()
             yield Notebook(note, notes)
         finally:
             await Tortoise.close_connections()
