@@ -14,7 +14,7 @@ NAME = "fastapi_sqlalchemy"
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_its_own_tests_pass(kind: str, tmp_path: Path, conformance_servers: Servers) -> None:
-    """On PostgreSQL by `TEST_DATABASE_URL`, as its README offers: with the engine's own pool, in the test's own loop."""
+    """On PostgreSQL by `TEST_DATABASE_URL`, as its README offers, through the engine's default pool."""
     with (
         database(kind, conformance_servers, tmp_path) as own,
         copied(NAME, tmp_path, TEST_DATABASE_URL=own.sqlalchemy_async) as example,
