@@ -12,8 +12,13 @@ from tests.examples.running import copied, free_port
 NAME = "fastapi_sqlalchemy"
 
 
-def test_its_own_tests_pass(tmp_path: Path) -> None:
-    with copied(NAME, tmp_path) as example:
+@pytest.mark.parametrize("kind", KINDS)
+def test_its_own_tests_pass(kind: str, tmp_path: Path, conformance_servers: Servers) -> None:
+    """On PostgreSQL by `TEST_DATABASE_URL`, as its README offers, through the engine's default pool."""
+    with (
+        database(kind, conformance_servers, tmp_path) as own,
+        copied(NAME, tmp_path, TEST_DATABASE_URL=own.sqlalchemy_async) as example,
+    ):
         assert "4 passed" in example.run("pytest")
 
 

@@ -22,7 +22,7 @@ from asynctasq.testing.engine.store import FakeStore
 from asynctasq.testing.engine.waits import Waits
 from asynctasq.testing.engine.worker_driver import ReserveGate, WorkerDriver, current_worker_driver
 from asynctasq.testing.errors import SimulationError
-from asynctasq.testing.loop import Limits, Search, SharedLoop, SimulationLoop
+from asynctasq.testing.loop import Limits, Search, SharedLoop, SimulationLoop, asyncio_loop_for
 from asynctasq.testing.tape import Tape
 
 __all__ = ["Engine"]
@@ -158,7 +158,7 @@ class Engine:
     async def run(self, what: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine in the engine's loop: as part of it, or nested inside the loop that runs now."""
         self._check_open(what)
-        running = asyncio.get_running_loop()
+        running = asyncio_loop_for(what)
         if running is self._loop:
             return await what
         try:

@@ -3,6 +3,6 @@
 from asynctasq.testing.loop.limits import Limits
 from asynctasq.testing.loop.loop import SimulationLoop
 from asynctasq.testing.loop.search import Search
-from asynctasq.testing.loop.shared import SharedLoop
+from asynctasq.testing.loop.shared import SharedLoop, asyncio_loop_for
 
-__all__ = ["Limits", "Search", "SharedLoop", "SimulationLoop"]
+__all__ = ["Limits", "Search", "SharedLoop", "SimulationLoop", "asyncio_loop_for"]

@@ -44,6 +44,11 @@ class Database:
         return {"ENGINE": engine, "NAME": self.name, "USER": "postgres", "HOST": self.host, "PORT": str(self.port)}
 
     @property
+    def dsn(self) -> str:
+        """The address of the PostgreSQL database, as its own libraries want it."""
+        return f"postgresql://{self._rest}"
+
+    @property
     def _rest(self) -> str:
         return f"postgres@{self.host}:{self.port}/{self.name}"
 
