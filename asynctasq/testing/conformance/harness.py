@@ -24,7 +24,7 @@ class CallersTransaction(Protocol):
 
 
 class DriverHarness(Protocol):
-    """One empty, isolated store for one test. `--driver=mypkg:make_harness` names a callable that returns one.
+    """One empty, isolated store for one test; `--asynctasq-driver=mypkg:make_harness` names what returns one.
 
     The callable is synchronous and quick: it opens no connection, `create` and the driver's first call may.
     Any method may raise `NotPossible(reason)`; what needs it is then reported as unsupported, with the reason.

@@ -21,7 +21,7 @@ class Recorder:
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._report = Report()
-        self._asked = chosen_drivers(config, None) if config.getoption("--driver") else []
+        self._asked = chosen_drivers(config, None) if config.getoption("asynctasq_driver") else []
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_makereport(
