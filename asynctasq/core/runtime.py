@@ -38,6 +38,7 @@ class WorkerSettings:
     abandon_s: how long a thread may outlive its time limit before its slot is given up.
     burst: end as soon as nothing is visible and nothing runs.
     handle_signals: SIGTERM and SIGINT drain the worker.
+    fetch_values: the ledger has what a process task returned, too, whether or not it is kept.
     """
 
     application: Application = field(default_factory=lambda: Application((), project_root()))
@@ -50,6 +51,7 @@ class WorkerSettings:
     abandon_s: float = 60.0
     burst: bool = False
     handle_signals: bool = True
+    fetch_values: bool = False
     process_pool_size: int | None = None
     process_pool_max_tasks_per_child: int | None = None
 

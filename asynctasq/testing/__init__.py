@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 # pytest loads the plugin beside this file in every project, used or not: importing this package must cost little.
 _NAMES_IN = {
     "clock": "VirtualClock",
+    "errors": "Deadlock LimitExceeded Livelock OtherLoopResource RealWorldAccess SimulationError",
     "fake_queue": "AttemptRecord Dispatched DrainResult FakeQueue History NestedFakeError NotIdle Performed Recording "
     "perform",
     "faults": "Crash Delay Duplicate ExpireLease FailAfter FailBefore FaultyDriver",
@@ -17,6 +18,14 @@ _NAMES_IN = {
 
 if TYPE_CHECKING:
     from asynctasq.testing.clock import VirtualClock
+    from asynctasq.testing.errors import (
+        Deadlock,
+        LimitExceeded,
+        Livelock,
+        OtherLoopResource,
+        RealWorldAccess,
+        SimulationError,
+    )
     from asynctasq.testing.fake_queue import *
     from asynctasq.testing.faults import Crash, Delay, Duplicate, ExpireLease, FailAfter, FailBefore, FaultyDriver
     from asynctasq.testing.faults.kinds import Faults, Latency, LoseReply, SkewClock, Stop
@@ -33,8 +42,9 @@ else:
 
 
 __all__ = [
-    "AttemptRecord", "Crash", "Delay", "Dispatched", "DrainResult", "Duplicate", "ExpireLease", "FailAfter",
-    "FailBefore", "FakeQueue", "Faults", "FaultyDriver", "History", "Latency", "LoseReply", "NestedFakeError",
-    "NotIdle", "Performed", "QueueStateMachine", "Recording", "Simulation", "SimulationFailed", "SkewClock", "Stop",
-    "VirtualClock", "perform", "simulate",
+    "AttemptRecord", "Crash", "Deadlock", "Delay", "Dispatched", "DrainResult", "Duplicate", "ExpireLease",
+    "FailAfter", "FailBefore", "FakeQueue", "Faults", "FaultyDriver", "History", "Latency", "LimitExceeded",
+    "Livelock", "LoseReply", "NestedFakeError", "NotIdle", "OtherLoopResource", "Performed",
+    "QueueStateMachine", "RealWorldAccess", "Recording", "Simulation", "SimulationError", "SimulationFailed",
+    "SkewClock", "Stop", "VirtualClock", "perform", "simulate",
 ]  # fmt: skip

@@ -48,7 +48,7 @@ class Engine:
         self.owns_loop = loop is None
         self._loop: SimulationLoop | SharedLoop | None = loop
         self.tape = tape if loop is None else loop.tape
-        self.clock = VirtualClock() if loop is None else loop.clock
+        self.clock = VirtualClock(options.start) if loop is None else loop.clock
         order = None if options.queues is None else parse_queues(options.queues, self.tape.random("weights"))
         self.store = FakeStore(clock=self.clock, served=None if order is None else frozenset(order.names))
         self.store.on_redriven = partial(self._record_operator_action, Kind.REDRIVEN)
@@ -256,6 +256,7 @@ class Engine:
             lease_s=self.options.lease_s,
             shutdown_timeout_s=self.options.shutdown_timeout_s,
             handle_signals=False,
+            fetch_values=True,
         )
         worker = Worker(
             driver,
