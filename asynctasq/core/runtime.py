@@ -84,8 +84,10 @@ class Runtime(Protocol):
         ...
 
 
-def worker_lanes(settings: WorkerSettings, threads: int, *, databases: DatabaseSettings | None = None) -> WorkerLanes:
-    """Return the lanes of a worker in production; in a test its children use the test's `databases`."""
+def worker_lanes(
+    settings: WorkerSettings, threads: int, *, databases: DatabaseSettings | None = None, driver: str | None = None
+) -> WorkerLanes:
+    """Return the lanes of a worker in production; in a test its children use the test's `databases` and `driver`."""
     application, keys = settings.application, settings.signing_keys
     child = ChildSettings(
         modules=application.modules,
@@ -94,6 +96,7 @@ def worker_lanes(settings: WorkerSettings, threads: int, *, databases: DatabaseS
         keys=None if keys is None else dict(keys),
         body_bytes_max=settings.body_bytes_max,
         databases=databases or {},
+        driver=driver,
     )
     return WorkerLanes(
         child,

@@ -12,6 +12,7 @@ _NAMES_IN = {
     "perform",
     "faults": "Crash Delay Duplicate ExpireLease FailAfter FailBefore FaultyDriver",
     "faults.kinds": "Faults Latency LoseReply SkewClock Stop",
+    "real_queue": "RealQueue",
     "simulation": "Simulation SimulationFailed simulate",
     "simulation.state_machine": "QueueStateMachine",
 }
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from asynctasq.testing.fake_queue import *
     from asynctasq.testing.faults import Crash, Delay, Duplicate, ExpireLease, FailAfter, FailBefore, FaultyDriver
     from asynctasq.testing.faults.kinds import Faults, Latency, LoseReply, SkewClock, Stop
+    from asynctasq.testing.real_queue import RealQueue
     from asynctasq.testing.simulation import Simulation, SimulationFailed, simulate
     from asynctasq.testing.simulation.state_machine import QueueStateMachine
 else:
@@ -45,6 +47,6 @@ __all__ = [
     "AttemptRecord", "Crash", "Deadlock", "Delay", "Dispatched", "DrainResult", "Duplicate", "ExpireLease",
     "FailAfter", "FailBefore", "FakeQueue", "Faults", "FaultyDriver", "History", "Latency", "LimitExceeded",
     "Livelock", "LoseReply", "NestedFakeError", "NotIdle", "OtherLoopResource", "Performed",
-    "QueueStateMachine", "RealWorldAccess", "Recording", "Simulation", "SimulationError", "SimulationFailed",
-    "SkewClock", "Stop", "VirtualClock", "perform", "simulate",
+    "QueueStateMachine", "RealQueue", "RealWorldAccess", "Recording", "Simulation", "SimulationError",
+    "SimulationFailed", "SkewClock", "Stop", "VirtualClock", "perform", "simulate",
 ]  # fmt: skip

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from asynctasq.testing.clock import VirtualClock
     from asynctasq.testing.conformance.harness import DriverHarness
     from asynctasq.testing.fake_queue import FakeQueue
+    from asynctasq.testing.real_queue import RealQueue
     from asynctasq.testing.servers import Servers
     from asynctasq.testing.simulation.settings import Settings
 
@@ -26,6 +27,8 @@ OUTER_SETTINGS: "pytest.StashKey[Settings]" = pytest.StashKey()
 """The settings of the pytest session around this one."""
 RECORDED_TEST: "pytest.StashKey[str | None]" = pytest.StashKey()
 """Which test recorded the tape that is to be replayed."""
+REAL_QUEUE: "pytest.StashKey[RealQueue]" = pytest.StashKey()
+"""The `real_queue` of a test, however it is used."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -111,6 +114,27 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         module = cast("Any", metafunc).module  # pytest leaves it unannotated
         drivers = chosen_drivers(metafunc.config, module)
         metafunc.parametrize("conformance_harness", drivers, indirect=True, scope="function")
+    if "real_queue" in metafunc.fixturenames:
+        drivers = _drivers_of_real_queue(metafunc.config)
+        if len(drivers) > 1:  # with one the tests keep their ids
+            metafunc.parametrize("real_queue", drivers, indirect=True, scope="function")
+
+
+def _drivers_of_real_queue(config: pytest.Config) -> list[str]:
+    from asynctasq.testing.conformance.selection import chosen_drivers
+
+    return chosen_drivers(config, None) if config.getoption("asynctasq_driver") else ["sqlite"]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
+    """Close what a test's `real_queue` has open in the test's loop, while that loop is there."""
+    try:
+        return (yield)
+    finally:
+        queue = item.stash.get(REAL_QUEUE, None)
+        if queue is not None:
+            queue.close_connections()
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -233,6 +257,21 @@ def fake_queue() -> "Iterator[FakeQueue]":
     from asynctasq.testing.fake_queue import FakeQueue
 
     with FakeQueue() as queue:
+        yield queue
+
+
+@pytest.fixture
+def real_queue(request: pytest.FixtureRequest, conformance_servers: "Servers") -> "Iterator[RealQueue]":
+    """An empty, private queue on a real driver: SQLite, or what `--asynctasq-driver` names.
+
+    Everything the test and its tasks dispatch lands there.
+    """
+    from asynctasq.testing.conformance.selection import make_harness
+    from asynctasq.testing.real_queue import RealQueue
+
+    driver: str = getattr(request, "param", None) or _drivers_of_real_queue(request.config)[0]
+    with RealQueue(make_harness(driver, conformance_servers)) as queue:
+        request.node.stash[REAL_QUEUE] = queue
         yield queue
 
 

@@ -12,7 +12,14 @@ import pytest
 from tests.patience import patient_s
 
 ROOT = Path(__file__).parents[2]
-HOW_TO = ("judge-a-real-run", "replay-a-failure", "simulate-crashes", "test-django", "test-retries")
+HOW_TO = (
+    "judge-a-real-run",
+    "replay-a-failure",
+    "simulate-crashes",
+    "test-django",
+    "test-on-a-real-driver",
+    "test-retries",
+)
 PAGES = [
     ROOT / "README.md",
     ROOT / "docs" / "tutorial" / "testing.md",

@@ -97,7 +97,8 @@ class Reply:
 class ChildSettings:
     """What a child needs to find the application's tasks. `path` are entries for `sys.path`.
 
-    `databases` are those of a test, which Django is to use in place of the configured ones.
+    `databases` are those of a test, which Django is to use in place of the configured ones. `driver` is where tasks of
+    a test dispatch to, "" for nowhere, None for the configured one.
     """
 
     modules: tuple[str, ...] = ()
@@ -106,18 +107,21 @@ class ChildSettings:
     keys: dict[str, bytes] | None = None
     body_bytes_max: int = DEFAULT_LIMITS.body_bytes_max
     databases: DatabaseSettings = field(default_factory=dict[str, Mapping[str, str]], repr=False)
+    driver: str | None = field(default=None, repr=False)
 
     def encode(self) -> bytes:
         """Return the bytes for the pipe."""
-        return packb([self.modules, self.root, self.path, self.keys, self.body_bytes_max, self.databases])
+        fields = [self.modules, self.root, self.path, self.keys, self.body_bytes_max, self.databases, self.driver]
+        return packb(fields)
 
     @classmethod
     def decode(cls, data: bytes) -> "ChildSettings":
         """Rebuild from `encode`."""
         fields = cast(
-            "tuple[list[str], str | None, list[str], dict[str, bytes] | None, int, DatabaseSettings]", unpackb(data)
+            "tuple[list[str], str | None, list[str], dict[str, bytes] | None, int, DatabaseSettings, str | None]",
+            unpackb(data),
         )
-        modules, root, path, keys, body_bytes_max, databases = fields
+        modules, root, path, keys, body_bytes_max, databases, driver = fields
         return cls(
             modules=tuple(modules),
             root=root,
@@ -125,12 +129,17 @@ class ChildSettings:
             keys=keys,
             body_bytes_max=body_bytes_max,
             databases=databases,
+            driver=driver,
         )
 
     def make_task_factory(self) -> TaskFactory:
         """Import the application's modules and return the factory of its tasks."""
         set_up_django()
         use_databases(self.databases)
+        if self.driver is not None:
+            from asynctasq.core.setup import dispatch_to_only  # costs a child that is not a test's nothing
+
+            dispatch_to_only(self.driver)
         application = Application(self.modules, None if self.root is None else Path(self.root), path=self.path)
         application.load()
         keys = None if self.keys is None else SigningKeys(self.keys)

@@ -52,6 +52,13 @@ class DriverHarness(Protocol):
         """
         ...
 
+    def address(self) -> str:
+        """Return the URL by which another process reaches the store, with its clock as it is now; "" if there is none.
+
+        Optional; child processes of `real_queue` dispatch to it.
+        """
+        return ""
+
     async def break_connections(self) -> None:
         """Cut every connection to the server from the server's side. Do nothing where there is no server."""
         ...

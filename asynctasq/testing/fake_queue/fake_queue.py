@@ -274,7 +274,7 @@ class FakeQueue(Outcomes):
         days: float = 0,
     ) -> DrainResult:
         """Let so much virtual time pass and run what comes due in it, each at its instant."""
-        step = _step(delta, seconds=seconds, minutes=minutes, hours=hours, days=days)
+        step = advance_step(delta, seconds=seconds, minutes=minutes, hours=hours, days=days)
         return await self._engine.run(self._drain(DrainOptions(scheduled=step)))
 
     async def run_until_idle(self, *, virtual_s_max: float = YEAR_S) -> DrainResult:
@@ -324,7 +324,7 @@ class FakeQueue(Outcomes):
         days: float = 0,
     ) -> DrainResult:
         """Do `advance` from synchronous code."""
-        step = _step(delta, seconds=seconds, minutes=minutes, hours=hours, days=days)
+        step = advance_step(delta, seconds=seconds, minutes=minutes, hours=hours, days=days)
         return self._engine.run_sync(self._drain(DrainOptions(scheduled=step)))
 
     def run_until_idle_sync(self, *, virtual_s_max: float = YEAR_S) -> DrainResult:
@@ -360,7 +360,7 @@ class FakeQueue(Outcomes):
         await Drain(engine, options).run(virtual_s_max=virtual_s_max)
         entries = engine.ledger[before:]
         if options.errors == "raise":
-            raise_first(entries, engine.clock)
+            raise_first(entries, opened_at=engine.clock.now() - engine.clock.monotonic())
         return summarise(entries, engine.clock.elapsed - started)
 
     async def _perform(self, task: BaseTask[R], attempt: int) -> Performed[R]:
@@ -395,7 +395,11 @@ def _instance(task: BaseTask[R]) -> BaseTask[R]:
     return task
 
 
-def _step(delta: timedelta | None, *, seconds: float, minutes: float, hours: float, days: float) -> timedelta:
+def advance_step(delta: timedelta | None, *, seconds: float, minutes: float, hours: float, days: float) -> timedelta:
+    """Return by how much `advance` is to move the clock.
+
+    Raises: TypeError for what is no timedelta, ValueError below zero.
+    """
     if delta is not None and not isinstance(delta, timedelta):  # pyright: ignore[reportUnnecessaryIsInstance] - users' input
         raise TypeError(f"advance takes a timedelta, or a number by the name of its unit, seconds=5; not {delta!r}")
     step = (delta or timedelta()) + timedelta(seconds=seconds, minutes=minutes, hours=hours, days=days)

@@ -84,8 +84,11 @@ class Outcomes(Recording):
             what = "tasks were" if task is None else f"dispatches of {_name(task)} were"
             self._fail(f"{len(retried)} {what} retried; {which}", task)
         actual = retried[0].retried_at_s if retried else []
-        if [round(float(second), 6) for second in seconds] != actual:
+        if not self._same_times([round(float(second), 6) for second in seconds], actual):
             self._fail(f"expected retries at {list(seconds)} s after the dispatch, they were at {actual}", task)
+
+    def _same_times(self, wanted: Sequence[float], actual: Sequence[float]) -> bool:
+        return wanted == actual
 
     def assert_failed_hook(self, task: TaskReference | str, *, times: int = 1) -> None:
         """Assert how often the `failed` hook of this task ran, over all its dispatches."""

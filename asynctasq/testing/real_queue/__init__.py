@@ -1,0 +1,5 @@
+"""A private queue on a real driver for tests of applications; use from outside only the names below."""
+
+from asynctasq.testing.real_queue.real_queue import RealQueue, Store
+
+__all__ = ["RealQueue", "Store"]
