@@ -70,7 +70,8 @@ TASKS = 8
 def run_pytest(folder: Path, *arguments: str, mark: str = "", extra: str = "", mode: str = "auto") -> str:
     (folder / "test_app.py").write_text(TESTS.format(mark=mark) + extra)
     scope = "asyncio_default_fixture_loop_scope=function"
-    options = ["-p", "no:cacheprovider", "-W", "error", "-o", f"asyncio_mode={mode}", "-o", scope, *arguments]
+    asyncio_options = ["-o", f"asyncio_mode={mode}", "-o", scope] if mode else []
+    options = ["-p", "no:cacheprovider", "-W", "error", *asyncio_options, *arguments]
     environment = {name: value for name, value in os.environ.items() if name != "CI"}
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *options],
@@ -116,8 +117,15 @@ def test_in_strict_mode_with_a_loop_of_the_module(tmp_path: Path) -> None:
     assert f"{TASKS} passed" in run_pytest(tmp_path, mark=mark, mode="strict")
 
 
-def test_with_anyios_plugin(tmp_path: Path) -> None:
-    assert f"{TASKS} passed" in run_pytest(tmp_path, mark="@pytest.mark.anyio", extra=ANYIO, mode="strict")
+@pytest.mark.parametrize("driver", ["sqlite", "postgres"])
+def test_with_anyios_plugin(tmp_path: Path, driver: str) -> None:
+    alone = [part for name in ("asyncio", "looptime_plugin", "looptime_timeproxies") for part in ("-p", f"no:{name}")]
+
+    output = run_pytest(
+        tmp_path, *alone, f"--asynctasq-driver={driver}", mark="@pytest.mark.anyio", extra=ANYIO, mode=""
+    )
+
+    assert f"{TASKS} passed" in output
 
 
 def test_in_the_processes_of_xdist(tmp_path: Path) -> None:
