@@ -15,7 +15,7 @@ from asynctasq.errors import DispatchError
 from asynctasq.kernel.ledger import check
 from asynctasq.queue import MessageFactory
 from asynctasq.tasks import AsyncProcessTask, SyncProcessTask, SyncTask
-from asynctasq.testing import FakeQueue, LimitExceeded, NestedFakeError, NotIdle, RealQueue
+from asynctasq.testing import FakeQueue, LimitExceeded, NestedFakeError, NotIdle, RealQueue, perform
 from asynctasq.testing.conformance.selection import make_harness
 from asynctasq.testing.servers import NotPossible
 from tests.testing.simulation.failing import failure
@@ -345,6 +345,15 @@ async def test_cancelling_the_test_cancels_what_runs_and_hands_it_back(real_queu
     assert (depth.ready, depth.reserved) == (1, 0)
     assert [other for other in asyncio.all_tasks() if "hangs" in str(other)] == []
     assert real_queue.history(hangs).attempts[0].settlement == "hand back"
+
+
+@SQLITE
+async def test_one_task_can_be_performed_alone_beside_it(real_queue: RealQueue) -> None:
+    performed = await perform(note("alone"))
+    await note.dispatch("after it")
+
+    assert performed.value == "ALONE"
+    real_queue.assert_dispatched(note, what="after it", times=1)
 
 
 @SQLITE

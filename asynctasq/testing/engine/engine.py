@@ -17,7 +17,7 @@ from asynctasq.testing.engine.application import application_under_test, load_in
 from asynctasq.testing.engine.bounded_run import PROGRESS, close_loop, run_to_end
 from asynctasq.testing.engine.options import EngineOptions, FaultHooks
 from asynctasq.testing.engine.process import WorkerKilled, current_process, install_task_factory
-from asynctasq.testing.engine.refusals import error_of_test, other_loop_error
+from asynctasq.testing.engine.refusals import error_of_test, refusal_in
 from asynctasq.testing.engine.store import FakeStore
 from asynctasq.testing.engine.waits import Waits
 from asynctasq.testing.engine.worker_driver import ReserveGate, WorkerDriver, current_worker_driver
@@ -129,7 +129,7 @@ class Engine:
     def record(self, entry: Entry) -> None:
         """Add an entry to the ledger and notify those who wait for a change."""
         if entry.kind is Kind.ENDED and entry.error is not None and self.options.on_refusal == "fail_test":
-            foreign = other_loop_error(entry.error)
+            foreign = refusal_in(entry.error)
             if foreign is not None:
                 self._refuse(foreign, entry.worker)
         if entry.worker in self._refused:

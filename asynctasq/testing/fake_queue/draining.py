@@ -18,6 +18,7 @@ __all__ = [
     "Errors",
     "NotIdle",
     "Retries",
+    "advance_step",
     "raise_first",
     "raise_unserved",
     "remaining_work_text",
@@ -207,3 +208,16 @@ class Drain:
                 self._engine.store.hide(entry.message_id)
             case _:
                 return
+
+
+def advance_step(delta: timedelta | None, *, seconds: float, minutes: float, hours: float, days: float) -> timedelta:
+    """Return by how much `advance` is to move the clock.
+
+    Raises: TypeError for what is no timedelta, ValueError below zero.
+    """
+    if delta is not None and not isinstance(delta, timedelta):  # pyright: ignore[reportUnnecessaryIsInstance] - users' input
+        raise TypeError(f"advance takes a timedelta, or a number by the name of its unit, seconds=5; not {delta!r}")
+    step = (delta or timedelta()) + timedelta(seconds=seconds, minutes=minutes, hours=hours, days=days)
+    if step < timedelta():
+        raise ValueError(f"virtual time never goes back: advance({step})")
+    return step

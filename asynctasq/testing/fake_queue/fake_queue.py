@@ -26,6 +26,7 @@ from asynctasq.testing.fake_queue.draining import (
     Errors,
     NotIdle,
     Retries,
+    advance_step,
     raise_first,
     raise_unserved,
     summarise,
@@ -183,6 +184,7 @@ class FakeQueue(Outcomes):
         self._opened = engine
         if self._freeze_time:
             self._exits.enter_context(frozen_to(engine.clock))
+        self._dispatcher_around = scoped_dispatcher.get()
         scoped_dispatcher.set(FakeDispatcher(engine, self._filter, self._add))
         self._exits.callback(fake_closed, threading.get_ident())
         fake_opened(threading.get_ident())
@@ -193,7 +195,7 @@ class FakeQueue(Outcomes):
 
     def _leave_scope(self) -> None:
         # Not reset with a token: a fixture may be torn down in another context than it was set up in.
-        scoped_dispatcher.set(None)
+        scoped_dispatcher.set(self._dispatcher_around)
         self._exits.close()
 
     def _check_nothing_left(self, *, failed: bool) -> None:
@@ -393,16 +395,3 @@ def _instance(task: BaseTask[R]) -> BaseTask[R]:
     if not isinstance(task, BaseTask):  # pyright: ignore[reportUnnecessaryIsInstance] - users' input
         raise TypeError(f"perform runs a task with its arguments, such as SendEmail('a@b.c'), not {task!r}")
     return task
-
-
-def advance_step(delta: timedelta | None, *, seconds: float, minutes: float, hours: float, days: float) -> timedelta:
-    """Return by how much `advance` is to move the clock.
-
-    Raises: TypeError for what is no timedelta, ValueError below zero.
-    """
-    if delta is not None and not isinstance(delta, timedelta):  # pyright: ignore[reportUnnecessaryIsInstance] - users' input
-        raise TypeError(f"advance takes a timedelta, or a number by the name of its unit, seconds=5; not {delta!r}")
-    step = (delta or timedelta()) + timedelta(seconds=seconds, minutes=minutes, hours=hours, days=days)
-    if step < timedelta():
-        raise ValueError(f"virtual time never goes back: advance({step})")
-    return step

@@ -7,14 +7,13 @@ from contextlib import contextmanager
 from contextvars import copy_context
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from asynctasq.drivers.base import Driver
 from asynctasq.drivers.loops import running_loop
 from asynctasq.errors import AsyncTasqError
 from asynctasq.kernel.ledger import Entry, Kind, timeline
-from asynctasq.queue import Queue, background_loop
-from asynctasq.tasks.definition import TaskDefinition
+from asynctasq.queue import background_loop
 from asynctasq.tasks.dispatching import fake_closed, fake_opened, scoped_dispatcher
 from asynctasq.tasks.options import seconds as seconds_of
 from asynctasq.tasks.options import whole_number
@@ -23,11 +22,12 @@ from asynctasq.testing.fake_queue.draining import (
     DrainResult,
     Errors,
     NotIdle,
+    advance_step,
     raise_first,
     summarise,
 )
 from asynctasq.testing.fake_queue.expectation import Dispatched
-from asynctasq.testing.fake_queue.fake_queue import YEAR_S, NestedFakeError, advance_step
+from asynctasq.testing.fake_queue.fake_queue import YEAR_S, NestedFakeError
 from asynctasq.testing.fake_queue.outcomes import Outcomes
 from asynctasq.testing.fake_queue.recording import Captured
 from asynctasq.testing.real_queue.bursts import BurstOptions, Bursts
@@ -35,34 +35,11 @@ from asynctasq.testing.real_queue.clock import MovedClock
 from asynctasq.testing.real_queue.dispatches import DispatchLog
 from asynctasq.testing.real_queue.recording_driver import RecordingDriver
 from asynctasq.testing.real_queue.remaining import Remaining
+from asynctasq.testing.real_queue.store import OneDriverQueue, Store
 
-__all__ = ["RealQueue", "Store"]
+__all__ = ["RealQueue"]
 
 T = TypeVar("T")
-
-
-class Store(Protocol):
-    """An empty, private store of a driver, as a `DriverHarness` is one. `prepare` and `address` are optional."""
-
-    def create(self) -> Driver:
-        """Return a driver on the store; opens nothing."""
-        ...
-
-    def advance(self, seconds: float) -> None:
-        """Move the clock of its drivers forward."""
-        ...
-
-    async def clean_up(self) -> None:
-        """Remove the store."""
-        ...
-
-
-class _OneDriverQueue(Queue):
-    """Dispatches every task to one driver, whatever its class names."""
-
-    def _driver(self, definition: TaskDefinition) -> Driver:
-        del definition
-        return self.driver
 
 
 class RealQueue(Outcomes):
@@ -157,7 +134,7 @@ class RealQueue(Outcomes):
     def _enter_scope(self) -> None:
         self._state = "open"
         self._thread = threading.get_ident()
-        scoped_dispatcher.set(_OneDriverQueue(self._driver))
+        scoped_dispatcher.set(OneDriverQueue(self._driver))
         fake_opened(self._thread)
 
     def _leave_scope(self) -> None:

@@ -70,5 +70,5 @@ def test_a_database_in_memory_is_refused_to_children(folder: Path) -> None:
 
     said = run(folder, settings, "manage.py", "test", "shop.tests.InMemory", "--noinput")
 
-    assert "Ran 2 tests" in said
+    assert "Ran 3 tests" in said
     assert run(folder, settings, "-c", SHOW).strip() == "[(1, 'PRODUCTION', 0)]"

@@ -1,8 +1,9 @@
 """The project's own tests; `manage.py test` runs them."""
 
+import pytest
 from django.test import TransactionTestCase
 
-from asynctasq.testing import FakeQueue
+from asynctasq.testing import FakeQueue, RealWorldAccess
 from shop.models import Post
 from shop.tasks import Add, Bump, BumpAsync, Count
 
@@ -38,6 +39,12 @@ class InMemory(TransactionTestCase):
 
     def test_a_child_that_uses_it_is_refused_in_words(self) -> None:
         with FakeQueue(real_executors=True) as queue:
+            Count().dispatch_sync()
+            with pytest.raises(RealWorldAccess, match="the test's database 'default' is in the memory"):
+                queue.run_until_idle_sync()
+
+    def test_a_task_may_get_the_refusal(self) -> None:
+        with FakeQueue(real_executors=True, on_refusal="raise_in_task") as queue:
             Count().dispatch_sync()
             queue.run_until_idle_sync()
             error = queue.history(Count).exception
