@@ -37,7 +37,7 @@ unit: $(VENV)/installed servers
 
 # One suite, every driver; a server that can't be started is a failure.
 conformance: $(VENV)/installed servers
-	$(PYTEST) -m conformance --driver=all -n $(JOBS) --conformance-report=conformance-report.json
+	$(PYTEST) -m conformance --asynctasq-driver=all -n $(JOBS) --conformance-report=conformance-report.json
 
 # What needs no server, for another Python: make fast PYTHON=python3.13 VENV=.venvs/3.13
 fast: $(VENV)/installed

@@ -132,7 +132,8 @@ class AttemptRunner:
         except BaseException as error:  # noqa: BLE001 - user code may raise anything
             outcome = self._raised(run, error)
         if self._environment.record is not None:
-            record_event(self._environment, run.attempt, Kind.ENDED, _outcome_detail(outcome), run.attempt.exception)
+            attempt, detail = run.attempt, _outcome_detail(outcome)
+            record_event(self._environment, attempt, Kind.ENDED, detail, attempt.exception, attempt.value)
         return outcome
 
     async def _in_lane(self, run: AttemptRun) -> Outcome:

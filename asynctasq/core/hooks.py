@@ -40,11 +40,12 @@ def record_event(
     kind: Kind,
     detail: str = "",
     error: BaseException | None = None,
+    value: object = None,
 ) -> None:
     """Enter an event of this attempt in the ledger, if there is one."""
     if environment.record is not None:
-        at = environment.clock.now()
-        environment.record(Entry.of(attempt.lease, kind, at=at, worker=environment.name, detail=detail, error=error))
+        at, worker = environment.clock.now(), environment.name
+        environment.record(Entry.of(attempt.lease, kind, at=at, worker=worker, detail=detail, error=error, value=value))
 
 
 class HookCaller:

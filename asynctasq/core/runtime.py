@@ -12,6 +12,7 @@ from typing import Protocol
 from asynctasq.clock import Clock, SystemClock
 from asynctasq.codec.limits import DEFAULT_LIMITS
 from asynctasq.codec.orm.references import LoadInAnotherLoop
+from asynctasq.core.django_databases import DatabaseSettings, current_databases
 from asynctasq.core.lanes.child import ChildSettings
 from asynctasq.core.lanes.lanes import InlineLanes, Lanes, LocalLanes, WorkerLanes
 from asynctasq.core.leases import LeaseRenewer, LoopLeaseRenewer, ThreadLeaseRenewer
@@ -23,7 +24,7 @@ from asynctasq.kernel.retry import RandomSource
 from asynctasq.tasks.application import Application
 from asynctasq.tasks.registry import project_root
 
-__all__ = ["ProductionRuntime", "Runtime", "SharedLoopRuntime", "SimulatedRuntime", "WorkerSettings"]
+__all__ = ["ProductionRuntime", "Runtime", "SharedLoopRuntime", "SimulatedRuntime", "WorkerSettings", "worker_lanes"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +39,7 @@ class WorkerSettings:
     abandon_s: how long a thread may outlive its time limit before its slot is given up.
     burst: end as soon as nothing is visible and nothing runs.
     handle_signals: SIGTERM and SIGINT drain the worker.
+    fetch_values: the ledger has what a process task returned, too, whether or not it is kept.
     """
 
     application: Application = field(default_factory=lambda: Application((), project_root()))
@@ -50,6 +52,7 @@ class WorkerSettings:
     abandon_s: float = 60.0
     burst: bool = False
     handle_signals: bool = True
+    fetch_values: bool = False
     process_pool_size: int | None = None
     process_pool_max_tasks_per_child: int | None = None
 
@@ -82,13 +85,18 @@ class Runtime(Protocol):
         ...
 
 
-def _worker_lanes(settings: WorkerSettings, threads: int) -> WorkerLanes:
+def worker_lanes(
+    settings: WorkerSettings, threads: int, *, databases: DatabaseSettings | None = None, driver: str | None = None
+) -> WorkerLanes:
+    """Return the lanes of a worker in production; in a test its children use the test's `databases` and `driver`."""
     application = settings.application
     child = ChildSettings(
         modules=application.modules,
         root=None if application.root is None else str(application.root),
         path=application.path,
         body_bytes_max=settings.body_bytes_max,
+        databases=databases or {},
+        driver=driver,
     )
     return WorkerLanes(
         child,
@@ -120,7 +128,7 @@ class ProductionRuntime:
         return attempt_scope()
 
     def lanes(self, settings: WorkerSettings, task_factory: TaskFactory, *, threads: int) -> Lanes:  # noqa: ARG002
-        return _worker_lanes(settings, threads)
+        return worker_lanes(settings, threads)
 
     def renewer(self, driver: Driver, settings: WorkerSettings) -> LeaseRenewer:
         return ThreadLeaseRenewer(driver, lease_s=settings.lease_s, clock=self.clock)
@@ -143,7 +151,9 @@ class SimulatedRuntime:
         return attempt_scope()
 
     def lanes(self, settings: WorkerSettings, task_factory: TaskFactory, *, threads: int) -> Lanes:
-        return _worker_lanes(settings, threads) if self.real_executors else InlineLanes(task_factory)
+        if self.real_executors:
+            return worker_lanes(settings, threads, databases=current_databases())
+        return InlineLanes(task_factory)
 
     def renewer(self, driver: Driver, settings: WorkerSettings) -> LeaseRenewer:
         return LoopLeaseRenewer(
@@ -160,4 +170,6 @@ class SharedLoopRuntime(SimulatedRuntime):
         return None
 
     def lanes(self, settings: WorkerSettings, task_factory: TaskFactory, *, threads: int) -> Lanes:
-        return _worker_lanes(settings, threads) if self.real_executors else LocalLanes(task_factory, threads=threads)
+        if self.real_executors:
+            return worker_lanes(settings, threads, databases=current_databases())
+        return LocalLanes(task_factory, threads=threads)

@@ -11,10 +11,11 @@ from asynctasq.codec.signing import SigningKeys
 from asynctasq.config import Settings, load_settings
 from asynctasq.drivers.base import Driver
 from asynctasq.drivers.urls import create_driver, sqlite_url
-from asynctasq.errors import ConfigError
+from asynctasq.errors import ConfigError, DispatchError
 from asynctasq.queue import MessageFactory, Queue, background_loop
+from asynctasq.tasks.dispatching import set_default_dispatcher
 
-__all__ = ["Setup", "close", "current_setup", "default_queue", "driver_from", "init", "install"]
+__all__ = ["Setup", "close", "current_setup", "default_queue", "dispatch_to_only", "driver_from", "init", "install"]
 
 
 class Setup:
@@ -110,6 +111,21 @@ def install(setup: Setup, *, pin: bool = False) -> None:
         if _current is not None:
             _replaced.append(_current)
         _current, _pinned = setup, pin
+
+
+def dispatch_to_only(url: str) -> None:
+    """Let dispatches of this process go to this driver, whatever is configured; refuse them if `url` is empty."""
+    if url:
+        install(Setup(load_settings({"driver": url})), pin=True)
+    else:
+        set_default_dispatcher(_refuse_dispatch)
+
+
+def _refuse_dispatch() -> Queue:
+    raise DispatchError(
+        "a task in a child process of a test can't dispatch to this driver, which no other process reaches by a URL; "
+        "use a task that runs in the test's process, or a driver such as sqlite"
+    )
 
 
 def current_setup() -> Setup:

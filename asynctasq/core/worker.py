@@ -79,6 +79,7 @@ class Worker:
             completion_factory=LeaseCompletionFactory(
                 queue_driver, self._renewer, task_factory, clock=self._clock, lease_s=self.settings.lease_s
             ),
+            fetch_values=self.settings.fetch_values,
         )
         self._in_flight: dict[str, InFlightAttempt] = {}
         self._to_settle: list[tuple[Lease, Settlement]] = []

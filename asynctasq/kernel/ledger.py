@@ -67,7 +67,7 @@ class Entry(NamedTuple):
     REDRIVEN and REMOVED are what an operator did: a dead letter is ready again, a message was removed.
     CRASHED and STOPPED are about a whole worker and have no message; FAULT, what a simulation did, is about a
     worker, or about a message that was "delivered twice"; NOTE is what it did that explains no deviation. `error` is
-    the exception itself of a failed attempt, where the ledger is in the same process.
+    the exception itself of a failed attempt and `value` what one returned, where the ledger is in the same process.
     """
 
     at: float
@@ -80,9 +80,10 @@ class Entry(NamedTuple):
     due_at: float = 0.0
     max_attempts: int = 0
     error: BaseException | None = None
+    value: object = None
 
     @classmethod
-    def of(
+    def of(  # noqa: PLR0913 - the fields of an entry
         cls,
         lease: Lease,
         kind: Kind,
@@ -92,9 +93,10 @@ class Entry(NamedTuple):
         detail: str = "",
         due_at: float = 0.0,
         error: BaseException | None = None,
+        value: object = None,
     ) -> "Entry":
         """Return the entry of an event of an attempt under `lease`."""
-        return cls(at, kind, lease.message_id, worker, lease.attempt, lease.token, detail, due_at, error=error)
+        return cls(at, kind, lease.message_id, worker, lease.attempt, lease.token, detail, due_at, 0, error, value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,8 +1,11 @@
 """The pytest plugin; inert unless one of its fixtures or options is used."""
 
+import argparse
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -11,27 +14,32 @@ if TYPE_CHECKING:
     from asynctasq.testing.clock import VirtualClock
     from asynctasq.testing.conformance.harness import DriverHarness
     from asynctasq.testing.fake_queue import FakeQueue
+    from asynctasq.testing.real_queue import RealQueue
     from asynctasq.testing.servers import Servers
     from asynctasq.testing.simulation.settings import Settings
 
 pytest.register_assert_rewrite("asynctasq.testing.conformance")
 
+SHORT_NAME = "--driver"
+"""Of the option `--asynctasq-driver`; pytest-selenium and others have one of this name, too."""
 SETTINGS = "asynctasq.testing.simulation.settings"
 OUTER_SETTINGS: "pytest.StashKey[Settings]" = pytest.StashKey()
 """The settings of the pytest session around this one."""
 RECORDED_TEST: "pytest.StashKey[str | None]" = pytest.StashKey()
 """Which test recorded the tape that is to be replayed."""
+REAL_QUEUE: "pytest.StashKey[RealQueue]" = pytest.StashKey()
+"""The `real_queue` of a test, however it is used."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("asynctasq", "asynctasq: conformance suite for drivers")
     group.addoption(
-        "--driver",
+        "--asynctasq-driver",
         action="append",
         default=[],
         metavar="NAME|MODULE:FACTORY",
-        help="driver to run the conformance suite on: memory, sqlite, redis, postgres, mysql, sqs, all, or the import "
-        "path of a callable that returns a DriverHarness; may be repeated",
+        help="driver to run the conformance suite and `real_queue` on: memory, sqlite, redis, postgres, mysql, sqs, "
+        "all, or the import path of a callable that returns a DriverHarness; may be repeated",
     )
     group.addoption("--conformance-report", metavar="PATH", help="write the conformance report there, as JSON")
     simulations = parser.getgroup("asynctasq-simulation", "asynctasq: simulations")
@@ -45,10 +53,45 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_load_initial_conftests(
+    early_config: pytest.Config, parser: pytest.Parser, args: list[str]
+) -> Generator[None]:
+    """Add the short name `--driver` once all plugins and conftest files have added theirs, if it is free."""
+    if not _is_taken(parser, SHORT_NAME):
+        _forget_values(early_config, args)
+    yield
+    if not _is_taken(parser, SHORT_NAME):
+        with suppress(ValueError, argparse.ArgumentError):
+            parser.getgroup("asynctasq").addoption(
+                SHORT_NAME,
+                action="append",
+                dest="asynctasq_driver",
+                default=[],
+                metavar="NAME|MODULE:FACTORY",
+                help="short for --asynctasq-driver, where no other plugin has an option of this name",
+            )
+
+
+def _is_taken(parser: pytest.Parser, name: str) -> bool:
+    """Say whether a plugin has an option of this name; pytest itself finds out too late, or refuses to start."""
+    known: Any = parser
+    groups = (known._anonymous, *known._groups)  # noqa: SLF001 - pytest has no public way to ask
+    return any(name in option.names() for group in groups for option in group.options)
+
+
+def _forget_values(early_config: pytest.Config, args: list[str]) -> None:
+    """Take the values of `--driver NAME` for no paths: where conftest files are looked for, the option is not known."""
+    paths: list[str] = cast("Any", early_config).known_args_namespace.file_or_dir
+    for option, value in pairwise(args):
+        if option == SHORT_NAME and value in paths:
+            paths.remove(value)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "conformance: a test of the driver contract, run once per driver")
     config.addinivalue_line("markers", "simulation: a test that runs under many seeds, by @simulate or `sim`")
-    if config.getoption("--driver") or config.getoption("--conformance-report"):
+    if config.getoption("asynctasq_driver") or config.getoption("--conformance-report"):
         _register_recorder(config)
     _configure_simulations(config)
 
@@ -71,6 +114,27 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         module = cast("Any", metafunc).module  # pytest leaves it unannotated
         drivers = chosen_drivers(metafunc.config, module)
         metafunc.parametrize("conformance_harness", drivers, indirect=True, scope="function")
+    if "real_queue" in metafunc.fixturenames:
+        drivers = _drivers_of_real_queue(metafunc.config)
+        if len(drivers) > 1:  # with one the tests keep their ids
+            metafunc.parametrize("real_queue", drivers, indirect=True, scope="function")
+
+
+def _drivers_of_real_queue(config: pytest.Config) -> list[str]:
+    from asynctasq.testing.conformance.selection import chosen_drivers
+
+    return chosen_drivers(config, None) if config.getoption("asynctasq_driver") else ["sqlite"]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
+    """Close what a test's `real_queue` has open in the test's loop, while that loop is there."""
+    try:
+        return (yield)
+    finally:
+        queue = item.stash.get(REAL_QUEUE, None)
+        if queue is not None:
+            queue.close_connections()
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -97,7 +161,7 @@ def _uses_our_sim(item: pytest.Item) -> bool:
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect tests that the options exclude, after all other plugins have chosen."""
-    if config.getoption("--driver"):
+    if config.getoption("asynctasq_driver"):
         # These run the suite on a driver of their own.
         _keep(config, items, lambda item: not getattr(getattr(item, "module", None), "CONFORMANCE_PINNED", False))
     recorded = config.stash.get(RECORDED_TEST, None)
@@ -193,6 +257,21 @@ def fake_queue() -> "Iterator[FakeQueue]":
     from asynctasq.testing.fake_queue import FakeQueue
 
     with FakeQueue() as queue:
+        yield queue
+
+
+@pytest.fixture
+def real_queue(request: pytest.FixtureRequest, conformance_servers: "Servers") -> "Iterator[RealQueue]":
+    """An empty, private queue on a real driver: SQLite, or what `--asynctasq-driver` names.
+
+    Everything the test and its tasks dispatch lands there.
+    """
+    from asynctasq.testing.conformance.selection import make_harness
+    from asynctasq.testing.real_queue import RealQueue
+
+    driver: str = getattr(request, "param", None) or _drivers_of_real_queue(request.config)[0]
+    with RealQueue(make_harness(driver, conformance_servers)) as queue:
+        request.node.stash[REAL_QUEUE] = queue
         yield queue
 
 

@@ -14,7 +14,15 @@ from tests.codec.orm.databases import database
 from tests.patience import patient_s
 
 ROOT = Path(__file__).parents[2]
-HOW_TO = ("judge-a-real-run", "replay-a-failure", "simulate-crashes", "test-django", "test-http", "test-retries")
+HOW_TO = (
+    "judge-a-real-run",
+    "replay-a-failure",
+    "simulate-crashes",
+    "test-django",
+    "test-on-a-real-driver",
+    "test-http",
+    "test-retries",
+)
 WITH_A_DATABASE = ROOT / "docs" / "tutorial" / "tasks-with-a-database.md"
 PAGES = [
     ROOT / "README.md",

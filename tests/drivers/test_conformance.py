@@ -1,4 +1,4 @@
-"""The conformance suite as part of our own test run: memory and SQLite, or whatever `--driver` names."""
+"""The conformance suite as part of our own test run: memory and SQLite, or whatever `--asynctasq-driver` names."""
 
 from asynctasq.testing.conformance.suite import *  # noqa: F403 - the tests
 

@@ -6,6 +6,7 @@ from typing import Any, assert_type
 from asynctasq import AsyncProcessTask, AsyncTask, SyncProcessTask, SyncTask, dispatch_many, task
 from asynctasq.drivers.memory_driver import MemoryDriver
 from asynctasq.tasks import BaseTask, TaskFunction
+from asynctasq.testing import FakeQueue, History, Performed
 
 
 class Email(AsyncTask[bool]):
@@ -90,3 +91,17 @@ async def use() -> None:
     assert_type(await dispatch_many([Email("a"), Report(), Crawl(), add(1), render("a")]), list[str])
     function: TaskFunction[[str], str] = render
     del function
+
+
+async def use_in_tests(queue: FakeQueue, any_history: History, any_performed: Performed) -> None:
+    assert_type(await queue.perform(Email("a")), Performed[bool])
+    assert_type((await queue.perform(add(1))).value, int | None)
+    assert_type(queue.perform_sync(render("a")).value, str | None)
+    assert_type(queue.history(Report), History[str])
+    assert_type(queue.history(add).value, int | None)
+    assert_type(queue.history("id").value, Any | None)
+    assert_type(any_history, History[Any])
+    assert_type(any_performed, Performed[Any])
+    assert_type(queue.history(add).attempts[0].outcome, str)
+    queue.assert_completed(add)
+    queue.assert_completed("id")

@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 Key = tuple[object, ...]
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class ModelReference:
     """A row to load: which ORM, the model's name in that ORM's own registry, and the row's primary key.
 
@@ -53,6 +53,12 @@ class ModelReference:
     database: str | None = None
     model: type | None = dataclasses.field(default=None, compare=False)
     allowed: tuple[type, ...] | None = dataclasses.field(default=None, compare=False, repr=False)
+
+    def __repr__(self) -> str:
+        """Show the row as a reader of a failing test knows it: `Post pk=13`."""
+        name = self.model_name.rpartition(":")[2].rpartition(".")[2]
+        key = self.key[0] if len(self.key) == 1 else self.key
+        return f"{name} pk={key!r}{'' if self.database in (None, 'default') else f' in {self.database!r}'}"
 
 
 Rows = Mapping[ModelReference, object]

@@ -12,9 +12,9 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +22,7 @@ from typing import Any, cast
 from asynctasq.codec.limits import DEFAULT_LIMITS, Limits
 from asynctasq.codec.typed_msgpack import packb, unpackb
 from asynctasq.core.current_task import running_task
+from asynctasq.core.django_databases import DatabaseSettings, use_databases
 from asynctasq.core.exception_codec import pack_exception, unpack_exception
 from asynctasq.core.orms import attempt_scope, open_orms, release_thread_connections, set_up_django
 from asynctasq.core.task_factory import TaskFactory
@@ -93,27 +94,49 @@ class Reply:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChildSettings:
-    """What a child needs to find the application's tasks. `path` are entries for `sys.path`."""
+    """What a child needs to find the application's tasks. `path` are entries for `sys.path`.
+
+    `databases` are those of a test, which Django is to use in place of the configured ones. `driver` is where tasks of
+    a test dispatch to, "" for nowhere, None for the configured one.
+    """
 
     modules: tuple[str, ...] = ()
     root: str | None = None
     path: tuple[str, ...] = ()
     body_bytes_max: int = DEFAULT_LIMITS.body_bytes_max
+    databases: DatabaseSettings = field(default_factory=dict[str, Mapping[str, str]], repr=False)
+    driver: str | None = field(default=None, repr=False)
 
     def encode(self) -> bytes:
         """Return the bytes for the pipe."""
-        return packb([self.modules, self.root, self.path, self.body_bytes_max])
+        fields = [self.modules, self.root, self.path, self.body_bytes_max, self.databases, self.driver]
+        return packb(fields)
 
     @classmethod
     def decode(cls, data: bytes) -> "ChildSettings":
         """Rebuild from `encode`."""
-        fields = cast("tuple[list[str], str | None, list[str], int]", unpackb(data))
-        modules, root, path, body_bytes_max = fields
-        return cls(modules=tuple(modules), root=root, path=tuple(path), body_bytes_max=body_bytes_max)
+        fields = cast(
+            "tuple[list[str], str | None, list[str], int, DatabaseSettings, str | None]",
+            unpackb(data),
+        )
+        modules, root, path, body_bytes_max, databases, driver = fields
+        return cls(
+            modules=tuple(modules),
+            root=root,
+            path=tuple(path),
+            body_bytes_max=body_bytes_max,
+            databases=databases,
+            driver=driver,
+        )
 
     def make_task_factory(self) -> TaskFactory:
         """Import the application's modules and return the factory of its tasks."""
         set_up_django()
+        use_databases(self.databases)
+        if self.driver is not None:
+            from asynctasq.core.setup import dispatch_to_only  # costs a child that is not a test's nothing
+
+            dispatch_to_only(self.driver)
         application = Application(self.modules, None if self.root is None else Path(self.root), path=self.path)
         application.load()
         return TaskFactory(application, limits=Limits(body_bytes_max=self.body_bytes_max))

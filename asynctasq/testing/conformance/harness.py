@@ -24,7 +24,7 @@ class CallersTransaction(Protocol):
 
 
 class DriverHarness(Protocol):
-    """One empty, isolated store for one test. `--driver=mypkg:make_harness` names a callable that returns one.
+    """One empty, isolated store for one test; `--asynctasq-driver=mypkg:make_harness` names what returns one.
 
     The callable is synchronous and quick: it opens no connection, `create` and the driver's first call may.
     Any method may raise `NotPossible(reason)`; what needs it is then reported as unsupported, with the reason.
@@ -51,6 +51,13 @@ class DriverHarness(Protocol):
         Only called where `capabilities.clock_offset` is claimed.
         """
         ...
+
+    def address(self) -> str:
+        """Return the URL by which another process reaches the store, with its clock as it is now; "" if there is none.
+
+        Optional; child processes of `real_queue` dispatch to it.
+        """
+        return ""
 
     async def break_connections(self) -> None:
         """Cut every connection to the server from the server's side. Do nothing where there is no server."""

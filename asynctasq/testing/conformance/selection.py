@@ -20,20 +20,21 @@ class NotRun(Exception):
 
 
 def chosen_drivers(config: pytest.Config, module: object) -> list[str]:
-    """Return what `--driver` names, else the module's `CONFORMANCE_DRIVERS`, else the memory driver.
+    """Return what `--asynctasq-driver` names, else the module's `CONFORMANCE_DRIVERS`, else the memory driver.
 
     A module that says `CONFORMANCE_PINNED` keeps its own whatever is asked for.
 
     Raises: UsageError for a name that is neither built in nor an import path.
     """
     pinned = getattr(module, "CONFORMANCE_PINNED", False)
-    asked: list[str] = [] if pinned else config.getoption("--driver") or []
+    asked: list[str] = [] if pinned else config.getoption("asynctasq_driver") or []
     given = asked or list(getattr(module, "CONFORMANCE_DRIVERS", ("memory",)))
     names: list[str] = []
     for name in given:
         if name != "all" and name not in BUILT_IN and ":" not in name:
             raise pytest.UsageError(
-                f"--driver={name}: no such driver; use one of {', '.join(BUILT_IN)}, all, or mypkg:make_harness"
+                f"--asynctasq-driver={name}: no such driver; use one of {', '.join(BUILT_IN)}, all, "
+                "or mypkg:make_harness"
             )
         names += BUILT_IN if name == "all" else [name]
     return list(dict.fromkeys(names))

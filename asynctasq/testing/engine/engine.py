@@ -17,7 +17,7 @@ from asynctasq.testing.engine.application import application_under_test, load_in
 from asynctasq.testing.engine.bounded_run import PROGRESS, close_loop, run_to_end
 from asynctasq.testing.engine.options import EngineOptions, FaultHooks
 from asynctasq.testing.engine.process import WorkerKilled, current_process, install_task_factory
-from asynctasq.testing.engine.refusals import error_of_test, other_loop_error
+from asynctasq.testing.engine.refusals import error_of_test, refusal_in
 from asynctasq.testing.engine.store import FakeStore
 from asynctasq.testing.engine.waits import Waits
 from asynctasq.testing.engine.worker_driver import ReserveGate, WorkerDriver, current_worker_driver
@@ -48,7 +48,7 @@ class Engine:
         self.owns_loop = loop is None
         self._loop: SimulationLoop | SharedLoop | None = loop
         self.tape = tape if loop is None else loop.tape
-        self.clock = VirtualClock() if loop is None else loop.clock
+        self.clock = VirtualClock(options.start) if loop is None else loop.clock
         order = None if options.queues is None else parse_queues(options.queues, self.tape.random("weights"))
         self.store = FakeStore(clock=self.clock, served=None if order is None else frozenset(order.names))
         self.store.on_redriven = partial(self._record_operator_action, Kind.REDRIVEN)
@@ -129,7 +129,7 @@ class Engine:
     def record(self, entry: Entry) -> None:
         """Add an entry to the ledger and notify those who wait for a change."""
         if entry.kind is Kind.ENDED and entry.error is not None and self.options.on_refusal == "fail_test":
-            foreign = other_loop_error(entry.error)
+            foreign = refusal_in(entry.error)
             if foreign is not None:
                 self._refuse(foreign, entry.worker)
         if entry.worker in self._refused:
@@ -256,6 +256,7 @@ class Engine:
             lease_s=self.options.lease_s,
             shutdown_timeout_s=self.options.shutdown_timeout_s,
             handle_signals=False,
+            fetch_values=True,
         )
         worker = Worker(
             driver,

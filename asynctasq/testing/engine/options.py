@@ -2,11 +2,13 @@
 
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal, Protocol
 
 from asynctasq.clock import Clock
 from asynctasq.drivers.base import Driver, Settlements
 from asynctasq.kernel.ledger import Entry
+from asynctasq.testing.clock import EPOCH
 from asynctasq.testing.loop import Search
 
 __all__ = ["EngineOptions", "FaultHooks", "OnRefusal"]
@@ -28,6 +30,7 @@ class EngineOptions:
     shutdown_timeout_s: float = 30.0
     real_s_max: float = 60.0
     on_refusal: OnRefusal = "fail_test"
+    start: datetime = EPOCH
     chooses: str = ""
     """What was asked for that needs a simulation's loop, which chooses what runs next."""
 

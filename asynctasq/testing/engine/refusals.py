@@ -7,11 +7,12 @@ from pathlib import Path
 from types import FrameType, TracebackType
 
 from asynctasq.core.current_task import running_task
+from asynctasq.core.django_databases import InMemoryDatabase
 from asynctasq.tasks.definition import definition_of, task_id_of
-from asynctasq.testing.errors import OtherLoopResource, SimulationError
+from asynctasq.testing.errors import OtherLoopResource, RealWorldAccess, SimulationError
 from asynctasq.testing.loop.waits import Origin, origin_of
 
-__all__ = ["error_of_test", "other_loop_error"]
+__all__ = ["error_of_test", "refusal_in"]
 
 _SIGNS = ("attached to a different loop", "is bound to a different event loop")
 """How asyncio says that what is awaited belongs to another loop."""
@@ -23,7 +24,14 @@ def error_of_test(error: SimulationError) -> SimulationError:
     return type(error)(f"{error}\n  asked for by {_running_task()}, at {line}")
 
 
-def other_loop_error(error: BaseException) -> OtherLoopResource | None:
+def refusal_in(error: BaseException) -> SimulationError | None:
+    """Return the error of the test if a task failed because of what a test can't have, not by its own fault."""
+    if isinstance(error, InMemoryDatabase):  # in a child process, where no loop refuses anything
+        return RealWorldAccess(str(error))
+    return _other_loop_error(error)
+
+
+def _other_loop_error(error: BaseException) -> OtherLoopResource | None:
     """Return the error of the test if a task failed because something it used belongs to another event loop."""
     found = next((each for each in _chain(error) if any(sign in str(each) for sign in _SIGNS)), None)
     if found is None:

@@ -4,7 +4,7 @@ from asynctasq.testing.fake_queue.draining import DrainResult, NotIdle
 from asynctasq.testing.fake_queue.expectation import Dispatched
 from asynctasq.testing.fake_queue.fake_queue import FakeQueue, NestedFakeError, perform
 from asynctasq.testing.fake_queue.history import AttemptRecord, History
-from asynctasq.testing.fake_queue.performing import Performed
+from asynctasq.testing.fake_queue.performed import Performed
 from asynctasq.testing.fake_queue.recording import Recording
 
 __all__ = [

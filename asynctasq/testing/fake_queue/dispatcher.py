@@ -3,10 +3,12 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from asynctasq.errors import DriverUnavailable
+from asynctasq.codec.envelope import decode_envelope
+from asynctasq.errors import CodecError, DriverUnavailable
 from asynctasq.kernel.ledger import Entry, Kind
 from asynctasq.kernel.messages import Message, check_queue_name
 from asynctasq.queue import MessageFactory, refuse_running_loop
+from asynctasq.tasks.application import Application
 from asynctasq.tasks.base import BaseTask
 from asynctasq.tasks.definition import definition_of, options_of
 from asynctasq.tasks.dispatching import Dispatcher, default_dispatcher
@@ -14,7 +16,7 @@ from asynctasq.testing.engine import Engine
 from asynctasq.testing.engine.worker_driver import current_worker_driver
 from asynctasq.testing.fake_queue.recording import Dispatched
 
-__all__ = ["FakeDispatcher", "Filter"]
+__all__ = ["FakeDispatcher", "Filter", "task_of"]
 
 
 class Filter:
@@ -105,22 +107,39 @@ class FakeDispatcher(Dispatcher[BaseTask[Any]]):
             self._unstored[message.id] = (type(task), message, options_of(task).max_attempts)
         return messages
 
+    def _enqueued(self, message_id: str) -> tuple[type[BaseTask[Any]], Message, int]:
+        """Return what a message says of itself that was stored by `queue.driver.enqueue`, past this dispatcher."""
+        message = self.engine.store.message(message_id)
+        assert message is not None, "the store has just taken it"
+        cls, max_attempts = task_of(message.body)
+        return cls, message, max_attempts
+
     def _record(self, stored: Sequence[str]) -> None:
         """Note what the store has just taken, at that instant: the reply may be lost."""
         now, at_s = self.engine.clock.now(), self.engine.clock.monotonic()
         for message_id in stored:
-            cls, message, max_attempts = self._unstored.pop(message_id)
+            known = message_id in self._unstored
+            cls, message, max_attempts = self._unstored.pop(message_id) if known else self._enqueued(message_id)
             self._add(Dispatched(task=cls, message=message, at_s=at_s))
             self.engine.record(
                 Entry(
                     now,
                     Kind.DISPATCHED,
                     message_id,
-                    detail=definition_of(cls).name,
+                    detail="" if cls is BaseTask else definition_of(cls).name,
                     due_at=now + message.delay_s,
                     max_attempts=max_attempts,
                 )
             )
+
+
+def task_of(body: bytes) -> tuple[type[BaseTask[Any]], int]:
+    """Return the task that a body names and how often it may run; `BaseTask` and 0 if it names none that is known."""
+    try:
+        envelope = decode_envelope(body)
+        return Application().resolve(envelope.task), envelope.max_attempts
+    except CodecError:
+        return BaseTask, 0
 
 
 def _by_task(tasks: Sequence[BaseTask[Any]], ids: Sequence[str]) -> dict[int, list[str]]:

@@ -8,7 +8,6 @@ from typing import Any, Literal, get_args
 from asynctasq.errors import AsyncTasqError
 from asynctasq.kernel.ledger import Entry, Kind
 from asynctasq.tasks.options import one_of, whole_number
-from asynctasq.testing.clock import VirtualClock
 from asynctasq.testing.engine import Engine
 from asynctasq.testing.fake_queue.history import histories
 
@@ -19,6 +18,7 @@ __all__ = [
     "Errors",
     "NotIdle",
     "Retries",
+    "advance_step",
     "raise_first",
     "raise_unserved",
     "remaining_work_text",
@@ -90,13 +90,13 @@ def summarise(entries: Sequence[Entry], elapsed: timedelta) -> DrainResult:
     return DrainResult(**counts, virtual_elapsed=elapsed, errors=errors)
 
 
-def raise_first(entries: Sequence[Entry], clock: VirtualClock) -> None:
+def raise_first(entries: Sequence[Entry], *, opened_at: float) -> None:
     """Raise the first exception of a task, with a note on which attempt raised it when."""
-    opened = clock.now() - clock.monotonic()
     for entry in entries:
         if entry.kind is Kind.ENDED and entry.error is not None:
+            at_s = entry.at - opened_at
             entry.error.add_note(
-                f"raised by task {entry.message_id}, attempt {entry.attempt}, at virtual second {entry.at - opened:g}"
+                f"raised by task {entry.message_id}, attempt {entry.attempt}, at virtual second {at_s:g}"
             )
             raise entry.error
 
@@ -208,3 +208,16 @@ class Drain:
                 self._engine.store.hide(entry.message_id)
             case _:
                 return
+
+
+def advance_step(delta: timedelta | None, *, seconds: float, minutes: float, hours: float, days: float) -> timedelta:
+    """Return by how much `advance` is to move the clock.
+
+    Raises: TypeError for what is no timedelta, ValueError below zero.
+    """
+    if delta is not None and not isinstance(delta, timedelta):  # pyright: ignore[reportUnnecessaryIsInstance] - users' input
+        raise TypeError(f"advance takes a timedelta, or a number by the name of its unit, seconds=5; not {delta!r}")
+    step = (delta or timedelta()) + timedelta(seconds=seconds, minutes=minutes, hours=hours, days=days)
+    if step < timedelta():
+        raise ValueError(f"virtual time never goes back: advance({step})")
+    return step

@@ -18,9 +18,12 @@ from asynctasq.testing.fake_queue.wording import contrast, short
 __all__ = ["Dispatched", "Expectation"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Dispatched:
-    """One recorded dispatch. `at_s` is in virtual seconds since the FakeQueue was opened."""
+    """One recorded dispatch. `at_s` is in virtual seconds since the queue was opened.
+
+    `task` is `BaseTask` itself for a message that was stored by the driver's own `enqueue` and names no task.
+    """
 
     task: type[BaseTask[Any]]
     message: Message
@@ -52,12 +55,20 @@ class Dispatched:
 
         Models are `ModelReference`s.
         """
+        if self.task is BaseTask:
+            return {}
         envelope, signature = decode_envelope(self.message.body), definition_of(self.task).signature
         return _with_defaults(self.task, unpack_arguments(envelope.arguments, signature.annotations))
 
     def __str__(self) -> str:
         delay = f" delay={self.delay_s:g}s" if self.delay_s else ""
-        return f"{self.task.__qualname__}({_listed(self.arguments)}) on queue {self.queue!r}{delay}"
+        what = f"{self.task.__qualname__}({_listed(self.arguments)})"
+        if self.task is BaseTask:
+            what = f"a message of no known task, {self.size} bytes,"
+        return f"{what} on queue {self.queue!r}{delay}"
+
+    def __repr__(self) -> str:
+        return f"<Dispatched {self}>"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,9 +115,9 @@ class Expectation:
         if "task" in differs:
             return []
         said = [
-            f"{name}: {contrast(self.arguments[name], record.arguments[name])}"
+            f"{name}: {contrast(with_references(self.arguments[name]), record.arguments[name])}"
             if name in record.arguments
-            else f"{name}: wanted {short(self.arguments[name])}, was not given"
+            else f"{name}: wanted {short(with_references(self.arguments[name]))}, was not given"
             for name in self.arguments
             if name in differs
         ]
@@ -142,7 +153,7 @@ def _name_of(where: object) -> str:
 
 
 def _listed(arguments: Mapping[str, object]) -> str:
-    return ", ".join(f"{name}={short(value)}" for name, value in arguments.items())
+    return ", ".join(f"{name}={short(with_references(value))}" for name, value in arguments.items())
 
 
 def _fits(wanted: object, found: object) -> bool:

@@ -4,10 +4,10 @@ import asyncio
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from types import TracebackType
-from typing import Any, Self, get_args
+from typing import Any, Self, TypeVar, get_args
 
 from asynctasq.drivers.base import Driver
 from asynctasq.errors import AsyncTasqError
@@ -26,14 +26,17 @@ from asynctasq.testing.fake_queue.draining import (
     Errors,
     NotIdle,
     Retries,
+    advance_step,
     raise_first,
     raise_unserved,
     summarise,
 )
 from asynctasq.testing.fake_queue.history import AttemptRecord, History
 from asynctasq.testing.fake_queue.outcomes import Outcomes
-from asynctasq.testing.fake_queue.performing import Performed, perform_task
+from asynctasq.testing.fake_queue.performed import Performed
+from asynctasq.testing.fake_queue.performing import perform_task
 from asynctasq.testing.fake_queue.recording import Dispatched, Recording, listed
+from asynctasq.testing.fake_queue.start import start_of
 from asynctasq.testing.faults import FaultChoice, FaultPlan, Faults
 from asynctasq.testing.faults.injector import FaultInjector, seed_of
 from asynctasq.testing.faults.kinds import as_list
@@ -52,6 +55,8 @@ __all__ = [
     "Performed",
     "Recording",
 ]
+
+R = TypeVar("R")
 
 YEAR_S = 365 * 86_400.0
 
@@ -72,7 +77,9 @@ class FakeQueue(Outcomes):
     seed, search: which of the possible schedules; 0 is first come, first served.
     faults: which faults happen, see `asynctasq.testing.faults`.
     real_executors: real threads and child processes; virtual time stands still meanwhile.
-    freeze_time: `datetime.now()` and `time.time()` of the code under test follow the virtual clock.
+    start: at which instant the virtual clock begins; 2020-01-01 00:00 UTC unless given. Without a time zone it is UTC.
+    freeze_time: `datetime.now()` and `time.time()` of the code under test follow the virtual clock; an instant says at
+    once from when on. True inside a freeze of freezegun begins where that has stopped the clock.
     strict: work left at the end is an error.
     real_s_max: how many real seconds may pass in which nothing happens while tasks wait for the outside.
     on_refusal: what is refused to a task (the network in a simulation, a pool of another loop) fails the test, or,
@@ -92,7 +99,8 @@ class FakeQueue(Outcomes):
         search: Search = "fifo",
         faults: FaultChoice | None = None,
         real_executors: bool = False,
-        freeze_time: bool = False,
+        start: datetime | None = None,
+        freeze_time: bool | datetime = False,
         strict: bool = False,
         real_s_max: float = 60.0,
         on_refusal: OnRefusal = "fail_test",
@@ -116,11 +124,13 @@ class FakeQueue(Outcomes):
             lease_s=seconds_of(lease_s, "lease_s", above_zero=True),
             real_s_max=seconds_of(real_s_max, "real_s_max", above_zero=True),
             on_refusal=on_refusal,
+            start=start_of(start, freeze_time),
             chooses=", ".join(name for name, given in choices.items() if given),
         )
         self._seed = seed or seed_of(faults)
         self._faults = faults
-        self._freeze_time = freeze_time
+        self._start_chosen = start is not None or isinstance(freeze_time, datetime)
+        self._freeze_time = freeze_time is not False
         self._strict = strict
         self._opened: Engine | None = None
         self._plan: FaultPlan | None = None
@@ -165,6 +175,8 @@ class FakeQueue(Outcomes):
     def _open(self, loop: SimulationLoop | None) -> None:
         if self._opened is not None:
             raise NestedFakeError("this FakeQueue was opened already; make a new one for each test")
+        if loop is not None and self._start_chosen:
+            raise ValueError("in a simulation the clock is the simulation's, which begins at 2020-01-01 00:00 UTC")
         if isinstance(scoped_dispatcher.get(), FakeDispatcher):
             raise NestedFakeError("a FakeQueue is open in this context already; use that one, or close it first")
         faults = None if self._faults is None else partial(self._inject, self._faults)
@@ -172,6 +184,7 @@ class FakeQueue(Outcomes):
         self._opened = engine
         if self._freeze_time:
             self._exits.enter_context(frozen_to(engine.clock))
+        self._dispatcher_around = scoped_dispatcher.get()
         scoped_dispatcher.set(FakeDispatcher(engine, self._filter, self._add))
         self._exits.callback(fake_closed, threading.get_ident())
         fake_opened(threading.get_ident())
@@ -182,7 +195,7 @@ class FakeQueue(Outcomes):
 
     def _leave_scope(self) -> None:
         # Not reset with a token: a fixture may be torn down in another context than it was set up in.
-        scoped_dispatcher.set(None)
+        scoped_dispatcher.set(self._dispatcher_around)
         self._exits.close()
 
     def _check_nothing_left(self, *, failed: bool) -> None:
@@ -263,7 +276,7 @@ class FakeQueue(Outcomes):
         days: float = 0,
     ) -> DrainResult:
         """Let so much virtual time pass and run what comes due in it, each at its instant."""
-        step = _step(delta, seconds=seconds, minutes=minutes, hours=hours, days=days)
+        step = advance_step(delta, seconds=seconds, minutes=minutes, hours=hours, days=days)
         return await self._engine.run(self._drain(DrainOptions(scheduled=step)))
 
     async def run_until_idle(self, *, virtual_s_max: float = YEAR_S) -> DrainResult:
@@ -295,7 +308,7 @@ class FakeQueue(Outcomes):
         options = DrainOptions(limit=limit, recursion=recursion, scheduled=scheduled, retries=retries, errors=errors)
         return await self._engine.run(self._drain(options))
 
-    async def perform(self, task: BaseTask[Any], *, attempt: int = 1) -> Performed:
+    async def perform(self, task: BaseTask[R], *, attempt: int = 1) -> Performed[R]:
         """Run one task as the worker would in its attempt number `attempt`, hooks included, without the queue."""
         return await self._engine.run(self._perform(_instance(task), whole_number(attempt, "attempt", least=1)))
 
@@ -313,7 +326,7 @@ class FakeQueue(Outcomes):
         days: float = 0,
     ) -> DrainResult:
         """Do `advance` from synchronous code."""
-        step = _step(delta, seconds=seconds, minutes=minutes, hours=hours, days=days)
+        step = advance_step(delta, seconds=seconds, minutes=minutes, hours=hours, days=days)
         return self._engine.run_sync(self._drain(DrainOptions(scheduled=step)))
 
     def run_until_idle_sync(self, *, virtual_s_max: float = YEAR_S) -> DrainResult:
@@ -334,7 +347,7 @@ class FakeQueue(Outcomes):
         options = DrainOptions(limit=limit, recursion=recursion, scheduled=scheduled, retries=retries, errors=errors)
         return self._engine.run_sync(self._drain(options))
 
-    def perform_sync(self, task: BaseTask[Any], *, attempt: int = 1) -> Performed:
+    def perform_sync(self, task: BaseTask[R], *, attempt: int = 1) -> Performed[R]:
         """Do `perform` from synchronous code."""
         return self._engine.run_sync(self._perform(_instance(task), whole_number(attempt, "attempt", least=1)))
 
@@ -349,14 +362,14 @@ class FakeQueue(Outcomes):
         await Drain(engine, options).run(virtual_s_max=virtual_s_max)
         entries = engine.ledger[before:]
         if options.errors == "raise":
-            raise_first(entries, engine.clock)
+            raise_first(entries, opened_at=engine.clock.now() - engine.clock.monotonic())
         return summarise(entries, engine.clock.elapsed - started)
 
-    async def _perform(self, task: BaseTask[Any], attempt: int) -> Performed:
+    async def _perform(self, task: BaseTask[R], attempt: int) -> Performed[R]:
         return await perform_task(self._engine, task, attempt=attempt)
 
 
-async def perform(task: BaseTask[Any], *, attempt: int = 1) -> Performed:
+async def perform(task: BaseTask[R], *, attempt: int = 1) -> Performed[R]:
     """Run one task on the loop of the test as a worker would in its attempt number `attempt`, hooks included.
 
     There is no queue: nothing is stored, and what the task dispatches goes to the FakeQueue that is open, or nowhere.
@@ -378,16 +391,7 @@ def _running_simulation() -> SimulationLoop | None:
     return loop if isinstance(loop, SimulationLoop) else None
 
 
-def _instance(task: BaseTask[Any]) -> BaseTask[Any]:
+def _instance(task: BaseTask[R]) -> BaseTask[R]:
     if not isinstance(task, BaseTask):  # pyright: ignore[reportUnnecessaryIsInstance] - users' input
         raise TypeError(f"perform runs a task with its arguments, such as SendEmail('a@b.c'), not {task!r}")
     return task
-
-
-def _step(delta: timedelta | None, *, seconds: float, minutes: float, hours: float, days: float) -> timedelta:
-    if delta is not None and not isinstance(delta, timedelta):  # pyright: ignore[reportUnnecessaryIsInstance] - users' input
-        raise TypeError(f"advance takes a timedelta, or a number by the name of its unit, seconds=5; not {delta!r}")
-    step = (delta or timedelta()) + timedelta(seconds=seconds, minutes=minutes, hours=hours, days=days)
-    if step < timedelta():
-        raise ValueError(f"virtual time never goes back: advance({step})")
-    return step

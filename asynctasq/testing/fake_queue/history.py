@@ -3,9 +3,19 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Generic, cast
 
 from asynctasq.kernel.ledger import Entry, Kind
 from asynctasq.testing.fake_queue.wording import short
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    R_co = TypeVar("R_co", covariant=True, default=Any)
+else:
+    from typing import TypeVar
+
+    R_co = TypeVar("R_co", covariant=True)
 
 __all__ = ["AttemptRecord", "History", "histories"]
 
@@ -17,7 +27,8 @@ class AttemptRecord:
     `number` is that of the attempt, from 1: a crashed execution, one that was handed back or one that snoozed is no
     attempt by itself, and the next execution has the same number.
     `outcome` is "succeeded", "failed", "snoozed", ... or "" if it never ended; `settlement` how it was settled:
-    "complete", "retry", "snooze", "hand back", "crash", "bury: REASON", or "" if nothing reached it.
+    "complete", "retry", "snooze", "hand back", "crash", "bury: REASON", or "" if nothing reached it. `value` is what it
+    returned.
     """
 
     number: int
@@ -28,10 +39,11 @@ class AttemptRecord:
     exception: BaseException | None = None
     hooks: list[str] = field(default_factory=list[str])
     settlement: str = ""
+    value: object = None
 
 
 @dataclass(slots=True, kw_only=True)
-class History:
+class History(Generic[R_co]):
     """What happened to one dispatched task, execution by execution.
 
     `attempts` lists every execution, crashed ones included; `attempts_made` counts attempts as `max_attempts` does.
@@ -54,6 +66,12 @@ class History:
     def failed(self) -> bool:
         """Whether it became a dead letter."""
         return self.settlement.startswith("bury")
+
+    @property
+    def value(self) -> R_co | None:
+        """What the task returned in the attempt that completed it; None if it is not completed."""
+        done = (attempt.value for attempt in reversed(self.attempts) if attempt.settlement == "complete")
+        return cast("R_co | None", next(done, None))
 
     @property
     def exception(self) -> BaseException | None:
@@ -105,9 +123,9 @@ class History:
         return "\n".join(lines)
 
 
-def histories(ledger: Iterable[Entry]) -> dict[str, History]:
+def histories(ledger: Iterable[Entry]) -> dict[str, History[Any]]:
     """Read a ledger into one history per message, in the order of their first entry."""
-    found: dict[str, History] = {}
+    found: dict[str, History[Any]] = {}
     running: dict[tuple[str, str], AttemptRecord] = {}
     for entry in ledger:
         if not entry.message_id:
@@ -119,7 +137,7 @@ def histories(ledger: Iterable[Entry]) -> dict[str, History]:
     return found
 
 
-def _apply(history: History, running: dict[tuple[str, str], AttemptRecord], entry: Entry) -> None:
+def _apply(history: History[Any], running: dict[tuple[str, str], AttemptRecord], entry: Entry) -> None:
     key = (entry.message_id, entry.token)
     attempt = running.get(key)
     match entry.kind:
@@ -133,6 +151,7 @@ def _apply(history: History, running: dict[tuple[str, str], AttemptRecord], entr
         case Kind.ENDED if attempt is not None:
             attempt.ended_at_s = entry.at - history.dispatched_at_s
             attempt.outcome, attempt.exception = entry.detail.partition(":")[0], entry.error
+            attempt.value = entry.value
         case Kind.HOOK:
             history.hooks.append(entry.detail)
             if attempt is not None:

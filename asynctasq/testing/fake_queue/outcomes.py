@@ -1,14 +1,18 @@
 """Assertions on what became of dispatches that ran; their failures show each task's history."""
 
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn, TypeVar, overload
 
 from asynctasq.kernel.ledger import Entry
+from asynctasq.tasks.base import BaseTask
+from asynctasq.tasks.functions import TaskFunction
 from asynctasq.testing.fake_queue.history import History, histories
 from asynctasq.testing.fake_queue.recording import Recording
 from asynctasq.testing.parameters import TaskReference, task_class_of
 
 __all__ = ["Outcomes"]
+
+R = TypeVar("R")
 
 
 class Outcomes(Recording):
@@ -19,12 +23,30 @@ class Outcomes(Recording):
         """Everything that happened."""
         raise NotImplementedError
 
-    def history(self, task_id: str) -> History:
-        """Return the executions of one task: start times, outcomes, exceptions, hooks."""
-        try:
-            return histories(self.ledger)[task_id]
-        except KeyError:
-            raise KeyError(f"no task {task_id!r} was dispatched here") from None
+    @overload
+    def history(self, task_id: str) -> History: ...
+    @overload
+    def history(self, task_id: type[BaseTask[R]]) -> History[R]: ...
+    @overload
+    def history(self, task_id: TaskFunction[..., R]) -> History[R]: ...
+    def history(self, task_id: TaskReference | str) -> History[Any]:
+        """Return the executions of one task: start times, outcomes, values, exceptions, hooks.
+
+        It is named by the id that dispatch returned, or by its class or function if that was dispatched once.
+
+        Raises: KeyError if there is none, ValueError if there are several.
+        """
+        if isinstance(task_id, str):
+            try:
+                return histories(self.ledger)[task_id]
+            except KeyError:
+                raise KeyError(f"no task {task_id!r} was dispatched here") from None
+        found = self._histories(task_id)
+        if not found:
+            raise KeyError(f"{_name(task_id)} was not dispatched here")
+        if len(found) > 1:
+            raise ValueError(f"{_name(task_id)} was dispatched {len(found)} times; say which by the id of a dispatch")
+        return found[0]
 
     def assert_completed(self, task: TaskReference | str, *, times: int | None = None) -> None:
         """Assert that a dispatch of this task ended well; or exactly `times` of them."""
@@ -62,8 +84,11 @@ class Outcomes(Recording):
             what = "tasks were" if task is None else f"dispatches of {_name(task)} were"
             self._fail(f"{len(retried)} {what} retried; {which}", task)
         actual = retried[0].retried_at_s if retried else []
-        if [round(float(second), 6) for second in seconds] != actual:
+        if not self._same_times([round(float(second), 6) for second in seconds], actual):
             self._fail(f"expected retries at {list(seconds)} s after the dispatch, they were at {actual}", task)
+
+    def _same_times(self, wanted: Sequence[float], actual: Sequence[float]) -> bool:
+        return wanted == actual
 
     def assert_failed_hook(self, task: TaskReference | str, *, times: int = 1) -> None:
         """Assert how often the `failed` hook of this task ran, over all its dispatches."""
@@ -71,7 +96,7 @@ class Outcomes(Recording):
         if ran != times:
             self._fail(f"expected failed() of {_name(task)} to run {times} times; it ran {ran} times", task)
 
-    def _histories(self, task: TaskReference | str | None) -> list[History]:
+    def _histories(self, task: TaskReference | str | None) -> list[History[Any]]:
         if isinstance(task, str):
             return [self.history(task)]
         found = histories(self.ledger).values()

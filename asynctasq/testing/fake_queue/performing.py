@@ -1,46 +1,24 @@
 """One task run as the worker would, without a queue: the real attempt, codec and hooks."""
 
-from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from asynctasq.core.attempt import AttemptRunner
 from asynctasq.core.in_flight import AttemptCompletion, CompletionFactory, InFlightAttempt, TransactionOutcome
 from asynctasq.core.runtime import SharedLoopRuntime, SimulatedRuntime, WorkerSettings
 from asynctasq.core.task_factory import TaskFactory
 from asynctasq.errors import AsyncTasqError
-from asynctasq.kernel.messages import Bury, Complete, Lease, Message, Settlement
+from asynctasq.kernel.messages import Lease, Message
 from asynctasq.queue import MessageFactory
 from asynctasq.tasks.base import BaseTask
 from asynctasq.testing.engine import Engine
 from asynctasq.testing.engine.application import application_under_test, load_in_real_loop
+from asynctasq.testing.fake_queue.performed import Performed
 from asynctasq.testing.loop import SharedLoop
 
-__all__ = ["Performed", "perform_task"]
+__all__ = ["perform_task"]
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Performed:
-    """How one attempt ended: what it returned or raised, and how it would have been settled."""
-
-    value: object
-    exception: BaseException | None
-    settlement: Settlement
-
-    @property
-    def completed(self) -> bool:
-        """Whether it ended well."""
-        return isinstance(self.settlement, Complete)
-
-    @property
-    def failed(self) -> bool:
-        """Whether it would be a dead letter now."""
-        return isinstance(self.settlement, Bury)
-
-    @property
-    def retry_in_s(self) -> float | None:
-        """After how many seconds it would run again; None if it would not."""
-        return None if isinstance(self.settlement, Complete | Bury) else self.settlement.delay_s
+R = TypeVar("R")
 
 
 class _Completion(AttemptCompletion):
@@ -78,13 +56,13 @@ class _CompletionFactory(CompletionFactory):
         return _Completion(attempt, task)
 
 
-async def perform_task(engine: Engine, task: BaseTask[Any], *, attempt: int) -> Performed:
+async def perform_task(engine: Engine, task: BaseTask[R], *, attempt: int) -> Performed[R]:
     """Run `task` as its attempt number `attempt` on the engine's loop; nothing is stored or recorded."""
     message = MessageFactory(clock=engine.clock, new_id=engine.new_id).message(task)
     return await engine.perform(partial(_perform, engine, message, attempt=attempt))
 
 
-async def _perform(engine: Engine, message: Message, *, attempt: int) -> Performed:
+async def _perform(engine: Engine, message: Message, *, attempt: int) -> Performed[Any]:
     """Run `message` as its attempt number `attempt`; nothing is stored or recorded."""
     shared = isinstance(engine.loop, SharedLoop)
     runtime = (SharedLoopRuntime if shared else SimulatedRuntime)(

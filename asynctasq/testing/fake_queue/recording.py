@@ -19,11 +19,15 @@ class Recording:
     """Dispatches in order, and what can be asserted of them. A FakeQueue is one, and so is what a block captured."""
 
     def __init__(self) -> None:
-        self._records: list[Dispatched] = []
+        self._recorded: list[Dispatched] = []
         self._listeners: list[Callable[[Dispatched], None]] = []
 
+    @property
+    def _records(self) -> list[Dispatched]:
+        return self._recorded
+
     def _add(self, record: Dispatched) -> None:
-        self._records.append(record)
+        self._recorded.append(record)
         for listener in self._listeners:
             listener(record)
 

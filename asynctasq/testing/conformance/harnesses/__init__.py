@@ -1,1 +1,1 @@
-"""The harnesses of the drivers that come with asynctasq, one file each, found by the NAME of `--driver=NAME`."""
+"""The harnesses of the drivers that come with asynctasq, one file each, found by NAME in `--asynctasq-driver=NAME`."""

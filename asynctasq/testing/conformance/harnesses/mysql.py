@@ -5,7 +5,7 @@ import contextlib
 import uuid
 from collections.abc import AsyncGenerator
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlencode, urlsplit, urlunsplit
 
 import asyncmy
 
@@ -70,6 +70,9 @@ class MySQLHarness(DriverHarness):
         self._offset += seconds
         for driver in self.drivers:
             driver.clock_offset = self._offset
+
+    def address(self) -> str:
+        return f"{self.url}?{urlencode({'clock_offset': self._offset})}"
 
     async def break_connections(self) -> None:
         async with self.admin() as connection:

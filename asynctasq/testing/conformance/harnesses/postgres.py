@@ -5,7 +5,7 @@ import uuid
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlencode, urlsplit, urlunsplit
 
 import asyncpg
 
@@ -70,6 +70,9 @@ class PostgresHarness(DriverHarness):
         self._offset += seconds
         for driver in self.drivers:
             driver.clock_offset = self._offset
+
+    def address(self) -> str:
+        return f"{self.url}?{urlencode({'clock_offset': self._offset})}"
 
     async def break_connections(self) -> None:
         async with self.admin() as connection:

@@ -3,6 +3,7 @@
 import asyncio
 import uuid
 from typing import Any
+from urllib.parse import urlencode
 
 from asynctasq.drivers.base import Driver
 from asynctasq.drivers.redis_driver import RedisDriver
@@ -32,6 +33,10 @@ class RedisHarness(DriverHarness):
         self._clock_offset += seconds
         for driver in self._drivers:
             driver.clock_offset = self._clock_offset
+
+    def address(self) -> str:
+        options = {"namespace": self._namespace, "clock_offset": self._clock_offset}
+        return f"{self._server.url}{'&' if '?' in self._server.url else '?'}{urlencode(options)}"
 
     async def break_connections(self) -> None:
         """Have the server close every client connection but the one that asks."""

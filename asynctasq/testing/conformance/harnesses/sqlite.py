@@ -4,9 +4,11 @@ import shutil
 import sqlite3
 import tempfile
 from pathlib import Path
+from urllib.parse import urlencode
 
 from asynctasq.drivers.base import Driver
 from asynctasq.drivers.sqlite_driver import SQLiteDriver
+from asynctasq.drivers.urls import sqlite_url
 from asynctasq.testing.conformance.harness import CallersTransaction, DriverHarness
 from asynctasq.testing.servers import Servers
 
@@ -33,6 +35,9 @@ class SQLiteHarness(DriverHarness):
         self._clock_offset += seconds
         for driver in self._drivers:
             driver.clock_offset += seconds
+
+    def address(self) -> str:
+        return f"{sqlite_url(self._path)}?{urlencode({'clock_offset': self._clock_offset})}"
 
     async def break_connections(self) -> None:
         """Do nothing: there is no connection that could be cut."""
