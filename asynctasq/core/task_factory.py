@@ -10,6 +10,7 @@ from asynctasq.codec.envelope import decode_envelope
 from asynctasq.codec.limits import DEFAULT_LIMITS, Limits
 from asynctasq.codec.orm.references import LoadInAnotherLoop, has_references, resolve_for_hooks, resolve_references
 from asynctasq.codec.signing import SigningKeys
+from asynctasq.core.tracebacks import exception_text
 from asynctasq.errors import BadSignature, TaskTimeoutError, UndecodableBody, UnknownTask
 from asynctasq.kernel.envelope import Envelope
 from asynctasq.kernel.messages import DeadReason
@@ -75,8 +76,8 @@ class TaskFactory:
             return self._application.resolve(name)
         except UnknownTask:
             raise
-        except (Exception, SystemExit) as error:
-            raise UnknownTask(f"task {name!r}: its module can't be imported: {error!r}") from error
+        except BaseException as error:
+            raise UnknownTask(f"task {name!r}: its module can't be imported: {exception_text(error, repr)}") from error
 
     async def build(self, invocation: Invocation, *, timeout_s: float | None = None) -> BaseTask[Any]:
         """Build the task: decode its arguments, fetch the models they refer to, call its constructor.
@@ -124,7 +125,9 @@ class TaskFactory:
         try:
             args, kwargs = invocation.definition.signature.unbind(arguments)
         except TypeError as error:
-            raise BadArguments(f"{invocation.envelope.task} can't take the stored arguments: {error}") from error
+            raise BadArguments(
+                f"{invocation.envelope.task} can't take the stored arguments: {exception_text(error)}"
+            ) from error
         task = invocation.cls(*args, **kwargs)
         set_metadata(
             task,

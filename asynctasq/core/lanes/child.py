@@ -138,7 +138,7 @@ async def build_task(request: Request, task_factory: TaskFactory) -> BaseTask[An
     """Build the task of a request; a reply if that is not possible."""
     try:
         return await task_factory.build(task_factory.decode(request.message_id, request.attempt, request.body))
-    except Exception as error:  # noqa: BLE001 - codec errors and the user's constructor alike
+    except BaseException as error:  # noqa: BLE001 - codec errors and the user's constructor alike
         return Reply(kind=ReplyKind.NOT_BUILT, error=pack_exception(error))
 
 
