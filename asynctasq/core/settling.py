@@ -4,12 +4,12 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from asynctasq.core.tracebacks import exception_text
+from asynctasq.core.tracebacks import class_name, exception_text
 from asynctasq.drivers.base import Driver
-from asynctasq.errors import DriverError, DriverMisconfigured, DriverUnavailable, UnsupportedFeature
+from asynctasq.errors import DispatchError, DriverError, DriverMisconfigured, DriverUnavailable, UnsupportedFeature
 from asynctasq.kernel.messages import Bury, Complete, DeadReason, ErrorRecord, Lease, Release, Settlement
 
-__all__ = ["SettledApart", "is_refusal", "settle_apart", "settlement_detail"]
+__all__ = ["Refusal", "SettledApart", "is_refusal", "settle_apart", "settlement_detail"]
 
 logger = logging.getLogger(__name__)
 
@@ -27,20 +27,24 @@ class SettledApart:
     error: DriverError | None = None
 
 
-def is_refusal(error: DriverError) -> bool:
-    """Return whether the backend answered that it won't take this, which it may take in part."""
+Refusal = DriverError | DispatchError
+"""What `settle` raises. A DispatchError is the driver's own: a result or a follow-up message is too large for it."""
+
+
+def is_refusal(error: Refusal) -> bool:
+    """Return whether this is an answer, which may be another for a part of what was sent."""
     return not isinstance(error, DriverUnavailable | DriverMisconfigured | UnsupportedFeature)
 
 
 async def settle_apart(
-    driver: Driver, settlements: Sequence[tuple[Lease, Settlement]], refusal: DriverError, *, lease_s: float
+    driver: Driver, settlements: Sequence[tuple[Lease, Settlement]], refusal: Refusal, *, lease_s: float
 ) -> SettledApart:
     """Settle each alone. A settlement counts as refused while the backend takes the renewal of the same lease.
 
     `refusal` is what the backend raised about all of them. If it can't be reached, all are left.
     """
     done = SettledApart()
-    if not is_refusal(refusal):
+    if isinstance(refusal, DriverError) and not is_refusal(refusal):
         try:
             await driver.extend([lease for lease, _ in settlements], lease_s=lease_s)
         except DriverError:
@@ -63,7 +67,7 @@ async def _settle_one(driver: Driver, lease: Lease, settlement: Settlement, done
         "the backend refuses to settle message %s (%s), which becomes a dead letter: %s", lease.message_id, detail, text
     )
     message = f"the attempt ended ({detail}), but the backend refused to store that: {text}"
-    record = ErrorRecord(type=f"{DriverError.__module__}.{DriverError.__qualname__}", message=message)
+    record = ErrorRecord(type=class_name(type(refusal)), message=message)
     dead = Bury(reason=DeadReason.FAILED, counted=True, error=record)
     refusal = await _try(driver, lease, dead, done, lease_s)
     if refusal is not None:
@@ -74,16 +78,16 @@ async def _settle_one(driver: Driver, lease: Lease, settlement: Settlement, done
 
 async def _try(
     driver: Driver, lease: Lease, settlement: Settlement, done: SettledApart, lease_s: float
-) -> DriverError | None:
+) -> Refusal | None:
     """Settle, or return why the backend refuses to.
 
     Raises: DriverError if it can't be reached.
     """
-    refusal: DriverError | None = None
+    refusal: Refusal | None = None
     for _ in range(TRIES):
         try:
             done.lost |= await driver.settle([(lease, settlement)])
-        except DriverError as error:
+        except (DriverError, DispatchError) as error:
             refusal = error
             if is_refusal(error):
                 break
@@ -94,7 +98,7 @@ async def _try(
     return refusal
 
 
-def _plain(error: DriverError) -> str:
+def _plain(error: Refusal) -> str:
     """Return a text that no store can refuse."""
     return ascii(exception_text(error))[1:-1][:REFUSAL_CHARS_MAX]
 

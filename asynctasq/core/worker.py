@@ -16,12 +16,12 @@ from asynctasq.core.in_flight import CancelReason, InFlightAttempt
 from asynctasq.core.queue_order import parse_queues
 from asynctasq.core.reconnect import ReconnectBackoff
 from asynctasq.core.runtime import ProductionRuntime, Runtime, WorkerSettings
-from asynctasq.core.settling import is_refusal, settle_apart, settlement_detail
+from asynctasq.core.settling import Refusal, is_refusal, settle_apart, settlement_detail
 from asynctasq.core.shutdown import StopRequest
 from asynctasq.core.task_factory import TaskFactory
 from asynctasq.core.waiting import WorkWaiter
 from asynctasq.drivers.base import Driver
-from asynctasq.errors import DriverError
+from asynctasq.errors import DispatchError, DriverError
 from asynctasq.kernel.ledger import Entry, Kind
 from asynctasq.kernel.messages import Complete, Lease, Release, Settlement
 from asynctasq.tasks.options import whole_number
@@ -178,12 +178,14 @@ class Worker:
             lost, leases = await self.driver.turn(
                 settlements, self.queues.next(), limit=limit, lease_s=self.settings.lease_s
             )
-        except DriverError as error:
+        except (DriverError, DispatchError) as error:
             if settlements and (is_refusal(error) or self._reconnect.is_check_due):
                 await self._settle_apart(settlements, error, asked_now)
-            else:
+            elif isinstance(error, DriverError):
                 self._to_settle[:0] = settlements  # settling twice is safe, not settling is not
                 await self._reconnect.wait(error)
+            else:
+                raise
             return
         self._reconnect.reset()
         self._record_settled(settlements, lost, asked_now)
@@ -192,7 +194,7 @@ class Worker:
         self._start_attempts(leases, asked_at, asked_now)
 
     async def _settle_apart(
-        self, settlements: Sequence[tuple[Lease, Settlement]], error: DriverError, asked_now: float
+        self, settlements: Sequence[tuple[Lease, Settlement]], error: Refusal, asked_now: float
     ) -> None:
         """Settle one by one, so that a settlement that the backend refuses keeps no other from being settled."""
         done = await settle_apart(self.driver, settlements, error, lease_s=self.settings.lease_s)

@@ -13,7 +13,7 @@ from asynctasq.core.settling import settle_apart
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.base import Settlements
 from asynctasq.drivers.memory_driver import MemoryDriver
-from asynctasq.errors import DriverError, DriverUnavailable
+from asynctasq.errors import AsyncTasqError, BodyTooLarge, DriverError, DriverUnavailable
 from asynctasq.kernel.messages import Bury, Complete, DeadReason, Lease, Message, Release
 from asynctasq.queue import Queue
 from asynctasq.tasks import AsyncTask
@@ -40,7 +40,7 @@ class TooLarge(AsyncTask[bytes]):
 class Refuses(MemoryDriver):
     """Refuses a large result, and the batch it is in: by its answer, or by closing the connection."""
 
-    def __init__(self, error: type[DriverError], *, buries: bool = True) -> None:
+    def __init__(self, error: type[AsyncTasqError], *, buries: bool = True) -> None:
         super().__init__()
         self.error = error
         self.buries = buries
@@ -84,8 +84,8 @@ def nothing_ran() -> None:
     RAN.clear()
 
 
-@pytest.mark.parametrize("error", [DriverError, DriverUnavailable])
-async def test_the_rest_of_the_batch_is_settled(error: type[DriverError]) -> None:
+@pytest.mark.parametrize("error", [DriverError, DriverUnavailable, BodyTooLarge])
+async def test_the_rest_of_the_batch_is_settled(error: type[AsyncTasqError]) -> None:
     driver = Refuses(error)
     ids = await Queue(driver).dispatch([Fine(), TooLarge(), *[Fine() for _ in range(6)]])
 
@@ -100,9 +100,9 @@ async def test_the_rest_of_the_batch_is_settled(error: type[DriverError]) -> Non
     assert stored.error.message.isascii()
 
 
-@pytest.mark.parametrize("error", [DriverError, DriverUnavailable])
+@pytest.mark.parametrize("error", [DriverError, DriverUnavailable, BodyTooLarge])
 async def test_what_can_not_even_be_buried_is_left_to_its_lease(
-    error: type[DriverError], caplog: pytest.LogCaptureFixture
+    error: type[AsyncTasqError], caplog: pytest.LogCaptureFixture
 ) -> None:
     driver = Refuses(error, buries=False)
     ids = await Queue(driver).dispatch([TooLarge(), Fine()])
