@@ -174,6 +174,8 @@ class Retry(TaskSignal):
 class Snooze(TaskSignal):
     """Raise to run again after `delay_s` seconds, less than 0 means at once; not counted as an attempt.
 
+    A message that was snoozed before waits a second at least: nothing else would end a loop of them.
+
     Raises: ValueError where it is made, if `delay_s` is no such number.
     """
 
