@@ -17,6 +17,7 @@ from asynctasq.kernel.decide import SNOOZE_AGAIN_S_MIN
 from asynctasq.kernel.messages import DeadReason, ErrorRecord, StoredMessage, bounded_text
 from asynctasq.tasks import AsyncProcessTask, AsyncTask, BaseTask, SyncProcessTask, SyncTask
 from asynctasq.testing import FakeQueue
+from asynctasq.utils.loop import run_despite_exits
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # what __del__ raises
 
@@ -355,3 +356,18 @@ def test_a_message_is_never_snoozed_twice_in_a_row_without_a_pause(mode: type[Ba
     assert stored is None
     assert RAN["execute"] == 21
     assert queue.clock.elapsed.total_seconds() >= 19 * SNOOZE_AGAIN_S_MIN
+
+
+def test_an_exit_of_a_background_task_that_can_not_be_shown_ends_nothing() -> None:
+    exits = misbehaving(SystemExit, "__str__", "__repr__", base=SystemExit)
+
+    async def background() -> None:
+        raise exits("no")
+
+    async def main() -> str:
+        task = asyncio.create_task(background())
+        await asyncio.wait([task])
+        task.exception()
+        return "alive"
+
+    assert run_despite_exits(main()) == "alive"
