@@ -33,6 +33,9 @@ __all__ = [
 ]
 
 
+CODEC_TEXT_CHARS_MAX = 1_500
+
+
 class AsyncTasqError(Exception):
     """Base of every error that asynctasq raises."""
 
@@ -86,7 +89,16 @@ class UnsupportedFeature(DriverError):
 
 
 class CodecError(AsyncTasqError):
-    """Bytes can't be decoded, or values can't be encoded."""
+    """Bytes can't be decoded, or values can't be encoded.
+
+    The text may name what stands in a body, so of a long one only the beginning and the end are kept.
+    """
+
+    def __init__(self, text: object = "") -> None:
+        if isinstance(text, str) and len(text) > CODEC_TEXT_CHARS_MAX:
+            half = CODEC_TEXT_CHARS_MAX // 2
+            text = f"{text[:half]} [...] {text[-half:]}"
+        super().__init__(text)
 
 
 class UnserializableValue(CodecError, TypeError):
@@ -161,6 +173,8 @@ class Retry(TaskSignal):
 
 class Snooze(TaskSignal):
     """Raise to run again after `delay_s` seconds, less than 0 means at once; not counted as an attempt.
+
+    A message that was snoozed before waits a second at least: nothing else would end a loop of them.
 
     Raises: ValueError where it is made, if `delay_s` is no such number.
     """

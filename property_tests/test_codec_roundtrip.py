@@ -23,7 +23,14 @@ from asynctasq.codec.arguments import pack_arguments, unpack_arguments
 from asynctasq.codec.envelope import Envelope, decode_envelope, encode_envelope
 from asynctasq.codec.signing import SigningKeys
 from asynctasq.codec.values import pack, unpack
-from asynctasq.errors import BadSignature, CodecError, UndecodableBody, UnserializableValue, UnsupportedVersion
+from asynctasq.errors import (
+    DELAY_S_MAX,
+    BadSignature,
+    CodecError,
+    UndecodableBody,
+    UnserializableValue,
+    UnsupportedVersion,
+)
 from asynctasq.kernel.retry import Delays, Exponential, Fixed
 from tests.effort import examples
 
@@ -337,10 +344,12 @@ def test_damaged_bytes_only_ever_give_a_value_or_one_error(value, seed, changes)
 
 # --- envelopes -------------------------------------------------------------------------------------------------
 
-SECONDS = st.floats(min_value=0, allow_infinity=False) | st.integers(0, 10**9)
+FACTORS = st.floats(min_value=0, allow_infinity=False)
+SECONDS = st.floats(min_value=0, max_value=DELAY_S_MAX) | st.integers(0, 10**9)
+LIMITS_S = st.floats(min_value=0, max_value=DELAY_S_MAX, exclude_min=True) | st.integers(1, 10**9)
 RETRIES = st.one_of(
     st.builds(Fixed, delay_s=SECONDS),
-    st.builds(Exponential, base_s=SECONDS, factor=SECONDS, cap_s=SECONDS, jitter=st.booleans()),
+    st.builds(Exponential, base_s=SECONDS, factor=FACTORS, cap_s=SECONDS, jitter=st.booleans()),
     st.builds(Delays, delays_s=st.lists(SECONDS, min_size=1, max_size=4).map(tuple)),
 )
 ENVELOPES = st.builds(
@@ -350,9 +359,9 @@ ENVELOPES = st.builds(
     max_attempts=st.integers(0, 100),
     retry=RETRIES,
     dispatched_at=st.floats(0, 253402300799),
-    timeout_s=st.none() | SECONDS,
-    keep_result_s=st.none() | SECONDS,
-    max_crashes=st.integers(0, 10),
+    timeout_s=st.none() | LIMITS_S,
+    keep_result_s=st.none() | LIMITS_S,
+    max_crashes=st.integers(1, 10),
     headers=st.dictionaries(TEXTS, TEXTS, max_size=2),
 )
 KEYS_OLD = SigningKeys({"old": b"o" * 32})

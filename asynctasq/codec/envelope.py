@@ -16,13 +16,21 @@ from asynctasq.codec.extensions import Unsupported
 from asynctasq.codec.limits import DEFAULT_LIMITS, Limits
 from asynctasq.codec.signing import SigningKeys, sign, strip, verify
 from asynctasq.codec.typed_msgpack import packb, unpackb
-from asynctasq.errors import BadSignature, BodyTooLarge, UndecodableBody, UnserializableValue, UnsupportedVersion
+from asynctasq.errors import (
+    DELAY_S_MAX,
+    BadSignature,
+    BodyTooLarge,
+    UndecodableBody,
+    UnserializableValue,
+    UnsupportedVersion,
+)
 from asynctasq.kernel.envelope import (
     COUNT_MAX,
     MAX_CRASHES_DEFAULT,
     MISSING,
     MISSING_DEFAULT,
     NO_HEADERS,
+    TASK_NAME_CHARS_MAX,
     Envelope,
     Missing,
 )
@@ -57,8 +65,13 @@ def encode_envelope(
 
     The signature of one that `expires_at` an instant is refused later.
 
-    Raises: BodyTooLarge beyond `limits.body_bytes_max`.
+    Raises: BodyTooLarge beyond `limits.body_bytes_max`, UnserializableValue for options that have no wire form.
     """
+    if len(envelope.task) > TASK_NAME_CHARS_MAX:
+        raise UnserializableValue(
+            f"the task {envelope.task[:80]!r}... has a name of {len(envelope.task):,} characters, the limit is "
+            f"{TASK_NAME_CHARS_MAX}; rename its class or module"
+        )
     try:
         content = packb(_to_fields(envelope), strict_types=True)
     except (TypeError, ValueError, OverflowError) as error:
@@ -167,6 +180,8 @@ def _from_fields(fields: list[object]) -> Envelope:
     task, arguments = fields[0], fields[1]
     if type(task) is not str or type(arguments) is not bytes:
         raise TypeError("task and arguments must be text and bytes")
+    if len(task) > TASK_NAME_CHARS_MAX:
+        raise ValueError(f"the task's name has {len(task):,} characters, the limit is {TASK_NAME_CHARS_MAX}")
     retry = fields[3]
     return Envelope(
         task=task,
@@ -174,9 +189,9 @@ def _from_fields(fields: list[object]) -> Envelope:
         max_attempts=_count(fields[2]),
         retry=_fixed(cast("float", retry)) if type(retry) in NUMBER_TYPES else _retry_from_wire(retry),
         dispatched_at=_instant(fields[4]),
-        timeout_s=None if count == FIELDS_MIN or fields[5] is None else _number(fields[5]),
-        keep_result_s=None if count < 7 or fields[6] is None else _number(fields[6]),
-        max_crashes=MAX_CRASHES_DEFAULT if count < 8 else _count(fields[7]),
+        timeout_s=None if count == FIELDS_MIN or fields[5] is None else _duration(fields[5], above_zero=True),
+        keep_result_s=None if count < 7 or fields[6] is None else _duration(fields[6], above_zero=True),
+        max_crashes=MAX_CRASHES_DEFAULT if count < 8 else _count(fields[7], least=1),
         headers=NO_HEADERS if count < 9 else _headers(fields[8]),
         missing=MISSING_DEFAULT if count < 10 else _missing(fields[9]),
     )
@@ -195,7 +210,7 @@ def _retry_to_wire(retry: RetryPolicy) -> object:
 @functools.lru_cache(maxsize=256, typed=True)
 def _fixed(delay_s: float) -> Fixed:
     """Return the policy, cached: most messages of an application share a few."""
-    return Fixed(delay_s=_number(delay_s))
+    return Fixed(delay_s=_duration(delay_s))
 
 
 def _retry_from_wire(wire: object) -> RetryPolicy:
@@ -206,10 +221,20 @@ def _retry_from_wire(wire: object) -> RetryPolicy:
         base, factor, cap, jitter = values
         if type(jitter) is not bool:
             raise TypeError("jitter must be a boolean")
-        return Exponential(base_s=_number(base), factor=_number(factor), cap_s=_number(cap), jitter=jitter)
+        return Exponential(base_s=_duration(base), factor=_number(factor), cap_s=_duration(cap), jitter=jitter)
     if kind == DELAYS and values:
-        return Delays(delays_s=tuple(_number(value) for value in values))
+        return Delays(delays_s=tuple(_duration(value) for value in values))
     raise ValueError("the retry policy is not known")
+
+
+def _duration(value: object, *, above_zero: bool = False) -> float:
+    """Return a number of seconds within the bounds of a dispatch, `tasks.options.seconds`."""
+    number = _number(value)
+    if number > DELAY_S_MAX:
+        raise ValueError("a duration must be a hundred years at most")
+    if above_zero and number == 0:
+        raise ValueError("a time limit, and how long a result is kept, must be more than 0 seconds")
+    return number
 
 
 def _number(value: object) -> float:
@@ -231,9 +256,9 @@ def _instant(value: object) -> float:
     return number
 
 
-def _count(value: object) -> int:
-    if type(value) is not int or not 0 <= value <= COUNT_MAX:
-        raise ValueError(f"a count must be a whole number from 0 to {COUNT_MAX}")
+def _count(value: object, *, least: int = 0) -> int:
+    if type(value) is not int or not least <= value <= COUNT_MAX:
+        raise ValueError(f"a count must be a whole number from {least} to {COUNT_MAX}")
     return value
 
 

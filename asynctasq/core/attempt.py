@@ -5,7 +5,7 @@ import logging
 from typing import cast
 
 from asynctasq.core.current_task import running_task
-from asynctasq.core.exception_codec import record_of
+from asynctasq.core.exception_codec import log_error, record_of
 from asynctasq.core.hooks import AttemptEnvironment, HookCaller, record_event
 from asynctasq.core.in_flight import (
     AttemptRun,
@@ -19,7 +19,7 @@ from asynctasq.core.lanes.child import ReplyKind, Request
 from asynctasq.core.lanes.lanes import Lanes
 from asynctasq.core.lanes.process_pool import ChildCrashed
 from asynctasq.core.task_factory import TaskFactory, dead_reason_of
-from asynctasq.core.tracebacks import drop_library_frames
+from asynctasq.core.tracebacks import drop_library_frames, exception_text
 from asynctasq.errors import (
     CodecError,
     DispatchError,
@@ -46,8 +46,10 @@ from asynctasq.kernel.decide import (
     decide,
     screen,
 )
+from asynctasq.kernel.envelope import MAX_CRASHES_DEFAULT
 from asynctasq.kernel.ledger import Kind
 from asynctasq.kernel.messages import Bury, Complete, DeadReason, ErrorRecord, Release, Settlement
+from asynctasq.kernel.retry import Fixed
 from asynctasq.tasks.base import AsyncTask, SyncTask
 from asynctasq.tasks.completing import running_completion
 from asynctasq.tasks.mode import Mode
@@ -61,9 +63,12 @@ NEWER_VERSION_DELAY_S = 60.0
 NEWER_VERSION_AGE_S_MAX = 7 * 86_400.0
 """How old it may be before it becomes a dead letter."""
 
+SNOOZED_MAX = 10_000
+"""How many messages a worker remembers to have snoozed."""
+
 
 class AttemptRunner:
-    """Runs attempts one at a time or many at once; holds no state of any of them.
+    """Runs attempts one at a time or many at once; of those that have ended it knows which were snoozed.
 
     `hook_timeout_s` bounds `failed` and `should_retry`; without `completion_factory` no task can settle itself. With
     `fetch_values` the value that a child process returned is in `InFlightAttempt.value` too, whether or not it is kept.
@@ -84,6 +89,7 @@ class AttemptRunner:
         self._environment = environment
         self._completion_factory = completion_factory
         self._fetch_values = fetch_values
+        self._snoozed: dict[str, None] = {}
         self._hooks = HookCaller(task_factory, lanes, environment=environment, timeout_s=hook_timeout_s)
 
     async def run(self, attempt: InFlightAttempt) -> Settlement | None:
@@ -102,7 +108,7 @@ class AttemptRunner:
             return self._newer_version(attempt, error)
         except CodecError as error:
             return self._unrunnable(attempt, error)
-        attempt.task_name = invocation.envelope.task
+        attempt.task_name, attempt.max_attempts = invocation.envelope.task, invocation.envelope.max_attempts
         if attempt.asyncio_task is not None:
             attempt.asyncio_task.set_name(str(attempt))
         run = AttemptRun(attempt, invocation)
@@ -199,16 +205,23 @@ class AttemptRunner:
     def _raised(self, run: AttemptRun, error: BaseException) -> Outcome:
         if run.attempt.cancel_reason is not None:
             return Interrupted()
-        if isinstance(error, asyncio.CancelledError):
-            clear_cancellation()
-        drop_library_frames(error)
         run.attempt.exception = error
+        try:
+            if isinstance(error, asyncio.CancelledError):
+                clear_cancellation()
+            drop_library_frames(error)
+            return self._outcome_of(run, error)
+        except BaseException:  # noqa: BLE001 - the attributes of an exception, even __class__, may be user code
+            return Failed(error=record_of(error))
+
+    def _outcome_of(self, run: AttemptRun, error: BaseException) -> Outcome:
         reason = None if run.built else dead_reason_of(error)
         match error:
             case Snooze():
-                return Snoozed(delay_s=max(0.0, error.delay_s))
+                return Snoozed(delay_s=float(error.delay_s), again=self._snoozed_again(run.attempt.lease.message_id))
             case Retry():
-                return RetryRequested(error=record_of(error), after_s=error.after_s)
+                after_s = None if error.after_s is None else float(error.after_s)
+                return RetryRequested(error=record_of(error), after_s=after_s)
             case Reject():
                 return Rejected(error=record_of(error))
             case ChildCrashed():
@@ -220,7 +233,22 @@ class AttemptRunner:
             case _:
                 return Failed(error=record_of(error))
 
+    def _snoozed_again(self, message_id: str) -> bool:
+        """Return whether this worker has snoozed the message before; remember that it does."""
+        again = message_id in self._snoozed
+        self._snoozed.pop(message_id, None)
+        self._snoozed[message_id] = None
+        if len(self._snoozed) > SNOOZED_MAX:
+            del self._snoozed[next(iter(self._snoozed))]
+        return again
+
     # -- settling ----------------------------------------------------------------------------------
+
+    def settle_broken(self, attempt: InFlightAttempt, error: BaseException, *, delay_s: float) -> Settlement:
+        """Return how to settle an attempt that `run` could not bring to its end: as a failed one, so it is counted."""
+        rules = Rules(max_attempts=attempt.max_attempts, retry=Fixed(delay_s=delay_s), max_crashes=MAX_CRASHES_DEFAULT)
+        outcome, lease = Failed(error=record_of(error)), attempt.lease
+        return decide(outcome, attempt=lease.attempt, crashes=lease.crashes, rules=rules, rng=self._environment.rng)
 
     async def _after_completion(self, run: AttemptRun, outcome: Outcome) -> Settlement | None:
         """Settle an attempt that raised after it had settled itself: by its error only if that was rolled back."""
@@ -231,12 +259,9 @@ class AttemptRunner:
             case TransactionOutcome.ROLLED_BACK:
                 return await self._settle(run, outcome)
             case TransactionOutcome.COMMITTED:
-                logger.error(
-                    "%s raised %r after its own transaction had completed it; it stays complete",
-                    attempt,
-                    attempt.exception,
-                    exc_info=attempt.exception,
-                )
+                error = attempt.exception or WorkerCrashedError("the attempt did not end")
+                text = f"{attempt} raised {exception_text(error, repr)} after its own transaction had completed it"
+                log_error(logger, logging.ERROR, f"{text}; it stays complete", error)
                 attempt.settled_in_transaction = True
                 return Complete()
             case TransactionOutcome.UNKNOWN:
@@ -283,7 +308,9 @@ class AttemptRunner:
         return Release(delay_s=delay_s, counted=False, error=record_of(error))
 
     def _unrunnable(self, attempt: InFlightAttempt, error: CodecError) -> Settlement:
-        logger.error("message %s can't run and becomes a dead letter: %s", attempt.lease.message_id, error)
+        logger.error(
+            "message %s can't run and becomes a dead letter: %s", attempt.lease.message_id, exception_text(error)
+        )
         reason = dead_reason_of(error) or DeadReason.UNDECODABLE
         return Bury(reason=reason, error=record_of(error))
 

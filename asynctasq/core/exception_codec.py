@@ -4,15 +4,26 @@ No exception object crosses a process boundary: its class is found among what is
 """
 
 import builtins
+import logging
 import sys
 from typing import cast
 
+from asynctasq.codec.limits import Limits
 from asynctasq.codec.values import pack, unpack
-from asynctasq.core.tracebacks import RemoteTraceback, drop_library_frames, traceback_text
-from asynctasq.errors import CodecError, DispatchError
+from asynctasq.core.tracebacks import (
+    RemoteTraceback,
+    class_name,
+    drop_library_frames,
+    exception_text,
+    traceback_text,
+)
 from asynctasq.kernel.messages import ErrorRecord
 
-__all__ = ["RemoteError", "pack_exception", "record_of", "unpack_exception"]
+__all__ = ["RemoteError", "log_error", "pack_exception", "record_of", "unpack_exception"]
+
+NAME_CHARS_MAX = 500
+PARTS_LIMITS = Limits(body_bytes_max=64 * 1024)
+"""How large the arguments and the attributes of an exception may be to leave a child process with it."""
 
 
 class RemoteError(Exception):
@@ -20,42 +31,52 @@ class RemoteError(Exception):
 
 
 def record_of(error: BaseException) -> ErrorRecord:
-    """Return the texts to store of an exception; of a long traceback the end. No locals are in them."""
-    return ErrorRecord(type=_name(type(error)), message=_text(error), traceback=traceback_text(error))
+    """Return the texts to store of an exception; of a long traceback the end. No locals are in them.
+
+    Whatever the exception's class does when asked for its texts, this returns, and the texts have a bounded size.
+    """
+    return ErrorRecord(type=class_name(type(error)), message=exception_text(error), traceback=traceback_text(error))
 
 
-def _name(cls: type[BaseException]) -> str:
-    return cls.__qualname__ if cls.__module__ == "builtins" else f"{cls.__module__}.{cls.__qualname__}"
-
-
-def _text(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception as broken:  # noqa: BLE001 - __str__ is user code
-        return f"<{type(error).__qualname__} whose text raised {type(broken).__qualname__}>"
+def log_error(logger: logging.Logger, level: int, text: str, error: BaseException) -> None:
+    """Log what user code raised: with the exception itself, or its stored texts where a handler could not format it."""
+    record = record_of(error)
+    if not record.message.endswith(" characters more]"):
+        try:
+            logger.log(level, "%s", text, exc_info=error)
+        except BaseException:  # noqa: BLE001, S110 - formatting calls __str__ of user code, which may even exit
+            pass
+        else:
+            return
+    logger.log(level, "%s\n%s", text, record.traceback)
 
 
 def pack_exception(error: BaseException) -> bytes:
     """Return an exception as bytes: class name, texts, and arguments and attributes where they are serializable."""
     drop_library_frames(error)
     record = record_of(error)
-    cls = type(error)
-    return pack(
-        [
-            f"{cls.__module__}:{cls.__qualname__}",
-            record.message,
-            record.traceback,
-            _plain(error.args),
-            _plain(error.__dict__),
-        ],
-        path="exception",
-    )
+    texts = [_sendable(text) for text in (_qualified_name(error), record.message, record.traceback)]
+    return pack([*texts, _plain(error, "args"), _plain(error, "__dict__")], path="exception")
 
 
-def _plain(value: object) -> object:
+def _qualified_name(error: BaseException) -> str:
+    """Return by what name the worker may find the class: one that is cut is not found, and a RemoteError is made."""
     try:
-        pack(value, path="exception")
-    except (CodecError, DispatchError):
+        return f"{type(error).__module__}:{type(error).__qualname__}"[:NAME_CHARS_MAX]
+    except BaseException:  # noqa: BLE001 - a metaclass may be user code
+        return ":" + class_name(type(error))
+
+
+def _sendable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _plain(error: BaseException, name: str) -> object:
+    """Return an attribute of the exception if it can travel; asking for it and packing it may run user code."""
+    try:
+        value: object = getattr(error, name)
+        pack(value, path="exception", limits=PARTS_LIMITS)
+    except BaseException:  # noqa: BLE001 - whatever that raises, the attempt ends by the error it had
         return None
     return value
 
@@ -81,7 +102,7 @@ def _restore(cls: type[BaseException] | None, args: object, attributes: object) 
         error.args = arguments
         if isinstance(attributes, dict):
             error.__dict__.update(cast("dict[str, object]", attributes))
-    except Exception:  # noqa: BLE001 - __new__ may be user code
+    except BaseException:  # noqa: BLE001 - __new__ may be user code
         return None
     return error
 

@@ -8,9 +8,11 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, cast
 
 from asynctasq.clock import Clock
+from asynctasq.core.exception_codec import log_error
 from asynctasq.core.in_flight import AttemptRun, InFlightAttempt, clear_cancellation
 from asynctasq.core.lanes.lanes import Lanes
 from asynctasq.core.task_factory import BadArguments, TaskFactory
+from asynctasq.core.tracebacks import class_name, exception_text
 from asynctasq.errors import CodecError
 from asynctasq.kernel.ledger import Entry, Kind
 from asynctasq.kernel.retry import RandomSource
@@ -67,14 +69,14 @@ class HookCaller:
                 return True
             try:
                 async with asyncio.timeout(self._timeout_s):  # wait_for may swallow this worker's cancellation
-                    answer = await self._call(run, task.should_retry, run.attempt.exception)
+                    answer = bool(await self._call(run, task.should_retry, run.attempt.exception))
             except BaseException as error:  # noqa: BLE001 - user code may raise anything
                 self._hook_raised(run, "should_retry", error)
                 return True
         else:
             answer = True
         record_event(self._environment, run.attempt, Kind.HOOK, "should_retry")
-        return bool(answer)
+        return answer
 
     async def failed(self, run: AttemptRun, exception: BaseException) -> None:
         """Call the task's `failed`; its errors are logged and change nothing."""
@@ -106,12 +108,15 @@ class HookCaller:
         """Log a hook's error; let the cancellation by this worker pass, which hands the message back."""
         if run.attempt.cancel_reason is not None:
             raise error
-        if isinstance(error, asyncio.CancelledError):
+        if issubclass(type(error), asyncio.CancelledError):
             clear_cancellation()
-        if isinstance(error, RuntimeError) and isinstance(error.__cause__, StopIteration):
-            error = error.__cause__  # a coroutine turns it into a RuntimeError
-        logger.error("%s of %s raised %r", hook, run.attempt, error, exc_info=error)
-        record_event(self._environment, run.attempt, Kind.HOOK, f"{hook} raised {type(error).__qualname__}")
+        if type(error) is RuntimeError and issubclass(type(error.__cause__), StopIteration):
+            error = error.__cause__ or error  # a coroutine turns it into a RuntimeError
+        text = f"{hook} of {run.attempt} raised {exception_text(error, repr)}"
+        log_error(logger, logging.ERROR, text, error)
+        record_event(
+            self._environment, run.attempt, Kind.HOOK, f"{hook} raised {class_name(type(error), in_full=False)}"
+        )
 
     async def _instance(self, run: AttemptRun) -> BaseTask[Any] | None:
         """Return the instance the attempt ran on, or build one; None if that is not possible."""
@@ -120,7 +125,11 @@ class HookCaller:
                 run.task = await self._task_factory.build_for_hooks(run.invocation, timeout_s=self._timeout_s)
             except (CodecError, BadArguments):
                 return None
-            except Exception:
-                logger.exception("%s could not be built for its hooks", run.attempt.task_name)
+            except BaseException as error:
+                if run.attempt.cancel_reason is not None:
+                    raise
+                if issubclass(type(error), asyncio.CancelledError):
+                    clear_cancellation()
+                log_error(logger, logging.ERROR, f"{run.attempt.task_name} could not be built for its hooks", error)
                 return None
         return run.task

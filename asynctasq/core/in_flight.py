@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from asynctasq.core.task_factory import Invocation
+from asynctasq.kernel.envelope import MAX_CRASHES_DEFAULT
 from asynctasq.kernel.messages import Lease
 from asynctasq.tasks.base import BaseTask
 from asynctasq.tasks.completing import Completion
@@ -33,13 +34,15 @@ class InFlightAttempt:
     """An attempt and the lease it runs under, as its worker sees them.
 
     `deadline` is when the lease ends, on the worker's monotonic clock. `settled_in_transaction` says whether the task
-    settled the attempt in its own transaction; it is False when the lease was lost by then.
+    settled the attempt in its own transaction; it is False when the lease was lost by then. `max_attempts` is that of
+    its message, once that is decoded.
     """
 
     lease: Lease
     deadline: float
     cancel_reason: CancelReason | None = None
     task_name: str = "?"
+    max_attempts: int = MAX_CRASHES_DEFAULT
     asyncio_task: "asyncio.Task[None] | None" = None
     begun: bool = False
     value: object = None

@@ -31,6 +31,11 @@ class ReconnectBackoff:
         """Whether the last call failed."""
         return self._since is not None
 
+    @property
+    def is_check_due(self) -> bool:
+        """Whether to find out if it is what was sent that fails: after 2, 4, 8, ... failed calls in a row."""
+        return self._failures > 1 and self._failures.bit_count() == 1
+
     async def wait(self, error: DriverError) -> None:
         """Sleep before the next call.
 

@@ -1,5 +1,6 @@
 """A worker's runtime, in production or simulated: clock, random source, lanes, lease renewal, ledger sink."""
 
+import logging
 import os
 import random
 import secrets
@@ -13,6 +14,7 @@ from asynctasq.clock import Clock, SystemClock
 from asynctasq.codec.limits import DEFAULT_LIMITS
 from asynctasq.codec.orm.references import LoadInAnotherLoop
 from asynctasq.core.django_databases import DatabaseSettings, current_databases
+from asynctasq.core.exception_codec import log_error
 from asynctasq.core.lanes.child import ChildSettings
 from asynctasq.core.lanes.lanes import InlineLanes, Lanes, LocalLanes, WorkerLanes
 from asynctasq.core.leases import LeaseRenewer, LoopLeaseRenewer, ThreadLeaseRenewer
@@ -25,6 +27,8 @@ from asynctasq.tasks.application import Application
 from asynctasq.tasks.registry import project_root
 
 __all__ = ["ProductionRuntime", "Runtime", "SharedLoopRuntime", "SimulatedRuntime", "WorkerSettings", "worker_lanes"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,9 +116,30 @@ def _worker_name() -> str:
     return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
 
 
+class _IsolatedListener:
+    """Passes ledger entries to a listener; what it raises is logged and touches neither worker nor task."""
+
+    def __init__(self, listener: Callable[[Entry], None]) -> None:
+        self._listener = listener
+        self._failures = 0
+
+    def __call__(self, entry: Entry) -> None:
+        try:
+            self._listener(entry)
+        except BaseException as error:  # noqa: BLE001 - whatever it raises, the attempts of others depend on this call
+            self._failures += 1
+            if self._failures.bit_count() == 1:  # the 1st, 2nd, 4th, ...: one that always fails does not flood the log
+                log_error(
+                    logger,
+                    logging.ERROR,
+                    f"the listener of the ledger failed {self._failures} times and missed those events",
+                    error,
+                )
+
+
 @dataclass(slots=True, kw_only=True)
 class ProductionRuntime:
-    """The system's clock, threads, child processes, and a lease thread."""
+    """The system's clock, threads, child processes, and a lease thread. What `record` raises is logged only."""
 
     clock: Clock = field(default_factory=SystemClock)
     rng: RandomSource = field(default_factory=random.Random)
@@ -123,6 +148,10 @@ class ProductionRuntime:
     record: Callable[[Entry], None] | None = None
     load_in_another_loop: LoadInAnotherLoop | None = None
     decode_in_threads: bool = True
+
+    def __post_init__(self) -> None:
+        if self.record is not None:
+            self.record = _IsolatedListener(self.record)
 
     def attempt_scope(self) -> AbstractAsyncContextManager[None] | None:
         return attempt_scope()

@@ -12,6 +12,7 @@ from asynctasq.codec.limits import DECODE_S_MAX, DEFAULT_LIMITS, OFF_LOOP_BYTES,
 from asynctasq.codec.orm.references import LoadInAnotherLoop, has_references, resolve_for_hooks, resolve_references
 from asynctasq.codec.signing import SigningKeys, sign_result
 from asynctasq.codec.validation import InvalidArguments, validate_arguments
+from asynctasq.core.tracebacks import exception_text
 from asynctasq.errors import BadSignature, TaskTimeoutError, UndecodableBody, UnknownTask
 from asynctasq.kernel.envelope import Envelope
 from asynctasq.kernel.messages import DeadReason
@@ -92,8 +93,8 @@ class TaskFactory:
             return self._application.resolve(name)
         except UnknownTask:
             raise
-        except (Exception, SystemExit) as error:
-            raise UnknownTask(f"task {name!r}: its module can't be imported: {error!r}") from error
+        except BaseException as error:
+            raise UnknownTask(f"task {name!r}: its module can't be imported: {exception_text(error, repr)}") from error
 
     async def build(self, invocation: Invocation, *, timeout_s: float | None = None) -> BaseTask[Any]:
         """Build the task: decode its arguments, fetch the models they refer to, call its constructor.
@@ -155,7 +156,9 @@ class TaskFactory:
         try:
             args, kwargs = invocation.definition.signature.unbind(arguments)
         except TypeError as error:
-            raise BadArguments(f"{invocation.envelope.task} can't take the stored arguments: {error}") from error
+            raise BadArguments(
+                f"{invocation.envelope.task} can't take the stored arguments: {exception_text(error)}"
+            ) from error
         task = invocation.cls(*args, **kwargs)
         set_metadata(
             task,

@@ -1,16 +1,34 @@
-"""An exception's traceback as the interpreter would print it, fast when the same lines fail again and again."""
+"""An exception's texts, whatever its class does when asked for them: none raises, and each has a bounded size.
+
+The traceback is what the interpreter would print, made fast when the same lines fail again and again.
+"""
 
 import os
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import CodeType, TracebackType
 
-__all__ = ["TRACEBACK_CHARS_MAX", "RemoteTraceback", "drop_library_frames", "traceback_text"]
+from asynctasq.kernel.messages import bounded_text
+
+__all__ = [
+    "MESSAGE_BYTES_MAX",
+    "NAME_BYTES_MAX",
+    "TRACEBACK_BYTES_MAX",
+    "RemoteTraceback",
+    "class_name",
+    "drop_library_frames",
+    "exception_text",
+    "traceback_text",
+]
 
 LIBRARY_PREFIX = f"{Path(__file__).parents[1]}{os.sep}"
 
-TRACEBACK_CHARS_MAX = 16_000
+NAME_BYTES_MAX = 500
+MESSAGE_BYTES_MAX = 4_000
+TRACEBACK_BYTES_MAX = 16_000
+"""How much of a class's name, of a message and of a traceback is kept, in bytes as they are stored."""
 
 FRAMES_MAX = 64
 """Deeper stacks are formatted by the standard library, which shortens the repetitions of a recursion."""
@@ -36,21 +54,41 @@ def drop_library_frames(error: BaseException) -> None:
 
     A traceback without user code stays whole: then the fault is in asynctasq.
     """
-    if isinstance(error.__cause__, RemoteTraceback):
-        error.__traceback__ = None
-    for tb in _frames(error.__traceback__):
-        if not tb.tb_frame.f_code.co_filename.startswith(LIBRARY_PREFIX):
-            error.__traceback__ = tb
-            return
+    with suppress(BaseException):  # the attributes of an exception may be user code
+        if isinstance(error.__cause__, RemoteTraceback):
+            error.__traceback__ = None
+        for tb in _frames(error.__traceback__):
+            if not tb.tb_frame.f_code.co_filename.startswith(LIBRARY_PREFIX):
+                error.__traceback__ = tb
+                return
+
+
+def class_name(cls: type, *, in_full: bool = True) -> str:
+    """Return the name of an exception's class; `in_full` with its module, unless it is a builtin."""
+    try:
+        module = f"{cls.__module__}." if in_full and cls.__module__ != "builtins" else ""
+        return bounded_text(f"{module}{cls.__qualname__}", NAME_BYTES_MAX)
+    except BaseException:  # noqa: BLE001 - a metaclass may be user code
+        return "<a class without a name>"
+
+
+def exception_text(error: BaseException, convert: Callable[[object], str] = str) -> str:
+    """Return the `str` or `repr` of an exception, or what that raised."""
+    try:
+        text = "".join((convert(error),))  # of a subclass of str a plain one
+    except BaseException as broken:  # noqa: BLE001 - __str__ is user code, and may even exit
+        names = [class_name(type(each), in_full=False) for each in (error, broken)]
+        return f"<{names[0]} whose text raised {names[1]}>"
+    return bounded_text(text, MESSAGE_BYTES_MAX)
 
 
 def traceback_text(error: BaseException) -> str:
     """Return the text of `traceback.format_exception`; the end of a long one wins. Holds no locals."""
     try:
         text = _text(error)
-    except Exception as broken:  # noqa: BLE001 - formatting calls __str__ and __repr__ of user code
-        text = f"<traceback could not be formatted: {type(broken).__qualname__}>"
-    return text if len(text) <= TRACEBACK_CHARS_MAX else "[...]\n" + text[-TRACEBACK_CHARS_MAX:]
+    except BaseException as broken:  # noqa: BLE001 - formatting calls __str__ and __repr__ of user code
+        text = f"<traceback could not be formatted: {class_name(type(broken), in_full=False)}>"
+    return bounded_text(text, TRACEBACK_BYTES_MAX, keep_end=True)
 
 
 def _text(error: BaseException) -> str:
@@ -61,21 +99,27 @@ def _text(error: BaseException) -> str:
     """
     frames = list(_frames(error.__traceback__))
     if _needs_standard_text(error) or not 0 < len(frames) <= FRAMES_MAX or _repeats(frames):
-        return "".join(traceback.format_exception(error))
+        return "".join(map(_bounded_part, traceback.format_exception(error)))
     return "".join([HEADER, *map(_frame_text, frames), _last_line(error)])
 
 
 def _last_line(error: BaseException) -> str:
     """Return the line that names the exception; by the standard library where that has more than its text, or fails."""
     if isinstance(error, DETAILED_ERRORS) or hasattr(error, "__notes__"):
-        return "".join(traceback.format_exception_only(error))
+        return "".join(map(_bounded_part, traceback.format_exception_only(error)))
     try:
         message = str(error)
-    except Exception:  # noqa: BLE001 - __str__ of user code may raise anything
-        return "".join(traceback.format_exception_only(error))
+    except BaseException:  # noqa: BLE001 - __str__ of user code may raise anything
+        return "".join(map(_bounded_part, traceback.format_exception_only(error)))
     kind = type(error)
     name = kind.__qualname__ if kind.__module__ in UNQUALIFIED_MODULES else f"{kind.__module__}.{kind.__qualname__}"
-    return f"{name}: {message}\n" if message else f"{name}\n"
+    return _bounded_part(f"{name}: {message}\n" if message else f"{name}\n")
+
+
+def _bounded_part(text: str) -> str:
+    """Return a part of a traceback that leaves room for the others."""
+    bounded = bounded_text(text, MESSAGE_BYTES_MAX)
+    return bounded if bounded.endswith("\n") else f"{bounded}\n"
 
 
 def _frames(tb: TracebackType | None) -> Iterator[TracebackType]:

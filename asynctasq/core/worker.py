@@ -11,17 +11,19 @@ from asynctasq.codec.limits import Limits
 from asynctasq.codec.signing import SigningKeys
 from asynctasq.core.attempt import AttemptRunner
 from asynctasq.core.completion import LeaseCompletionFactory
+from asynctasq.core.exception_codec import log_error
 from asynctasq.core.in_flight import CancelReason, InFlightAttempt
 from asynctasq.core.queue_order import parse_queues
 from asynctasq.core.reconnect import ReconnectBackoff
 from asynctasq.core.runtime import ProductionRuntime, Runtime, WorkerSettings
+from asynctasq.core.settling import Refusal, is_refusal, settle_apart, settlement_detail
 from asynctasq.core.shutdown import StopRequest
 from asynctasq.core.task_factory import TaskFactory
 from asynctasq.core.waiting import WorkWaiter
 from asynctasq.drivers.base import Driver
-from asynctasq.errors import DriverError
+from asynctasq.errors import DispatchError, DriverError
 from asynctasq.kernel.ledger import Entry, Kind
-from asynctasq.kernel.messages import Bury, Complete, Lease, Release, Settlement
+from asynctasq.kernel.messages import Complete, Lease, Release, Settlement
 from asynctasq.tasks.options import whole_number
 
 __all__ = ["Worker"]
@@ -182,15 +184,32 @@ class Worker:
             lost, leases = await self.driver.turn(
                 settlements, self.queues.next(), limit=limit, lease_s=self.settings.lease_s
             )
-        except DriverError as error:
-            self._to_settle[:0] = settlements  # settling twice is safe, not settling is not
-            await self._reconnect.wait(error)
+        except (DriverError, DispatchError) as error:
+            if settlements and (is_refusal(error) or self._reconnect.is_check_due):
+                await self._settle_apart(settlements, error, asked_now)
+            elif isinstance(error, DriverError):
+                self._to_settle[:0] = settlements  # settling twice is safe, not settling is not
+                await self._reconnect.wait(error)
+            else:
+                raise
             return
         self._reconnect.reset()
         self._record_settled(settlements, lost, asked_now)
         if limit:
             self._may_have_work = len(leases) >= limit
         self._start_attempts(leases, asked_at, asked_now)
+
+    async def _settle_apart(
+        self, settlements: Sequence[tuple[Lease, Settlement]], error: Refusal, asked_now: float
+    ) -> None:
+        """Settle one by one, so that a settlement that the backend refuses keeps no other from being settled."""
+        done = await settle_apart(self.driver, settlements, error, lease_s=self.settings.lease_s)
+        self._record_settled(done.settled, done.lost, asked_now)
+        self._to_settle[:0] = done.left
+        if done.error is not None:
+            await self._reconnect.wait(done.error)
+        else:
+            self._reconnect.reset()
 
     async def _handle_wake_up(self) -> None:
         await self._wake_up.wait()
@@ -237,15 +256,15 @@ class Worker:
         settlement: Settlement | None = None
         try:
             settlement = await self._runner.run(attempt)
-        except asyncio.CancelledError:
-            if attempt.cancel_reason is None:  # not by this worker: its event loop is being closed
+        except asyncio.CancelledError as error:
+            if attempt.cancel_reason is None:  # by user code, or because the event loop is being closed
+                settlement = self._runner.settle_broken(attempt, error, delay_s=self.settings.lease_s)
                 raise
-        except Exception:
-            logger.exception(
-                "the attempt of message %s could not be run to its end; this is a bug of asynctasq",
-                attempt.lease.message_id,
-            )
-            settlement = Release(delay_s=self.settings.lease_s, counted=True)
+        except BaseException as error:  # noqa: BLE001 - a SystemExit that leaves this asyncio task stops the loop
+            if attempt.cancel_reason is None:
+                text = f"the attempt of message {attempt.lease.message_id} could not be run to its end"
+                log_error(logger, logging.ERROR, f"{text}; this is a bug of asynctasq", error)
+                settlement = self._runner.settle_broken(attempt, error, delay_s=self.settings.lease_s)
         finally:
             self._end_attempt(attempt, settlement)
 
@@ -370,20 +389,3 @@ def _with_pool(settings: WorkerSettings | None, size: int | None, max_tasks_per_
         count = whole_number(max_tasks_per_child, "process_pool_max_tasks_per_child", least=1)
         settings = replace(settings, process_pool_max_tasks_per_child=count)
     return settings
-
-
-def settlement_detail(settlement: Settlement) -> str:
-    """Return the `detail` of a settlement's ledger entry."""
-    match settlement:
-        case Complete():
-            return "complete"
-        case Bury():
-            return f"bury: {settlement.reason.value}"
-        case Release(counted=True):
-            return "retry"
-        case Release(crashed=True):
-            return "crash"
-        case Release(delay_s=0):
-            return "hand back"
-        case Release():
-            return "snooze"

@@ -4,10 +4,12 @@ import enum
 from dataclasses import dataclass
 from typing import assert_never
 
+from asynctasq.errors import DELAY_S_MAX
 from asynctasq.kernel.messages import Bury, Complete, DeadReason, ErrorRecord, Release, Settlement
 from asynctasq.kernel.retry import RandomSource, RetryPolicy, delay_before_next
 
 __all__ = [
+    "SNOOZE_AGAIN_S_MIN",
     "Crashed",
     "Failed",
     "Interrupted",
@@ -24,6 +26,10 @@ __all__ = [
     "decide",
     "screen",
 ]
+
+
+SNOOZE_AGAIN_S_MIN = 1.0
+"""How long a message waits, at the least, that was snoozed before: uncounted attempts could go on for ever."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,9 +67,10 @@ class RetryRequested:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snoozed:
-    """The task raised `Snooze`: again later, not counted."""
+    """The task raised `Snooze`: again later, not counted. `again`: the attempt before this one was snoozed as well."""
 
     delay_s: float
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,7 +140,8 @@ def decide(outcome: Outcome, *, attempt: int, crashes: int, rules: Rules, rng: R
         case Failed() | RetryRequested():
             return _after_failure(outcome, attempt, rules, rng)
         case Snoozed():
-            return Release(delay_s=outcome.delay_s, counted=False)
+            least_s = SNOOZE_AGAIN_S_MIN if outcome.again else 0.0
+            return Release(delay_s=_clamped(outcome.delay_s, least_s), counted=False)
         case Rejected():
             return Bury(reason=DeadReason.REJECTED, counted=True, error=outcome.error)
         case Crashed():
@@ -150,10 +158,16 @@ def _after_failure(outcome: Failed | RetryRequested, attempt: int, rules: Rules,
     wanted = isinstance(outcome, RetryRequested) or outcome.wants_retry
     if not (wanted and attempts_remain(attempt, rules.max_attempts)):
         return Bury(reason=DeadReason.FAILED, counted=True, error=outcome.error)
-    delay_s = outcome.after_s if isinstance(outcome, RetryRequested) else None
-    if delay_s is None:
+    if isinstance(outcome, RetryRequested) and outcome.after_s is not None:
+        delay_s = _clamped(outcome.after_s, 0.0)
+    else:
         delay_s = delay_before_next(rules.retry, attempt=attempt, rng=rng)
     return Release(delay_s=delay_s, counted=True, error=outcome.error)
+
+
+def _clamped(delay_s: float, least_s: float) -> float:
+    """Return the delay within what a store can hold; not a number counts as the least."""
+    return min(DELAY_S_MAX, max(least_s, delay_s))
 
 
 def _after_crash(outcome: Crashed, crashes: int, rules: Rules) -> Settlement:

@@ -13,6 +13,7 @@ __all__ = [
     "MISSING",
     "MISSING_DEFAULT",
     "NO_HEADERS",
+    "TASK_NAME_CHARS_MAX",
     "VAR_KEYWORD",
     "VAR_POSITIONAL",
     "Envelope",
@@ -27,6 +28,8 @@ MISSING_DEFAULT: Missing = "retry"
 MAX_CRASHES_DEFAULT = 3
 COUNT_MAX = 2**31 - 1
 """The largest limit of attempts or crashes that a message may carry."""
+TASK_NAME_CHARS_MAX = 500
+"""The longest name of a task, `module:qualname`: it stands in log lines and is compared with others."""
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 VAR_POSITIONAL = "*"

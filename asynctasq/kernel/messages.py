@@ -1,5 +1,6 @@
 """The values that queue, worker and driver exchange; not how a driver stores them."""
 
+import bisect
 import enum
 import json
 import re
@@ -20,11 +21,13 @@ __all__ = [
     "Settlement",
     "State",
     "StoredMessage",
+    "bounded_text",
     "check_queue_name",
     "microseconds",
 ]
 
 MICROSECONDS = 1_000_000
+JSON_BYTES_PER_CHAR = 12
 QUEUE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:\-]{0,79}\Z")
 
 
@@ -175,6 +178,25 @@ class StoredMessage:
     def size(self) -> int:
         """The bytes of the body."""
         return len(self.body)
+
+
+def bounded_text(text: str, bytes_max: int, *, keep_end: bool = False) -> str:
+    """Return `text` if it is short enough, else its beginning and how much is left out, or its end.
+
+    Counted is what `ErrorRecord.to_json` makes of it, where one character takes up to twelve bytes.
+    """
+    if len(text) * JSON_BYTES_PER_CHAR <= bytes_max or (len(text) <= bytes_max and _json_bytes(text) <= bytes_max):
+        return text
+    part = text[-bytes_max:] if keep_end else text[:bytes_max]
+    if keep_end:
+        kept = bisect.bisect_right(range(1, len(part) + 1), bytes_max, key=lambda count: _json_bytes(part[-count:]))
+        return f"[...]\n{part[len(part) - kept :]}"
+    kept = bisect.bisect_right(range(1, len(part) + 1), bytes_max, key=lambda count: _json_bytes(part[:count]))
+    return f"{part[:kept]} [... {len(text) - kept:,} characters more]"
+
+
+def _json_bytes(text: str) -> int:
+    return len(json.dumps(text)) - 2
 
 
 def microseconds(seconds: float) -> int:

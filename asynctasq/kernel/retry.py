@@ -61,7 +61,7 @@ def delay_before_next(policy: RetryPolicy, *, attempt: int, rng: RandomSource) -
 
 def _exponential(policy: Exponential, attempt: int) -> float:
     try:
-        delay_s = policy.base_s * policy.factor ** (attempt - 1)
+        delay_s = policy.base_s * float(policy.factor) ** (attempt - 1)  # a power of whole numbers could take for ever
     except OverflowError:
         return policy.cap_s
     return min(policy.cap_s, delay_s)

@@ -5,7 +5,7 @@ import logging
 import sys
 from asyncio import events
 from collections.abc import Coroutine, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 __all__ = ["new_event_loop", "run", "run_despite_exits", "without_running_loop"]
@@ -44,9 +44,12 @@ def run_despite_exits(main: Coroutine[Any, Any, T]) -> T:
             except SystemExit as error:
                 if task.done():
                     raise
-                logger.error(  # noqa: TRY400 - it ends here, with its traceback
-                    "an asyncio task that user code had started raised %r; the worker continues", error, exc_info=error
-                )
+                with suppress(BaseException):  # its text is user code, and may exit in its turn
+                    logger.error(  # noqa: TRY400 - it ends here, with its traceback
+                        "an asyncio task that user code had started raised %r; the worker continues",
+                        error,
+                        exc_info=error,
+                    )
 
 
 async def _run_and_close(main: Coroutine[Any, Any, T]) -> T:

@@ -47,8 +47,8 @@ def test_the_bytes_of_version_one_stay_as_they_are():
     [
         ENVELOPE,
         dataclasses.replace(ENVELOPE, timeout_s=1.5),
-        dataclasses.replace(ENVELOPE, keep_result_s=0.0),
-        dataclasses.replace(ENVELOPE, max_crashes=0),
+        dataclasses.replace(ENVELOPE, keep_result_s=60.0),
+        dataclasses.replace(ENVELOPE, max_crashes=1),
         dataclasses.replace(ENVELOPE, headers={"traceparent": "00-é"}),
         dataclasses.replace(ENVELOPE, missing="none"),
         dataclasses.replace(ENVELOPE, missing="fail", headers={"a": "b"}, timeout_s=1.5),

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from asynctasq.codec.envelope import decode_envelope
-from asynctasq.core.tracebacks import TRACEBACK_CHARS_MAX, drop_library_frames, traceback_text
+from asynctasq.core.tracebacks import TRACEBACK_BYTES_MAX, drop_library_frames, traceback_text
 from asynctasq.tasks import AsyncTask, SyncProcessTask
 from asynctasq.testing import FakeQueue
 
@@ -142,7 +142,7 @@ def test_equal_code_in_two_files_is_told_apart() -> None:
 def test_a_long_text_keeps_its_end() -> None:
     text = traceback_text(caught(deep))
 
-    assert len(text) < TRACEBACK_CHARS_MAX + 10
+    assert len(text) < TRACEBACK_BYTES_MAX + 10
     assert text.startswith("[...]\n")
     assert text.endswith("ValueError: plain\n")
 

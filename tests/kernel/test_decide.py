@@ -4,7 +4,9 @@ import random
 
 import pytest
 
+from asynctasq.errors import DELAY_S_MAX
 from asynctasq.kernel.decide import (
+    SNOOZE_AGAIN_S_MIN,
     Crashed,
     Failed,
     Interrupted,
@@ -71,6 +73,28 @@ def test_a_requested_retry_counts_against_the_limit() -> None:
 
 def test_a_snooze_is_not_counted() -> None:
     assert settle(Snoozed(delay_s=9), attempt=3) == Release(delay_s=9, counted=False)
+
+
+@pytest.mark.parametrize(
+    ("asked_s", "again", "delay_s"),
+    [
+        (0.0, False, 0.0),
+        (-1.0, False, 0.0),
+        (0.0, True, SNOOZE_AGAIN_S_MIN),
+        (9.0, True, 9.0),
+        (1e18, True, DELAY_S_MAX),
+        (float("inf"), False, DELAY_S_MAX),
+        (float("nan"), True, SNOOZE_AGAIN_S_MIN),
+    ],
+)
+def test_a_snooze_is_never_at_once_again_nor_longer_than_a_store_holds(
+    asked_s: float, again: bool, delay_s: float
+) -> None:
+    assert settle(Snoozed(delay_s=asked_s, again=again)) == Release(delay_s=delay_s, counted=False)
+
+
+def test_a_requested_retry_is_clamped_as_well() -> None:
+    assert settle(RetryRequested(error=ERROR, after_s=1e18)) == Release(delay_s=DELAY_S_MAX, counted=True, error=ERROR)
 
 
 def test_a_rejection_is_final() -> None:

@@ -159,7 +159,7 @@ async def build_task(request: Request, task_factory: TaskFactory) -> BaseTask[An
     try:
         invocation = task_factory.decode_verified(request.message_id, request.attempt, request.body)
         return await task_factory.build(invocation)
-    except Exception as error:  # noqa: BLE001 - codec errors and the user's constructor alike
+    except BaseException as error:  # noqa: BLE001 - codec errors and the user's constructor alike
         return Reply(kind=ReplyKind.NOT_BUILT, error=pack_exception(error))
 
 

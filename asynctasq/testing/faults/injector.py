@@ -8,7 +8,7 @@ from typing import Final
 
 from asynctasq.clock import Clock
 from asynctasq.codec.envelope import decode_envelope
-from asynctasq.core.worker import settlement_detail
+from asynctasq.core.settling import settlement_detail
 from asynctasq.drivers.base import Driver, Settlements
 from asynctasq.errors import CodecError
 from asynctasq.kernel.envelope import MAX_CRASHES_DEFAULT
