@@ -1,11 +1,13 @@
-"""The pytest plugin; inert unless one of its fixtures or options is used."""
+"""The pytest plugin: fixtures, options, and no dispatch to a real queue unless that is allowed."""
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+
+from asynctasq.testing.real_queue import REAL_QUEUE, RealQueueRule
 
 if TYPE_CHECKING:
     from asynctasq.testing.clock import VirtualClock
@@ -19,6 +21,7 @@ pytest.register_assert_rewrite("asynctasq.testing.conformance")
 SETTINGS = "asynctasq.testing.simulation.settings"
 OUTER_SETTINGS: "pytest.StashKey[Settings]" = pytest.StashKey()
 """The settings of the pytest session around this one."""
+RULE: "pytest.StashKey[RealQueueRule]" = pytest.StashKey()
 RECORDED_TEST: "pytest.StashKey[str | None]" = pytest.StashKey()
 """Which test recorded the tape that is to be replayed."""
 
@@ -34,6 +37,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "path of a callable that returns a DriverHarness; may be repeated",
     )
     group.addoption("--conformance-report", metavar="PATH", help="write the conformance report there, as JSON")
+    parser.addini(REAL_QUEUE, help="dispatches without a FakeQueue: forbid, fake or allow", default="forbid")
     simulations = parser.getgroup("asynctasq-simulation", "asynctasq: simulations")
     simulations.addoption("--simulation-seed", type=int, metavar="N", help="run simulations with this seed only")
     simulations.addoption("--simulation-runs", type=int, metavar="N", help="run simulations with so many seeds")
@@ -48,6 +52,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "conformance: a test of the driver contract, run once per driver")
     config.addinivalue_line("markers", "simulation: a test that runs under many seeds, by @simulate or `sim`")
+    config.addinivalue_line(
+        "markers", f"{REAL_QUEUE}(mode): dispatches of this test without a FakeQueue: forbid, fake or allow"
+    )
+    config.stash[RULE] = rule = RealQueueRule(config.getini(REAL_QUEUE), f"{REAL_QUEUE} in the ini file")
+    rule.install()
     if config.getoption("--driver") or config.getoption("--conformance-report"):
         _register_recorder(config)
     _configure_simulations(config)
@@ -55,11 +64,47 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Restore the settings of the pytest session around this one, if there is one."""
+    if (rule := config.stash.get(RULE, None)) is not None:
+        rule.uninstall()
     before = config.stash.get(OUTER_SETTINGS, None)
     if before is not None:
         from asynctasq.testing.simulation.settings import set_settings
 
         set_settings(before)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Let the mode of this test decide about its dispatches without a FakeQueue."""
+    marker = item.get_closest_marker(REAL_QUEUE)
+    with item.config.stash[RULE].for_test(None if marker is None else (*marker.args, *marker.kwargs.values())):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
+    """Fail a test whose fixtures made a dispatch that was refused, also where the refusal was swallowed."""
+    result = yield
+    item.config.stash[RULE].raise_refused()
+    return result
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Fail a test that made a dispatch which was refused, also where the refusal was swallowed."""
+    result = yield
+    item.config.stash[RULE].raise_refused()
+    return result
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show in the report of a test what it dispatched without a FakeQueue, where that is faked."""
+    report = yield
+    dispatched = item.config.stash[RULE].faked_text()
+    if dispatched:
+        report.sections.append(("asynctasq: dispatched without a FakeQueue", dispatched))
+    return report
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
