@@ -14,7 +14,7 @@ from asynctasq.drivers.urls import create_driver, sqlite_url
 from asynctasq.errors import ConfigError
 from asynctasq.queue import MessageFactory, Queue, background_loop
 
-__all__ = ["Setup", "close", "current_setup", "default_queue", "driver_from", "init", "install"]
+__all__ = ["Setup", "close", "current_setup", "default_queue", "driver_from", "init", "install", "installed_setup"]
 
 
 class Setup:
@@ -119,6 +119,11 @@ def current_setup() -> Setup:
         if _current is None:
             raise ConfigError("no configuration could be made")
         return _current
+
+
+def installed_setup() -> Setup | None:
+    """Return the configuration made so far; None if the environment was not read yet and `init` not called."""
+    return _current
 
 
 def default_queue() -> Queue:

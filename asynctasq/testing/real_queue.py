@@ -75,7 +75,8 @@ class RealQueueRule:
                     self._fake = ImplicitFake()
                 return self._fake.dispatcher
             case "forbid":
-                return self._forbid()
+                self._forbid()
+                return None
 
     def _forbid(self) -> None:
         """Raise, unless the configured queue lives in the memory of this process, which nobody else sees."""
