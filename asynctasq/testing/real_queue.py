@@ -22,7 +22,7 @@ class RealQueueRule:
     """The mode of a pytest run and, while one runs, of a test. A run within another one has its own."""
 
     def __init__(self, mode: object, source: str) -> None:
-        self._default = _mode(mode, source)
+        self._default: Mode = _mode(mode, source)
         self._mode: Mode = self._default
         self._refused: DispatchError | None = None
         self._fake: ImplicitFake | None = None
