@@ -24,7 +24,14 @@ from asynctasq.tasks.definition import TaskDefinition, arguments_of, definition_
 from asynctasq.tasks.dispatching import Dispatcher
 from asynctasq.tasks.functions import TaskFunction
 
-__all__ = ["MessageFactory", "Queue", "background_loop", "refuse_running_loop"]
+__all__ = [
+    "MessageFactory",
+    "Queue",
+    "background_loop",
+    "check_keeps_results",
+    "check_transactional",
+    "refuse_running_loop",
+]
 
 T = TypeVar("T")
 
@@ -180,11 +187,17 @@ class Queue(Dispatcher[BaseTask[Any]]):
         return ids, list(batches.values())
 
 
+def check_keeps_results(task: BaseTask[Any], driver: Driver) -> None:
+    """Raise UnsupportedFeature for a task whose result is to be kept where none are."""
+    if options_of(task).keep_result_s is not None and not driver.capabilities.keeps_results:
+        name = definition_of(type(task)).name
+        raise UnsupportedFeature(f"{name} has keep_result set, but {driver} keeps no results")
+
+
 def _check_reachable(task: BaseTask[Any], driver: Driver) -> None:
     """Raise now what would otherwise fail in a worker of another process."""
-    name, options = definition_of(type(task)).name, options_of(task)
-    if options.keep_result_s is not None and not driver.capabilities.keeps_results:
-        raise UnsupportedFeature(f"{name} has keep_result set, but {driver} keeps no results")
+    name = definition_of(type(task)).name
+    check_keeps_results(task, driver)
     if not driver.capabilities.cross_process:
         return
     if "<locals>" in name:
@@ -199,10 +212,11 @@ def _check_reachable(task: BaseTask[Any], driver: Driver) -> None:
 
 def _all_transactional(batches: Sequence[tuple[Driver, list[Message]]]) -> list[tuple[Transactional, list[Message]]]:
     """Check all drivers before the first one stores anything."""
-    return [(_transactional(driver), messages) for driver, messages in batches]
+    return [(check_transactional(driver), messages) for driver, messages in batches]
 
 
-def _transactional(driver: Driver) -> Transactional:
+def check_transactional(driver: Driver) -> Transactional:
+    """Return a driver that stores in callers' transactions; raise UnsupportedFeature for one that does not."""
     if not driver.capabilities.transactional or not isinstance(driver, Transactional):
         raise UnsupportedFeature(
             f"{driver} can't store messages in a transaction of yours; dispatch after the commit, with on_commit of "

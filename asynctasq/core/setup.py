@@ -15,7 +15,17 @@ from asynctasq.errors import ConfigError, DispatchError
 from asynctasq.queue import MessageFactory, Queue, background_loop
 from asynctasq.tasks.dispatching import set_default_dispatcher
 
-__all__ = ["Setup", "close", "current_setup", "default_queue", "dispatch_to_only", "driver_from", "init", "install"]
+__all__ = [
+    "Setup",
+    "close",
+    "current_setup",
+    "default_queue",
+    "dispatch_to_only",
+    "driver_from",
+    "init",
+    "install",
+    "installed_setup",
+]
 
 
 class Setup:
@@ -136,6 +146,11 @@ def current_setup() -> Setup:
         if _current is None:
             raise ConfigError("no configuration could be made")
         return _current
+
+
+def installed_setup() -> Setup | None:
+    """Return the configuration made so far; None if the environment was not read yet and `init` not called."""
+    return _current
 
 
 def default_queue() -> Queue:

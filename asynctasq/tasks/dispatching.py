@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 from asynctasq.errors import DispatchError
 
-__all__ = ["Dispatcher", "current_dispatcher", "set_default_dispatcher"]
+__all__ = ["Dispatcher", "current_dispatcher", "set_default_dispatcher", "set_outside_fakes"]
 
 Task_contra = TypeVar("Task_contra", contravariant=True)
 
@@ -35,6 +35,21 @@ _faking_lock = threading.Lock()
 _default: Callable[[], Dispatcher[Any]] | None = None
 
 
+_outside_fakes: Callable[[], Dispatcher[Any] | None] | None = None
+
+
+def set_outside_fakes(
+    provide: Callable[[], Dispatcher[Any] | None] | None,
+) -> Callable[[], Dispatcher[Any] | None] | None:
+    """Say what a dispatch without a scoped dispatcher gets in place of the default, and return what said so before.
+
+    `provide` returns None for the default, and may raise: a test tool refuses dispatches that nobody expects.
+    """
+    global _outside_fakes
+    before, _outside_fakes = _outside_fakes, provide
+    return before
+
+
 def set_default_dispatcher(provide: Callable[[], Dispatcher[Any]] | None) -> None:
     """Say where dispatches go when no scoped dispatcher is active."""
     global _default  # noqa: PLW0603 - the application's one default
@@ -54,7 +69,7 @@ def current_dispatcher() -> Dispatcher[Any]:
             "a FakeQueue is open, but not in this thread, and this dispatch would reach the real queue; start the "
             "thread in the test's context: threading.Thread(target=contextvars.copy_context().run, args=(function,))"
         )
-    return default_dispatcher()
+    return (_outside_fakes and _outside_fakes()) or default_dispatcher()
 
 
 def default_dispatcher() -> Dispatcher[Any]:

@@ -1,4 +1,4 @@
-"""The pytest plugin; inert unless one of its fixtures or options is used."""
+"""The pytest plugin: fixtures, options, and no dispatch to a real queue unless that is allowed."""
 
 import argparse
 import inspect
@@ -9,6 +9,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+
+from asynctasq.testing.outside_fakes import REAL_QUEUE, RealQueueRule
 
 if TYPE_CHECKING:
     from asynctasq.testing.clock import VirtualClock
@@ -25,9 +27,10 @@ SHORT_NAME = "--driver"
 SETTINGS = "asynctasq.testing.simulation.settings"
 OUTER_SETTINGS: "pytest.StashKey[Settings]" = pytest.StashKey()
 """The settings of the pytest session around this one."""
+RULE: "pytest.StashKey[RealQueueRule]" = pytest.StashKey()
 RECORDED_TEST: "pytest.StashKey[str | None]" = pytest.StashKey()
 """Which test recorded the tape that is to be replayed."""
-REAL_QUEUE: "pytest.StashKey[RealQueue]" = pytest.StashKey()
+OPEN_QUEUE: "pytest.StashKey[RealQueue]" = pytest.StashKey()
 """The `real_queue` of a test, however it is used."""
 
 
@@ -42,6 +45,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "all, or the import path of a callable that returns a DriverHarness; may be repeated",
     )
     group.addoption("--conformance-report", metavar="PATH", help="write the conformance report there, as JSON")
+    parser.addini(REAL_QUEUE, help="dispatches without a FakeQueue: forbid, fake or allow", default="forbid")
     simulations = parser.getgroup("asynctasq-simulation", "asynctasq: simulations")
     simulations.addoption("--simulation-seed", type=int, metavar="N", help="run simulations with this seed only")
     simulations.addoption("--simulation-runs", type=int, metavar="N", help="run simulations with so many seeds")
@@ -91,6 +95,11 @@ def _forget_values(early_config: pytest.Config, args: list[str]) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "conformance: a test of the driver contract, run once per driver")
     config.addinivalue_line("markers", "simulation: a test that runs under many seeds, by @simulate or `sim`")
+    config.addinivalue_line(
+        "markers", f"{REAL_QUEUE}(mode): dispatches of this test without a FakeQueue: forbid, fake or allow"
+    )
+    config.stash[RULE] = rule = RealQueueRule(config.getini(REAL_QUEUE), f"{REAL_QUEUE} in the ini file")
+    rule.install()
     if config.getoption("asynctasq_driver") or config.getoption("--conformance-report"):
         _register_recorder(config)
     _configure_simulations(config)
@@ -98,11 +107,52 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Restore the settings of the pytest session around this one, if there is one."""
+    if (rule := config.stash.get(RULE, None)) is not None:
+        rule.uninstall()
     before = config.stash.get(OUTER_SETTINGS, None)
     if before is not None:
         from asynctasq.testing.simulation.settings import set_settings
 
         set_settings(before)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Let the mode of this test decide about its dispatches without a FakeQueue."""
+    marker = item.get_closest_marker(REAL_QUEUE)
+    with item.config.stash[RULE].for_test(None if marker is None else (*marker.args, *marker.kwargs.values())):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
+    """Fail a test whose fixtures made a dispatch that was refused, also where the refusal was swallowed."""
+    result = yield
+    item.config.stash[RULE].raise_refused()
+    return result
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Close a test's `real_queue` in the test's loop, while that is there; fail a test whose dispatch was refused."""
+    try:
+        result = yield
+    finally:
+        queue = item.stash.get(OPEN_QUEUE, None)
+        if queue is not None:
+            queue.close_connections()
+    item.config.stash[RULE].raise_refused()
+    return result
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show in the report of a test what it dispatched without a FakeQueue, where that is faked."""
+    report = yield
+    dispatched = item.config.stash[RULE].faked_text()
+    if dispatched:
+        report.sections.append(("asynctasq: dispatched without a FakeQueue", dispatched))
+    return report
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -124,17 +174,6 @@ def _drivers_of_real_queue(config: pytest.Config) -> list[str]:
     from asynctasq.testing.conformance.selection import chosen_drivers
 
     return chosen_drivers(config, None) if config.getoption("asynctasq_driver") else ["sqlite"]
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
-    """Close what a test's `real_queue` has open in the test's loop, while that loop is there."""
-    try:
-        return (yield)
-    finally:
-        queue = item.stash.get(REAL_QUEUE, None)
-        if queue is not None:
-            queue.close_connections()
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
@@ -271,7 +310,7 @@ def real_queue(request: pytest.FixtureRequest, conformance_servers: "Servers") -
 
     driver: str = getattr(request, "param", None) or _drivers_of_real_queue(request.config)[0]
     with RealQueue(make_harness(driver, conformance_servers)) as queue:
-        request.node.stash[REAL_QUEUE] = queue
+        request.node.stash[OPEN_QUEUE] = queue
         yield queue
 
 

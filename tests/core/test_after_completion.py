@@ -3,6 +3,7 @@
 import asyncio
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -238,8 +239,10 @@ class IsLong(Hooked):
 
     async def execute(self) -> None:
         await asyncio.sleep(self.seconds)
-        async with self.complete_in("any"):
-            pass
+        with closing(sqlite3.connect(":memory:")) as connection:
+            async with self.complete_in(connection):
+                pass
+            connection.commit()
         raise ValueError("after the end of the block")
 
 

@@ -1,7 +1,7 @@
 """complete_in: settles the running attempt in the task's own transaction, fenced by the lease."""
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import Any
@@ -340,16 +340,29 @@ async def test_a_process_task_is_told_what_to_derive_from() -> None:
 # -- in tests ------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def connection() -> Iterator[sqlite3.Connection]:
+    """A transaction of the application, which tasks of a FakeQueue find in `OPENED`."""
+    OPENED[:] = [sqlite3.connect(":memory:", check_same_thread=False)]
+    yield OPENED[0]
+    OPENED[0].close()
+
+
+OPENED: list[sqlite3.Connection] = []
+
+
 @task
 async def completes_by_function() -> None:
-    async with current_task().complete_in("no connection at all"):
+    async with current_task().complete_in(OPENED[0]):
         pass
+    OPENED[0].commit()
 
 
 class CompletesThenFails(AsyncTask[None]):
     async def execute(self) -> None:
-        async with self.complete_in("no connection at all"):
+        async with self.complete_in(OPENED[0]):
             pass
+        OPENED[0].commit()
         raise ValueError("after the commit")
 
 
@@ -357,11 +370,13 @@ class CompletesInSync(SyncTask[int]):
     keep_result = True
 
     def execute(self) -> None:
-        with self.complete_in_sync("no connection at all", result=7):
+        with self.complete_in_sync(OPENED[0], result=7):
             pass
+        OPENED[0].commit()
 
 
-async def test_a_fake_queue_settles_at_the_end_of_the_block_whatever_the_connection() -> None:
+@pytest.mark.usefixtures("connection")
+async def test_a_fake_queue_settles_at_the_commit() -> None:
     with FakeQueue() as queue:
         await completes_by_function.dispatch()
         task_id = await CompletesInSync().dispatch()
@@ -374,6 +389,26 @@ async def test_a_fake_queue_settles_at_the_end_of_the_block_whatever_the_connect
         assert await store.fetch_result(task_id) is not None
 
 
+class CompletesWith(AsyncTask[None]):
+    max_attempts = 1
+    what: str
+
+    async def execute(self) -> None:
+        async with self.complete_in(self.what):
+            pass
+
+
+async def test_a_fake_queue_refuses_what_is_no_connection() -> None:
+    with FakeQueue() as queue:
+        task_id = await CompletesWith(what="no connection at all").dispatch()
+
+        await queue.run_until_idle()
+
+        [attempt] = queue.history(task_id).attempts
+        assert "builtins.str is not a connection we can use" in str(attempt.exception)
+
+
+@pytest.mark.usefixtures("connection")
 async def test_in_a_fake_queue_what_comes_after_the_block_undoes_nothing() -> None:
     with FakeQueue() as queue:
         task_id = await CompletesThenFails().dispatch()
@@ -383,6 +418,7 @@ async def test_in_a_fake_queue_what_comes_after_the_block_undoes_nothing() -> No
         assert len(queue.history(task_id).attempts) == 1
 
 
+@pytest.mark.usefixtures("connection")
 async def test_perform_lets_a_task_complete_itself() -> None:
     with FakeQueue() as queue:
         performed = await queue.perform(CompletesInSync())

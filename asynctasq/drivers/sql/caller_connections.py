@@ -12,7 +12,15 @@ from typing import Any, NoReturn, Protocol
 from asynctasq.drivers.sql.paramstyles import translate
 from asynctasq.errors import AsyncTasqError, DriverError, UnsupportedFeature
 
-__all__ = ["CallerConnection", "SyncCallerConnection", "adapt", "adapt_sync"]
+__all__ = [
+    "CallerConnection",
+    "SyncCallerConnection",
+    "adapt",
+    "adapt_sync",
+    "by_alias",
+    "kind_of",
+    "refuse_autocommit",
+]
 
 MISSING_TABLE_SQLSTATES = frozenset({"42P01", "3F000"})
 SUPPORTED_CONNECTIONS = (
@@ -42,15 +50,15 @@ class SyncCallerConnection(Protocol):
         ...
 
 
-def adapt(connection: Any, *, dialect: str) -> CallerConnection:
-    """Return `connection` as one that runs statements of `dialect`.
+def adapt(connection: Any, *, dialect: str | None) -> CallerConnection:
+    """Return `connection` as one that runs statements of `dialect`; None takes any.
 
     A synchronous one (sqlite3, psycopg's, SQLAlchemy's, Django's) is used directly, in the thread that calls.
 
     Raises: UnsupportedFeature for a kind that is not known, of another database, or without a transaction.
     """
-    connection = _by_alias(connection)
-    kind = _kind(connection)
+    connection = by_alias(connection)
+    kind = kind_of(connection)
     if (make := ASYNC_KINDS.get(kind)) is not None:
         callers = make(connection)
     elif (make_sync := SYNC_KINDS.get(kind)) is not None:
@@ -61,10 +69,10 @@ def adapt(connection: Any, *, dialect: str) -> CallerConnection:
     return callers
 
 
-def adapt_sync(connection: Any, *, dialect: str) -> SyncCallerConnection:
+def adapt_sync(connection: Any, *, dialect: str | None) -> SyncCallerConnection:
     """Do `adapt` for synchronous code, where an asynchronous connection can't be used."""
-    connection = _by_alias(connection)
-    kind = _kind(connection)
+    connection = by_alias(connection)
+    kind = kind_of(connection)
     make = SYNC_KINDS.get(kind)
     if make is None:
         if kind in ASYNC_KINDS:
@@ -78,7 +86,7 @@ def adapt_sync(connection: Any, *, dialect: str) -> SyncCallerConnection:
     return callers
 
 
-def _by_alias(connection: Any) -> Any:
+def by_alias(connection: Any) -> Any:
     """Return Django's connection if `connection` is the alias of one, else `connection` itself."""
     if not isinstance(connection, str):
         return connection
@@ -99,23 +107,24 @@ def _refuse_kind(connection: Any) -> NoReturn:
     raise UnsupportedFeature(f"{_type_name(connection)} is not a connection we can use; give {SUPPORTED_CONNECTIONS}")
 
 
-def _refuse_autocommit(what: str, begin: str) -> NoReturn:
+def refuse_autocommit(what: str, begin: str) -> NoReturn:
+    """Raise UnsupportedFeature for a connection without a transaction; `begin` says how to begin one."""
     raise UnsupportedFeature(
         f"the {what} given is in no transaction, so the message would be stored at once and a rollback could not "
         f"take it back; {begin}, or dispatch without a connection"
     )
 
 
-def _check_dialect(found: str, wanted: str) -> None:
-    if found != wanted:
+def _check_dialect(found: str, wanted: str | None) -> None:
+    if wanted not in {None, found}:
         raise UnsupportedFeature(
             f"the connection given is to a {found} database, the driver keeps its messages in {wanted}; "
             "a transaction can't span both: dispatch after the commit"
         )
 
 
-def _kind(connection: Any) -> str:
-    """Return "package.Class" of the first base class that is known, so that subclasses and proxies work."""
+def kind_of(connection: Any) -> str:
+    """Return "package.Class" of the first base class that is known, so that subclasses and proxies work; else ""."""
     for base in type(connection).__mro__:
         kind = f"{base.__module__.split('.')[0]}.{base.__name__}"
         if kind in ASYNC_KINDS or kind in SYNC_KINDS:
@@ -180,7 +189,7 @@ class _Asyncpg:
     async def fetch(self, statement: str, values: Sequence[Any]) -> Sequence[Any]:
         with _mapped_errors():
             if not self._connection.is_in_transaction():
-                _refuse_autocommit("asyncpg connection", "use it inside `async with connection.transaction():`")
+                refuse_autocommit("asyncpg connection", "use it inside `async with connection.transaction():`")
             rows: Sequence[Any] = await self._connection.fetch(statement, *values)
             return rows
 
@@ -188,7 +197,7 @@ class _Asyncpg:
 def _check_psycopg(connection: Any) -> None:
     # Without autocommit the first statement begins a transaction.
     if connection.autocommit and connection.info.transaction_status.name == "IDLE":
-        _refuse_autocommit("psycopg connection (autocommit)", "use it inside `with connection.transaction():`")
+        refuse_autocommit("psycopg connection (autocommit)", "use it inside `with connection.transaction():`")
 
 
 def _tuple_rows(_cursor: Any) -> Callable[[Sequence[Any]], Any]:
@@ -247,7 +256,7 @@ class _Asyncmy:
 
         with _mapped_errors():
             if self._connection.get_autocommit() and not self._connection.get_transaction_status():
-                _refuse_autocommit("asyncmy connection (autocommit)", "call `await connection.begin()` before")
+                refuse_autocommit("asyncmy connection (autocommit)", "call `await connection.begin()` before")
             async with self._connection.cursor(Cursor) as cursor:
                 await cursor.execute(statement, tuple(values))
                 rows: Sequence[Any] = await cursor.fetchall() if cursor.description else []
@@ -315,7 +324,7 @@ def _dialect_of(bound: Any) -> str:
 
 def _run_sqlalchemy(connection: Any, statement: str, values: Sequence[Any]) -> Sequence[Any]:
     if _is_autocommit(connection):
-        _refuse_autocommit("SQLAlchemy connection (AUTOCOMMIT)", "use another isolation level")
+        refuse_autocommit("SQLAlchemy connection (AUTOCOMMIT)", "use another isolation level")
     text, parameters = translate(statement, values, connection.dialect.paramstyle)
     result = connection.exec_driver_sql(text, parameters)
     rows: Sequence[Any] = result.fetchall() if result.returns_rows else []
@@ -343,7 +352,7 @@ class _Django:
     def fetch(self, statement: str, values: Sequence[Any]) -> Sequence[Any]:
         with _mapped_errors():
             if not self._connection.in_atomic_block and self._connection.get_autocommit():
-                _refuse_autocommit("Django connection", "use it inside `with transaction.atomic():`")
+                refuse_autocommit("Django connection", "use it inside `with transaction.atomic():`")
             with self._connection.cursor() as cursor:
                 cursor.execute(*translate(statement, values, "pyformat"))
                 return cursor.fetchall() if cursor.description else []
@@ -371,7 +380,7 @@ def _needs_begin(connection: Any) -> bool:
     if connection.in_transaction:
         return False
     if connection.isolation_level is None or getattr(connection, "autocommit", None) is True:
-        _refuse_autocommit("SQLite connection (autocommit)", "execute BEGIN before")
+        refuse_autocommit("SQLite connection (autocommit)", "execute BEGIN before")
     return True
 
 

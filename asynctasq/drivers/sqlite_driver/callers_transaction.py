@@ -12,7 +12,7 @@ from asynctasq.drivers.sql.steps import run_steps, run_steps_async
 from asynctasq.drivers.sqlite_driver.schema import Row, SQLiteFile, Step, Steps, ensure_schema, run_on
 from asynctasq.errors import DriverError, UnsupportedFeature
 
-__all__ = ["in_transaction", "run_in", "run_in_async"]
+__all__ = ["BEGIN", "in_transaction", "refuse_autocommit_mode", "run_in", "run_in_async"]
 
 T = TypeVar("T")
 
@@ -53,11 +53,7 @@ def run_in(connection: Any, steps: Steps[T], file: SQLiteFile) -> T:
     """Run an operation on a `sqlite3.Connection`. Raises the errors of sqlite3 unmapped."""
     if not isinstance(connection, sqlite3.Connection):
         return _run_adapted_sync(adapt_sync(connection, dialect="sqlite"), steps, file)
-    if getattr(connection, "autocommit", None) is True and not connection.in_transaction:
-        raise UnsupportedFeature(
-            "this connection was opened with autocommit=True, so its commit() would not end a transaction that we "
-            'begin; execute "BEGIN IMMEDIATE" first'
-        )
+    refuse_autocommit_mode(connection)
     cursor = connection.cursor()
     cursor.row_factory = None
     text_factory, connection.text_factory = connection.text_factory, str
@@ -66,6 +62,15 @@ def run_in(connection: Any, steps: Steps[T], file: SQLiteFile) -> T:
     finally:
         connection.text_factory = text_factory
         cursor.close()
+
+
+def refuse_autocommit_mode(connection: sqlite3.Connection) -> None:
+    """Raise UnsupportedFeature for a connection whose `commit()` would not end a transaction that we begin."""
+    if getattr(connection, "autocommit", None) is True and not connection.in_transaction:
+        raise UnsupportedFeature(
+            "this connection was opened with autocommit=True, so its commit() would not end a transaction that we "
+            'begin; execute "BEGIN IMMEDIATE" first'
+        )
 
 
 async def run_in_async(connection: Any, steps: Steps[T], file: SQLiteFile) -> T:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from asynctasq.core.queue_order import parse_queues
 from asynctasq.core.runtime import SharedLoopRuntime, SimulatedRuntime, WorkerSettings
 from asynctasq.core.worker import Worker
+from asynctasq.drivers.base import Driver
 from asynctasq.errors import DriverError
 from asynctasq.kernel.ledger import Entry, Kind
 from asynctasq.testing.clock import VirtualClock
@@ -24,6 +25,7 @@ from asynctasq.testing.engine.worker_driver import ReserveGate, WorkerDriver, cu
 from asynctasq.testing.errors import SimulationError
 from asynctasq.testing.loop import Limits, Search, SharedLoop, SimulationLoop, asyncio_loop_for
 from asynctasq.testing.tape import Tape
+from asynctasq.testing.transactions import Transactions
 
 __all__ = ["Engine"]
 
@@ -53,6 +55,10 @@ class Engine:
         self.store = FakeStore(clock=self.clock, served=None if order is None else frozenset(order.names))
         self.store.on_redriven = partial(self._record_operator_action, Kind.REDRIVEN)
         self.store.on_removed = partial(self._record_operator_action, Kind.REMOVED)
+        self.transactions = Transactions()
+        self.store.on_look = self.transactions.refresh
+        self.stands_for: Callable[[], Driver | None] = _no_driver
+        """Returns the driver whose transactions workers claim and check; None stands for any."""
         self.gate = ReserveGate()
         self.ledger: list[Entry] = []
         self.workers: dict[str, Worker] = {}
@@ -239,7 +245,15 @@ class Engine:
         self._workers_made += 1
         name, faults = f"w{self._workers_made}", self._faults
         inner = self.store if faults is None else faults.driver(name)
-        driver = WorkerDriver(self.store, inner, self.gate, worker=name, all_queues=self.options.queues is None)
+        driver = WorkerDriver(
+            self.store,
+            inner,
+            self.gate,
+            self.transactions,
+            worker=name,
+            all_queues=self.options.queues is None,
+            stands_for=self.stands_for(),
+        )
         if faults is not None:
             driver.on_settled = partial(faults.record_settled, name)
         shared = isinstance(self.loop, SharedLoop)
@@ -335,6 +349,7 @@ class Engine:
 
     def close(self, *, failed: BaseException | None = None) -> None:
         """Stop the workers and close the loop, if it is the engine's own; `failed` is why, if something failed."""
+        self.transactions.close()
         loop = self._loop
         if isinstance(loop, SharedLoop):
             self._closing = True
@@ -345,6 +360,7 @@ class Engine:
 
     async def leave(self) -> None:
         """Stop the workers, and leave the loop to those it belongs to."""
+        self.transactions.close()
         loop = self._loop
         if not isinstance(loop, SharedLoop):
             await self.stop_workers()
@@ -352,3 +368,7 @@ class Engine:
         with loop.running():
             await self.stop_workers()
         await loop.close()
+
+
+def _no_driver() -> Driver | None:
+    return None

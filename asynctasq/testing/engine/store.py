@@ -1,16 +1,24 @@
 """The memory driver of a FakeQueue, which can hide messages while a drain leaves them out."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
 
 from asynctasq.drivers.base import Settlements
 from asynctasq.drivers.memory_driver import MemoryDriver
 from asynctasq.drivers.memory_driver.driver import MemoryRow
 from asynctasq.kernel.messages import Lease, Message, State
 from asynctasq.testing.clock import VirtualClock
+from asynctasq.testing.transactions import Change
 
-__all__ = ["FakeStore"]
+__all__ = ["FakeStore", "deferred_to"]
+
+
+deferred_to: ContextVar[Callable[[Change], None] | None] = ContextVar("asynctasq_deferred_to", default=None)
+"""What takes changes of the store in place of the store: those of a transaction that is still open."""
 
 
 class _AnyQueue(frozenset[str]):
@@ -34,12 +42,17 @@ class FakeStore(MemoryDriver):
         self._hidden: set[str] = set()
         self._duplicated: dict[str, int] = {}
         self.on_stored: Callable[[Sequence[str]], None] | None = None
+        self.on_look: Callable[[], None] | None = None
+        """Is called before anyone looks at what is left to do."""
+        self.on_forgotten: Callable[[Sequence[str]], None] | None = None
+        self.describe: Callable[[str], object] | None = None
         self.on_redriven: Callable[[AbstractSet[str]], None] | None = None
         self.on_removed: Callable[[AbstractSet[str]], None] | None = None
 
     @property
     def pending(self) -> int:
         """How many messages live that are neither dead letters nor hidden, nor in a queue that no worker serves."""
+        self._looked_at()
         if self._served is None and not self._hidden:
             return len(self._rows) - sum(len(dead) for dead in self._dead.values())
         rows = self._rows.values()
@@ -47,15 +60,22 @@ class FakeStore(MemoryDriver):
 
     def any_visible(self) -> bool:
         """Say whether a reserve of some queue would bring something now."""
+        self._looked_at()
         with self._lock:
             return self._first_due(ANY_QUEUE) <= self._now()
 
     def pending_ids(self) -> list[str]:
         """Return the ids of all living messages that are no dead letters, hidden ones included."""
+        self._looked_at()
         return [message_id for message_id, row in self._rows.items() if row.reason is None]
+
+    def _looked_at(self) -> None:
+        if self.on_look is not None:
+            self.on_look()
 
     def unserved(self) -> dict[str, int]:
         """Return how many of them lie in queues that no worker serves, by queue."""
+        self._looked_at()
         rows = self._rows.values()
         return dict(Counter(row.message.queue for row in rows if row.reason is None and not self._serves(row)))
 
@@ -101,18 +121,60 @@ class FakeStore(MemoryDriver):
     def enqueue_now(self, messages: Sequence[Message]) -> list[str]:
         """Do `enqueue` from code that can't await; `on_stored` is called with the ids that are new."""
         self._check(messages)
+        defer = deferred_to.get()
+        if defer is not None:
+            with self._lock:
+                new = [message.id for message in messages if message.id not in self._rows]
+            unstored = partial(self._forget, [message.id for message in messages])
+            defer(Change(apply=partial(self._store_now, messages), undo=unstored, dispatched=self._shown(messages)))
+            return new
+        return self._store_now(messages)
+
+    def _store_now(self, messages: Sequence[Message]) -> list[str]:
         with self._lock:
             new = self._store(messages)
         if self.on_stored is not None:
             self.on_stored(new)
         return new
 
+    def _forget(self, message_ids: Sequence[str]) -> None:
+        if self.on_forgotten is not None:
+            self.on_forgotten(message_ids)
+
+    def _shown(self, messages: Sequence[Message]) -> list[object]:
+        return [] if self.describe is None else [self.describe(message.id) for message in messages]
+
+    async def settle(self, settlements: Settlements) -> AbstractSet[str]:
+        return self.settle_now(settlements)
+
     def settle_now(self, settlements: Settlements) -> AbstractSet[str]:
         """Do `settle` from code that can't await."""
         for _, settlement in settlements:
             self._check(settlement.follow_ups)
+        defer = deferred_to.get()
         with self._lock:
-            return self._settle_now(settlements)
+            if defer is None:
+                return self._settle_now(settlements)
+            lost = {lease.message_id for lease, _ in settlements if self._held(lease) is None}
+        settles = frozenset(lease.message_id for lease, _ in settlements) - lost
+        change = Change(apply=lambda: self._settle_at_commit(settlements, change), settles=settles)
+        defer(change)
+        return lost
+
+    def _settle_at_commit(self, settlements: Settlements, change: Change) -> None:
+        with self._lock:
+            lost = self._settle_now(settlements)
+        if change.on_settled is not None:
+            change.on_settled(settlements, lost)
+
+    @contextmanager
+    def deferring(self, defer: Callable[[Change], None]) -> Generator[None]:
+        """Give what the block would store or settle to `defer`, which applies it when a transaction commits."""
+        token = deferred_to.set(defer)
+        try:
+            yield
+        finally:
+            deferred_to.reset(token)
 
     def deliver_twice(self, message_id: str) -> bool:
         """Let a second worker reserve a message whose lease is valid; False if it has none. Counts no crash."""

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from contextvars import ContextVar
 from dataclasses import replace
+from functools import partial
 from typing import Any, Self, cast
 
 from asynctasq.drivers.base import YES, Capabilities, Driver, Notifies, Settlements, Transactional
@@ -12,6 +13,8 @@ from asynctasq.errors import DriverUnavailable
 from asynctasq.kernel.messages import Depth, Lease, Message
 from asynctasq.testing.engine.process import SimulatedProcess
 from asynctasq.testing.engine.store import FakeStore
+from asynctasq.testing.transactions import Change, Transactions
+from asynctasq.testing.transactions.watches import Watch
 
 __all__ = ["ReserveGate", "WorkerDriver", "current_worker_driver"]
 
@@ -61,16 +64,29 @@ class ReserveGate:
 class WorkerDriver(Driver, Notifies, Transactional):
     """The driver as one worker sees it. `inner` is the store, or a faulty driver around it.
 
-    It takes part in no transaction: what is stored or settled "in" a connection is so at once, so that tasks
-    which do it can be run without a database.
+    What is stored or settled "in" a connection is so when the transaction of that connection commits.
 
     With `queues` None the worker serves every queue there is, in order of their first message.
     """
 
-    def __init__(self, store: FakeStore, inner: Driver, gate: ReserveGate, *, worker: str, all_queues: bool) -> None:
+    def __init__(
+        self,
+        store: FakeStore,
+        inner: Driver,
+        gate: ReserveGate,
+        transactions: Transactions,
+        *,
+        worker: str,
+        all_queues: bool,
+        stands_for: Driver | None = None,
+    ) -> None:
+        """Claim the transactions of the driver that this one stands for; None stands for any."""
         self.worker = worker
-        self.capabilities: Capabilities = replace(inner.capabilities, transactional=YES)
+        self._transactional = YES if stands_for is None else stands_for.capabilities.transactional
+        self.capabilities: Capabilities = replace(inner.capabilities, transactional=self._transactional)
         self.clock_offset = 0.0
+        self._transactions = transactions
+        self._stands_for = stands_for
         self._store = store
         self._inner = inner
         self._gate = gate
@@ -78,18 +94,19 @@ class WorkerDriver(Driver, Notifies, Transactional):
         self._killed: asyncio.Future[None] | None = None
         self.process = SimulatedProcess()
         self.on_settled: Callable[[Settlements, AbstractSet[str]], None] = _ignore_settled
-        """Is told what `settle_in_sync` did, which bypasses the faulty driver."""
+        """Is told what was settled by the commit of a task's own transaction, which is no call of the driver."""
 
     @classmethod
     def from_url(cls, url: str, **options: Any) -> Self:
         raise NotImplementedError(f"a worker's driver is made by a simulation, not from {url!r} and {options}")
 
     def __str__(self) -> str:
-        return "simulated queue"
+        return "simulated queue" if self._transactional else str(self._stands_for)
 
     def kill(self) -> None:
         """Let nothing of this worker reach the store any more, and no code of it run again."""
         self._killed = asyncio.get_running_loop().create_future()
+        self._transactions.drop(self)
         self.process.kill()
 
     @property
@@ -118,33 +135,61 @@ class WorkerDriver(Driver, Notifies, Transactional):
 
     async def extend(self, leases: Sequence[Lease], *, lease_s: float) -> AbstractSet[str]:
         await self._block_if_killed()
+        self._transactions.refresh()
+        if any(self._transactions.is_settling(lease.message_id) for lease in leases):
+            raise DriverUnavailable("the message is locked by a transaction that is still open")
         return await self._inner.extend(leases, lease_s=lease_s)
 
     async def settle(self, settlements: Settlements) -> AbstractSet[str]:
         await self._block_if_killed()
         return await self._inner.settle(settlements)
 
-    async def enqueue_in(self, connection: Any, messages: Sequence[Message]) -> list[str]:  # noqa: ARG002
-        return await self.enqueue(messages)
+    async def enqueue_in(self, connection: Any, messages: Sequence[Message]) -> list[str]:
+        await self._block_if_killed()
+        return await self.enqueue_on(await self._transactions.begin(connection, self._stands_for), messages)
 
-    def enqueue_in_sync(self, connection: Any, messages: Sequence[Message]) -> list[str]:  # noqa: ARG002
-        return self._store.enqueue_now(messages)
+    async def enqueue_on(self, watch: Watch, messages: Sequence[Message]) -> list[str]:
+        """Do `enqueue` when the transaction commits that `watch` follows."""
+        await self._block_if_killed()
+        with self._store.deferring(partial(self._defer, watch)):
+            return await self._inner.enqueue(messages)
 
-    async def settle_in(self, connection: Any, settlements: Settlements) -> AbstractSet[str]:  # noqa: ARG002
-        return await self.settle(settlements)
+    def enqueue_in_sync(self, connection: Any, messages: Sequence[Message]) -> list[str]:
+        return self.enqueue_on_sync(self._transactions.begin_sync(connection, self._stands_for), messages)
 
-    def settle_in_sync(self, connection: Any, settlements: Settlements) -> AbstractSet[str]:  # noqa: ARG002
+    def enqueue_on_sync(self, watch: Watch, messages: Sequence[Message]) -> list[str]:
+        """Do `enqueue_on` from synchronous code."""
+        self._raise_if_killed()
+        with self._store.deferring(partial(self._defer, watch)):
+            return self._store.enqueue_now(messages)
+
+    async def settle_in(self, connection: Any, settlements: Settlements) -> AbstractSet[str]:
+        await self._block_if_killed()
+        watch = await self._transactions.begin(connection, self._stands_for)
+        with self._store.deferring(partial(self._defer, watch)):
+            return await self._inner.settle(settlements)
+
+    def settle_in_sync(self, connection: Any, settlements: Settlements) -> AbstractSet[str]:
+        self._raise_if_killed()
+        watch = self._transactions.begin_sync(connection, self._stands_for)
+        with self._store.deferring(partial(self._defer, watch)):
+            return self._store.settle_now(settlements)
+
+    def _defer(self, watch: Watch, change: Change) -> None:
+        """Let a change of this worker's wait for the commit."""
+        change.owner, change.on_settled = self, self.on_settled
+        self._transactions.add(watch, change)
+
+    def _raise_if_killed(self) -> None:
         if self._killed is not None:
             raise DriverUnavailable("this simulated worker has crashed; nothing of it reaches the queue")
-        lost = self._store.settle_now(settlements)
-        self.on_settled(settlements, lost)
-        return lost
 
     async def turn(
         self, settlements: Settlements, queues: Sequence[str], *, limit: int, lease_s: float
     ) -> tuple[AbstractSet[str], list[Lease]]:
         if self._killed is not None:
             await self._block_if_killed()
+        self._transactions.refresh()
         granted, taken = self._gate.grant(limit), 0
         try:
             lost, leases = await self._inner.turn(settlements, self._queues(queues), limit=granted, lease_s=lease_s)

@@ -1,12 +1,13 @@
 """Where dispatches go while a FakeQueue is open: into its store, through the real codec, whatever their driver."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from asynctasq.codec.envelope import decode_envelope
 from asynctasq.errors import CodecError, DriverUnavailable
 from asynctasq.kernel.ledger import Entry, Kind
-from asynctasq.kernel.messages import Message, check_queue_name
+from asynctasq.kernel.messages import Message
 from asynctasq.queue import MessageFactory, refuse_running_loop
 from asynctasq.tasks.application import Application
 from asynctasq.tasks.base import BaseTask
@@ -14,7 +15,9 @@ from asynctasq.tasks.definition import definition_of, options_of
 from asynctasq.tasks.dispatching import Dispatcher, default_dispatcher
 from asynctasq.testing.engine import Engine
 from asynctasq.testing.engine.worker_driver import current_worker_driver
+from asynctasq.testing.fake_queue.like_driver import LikeDriver
 from asynctasq.testing.fake_queue.recording import Dispatched
+from asynctasq.testing.transactions.watches import Watch
 
 __all__ = ["FakeDispatcher", "Filter", "task_of"]
 
@@ -52,16 +55,21 @@ class Filter:
 class FakeDispatcher(Dispatcher[BaseTask[Any]]):
     """Records dispatches and stores their messages; lets through what is not faked."""
 
-    def __init__(self, engine: Engine, chosen: Filter, add: Callable[[Dispatched], None]) -> None:
+    def __init__(
+        self, engine: Engine, chosen: Filter, add: Callable[[Dispatched], None], like: LikeDriver | None = None
+    ) -> None:
         self.engine = engine
+        self._like = like or LikeDriver()
         self._chosen = chosen
         self._add = add
         self._factory = MessageFactory(clock=engine.clock, new_id=engine.new_id)
         self._unstored: dict[str, tuple[type[BaseTask[Any]], Message, int]] = {}
         engine.store.on_stored = self._record
+        engine.store.on_forgotten = self._forget
+        engine.store.describe = self._describe
 
     async def dispatch(self, tasks: Sequence[BaseTask[Any]], *, connection: Any = None) -> list[str]:
-        ids = await self._store([task for task in tasks if self._chosen.fakes(task)])
+        ids = await self._store([task for task in tasks if self._chosen.fakes(task)], connection)
         passed = [task for task in tasks if not self._chosen.fakes(task)]
         if passed:
             ids |= _by_task(passed, await default_dispatcher().dispatch(passed, connection=connection))
@@ -74,36 +82,60 @@ class FakeDispatcher(Dispatcher[BaseTask[Any]]):
         """
         if connection is None:
             refuse_running_loop()
-        ids = self._store_now([task for task in tasks if self._chosen.fakes(task)])
+        ids = self._store_now([task for task in tasks if self._chosen.fakes(task)], connection)
         passed = [task for task in tasks if not self._chosen.fakes(task)]
         if passed:
             ids |= _by_task(passed, default_dispatcher().dispatch_sync(passed, connection=connection))
         return [ids[id(task)].pop(0) for task in tasks]
 
-    async def _store(self, tasks: Sequence[BaseTask[Any]]) -> dict[int, list[str]]:
+    async def _store(self, tasks: Sequence[BaseTask[Any]], connection: Any) -> dict[int, list[str]]:
         """Store the messages, through the line of the worker that dispatches them if one does."""
-        driver = current_worker_driver.get()
-        if driver is None or not tasks:
-            return self._store_now(tasks)
+        worker = current_worker_driver.get()
+        if not tasks or (worker is None and connection is None):
+            return self._store_now(tasks, None)
+        drivers = self._like.check(tasks, in_transaction=connection is not None)
         messages = self._messages(tasks)
-        await driver.enqueue(messages)
+        if connection is None:
+            assert worker is not None, "decided above"
+            await worker.enqueue(messages)
+        else:
+            watches = [await self.engine.transactions.begin(connection, driver) for driver in drivers]
+            if worker is None:
+                self._store_on(watches[0], messages)
+            else:
+                await worker.enqueue_on(watches[0], messages)
         return _by_task(tasks, [message.id for message in messages])
 
-    def _store_now(self, tasks: Sequence[BaseTask[Any]]) -> dict[int, list[str]]:
+    def _store_now(self, tasks: Sequence[BaseTask[Any]], connection: Any) -> dict[int, list[str]]:
         if not tasks:
             return {}
-        driver = current_worker_driver.get()
-        if driver is not None and driver.is_killed:
+        worker = current_worker_driver.get()
+        if worker is not None and worker.is_killed:
             raise DriverUnavailable("this simulated worker has crashed; nothing of it reaches the queue")
+        drivers = self._like.check(tasks, in_transaction=connection is not None)
         messages = self._messages(tasks)
-        self.engine.store.enqueue_now(messages)
+        if connection is None:
+            self.engine.store.enqueue_now(messages)
+        else:
+            watches = [self.engine.transactions.begin_sync(connection, driver) for driver in drivers]
+            if worker is None:
+                self._store_on(watches[0], messages)
+            else:
+                worker.enqueue_on_sync(watches[0], messages)
         return _by_task(tasks, [message.id for message in messages])
+
+    def _store_on(self, watch: Watch, messages: Sequence[Message]) -> None:
+        """Store the messages when the transaction commits that `watch` follows."""
+        engine = self.engine
+        with engine.store.deferring(lambda change: engine.transactions.add(watch, change)):
+            engine.store.enqueue_now(messages)
 
     def _messages(self, tasks: Sequence[BaseTask[Any]]) -> list[Message]:
         """Encode all of them before any is stored: an error leaves nothing behind."""
-        messages = [self._factory.message(task) for task in tasks]
+        factory = replace(self._factory, limits=self._like.limits)
+        messages = [factory.message(task) for task in tasks]
+        self._like.check_messages(tasks, messages)
         for task, message in zip(tasks, messages, strict=True):
-            check_queue_name(message.queue)
             self._unstored[message.id] = (type(task), message, options_of(task).max_attempts)
         return messages
 
@@ -113,6 +145,14 @@ class FakeDispatcher(Dispatcher[BaseTask[Any]]):
         assert message is not None, "the store has just taken it"
         cls, max_attempts = task_of(message.body)
         return cls, message, max_attempts
+
+    def _describe(self, message_id: str) -> object:
+        cls, message, _ = self._unstored[message_id]
+        return Dispatched(task=cls, message=message, at_s=self.engine.clock.monotonic())
+
+    def _forget(self, message_ids: Sequence[str]) -> None:
+        for message_id in message_ids:
+            self._unstored.pop(message_id, None)
 
     def _record(self, stored: Sequence[str]) -> None:
         """Note what the store has just taken, at that instant: the reply may be lost."""

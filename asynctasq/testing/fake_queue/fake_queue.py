@@ -32,6 +32,7 @@ from asynctasq.testing.fake_queue.draining import (
     summarise,
 )
 from asynctasq.testing.fake_queue.history import AttemptRecord, History
+from asynctasq.testing.fake_queue.like_driver import LikeDriver
 from asynctasq.testing.fake_queue.outcomes import Outcomes
 from asynctasq.testing.fake_queue.performed import Performed
 from asynctasq.testing.fake_queue.performing import perform_task
@@ -43,6 +44,7 @@ from asynctasq.testing.faults.kinds import as_list
 from asynctasq.testing.loop import Search, SimulationLoop
 from asynctasq.testing.parameters import TaskReference, check_seed, task_class_of
 from asynctasq.testing.tape import Tape
+from asynctasq.testing.transactions import Change
 
 __all__ = [
     "AttemptRecord",
@@ -84,6 +86,10 @@ class FakeQueue(Outcomes):
     real_s_max: how many real seconds may pass in which nothing happens while tasks wait for the outside.
     on_refusal: what is refused to a task (the network in a simulation, a pool of another loop) fails the test, or,
     with "raise_in_task", is an exception that the task gets and may handle.
+    like: refuse what this driver would, a name such as "sqs", in place of the configured one.
+
+    What is dispatched in a transaction of the application, `dispatch(connection=...)`, is recorded when that commits.
+    Without `queues` its workers serve every queue there is; a real worker serves `default` unless told otherwise.
     """
 
     def __init__(  # noqa: PLR0913 - one keyword per choice of a test
@@ -104,8 +110,10 @@ class FakeQueue(Outcomes):
         strict: bool = False,
         real_s_max: float = 60.0,
         on_refusal: OnRefusal = "fail_test",
+        like: str | Driver | None = None,
     ) -> None:
         super().__init__()
+        self._like = LikeDriver(like)
         whole_number(workers, "workers", least=1)
         whole_number(concurrency, "concurrency", least=1)
         check_seed(seed)
@@ -181,13 +189,17 @@ class FakeQueue(Outcomes):
             raise NestedFakeError("a FakeQueue is open in this context already; use that one, or close it first")
         faults = None if self._faults is None else partial(self._inject, self._faults)
         engine = Engine(self._options, tape=Tape(self._seed), loop=loop, faults=faults)
+        engine.stands_for = self._stands_for
         self._opened = engine
         if self._freeze_time:
             self._exits.enter_context(frozen_to(engine.clock))
         self._dispatcher_around = scoped_dispatcher.get()
-        scoped_dispatcher.set(FakeDispatcher(engine, self._filter, self._add))
+        scoped_dispatcher.set(FakeDispatcher(engine, self._filter, self._add, self._like))
         self._exits.callback(fake_closed, threading.get_ident())
         fake_opened(threading.get_ident())
+
+    def _stands_for(self) -> Driver | None:
+        return self._like.driver
 
     def _inject(self, faults: FaultChoice, engine: Engine) -> FaultInjector:
         self._plan = FaultPlan(faults, engine.tape)
@@ -204,6 +216,12 @@ class FakeQueue(Outcomes):
         if self._plan is not None and not failed:
             self._plan.check_fired()
         left = self._engine.store.pending_ids()
+        waiting_for_commit = uncommitted(self._engine.transactions.waiting)
+        if self._strict and waiting_for_commit and not failed:
+            raise AssertionError(
+                f"at the end of the test a transaction is still open in which tasks were dispatched: they are not "
+                f"recorded{waiting_for_commit}\ncommit it or roll it back in the test, or call queue.commit()"
+            )
         if self._strict and left and not failed:
             waiting = listed([record for record in self._records if record.task_id in left])
             nobody = ", ".join(map(repr, self._engine.store.unserved()))
@@ -233,12 +251,21 @@ class FakeQueue(Outcomes):
     @property
     def ledger(self) -> Sequence[Entry]:
         """Everything that happened, entry by entry; `Ledger(entries)` judges it."""
+        self._look()
         return self._engine.ledger
 
     @property
     def driver(self) -> Driver:
         """The driver that holds the messages: `depth`, `find`, `redrive` and the rest."""
+        self._look()
         return self._engine.store
+
+    def commit(self) -> None:
+        """Record what waits for the commit of a transaction, as if every one had been committed now.
+
+        For transactions whose end a FakeQueue can't see: one that a fixture holds around the whole test.
+        """
+        self._engine.transactions.commit()
 
     @property
     def faults(self) -> FaultPlan:
@@ -257,8 +284,20 @@ class FakeQueue(Outcomes):
     def _pending_ids(self) -> frozenset[str]:
         return frozenset(self._engine.store.pending_ids())
 
+    def _look(self) -> None:
+        self._engine.transactions.refresh()
+
     def _context_text(self) -> str:
-        return f"\nvirtual time {self.clock.elapsed}, seed {self.seed}"
+        transactions = self._engine.transactions
+        said = [
+            f"\nnot recorded, since the transaction they were dispatched in {fate}:{dispatches}"
+            for fate, changes in (
+                ("is still open", transactions.waiting),
+                ("was rolled back", transactions.rolled_back),
+            )
+            if (dispatches := uncommitted(changes))
+        ]
+        return f"{''.join(said)}\nvirtual time {self.clock.elapsed}, seed {self.seed}"
 
     # -- running ---------------------------------------------------------------------------------
 
@@ -381,6 +420,11 @@ async def perform(task: BaseTask[R], *, attempt: int = 1) -> Performed[R]:
         return await engine.run(perform_task(engine, _instance(task), attempt=number))
     async with FakeQueue() as queue:
         return await queue.perform(task, attempt=attempt)
+
+
+def uncommitted(changes: Sequence[Change]) -> str:
+    """Return what these would dispatch, a line each."""
+    return listed([record for change in changes for record in change.dispatched])
 
 
 def _running_simulation() -> SimulationLoop | None:

@@ -1,6 +1,6 @@
 """What was dispatched, and assertions over it whose failures show what was dispatched instead."""
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
@@ -34,13 +34,18 @@ class Recording:
     @contextmanager
     def captures(self) -> "Generator[Captured]":
         """Collect what the block dispatches, and only that; what was collected so far can be asked for in the block."""
+        self._look()
         captured = Captured(self)
         collect = captured._add  # noqa: SLF001 - of its own kind
         self._listeners.append(collect)
         try:
             yield captured
+            self._look()
         finally:
             self._listeners.remove(collect)
+
+    def _look(self) -> None:
+        """Record what a transaction has committed meanwhile."""
 
     def _pending_ids(self) -> frozenset[str]:
         """Return the ids that are still to be run; a mere recording runs nothing."""
@@ -67,6 +72,7 @@ class Recording:
         **rest: Any,
     ) -> Expectation:
         """Return what is looked for; refuse what could never be."""
+        self._look()
         cls = None if task is None else self._class_asked(task)
         wanted = _merge_arguments(arguments, kwargs)
         if cls is not None:
@@ -76,6 +82,7 @@ class Recording:
     def dispatched(self, task: TaskReference | None = None) -> list[Dispatched]:
         """Return what was dispatched, in order; of one task, or all."""
         wanted = None if task is None else self._class_asked(task)
+        self._look()
         return [record for record in self._records if wanted is None or issubclass(record.task, wanted)]
 
     def assert_dispatched(
@@ -184,6 +191,9 @@ class Captured(Recording):
         super().__init__()
         self._origin = origin
 
+    def _look(self) -> None:
+        self._origin._look()  # noqa: SLF001 - of its own kind
+
     def _pending_ids(self) -> frozenset[str]:
         return self._origin._pending_ids()  # noqa: SLF001 - of its own kind
 
@@ -194,7 +204,7 @@ class Captured(Recording):
         self._origin._check_faked(task)  # noqa: SLF001 - of its own kind
 
 
-def listed(records: list[Dispatched]) -> str:
+def listed(records: Sequence[object]) -> str:
     """Return dispatches as lines, of many the first and how many there are."""
     more = f"\n  ... {len(records)} in all" if len(records) > SHOWN_MAX else ""
     return "".join(f"\n  {record}" for record in records[:SHOWN_MAX]) + more

@@ -16,6 +16,7 @@ from asynctasq.kernel.ledger import Entry, Kind
 from asynctasq.kernel.messages import Lease, Release
 from asynctasq.testing.engine import Engine
 from asynctasq.testing.engine.process import ProcessCoroutine, WorkerKilled
+from asynctasq.testing.engine.store import deferred_to
 from asynctasq.testing.faults.faulty_driver import FaultyDriver
 from asynctasq.testing.faults.kinds import FaultChoice, Faults, as_list
 from asynctasq.testing.faults.plan import FaultPlan, FiredFault
@@ -115,6 +116,8 @@ class FaultInjector:
     ) -> None:
         engine = self._engine
         now = engine.clock.now()
+        if deferred_to.get() is not None:  # the commit of the task's own transaction settles, and is recorded then
+            settlements = ()
         for lease, end in settlements:
             self._update_exempt(worker, lease, last=False)
             if lease.message_id not in lost:
