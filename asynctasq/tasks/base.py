@@ -5,7 +5,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import replace
 from datetime import datetime
 from operator import attrgetter
-from typing import Any, ClassVar, Generic, Self, TypeVar, dataclass_transform, final
+from typing import Any, ClassVar, Generic, Self, TypeVar, cast, dataclass_transform, final
 from uuid import UUID
 
 from asynctasq.drivers.base import Driver
@@ -107,7 +107,7 @@ class BaseTask(Generic[T_co]):
         cls._task_name = task_name(cls.__module__, cls.__qualname__)
         if cls.__module__ == __name__:  # the four kinds themselves
             return
-        cls._has_constructor = cls.__init__ is not BaseTask.__init__
+        cls._has_constructor = cls.__init__ is not cast("Any", BaseTask).__init__
         cls._signature_of_fields = None
         cls._runnable = _has_execute(cls)
         check_overrides(cls, BaseTask)
