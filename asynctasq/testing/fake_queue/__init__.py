@@ -2,8 +2,9 @@
 
 from asynctasq.testing.fake_queue.draining import DrainResult, NotIdle
 from asynctasq.testing.fake_queue.expectation import Dispatched
-from asynctasq.testing.fake_queue.fake_queue import FakeQueue, NestedFakeError, perform
+from asynctasq.testing.fake_queue.fake_queue import FakeQueue, NestedFakeError
 from asynctasq.testing.fake_queue.history import AttemptRecord, History
+from asynctasq.testing.fake_queue.perform_alone import perform
 from asynctasq.testing.fake_queue.performed import Performed
 from asynctasq.testing.fake_queue.recording import Recording
 

@@ -10,6 +10,8 @@ from asynctasq.kernel.ledger import Entry, Kind
 from asynctasq.tasks.options import one_of, whole_number
 from asynctasq.testing.engine import Engine
 from asynctasq.testing.fake_queue.history import histories
+from asynctasq.testing.fake_queue.recording import Dispatched, listed
+from asynctasq.testing.transactions import Change
 
 __all__ = [
     "Drain",
@@ -19,10 +21,12 @@ __all__ = [
     "NotIdle",
     "Retries",
     "advance_step",
+    "check_nothing_left",
     "raise_first",
     "raise_unserved",
     "remaining_work_text",
     "summarise",
+    "uncommitted",
 ]
 
 SHOWN_MAX = 8
@@ -42,6 +46,27 @@ def remaining_work_text(engine: Engine, virtual_s_max: float) -> str:
     lines = [str(known[message_id]) for message_id in ids[:SHOWN_MAX] if message_id in known]
     more = [f"... {len(ids)} messages in all"] if len(ids) > SHOWN_MAX else []
     return "\n".join([f"not idle after {virtual_s_max:g} virtual seconds; still to do:", *lines, *more])
+
+
+def uncommitted(changes: Sequence[Change]) -> str:
+    """Return what these would dispatch, a line each."""
+    return listed([record for change in changes for record in change.dispatched])
+
+
+def check_nothing_left(engine: Engine, records: Sequence[Dispatched]) -> None:
+    """Raise AssertionError if tasks wait for a commit, or to be run to their end."""
+    waiting_for_commit = uncommitted(engine.transactions.waiting)
+    if waiting_for_commit:
+        raise AssertionError(
+            "at the end of the test a transaction is still open in which tasks were dispatched: they are not "
+            f"recorded{waiting_for_commit}\ncommit it or roll it back in the test, or call queue.commit()"
+        )
+    left = engine.store.pending_ids()
+    if left:
+        waiting = listed([record for record in records if record.task_id in left])
+        nobody = ", ".join(map(repr, engine.store.unserved()))
+        unserved = f"\nno worker of this FakeQueue serves {nobody} (queues={engine.options.queues!r})" if nobody else ""
+        raise AssertionError(f"{len(left)} tasks were dispatched and not run to their end:{waiting}{unserved}")
 
 
 def raise_unserved(engine: Engine) -> None:

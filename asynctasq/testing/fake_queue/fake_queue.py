@@ -1,6 +1,5 @@
 """FakeQueue: while it is open, every dispatch of its context is recorded, and runs when the test says so."""
 
-import asyncio
 import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -27,24 +26,25 @@ from asynctasq.testing.fake_queue.draining import (
     NotIdle,
     Retries,
     advance_step,
+    check_nothing_left,
     raise_first,
     raise_unserved,
     summarise,
+    uncommitted,
 )
 from asynctasq.testing.fake_queue.history import AttemptRecord, History
 from asynctasq.testing.fake_queue.like_driver import LikeDriver
 from asynctasq.testing.fake_queue.outcomes import Outcomes
 from asynctasq.testing.fake_queue.performed import Performed
-from asynctasq.testing.fake_queue.performing import perform_task
-from asynctasq.testing.fake_queue.recording import Dispatched, Recording, listed
+from asynctasq.testing.fake_queue.performing import perform_task, task_with_arguments
+from asynctasq.testing.fake_queue.recording import Dispatched, Recording
 from asynctasq.testing.fake_queue.start import start_of
 from asynctasq.testing.faults import FaultChoice, FaultPlan, Faults
 from asynctasq.testing.faults.injector import FaultInjector, seed_of
 from asynctasq.testing.faults.kinds import as_list
-from asynctasq.testing.loop import Search, SimulationLoop
+from asynctasq.testing.loop import Search, SimulationLoop, running_simulation
 from asynctasq.testing.parameters import TaskReference, check_seed, task_class_of
 from asynctasq.testing.tape import Tape
-from asynctasq.testing.transactions import Change
 
 __all__ = [
     "AttemptRecord",
@@ -147,7 +147,7 @@ class FakeQueue(Outcomes):
     # -- opening and closing ---------------------------------------------------------------------
 
     def __enter__(self) -> Self:
-        loop = _running_simulation()
+        loop = running_simulation()
         if loop is not None:
             raise RuntimeError("inside a simulation's loop use `async with FakeQueue()`")
         self._open(None)
@@ -164,7 +164,7 @@ class FakeQueue(Outcomes):
             self._engine.close(failed=error)
 
     async def __aenter__(self) -> Self:
-        loop = _running_simulation()
+        loop = running_simulation()
         if loop is None:
             self._options.check_needs_no_simulation()
         self._open(loop)
@@ -215,20 +215,8 @@ class FakeQueue(Outcomes):
             self._engine.waits.raise_failure()
         if self._plan is not None and not failed:
             self._plan.check_fired()
-        left = self._engine.store.pending_ids()
-        waiting_for_commit = uncommitted(self._engine.transactions.waiting)
-        if self._strict and waiting_for_commit and not failed:
-            raise AssertionError(
-                f"at the end of the test a transaction is still open in which tasks were dispatched: they are not "
-                f"recorded{waiting_for_commit}\ncommit it or roll it back in the test, or call queue.commit()"
-            )
-        if self._strict and left and not failed:
-            waiting = listed([record for record in self._records if record.task_id in left])
-            nobody = ", ".join(map(repr, self._engine.store.unserved()))
-            unserved = (
-                f"\nno worker of this FakeQueue serves {nobody} (queues={self._options.queues!r})" if nobody else ""
-            )
-            raise AssertionError(f"{len(left)} tasks were dispatched and not run to their end:{waiting}{unserved}")
+        if self._strict and not failed:
+            check_nothing_left(self._engine, self._records)
 
     @property
     def _engine(self) -> Engine:
@@ -349,7 +337,9 @@ class FakeQueue(Outcomes):
 
     async def perform(self, task: BaseTask[R], *, attempt: int = 1) -> Performed[R]:
         """Run one task as the worker would in its attempt number `attempt`, hooks included, without the queue."""
-        return await self._engine.run(self._perform(_instance(task), whole_number(attempt, "attempt", least=1)))
+        return await self._engine.run(
+            self._perform(task_with_arguments(task), whole_number(attempt, "attempt", least=1))
+        )
 
     def run_due_sync(self) -> DrainResult:
         """Do `run_due` from synchronous code."""
@@ -388,7 +378,9 @@ class FakeQueue(Outcomes):
 
     def perform_sync(self, task: BaseTask[R], *, attempt: int = 1) -> Performed[R]:
         """Do `perform` from synchronous code."""
-        return self._engine.run_sync(self._perform(_instance(task), whole_number(attempt, "attempt", least=1)))
+        return self._engine.run_sync(
+            self._perform(task_with_arguments(task), whole_number(attempt, "attempt", least=1))
+        )
 
     async def _run_until_idle(self, virtual_s_max: float) -> DrainResult:
         result = await self._drain(DrainOptions(scheduled=True), virtual_s_max=virtual_s_max)
@@ -405,37 +397,5 @@ class FakeQueue(Outcomes):
         return summarise(entries, engine.clock.elapsed - started)
 
     async def _perform(self, task: BaseTask[R], attempt: int) -> Performed[R]:
-        return await perform_task(self._engine, task, attempt=attempt)
-
-
-async def perform(task: BaseTask[R], *, attempt: int = 1) -> Performed[R]:
-    """Run one task on the loop of the test as a worker would in its attempt number `attempt`, hooks included.
-
-    There is no queue: nothing is stored, and what the task dispatches goes to the FakeQueue that is open, or nowhere.
-    """
-    dispatcher = scoped_dispatcher.get()
-    number = whole_number(attempt, "attempt", least=1)
-    if isinstance(dispatcher, FakeDispatcher):
-        engine = dispatcher.engine
-        return await engine.run(perform_task(engine, _instance(task), attempt=number))
-    async with FakeQueue() as queue:
-        return await queue.perform(task, attempt=attempt)
-
-
-def uncommitted(changes: Sequence[Change]) -> str:
-    """Return what these would dispatch, a line each."""
-    return listed([record for change in changes for record in change.dispatched])
-
-
-def _running_simulation() -> SimulationLoop | None:
-    try:
-        loop = asyncio.get_running_loop()
-    except RuntimeError:
-        return None
-    return loop if isinstance(loop, SimulationLoop) else None
-
-
-def _instance(task: BaseTask[R]) -> BaseTask[R]:
-    if not isinstance(task, BaseTask):  # pyright: ignore[reportUnnecessaryIsInstance] - users' input
-        raise TypeError(f"perform runs a task with its arguments, such as SendEmail('a@b.c'), not {task!r}")
-    return task
+        number = whole_number(attempt, "attempt", least=1)
+        return await perform_task(self._engine, task_with_arguments(task), attempt=number)

@@ -16,7 +16,7 @@ from asynctasq.testing.engine.application import application_under_test, load_in
 from asynctasq.testing.fake_queue.performed import Performed
 from asynctasq.testing.loop import SharedLoop
 
-__all__ = ["perform_task"]
+__all__ = ["perform_task", "task_with_arguments"]
 
 R = TypeVar("R")
 
@@ -95,3 +95,10 @@ async def _perform(engine: Engine, message: Message, *, attempt: int) -> Perform
         lanes.close()
     assert settlement is not None, "a lease without end can't be stale"
     return Performed(value=in_flight.value, exception=in_flight.exception, settlement=settlement)
+
+
+def task_with_arguments(task: BaseTask[R]) -> BaseTask[R]:
+    """Return the task; raise TypeError for a class or a function."""
+    if not isinstance(task, BaseTask):  # pyright: ignore[reportUnnecessaryIsInstance] - users' input
+        raise TypeError(f"perform runs a task with its arguments, such as SendEmail('a@b.c'), not {task!r}")
+    return task

@@ -26,7 +26,7 @@ from asynctasq.testing.loop.report import describe_task
 from asynctasq.testing.loop.waits import Origin, Wait, WaitReader, caller_of_asyncio, runs_application_code
 from asynctasq.testing.tape import Tape
 
-__all__ = ["SharedLoop", "asyncio_loop_for"]
+__all__ = ["SharedLoop"]
 
 T = TypeVar("T")
 
@@ -303,21 +303,6 @@ class SharedLoop:
         while self._heap and self._heap[0][0] <= when_us:
             heappop(self._heap)[2].fire()
         self.check_soon()
-
-
-def asyncio_loop_for(what: Coroutine[Any, Any, object]) -> asyncio.AbstractEventLoop:
-    """Return the loop that runs in this thread, which is to run `what`; close `what` where there is none.
-
-    Raises: RuntimeError where another library than asyncio runs the code.
-    """
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        what.close()
-        raise RuntimeError(
-            "a FakeQueue runs tasks on a loop of asyncio or uvloop, and this code runs on none, but on trio, say; "
-            'with anyio\'s plugin let the fixture `anyio_backend` return "asyncio"'
-        ) from None
 
 
 def _make_plainly(coro: Any, make: Callable[..., Any], options: dict[str, Any]) -> Any:
