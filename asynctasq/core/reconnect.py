@@ -4,6 +4,7 @@ import logging
 
 from asynctasq.clock import Clock
 from asynctasq.core.shutdown import StopRequest
+from asynctasq.core.tracebacks import exception_text
 from asynctasq.errors import DriverError, DriverMisconfigured, DriverUnavailable, UnsupportedFeature
 from asynctasq.kernel.retry import Exponential, RandomSource, delay_before_next
 
@@ -47,11 +48,13 @@ class ReconnectBackoff:
         if self._since is None:
             self._since = now
             logger.error(
-                "%s can't be reached; running attempts continue, and calls are tried again: %s", self._driver, error
+                "%s can't be reached; running attempts continue, and calls are tried again: %s",
+                self._driver,
+                exception_text(error),
             )
         if now - self._since >= self._timeout_s:
             raise DriverUnavailable(
-                f"{self._driver} could not be reached for {self._timeout_s:g} s; last error: {error}"
+                f"{self._driver} could not be reached for {self._timeout_s:g} s; last error: {exception_text(error)}"
             ) from error
         self._failures += 1
         await self._stop.sleep(delay_before_next(BACKOFF, attempt=self._failures, rng=self._rng))

@@ -73,9 +73,10 @@ def class_name(cls: type, *, in_full: bool = True) -> str:
 
 
 def exception_text(error: BaseException, convert: Callable[[object], str] = str) -> str:
-    """Return the `str` or `repr` of an exception, or what that raised."""
+    """Return the `str` or `repr` of an exception, or what that raised; half a character comes escaped."""
     try:
         text = "".join((convert(error),))  # of a subclass of str a plain one
+        text = text.encode("utf-8", "backslashreplace").decode()  # no stream and no backend takes lone surrogates
     except BaseException as broken:  # noqa: BLE001 - __str__ is user code, and may even exit
         names = [class_name(type(each), in_full=False) for each in (error, broken)]
         return f"<{names[0]} whose text raised {names[1]}>"
