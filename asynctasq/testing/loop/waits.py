@@ -170,9 +170,11 @@ def _stands_for(future: Any) -> Iterable[Any] | None:
 def _of_primitive(frames: Sequence[FrameType]) -> Wait:
     """Return what a wait for a lock, an event or a queue waits for, by whose code does so."""
     outer = next((frame for frame in reversed(frames) if origin_of(frame.f_code) is not Origin.ASYNCIO), None)
-    if outer is None or origin_of(outer.f_code) is not Origin.LIBRARY:
+    if outer is None or origin_of(outer.f_code) is Origin.APPLICATION:
         return Wait.INSIDE
     code = outer.f_code
+    if origin_of(code) is Origin.OURS:
+        return Wait.OUTSIDE if code.co_filename.startswith(_OUR_OUTSIDE) else Wait.INSIDE
     if _ANYIO in code.co_filename and not code.co_qualname.startswith(_ANYIO_PRIMITIVES):
         return Wait.OUTSIDE  # its streams wait for sockets by an event
     return Wait.PERHAPS_OUTSIDE
