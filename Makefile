@@ -41,8 +41,8 @@ conformance: $(VENV)/installed servers
 
 # What needs no server, for another Python: make fast PYTHON=python3.13 VENV=.venvs/3.13
 fast: $(VENV)/installed
-	$(PYTEST) -n $(JOBS) $(patsubst %,--ignore=tests/testing/test_%.py,conformance_suite servers) \
-		tests/kernel tests/codec tests/tasks tests/testing tests/scenarios property_tests
+	$(PYTEST) -n $(JOBS) -m "not server and not slow" --ignore=tests/testing/test_conformance_suite.py \
+		tests/kernel tests/codec tests/tasks tests/core tests/testing tests/scenarios property_tests
 
 servers:
 	.ci/servers

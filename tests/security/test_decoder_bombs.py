@@ -30,8 +30,11 @@ from asynctasq.kernel.retry import Fixed
 from asynctasq.queue import MessageFactory
 from asynctasq.tasks import AsyncTask
 from asynctasq.tasks.application import Application
+from tests.patience import patient_s
 
 BODY_BYTES = 10 * 1024 * 1024
+DECODING_S_MAX = patient_s(3)
+"""CPU seconds: half a second on a free core, minutes where what bounds the cost is missing."""
 SCALE = 1024
 JUDGED = 2
 LARGEST = (("short text", "list"), ("wide text", "list"))
@@ -195,7 +198,7 @@ def test_the_worst_family_that_a_search_finds_stays_below_a_second_and_200_megab
 
     for unit, shape in [*slowest, *LARGEST]:
         took, grown = in_a_process_of_its_own(body(UNITS[unit], shape, Limits(), found[unit, shape][1]))
-        assert took < 1.0, f"{unit} in a {shape}: {took:.2f} s"
+        assert took < DECODING_S_MAX, f"{unit} in a {shape}: {took:.2f} s"
         assert grown < 200, f"{unit} in a {shape}: {grown:.0f} MB"
 
 
@@ -216,7 +219,7 @@ def test_the_worst_family_that_a_search_finds_stays_below_a_second_and_200_megab
 def test_no_single_value_is_slow_or_large(content: bytes) -> None:
     took, grown = in_a_process_of_its_own((b"\x81\xa1x" + content)[:BODY_BYTES])
 
-    assert took < 1.0
+    assert took < DECODING_S_MAX
     assert grown < 200
 
 
@@ -298,7 +301,7 @@ def test_the_envelope_itself_is_no_bomb(unit: bytes) -> None:
     began = time.thread_time()
     with pytest.raises(UndecodableBody, match="holds more than"):
         decode_envelope(bomb)
-    assert time.thread_time() - began < 0.5
+    assert time.thread_time() - began < DECODING_S_MAX
 
 
 THREADS: list[int] = []
