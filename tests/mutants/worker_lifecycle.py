@@ -93,6 +93,11 @@ class Frail(MemoryDriver):
         self._answer()
         return super()._reserve_now(queues, limit, lease_s)
 
+    async def extend(self, leases: Sequence[Lease], *, lease_s: float) -> AbstractSet[str]:
+        if self.away:
+            raise DriverUnavailable("the backend is away")
+        return await super().extend(leases, lease_s=lease_s)
+
     async def wait_visible(self, queues: Sequence[str], *, wait_s: float) -> bool:
         self._answer()
         return await super().wait_visible(queues, wait_s=min(wait_s, 25))

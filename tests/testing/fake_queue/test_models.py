@@ -44,7 +44,7 @@ class Greets:
     user: Any
     others: Any
 
-    def __init__(self, user: User | None, others: Any = (), **kwargs: Any) -> None:
+    def __init__(self, user: Any, others: Any = (), **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.user = user
         self.others = others

@@ -164,8 +164,8 @@ OTHER = """
 import sys
 
 def test_other():
-    ours = [name for name in sys.modules if name.startswith("asynctasq.testing.")]
-    assert ours == ["asynctasq.testing.plugin"]
+    ours = {name for name in sys.modules if name.startswith("asynctasq.testing.")}
+    assert ours == {"asynctasq.testing.plugin", "asynctasq.testing.outside_fakes"}
 """
 
 
