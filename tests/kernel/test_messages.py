@@ -1,13 +1,22 @@
 """The values: rounding, names, records."""
 
+import json
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asynctasq.errors import InvalidQueueName
-from asynctasq.kernel.messages import ErrorRecord, Message, State, StoredMessage, check_queue_name, microseconds
+from asynctasq.kernel.messages import (
+    ErrorRecord,
+    Message,
+    State,
+    StoredMessage,
+    bounded_text,
+    check_queue_name,
+    microseconds,
+)
 
 
 @given(st.floats(min_value=0, max_value=10 * 365 * 86_400, allow_nan=False))
@@ -81,3 +90,26 @@ def test_the_size_of_a_message_is_that_of_its_body() -> None:
     )
 
     assert (message.size, stored.size) == (5, 7)
+
+
+@given(
+    text=st.text(st.characters() | st.sampled_from('\x00\n"\\é🎈\ud800'), max_size=300),
+    bytes_max=st.integers(1, 400),
+    keep_end=st.booleans(),
+)
+@settings(max_examples=300)
+def test_a_bounded_text_is_the_longest_part_that_fits(text: str, bytes_max: int, *, keep_end: bool) -> None:
+    bounded = bounded_text(text, bytes_max, keep_end=keep_end)
+
+    stored = len(ErrorRecord(type="", message=text).to_json()) - len(ErrorRecord(type="", message="").to_json())
+    if stored <= bytes_max:
+        assert bounded == text
+    elif keep_end:
+        kept = bounded.removeprefix("[...]\n")
+        assert text.endswith(kept)
+        assert len(json.dumps(kept)) - 2 <= bytes_max < len(json.dumps(text[-len(kept) - 1 :])) - 2
+    else:
+        kept, _, mark = bounded.rpartition(" [... ")
+        assert text.startswith(kept)
+        assert mark == f"{len(text) - len(kept):,} characters more]"
+        assert len(json.dumps(kept)) - 2 <= bytes_max < len(json.dumps(text[: len(kept) + 1])) - 2

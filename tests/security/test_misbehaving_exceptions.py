@@ -7,14 +7,12 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from asynctasq.core.exception_codec import pack_exception, record_of, unpack_exception
 from asynctasq.core.tracebacks import MESSAGE_BYTES_MAX, NAME_BYTES_MAX, TRACEBACK_BYTES_MAX
 from asynctasq.errors import DELAY_S_MAX, CodecError, Retry, Snooze, UndecodableBody
 from asynctasq.kernel.decide import SNOOZE_AGAIN_S_MIN
-from asynctasq.kernel.messages import DeadReason, ErrorRecord, StoredMessage, bounded_text
+from asynctasq.kernel.messages import DeadReason, StoredMessage
 from asynctasq.tasks import AsyncProcessTask, AsyncTask, BaseTask, SyncProcessTask, SyncTask
 from asynctasq.testing import FakeQueue
 from asynctasq.utils.loop import run_despite_exits
@@ -180,29 +178,6 @@ def test_a_huge_message_leaves_room_for_the_frames() -> None:
     assert "frame_of_the_task" in record.traceback
     assert record.message.startswith("could not convert string to float: 'ééé")
     assert record.message.endswith(" characters more]")
-
-
-@given(
-    text=st.text(st.characters() | st.sampled_from('\x00\n"\\é🎈\ud800'), max_size=300),
-    bytes_max=st.integers(1, 400),
-    keep_end=st.booleans(),
-)
-@settings(max_examples=300)
-def test_a_bounded_text_is_the_longest_part_that_fits(text: str, bytes_max: int, *, keep_end: bool) -> None:
-    bounded = bounded_text(text, bytes_max, keep_end=keep_end)
-
-    stored = len(ErrorRecord(type="", message=text).to_json()) - len(ErrorRecord(type="", message="").to_json())
-    if stored <= bytes_max:
-        assert bounded == text
-    elif keep_end:
-        kept = bounded.removeprefix("[...]\n")
-        assert text.endswith(kept)
-        assert len(json.dumps(kept)) - 2 <= bytes_max < len(json.dumps(text[-len(kept) - 1 :])) - 2
-    else:
-        kept, _, mark = bounded.rpartition(" [... ")
-        assert text.startswith(kept)
-        assert mark == f"{len(text) - len(kept):,} characters more]"
-        assert len(json.dumps(kept)) - 2 <= bytes_max < len(json.dumps(text[: len(kept) + 1])) - 2
 
 
 @pytest.mark.parametrize("cls", [CodecError, UndecodableBody])
