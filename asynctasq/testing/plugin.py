@@ -164,7 +164,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         module = cast("Any", metafunc).module  # pytest leaves it unannotated
         drivers = chosen_drivers(metafunc.config, module)
         metafunc.parametrize("conformance_harness", drivers, indirect=True, scope="function")
-    if "real_queue" in metafunc.fixturenames:
+    chosen = any("real_queue" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
+    if "real_queue" in metafunc.fixturenames and not chosen:
         drivers = _drivers_of_real_queue(metafunc.config)
         if len(drivers) > 1:  # with one the tests keep their ids
             metafunc.parametrize("real_queue", drivers, indirect=True, scope="function")
