@@ -165,7 +165,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         drivers = chosen_drivers(metafunc.config, module)
         metafunc.parametrize("conformance_harness", drivers, indirect=True, scope="function")
     chosen = any("real_queue" in mark.args[0] for mark in metafunc.definition.iter_markers("parametrize"))
-    if "real_queue" in metafunc.fixturenames and not chosen:
+    if _uses_ours(metafunc.definition, "real_queue") and not chosen:
         drivers = _drivers_of_real_queue(metafunc.config)
         if len(drivers) > 1:  # with one the tests keep their ids
             metafunc.parametrize("real_queue", drivers, indirect=True, scope="function")
@@ -184,16 +184,16 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 
 def _is_simulation(item: pytest.Item) -> bool:
-    return getattr(getattr(item, "function", None), "asynctasq_simulation", False) or _uses_our_sim(item)
+    return getattr(getattr(item, "function", None), "asynctasq_simulation", False) or _uses_ours(item, "sim")
 
 
-def _uses_our_sim(item: pytest.Item) -> bool:
-    """Say whether the test's `sim` is ours; a fixture of the user's own of that name may be built on ours."""
+def _uses_ours(item: pytest.Item, name: str) -> bool:
+    """Say whether the test's fixture of this name is ours; one of the user's own may be built on it."""
     known: Any = getattr(item, "_fixtureinfo", None)  # pytest has no public way to ask before a test runs
-    for definition in reversed(known.name2fixturedefs.get("sim", ()) if known else ()):
+    for definition in reversed(known.name2fixturedefs.get(name, ()) if known else ()):
         if definition.func.__module__ == __name__:
             return True
-        if "sim" not in definition.argnames:
+        if name not in definition.argnames:
             return False
     return False
 
