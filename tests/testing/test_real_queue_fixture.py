@@ -71,7 +71,10 @@ def run_pytest(folder: Path, *arguments: str, mark: str = "", extra: str = "", m
     (folder / "test_app.py").write_text(TESTS.format(mark=mark) + extra)
     scope = "asyncio_default_fixture_loop_scope=function"
     asyncio_options = ["-o", f"asyncio_mode={mode}", "-o", scope] if mode else []
-    options = ["-p", "no:cacheprovider", "-W", "error", *asyncio_options, *arguments]
+    without = [
+        part for name in ("cacheprovider", "looptime_plugin", "looptime_timeproxies") for part in ("-p", f"no:{name}")
+    ]
+    options = [*without, "-W", "error", *asyncio_options, *arguments]
     environment = {name: value for name, value in os.environ.items() if name != "CI"}
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *options],

@@ -101,13 +101,17 @@ def without_savepoint() -> None:
         note("kept")
 
 
+# Newer versions of Django have it under another name.
+savepoint_create: Any = getattr(transaction, "savepoint_create", None) or transaction.savepoint
+
+
 def by_hand() -> None:
     with transaction.atomic():
         note("before")
-        savepoint = transaction.savepoint()
+        savepoint = savepoint_create()
         note("never")
         transaction.savepoint_rollback(savepoint)
-        savepoint = transaction.savepoint()
+        savepoint = savepoint_create()
         note("released")
         transaction.savepoint_commit(savepoint)
 
