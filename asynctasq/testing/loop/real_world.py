@@ -1,6 +1,5 @@
 """Sockets, child processes and signals in a simulation loop: refused, or, where it was asked for, done for real."""
 
-
 # pyright: reportPrivateUsage=false
 
 import asyncio

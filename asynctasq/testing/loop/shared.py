@@ -31,7 +31,8 @@ __all__ = ["SharedLoop"]
 T = TypeVar("T")
 
 GRACE_S: Final = 1.0
-"""Real seconds of silence after which a library that waits for an event is taken to wait for another task."""
+"""Real seconds of silence after which code that waits for an event is taken to wait for virtual time to pass."""
+_FOR_A_WHILE: Final = frozenset({Wait.AT_PRIMITIVE, Wait.PERHAPS_OUTSIDE})
 JUMPS_WITHOUT_PROGRESS_MAX: Final = 100_000
 """Jumps of the clock without progress: a task that needs so many most likely never ends."""
 _SLEEP: Final = "_set_result_unless_cancelled"
@@ -219,18 +220,22 @@ class SharedLoop:
         most = max(waits.values(), default=Wait.INSIDE)
         if most is Wait.READY:
             self.check_soon()
-        elif most is Wait.INSIDE:
+        elif most is Wait.INSIDE or (most is Wait.AT_PRIMITIVE and self._somebody_sleeps()):
             self._pass_on()
         else:
             for task in self.tasks:
                 self._listen(task)
             self._wait_for_the_world(waits, most)
 
+    def _somebody_sleeps(self) -> bool:
+        """Say whether code of the application sleeps: it may set, in virtual time, what others wait for."""
+        return not all(sleep.done() for sleep in self._sleeps)
+
     def _wait_of(self, task: "asyncio.Task[Any]") -> Wait:
         wait = self._waits.wait_of(task)
         if wait is Wait.OUTSIDE and self.tasks[task] is Origin.LIBRARY:
             wait = Wait.PERHAPS_OUTSIDE
-        if wait is Wait.PERHAPS_OUTSIDE and task._fut_waiter in self._given_up:  # type: ignore[attr-defined]
+        if wait in _FOR_A_WHILE and task._fut_waiter in self._given_up:  # type: ignore[attr-defined]
             wait = Wait.INSIDE
         return wait
 
@@ -241,8 +246,8 @@ class SharedLoop:
             waiter.add_done_callback(self.check_soon)
 
     def _wait_for_the_world(self, waits: "dict[asyncio.Task[Any], Wait]", most: Wait) -> None:
-        """Let real time pass until something happens, or, where only libraries' events are waited for, a while."""
-        if most is Wait.PERHAPS_OUTSIDE:
+        """Let real time pass until something happens, or, where only events and locks are waited for, a while."""
+        if most in _FOR_A_WHILE:
             self._silence = self.hooks.real_later(GRACE_S, self._give_up, waits)
             return
         self._note_progress()
@@ -258,7 +263,7 @@ class SharedLoop:
 
     def _give_up(self, waits: "dict[asyncio.Task[Any], Wait]") -> None:
         for task, wait in waits.items():
-            if wait is Wait.PERHAPS_OUTSIDE and task in self.tasks:
+            if wait in _FOR_A_WHILE and task in self.tasks:
                 waiter: Any = task._fut_waiter  # type: ignore[attr-defined]
                 if waiter is not None:
                     self._given_up.add(waiter)

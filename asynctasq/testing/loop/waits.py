@@ -1,6 +1,5 @@
 """What a suspended task waits for: other tasks and timers of the loop, or the world outside of it. Changes nothing."""
 
-
 # pyright: reportPrivateUsage=false
 
 import asyncio
@@ -48,11 +47,13 @@ class Wait(enum.IntEnum):
 
     INSIDE = 0
     """Another task of the loop, or one of its timers."""
-    PERHAPS_OUTSIDE = 1
+    AT_PRIMITIVE = 1
+    """The application's own use of an event or a lock: whoever sets it is a task of the queue, or one of the test."""
+    PERHAPS_OUTSIDE = 2
     """A library's use of an event or a lock: whoever sets it may be a task, or a socket."""
-    OUTSIDE = 2
+    OUTSIDE = 3
     """A socket, a thread, a child process, or a future that nothing in the loop is known to set."""
-    READY = 3
+    READY = 4
     """Its turn."""
 
 
@@ -67,6 +68,8 @@ _OUR_OUTSIDE: Final = (f"{_OURS}core{os.sep}lanes{os.sep}", f"{_OURS}codec{os.se
 _ANYIO: Final = f"{os.sep}anyio{os.sep}_backends{os.sep}"
 _ANYIO_PRIMITIVES: Final = ("Event.", "CapacityLimiter.", "Lock.", "Semaphore.", "Condition.", "TaskGroup.")
 _ANYIO_ANY: Final = f"{os.sep}anyio{os.sep}"
+_LISTENING: Final = frozenset({"add_reader", "add_writer"})
+"""Methods of the loop that a function calls to be told of its socket, often by an event."""
 
 
 @lru_cache(maxsize=8192)
@@ -131,7 +134,9 @@ class WaitReader:
         if future.done() or future in set_by_test_tools or self.timed(future):
             return Wait.INSIDE
         if isinstance(future, asyncio.Task):
-            return Wait.INSIDE if future in self.tasks else Wait.OUTSIDE
+            return self._of_task(future, frames) if future in self.tasks else Wait.OUTSIDE
+        if any(map(_listens, frames)):
+            return Wait.OUTSIDE
         code = frames[-1].f_code if frames else None
         origin = None if code is None else origin_of(code)
         if code is not None and origin is Origin.OURS and not code.co_filename.startswith(_OUR_OUTSIDE):
@@ -140,6 +145,14 @@ class WaitReader:
         if inner is not None:
             return max(map(self._of_future, inner), default=Wait.INSIDE)
         return self._in_asyncio(frames) if origin is Origin.ASYNCIO else Wait.OUTSIDE
+
+    def _of_task(self, task: Any, frames: Sequence[FrameType]) -> Wait:
+        """Return what waiting for a task is: where it runs asyncio's own code, what that waits for."""
+        inner = frames_of(task.get_coro())
+        waiter: Any = getattr(task, "_fut_waiter", None)
+        if waiter is None or not inner or origin_of(inner[0].f_code) is not Origin.ASYNCIO:
+            return Wait.INSIDE
+        return self._of_future(waiter, [*frames, *inner])
 
     def _in_asyncio(self, frames: Sequence[FrameType]) -> Wait:
         innermost = frames[-1]
@@ -150,10 +163,14 @@ class WaitReader:
             if innermost.f_code.co_name == "sleep":
                 return self.sleep
             awaited = [innermost.f_locals.get("fut"), *(innermost.f_locals.get("fs") or ())]
-            waits = [self._of_future(each) for each in awaited if asyncio.isfuture(each)]
+            waits = [self._of_future(each, frames) for each in awaited if asyncio.isfuture(each)]
             if waits:
                 return max(waits)
         return _of_primitive(frames)
+
+
+def _listens(frame: FrameType) -> bool:
+    return not _LISTENING.isdisjoint(frame.f_code.co_names) and origin_of(frame.f_code) is not Origin.ASYNCIO
 
 
 def _stands_for(future: Any) -> Iterable[Any] | None:
@@ -170,8 +187,10 @@ def _stands_for(future: Any) -> Iterable[Any] | None:
 def _of_primitive(frames: Sequence[FrameType]) -> Wait:
     """Return what a wait for a lock, an event or a queue waits for, by whose code does so."""
     outer = next((frame for frame in reversed(frames) if origin_of(frame.f_code) is not Origin.ASYNCIO), None)
-    if outer is None or origin_of(outer.f_code) is Origin.APPLICATION:
+    if outer is None:
         return Wait.INSIDE
+    if origin_of(outer.f_code) is Origin.APPLICATION:
+        return Wait.AT_PRIMITIVE
     code = outer.f_code
     if origin_of(code) is Origin.OURS:
         return Wait.OUTSIDE if code.co_filename.startswith(_OUR_OUTSIDE) else Wait.INSIDE

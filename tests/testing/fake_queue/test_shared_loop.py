@@ -274,7 +274,6 @@ async def test_an_event_that_a_sibling_sets_is_waited_for_in_virtual_time() -> N
     assert await run(event) == 60
 
 
-@pytest.mark.xfail(reason="the clock jumps from one renewal of the lease to the next meanwhile")
 async def test_an_event_that_the_test_sets_is_waited_for_in_real_time() -> None:
     happened = asyncio.Event()
     asyncio.get_running_loop().call_later(0.05, happened.set)
