@@ -1,46 +1,17 @@
 """Storing and settling in transactions that belong to the caller, on MySQL and MariaDB."""
 
-from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
-from asynctasq.drivers.mysql_driver.address import parse_address
-from asynctasq.drivers.mysql_driver.pool import Connection, connect
+from asynctasq.drivers.mysql_driver.pool import Connection
 from asynctasq.errors import UnsupportedFeature
-from asynctasq.kernel.messages import Complete, Depth, ErrorRecord, Lease, Message, Release
+from asynctasq.kernel.messages import Complete, ErrorRecord, Lease, Message, Release
 from asynctasq.testing.conformance.harnesses.mysql import MySQLHarness
 from asynctasq.testing.servers import Servers
-
-EMPTY = Depth(ready=0, scheduled=0, reserved=0, dead=0)
-
-
-@pytest.fixture
-async def store(conformance_servers: Servers) -> AsyncIterator[MySQLHarness]:
-    harness = MySQLHarness(conformance_servers.mysql())
-    await harness.prepare()
-    yield harness
-    for driver in harness.drivers:
-        await driver.close()
-    await harness.clean_up()
-
-
-@pytest.fixture
-async def connection(store: MySQLHarness) -> AsyncIterator[Connection]:
-    """A connection beside the driver's."""
-    connection = await connect(parse_address(store.url, command_timeout_s=30))
-    yield connection
-    await connection.close()
-
-
-def messages(*ids: str, queue: str = "q", delay_s: float = 0.0) -> list[Message]:
-    return [Message(id=message_id, queue=queue, body=message_id.encode(), delay_s=delay_s) for message_id in ids]
-
-
-def ids(leases: list[Lease]) -> list[str]:
-    return [lease.message_id for lease in leases]
+from tests.drivers.mysql_driver.support import EMPTY, ids, messages
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -11,7 +10,7 @@ from asynctasq.drivers.memory_driver import MemoryDriver
 from asynctasq.drivers.mysql_driver import MySQLDriver
 from asynctasq.drivers.mysql_driver.address import parse_address
 from asynctasq.drivers.mysql_driver.claim_cursors import ClaimCursors
-from asynctasq.drivers.mysql_driver.pool import Conflict, Connection, check_server, connect, mapped_errors, packets
+from asynctasq.drivers.mysql_driver.pool import Conflict, Connection, check_server, mapped_errors, packets
 from asynctasq.drivers.mysql_driver.statements import Ending, Statements, literal, server_now
 from asynctasq.drivers.mysql_driver.steps import parse_token
 from asynctasq.drivers.urls import create_driver
@@ -22,38 +21,11 @@ from asynctasq.errors import (
     DriverMisconfigured,
     DriverUnavailable,
 )
-from asynctasq.kernel.messages import Bury, Complete, DeadReason, Depth, ErrorRecord, Lease, Message, Release
+from asynctasq.kernel.messages import Bury, Complete, DeadReason, ErrorRecord, Lease, Message, Release
 from asynctasq.testing.conformance.harnesses.mysql import MySQLHarness
-from asynctasq.testing.servers import Servers
+from tests.drivers.mysql_driver.support import EMPTY, ids, messages
 
 SQL = Statements("asynctasq")
-EMPTY = Depth(ready=0, scheduled=0, reserved=0, dead=0)
-
-
-@pytest.fixture
-async def store(conformance_servers: Servers) -> AsyncIterator[MySQLHarness]:
-    harness = MySQLHarness(conformance_servers.mysql())
-    await harness.prepare()
-    yield harness
-    for driver in harness.drivers:
-        await driver.close()
-    await harness.clean_up()
-
-
-@pytest.fixture
-async def connection(store: MySQLHarness) -> AsyncIterator[Connection]:
-    """A connection beside the driver's."""
-    connection = await connect(parse_address(store.url, command_timeout_s=30))
-    yield connection
-    await connection.close()
-
-
-def messages(*ids: str, queue: str = "q", delay_s: float = 0.0) -> list[Message]:
-    return [Message(id=message_id, queue=queue, body=message_id.encode(), delay_s=delay_s) for message_id in ids]
-
-
-def ids(leases: list[Lease]) -> list[str]:
-    return [lease.message_id for lease in leases]
 
 
 # -- addresses -----------------------------------------------------------------------------------

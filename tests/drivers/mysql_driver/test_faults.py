@@ -6,7 +6,7 @@ import os
 import random
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -22,36 +22,11 @@ from asynctasq.errors import DriverError, DriverUnavailable
 from asynctasq.kernel.messages import Bury, Complete, DeadReason, Depth, Lease, Message, Release, Settlement
 from asynctasq.testing.conformance.harnesses.mysql import MySQLHarness
 from asynctasq.testing.servers import Servers
+from tests.drivers.mysql_driver.support import ids, messages
 from tests.patience import SOON_S, until
 
 SQL = Statements("asynctasq")
 FAR_S = 3600.0
-
-
-@pytest.fixture
-async def store(conformance_servers: Servers) -> AsyncIterator[MySQLHarness]:
-    harness = MySQLHarness(conformance_servers.mysql())
-    await harness.prepare()
-    yield harness
-    for driver in harness.drivers:
-        await driver.close()
-    await harness.clean_up()
-
-
-@pytest.fixture
-async def connection(store: MySQLHarness) -> AsyncIterator[Connection]:
-    """A connection beside the driver's."""
-    connection = await connect(parse_address(store.url, command_timeout_s=30))
-    yield connection
-    await connection.close()
-
-
-def messages(*ids: str, queue: str = "q", delay_s: float = 0.0) -> list[Message]:
-    return [Message(id=message_id, queue=queue, body=message_id.encode(), delay_s=delay_s) for message_id in ids]
-
-
-def ids(leases: list[Lease]) -> list[str]:
-    return [lease.message_id for lease in leases]
 
 
 async def status(store: MySQLHarness, name: str) -> int:
