@@ -3,6 +3,7 @@
 import asyncio
 import random
 import threading
+from contextlib import closing, nullcontext
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from asynctasq.drivers.sql.settlements import independent_batches, is_plain
 from asynctasq.drivers.sql.waiting import PollBackoff, Wakeups, wait_until_visible
 from asynctasq.errors import ConfigError, DriverUnavailable, UnsupportedFeature
 from asynctasq.kernel.messages import Complete, Lease, Message, Release
+from asynctasq.testing.loop import SimulationLoop
 from tests.patience import SOON_S
 
 
@@ -85,12 +87,20 @@ async def test_a_conflict_is_tried_again_and_another_error_is_not() -> None:
     assert len(calls) == 4
 
 
-async def test_a_conflict_without_end_is_raised() -> None:
+@pytest.mark.parametrize(("conflict_s", "ends_at_s"), [(25.0, 25.0), (None, 30.0)])
+def test_a_conflict_is_tried_again_for_thirty_seconds(conflict_s: float | None, ends_at_s: float) -> None:
     async def conflicts() -> str:
-        raise KeyError
+        if conflict_s is None or asyncio.get_running_loop().time() < conflict_s:
+            raise KeyError
+        return "done"
 
-    with pytest.raises(KeyError):
-        await retry_conflicts(conflicts, is_conflict=lambda error: True, rng=random.Random(1))
+    async def tried() -> float:
+        with nullcontext() if conflict_s else pytest.raises(KeyError):
+            assert await retry_conflicts(conflicts, is_conflict=lambda error: True, rng=random.Random(1)) == "done"
+        return asyncio.get_running_loop().time()
+
+    with closing(SimulationLoop()) as loop:
+        assert ends_at_s <= loop.run_until_complete(tried()) < ends_at_s + 0.5
 
 
 def test_the_pace_slows_down_to_its_limit_with_jitter() -> None:
