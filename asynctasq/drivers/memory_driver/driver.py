@@ -39,6 +39,8 @@ from asynctasq.kernel.messages import (
 __all__ = ["MemoryDriver", "MemoryRow"]
 
 NEVER = float("inf")
+HALF_A_MICROSECOND_S = 0.5 / MICROSECONDS
+"""A rest of a wait that is shorter comes from adding floats: instants here are whole microseconds."""
 
 
 @dataclass(slots=True)
@@ -217,8 +219,7 @@ class MemoryDriver(Driver):
         while True:
             with self._lock:
                 now, due_us = self._now(), self._first_due(queues)
-                remaining = deadline - loop.time()
-                if due_us <= now or remaining <= 0:
+                if due_us <= now or deadline - loop.time() < HALF_A_MICROSECOND_S:
                     return due_us <= now
                 self._waiters[waiter := Waiter(queues, loop, due_us)] = None
             try:
