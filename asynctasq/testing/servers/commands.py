@@ -95,11 +95,15 @@ def _mysql() -> ServerCommands:
     )
 
 
+_MOTO = "import sys; sys.setswitchinterval(60); from moto.server import main; main(sys.argv[1:])"
+"""moto looks whether a message is visible and then marks it received; threads that change between give it to two."""
+
+
 def _sqs() -> ServerCommands:
     return ServerCommands(
         user=None,
         make=None,
-        serve=lambda _, port: [sys.executable, "-m", "moto.server", "-H", HOST, "-p", str(port)],
+        serve=lambda _, port: [sys.executable, "-c", _MOTO, "-H", HOST, "-p", str(port)],
         url=lambda port: f"http://{HOST}:{port}",
         is_ready=lambda port: _reply(port, b"GET /moto-api/ HTTP/1.0\r\n\r\n").startswith(b"HTTP/"),
         keeps_data=False,
