@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from asynctasq.drivers.urls import redact
+from asynctasq.drivers.urls import names_kind_of, redact
 from asynctasq.errors import ConfigError
 from asynctasq.tasks.registry import project_root
 
@@ -112,6 +112,8 @@ class Settings(BaseSettings):
 def load_settings(given: Mapping[str, Any] | None = None, *, root: Path | None = None) -> Settings:
     """Read all sources; `given` wins. `.env` and pyproject.toml are looked for in the project root.
 
+    A driver given by its bare name keeps an address of that driver that another source has.
+
     Raises: ConfigError for an unknown key, naming the nearest right one, or a wrong value. Secrets are not shown.
     """
     root = root or project_root()
@@ -123,6 +125,9 @@ def load_settings(given: Mapping[str, Any] | None = None, *, root: Path | None =
         for name in NEVER_EMPTY.intersection(names):
             if names[name] is None or names[name] == "":  # which pydantic would take for a setting left out
                 raise ConfigError(f"{source} sets {name} to nothing; give it a value or leave it out")
+    configured = in_environment.get("driver") or from_files.get("driver")
+    if configured and names_kind_of(str(given.get("driver")), str(configured)):
+        del given["driver"]
     below = {name: value for name, value in from_files.items() if name not in in_environment}
     values: Any = {**below, **given}
     try:

@@ -5,7 +5,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,8 @@ from asynctasq.core.setup import Setup, install, signing_key_bytes
 from asynctasq.core.worker import Worker
 from asynctasq.errors import ConfigError
 from asynctasq.tasks.application import Application
-from asynctasq.tasks.registry import project_root
+from asynctasq.tasks.definition import definition_of
+from asynctasq.tasks.registry import known_names, project_root, registered
 from asynctasq.utils.loop import run_despite_exits
 
 __all__ = ["Output", "run_worker"]
@@ -120,6 +121,13 @@ def _worker(
     )
 
 
+def _unserved_queues(served: Sequence[str]) -> list[str]:
+    """Return the other queues that the imported tasks go to by default, but for tasks with a driver of their own."""
+    tasks = [(task, definition_of(task)) for task in map(registered, known_names()) if task is not None]
+    used = {task.queue for task, definition in tasks if definition.runnable and definition.driver is None}
+    return sorted(used.difference(served))
+
+
 def _banner(worker: Worker, settings: Settings, setup: Setup, output: Output) -> None:
     from asynctasq import __version__
 
@@ -135,6 +143,8 @@ def _banner(worker: Worker, settings: Settings, setup: Setup, output: Output) ->
         "signing": _signing(setup),
         "app": ", ".join(settings.app) or "tasks are found in the project root",
     }
+    if other_queues := _unserved_queues(worker.queues.names):
+        facts["not_served"] = f"{', '.join(other_queues)}: tasks here go to them; add them to --queues or run a worker"
     if output.json:
         sys.stdout.write(json.dumps({"event": "started", **facts}) + "\n")
     else:

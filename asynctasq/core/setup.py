@@ -10,7 +10,7 @@ from asynctasq.codec.limits import Limits
 from asynctasq.codec.signing import SigningKeys
 from asynctasq.config import Settings, load_settings
 from asynctasq.drivers.base import Driver
-from asynctasq.drivers.urls import create_driver, sqlite_url
+from asynctasq.drivers.urls import create_driver, names_kind_of, sqlite_url
 from asynctasq.errors import ConfigError, DispatchError
 from asynctasq.queue import MessageFactory, Queue, background_loop
 from asynctasq.tasks.dispatching import set_default_dispatcher
@@ -60,10 +60,13 @@ class Setup:
 
 
 def driver_from(settings: Settings, name: str) -> Driver:
-    """Return a new driver for a name (with its settings) or a URL (as it stands, but for the password)."""
+    """Return a new driver for a URL (as it stands, but for the password) or a name.
+
+    A name's address is the setting of its kind, else that of the application's driver if it is of that kind.
+    """
     kind, is_url, _ = name.partition("://")
     options: dict[str, Any] = {}
-    address = name
+    address = settings.driver if names_kind_of(name, settings.driver) else name
     if kind in ("redis", "rediss", "redis+sentinel"):
         password = settings.redis_password
         options = {
@@ -71,11 +74,11 @@ def driver_from(settings: Settings, name: str) -> Driver:
             "db": settings.redis_db,
             "max_connections": settings.redis_max_connections,
         }
-        address = name if is_url else settings.redis_url or name
+        address = name if is_url else settings.redis_url or address
     elif kind in ("postgres", "postgresql"):
-        address = name if is_url else settings.postgres_url or name
+        address = name if is_url else settings.postgres_url or address
     elif kind in ("mysql", "mariadb"):
-        address = name if is_url else settings.mysql_url or name
+        address = name if is_url else settings.mysql_url or address
     elif kind == "sqs":
         options = {
             "region": settings.sqs_region,
@@ -84,7 +87,7 @@ def driver_from(settings: Settings, name: str) -> Driver:
         }
     elif kind == "sqlite" and not is_url:
         options = {"durability": settings.sqlite_durability}
-        address = name if settings.sqlite_path is None else sqlite_url(Path(settings.sqlite_path))
+        address = address if settings.sqlite_path is None else sqlite_url(Path(settings.sqlite_path))
     return create_driver(address, **{key: value for key, value in options.items() if value is not None})
 
 

@@ -12,7 +12,7 @@ from urllib.parse import parse_qsl, quote
 from asynctasq.drivers.base import Driver
 from asynctasq.errors import ConfigError, MissingExtra
 
-__all__ = ["SCHEMES", "create_driver", "read_options", "redact", "split_options", "sqlite_url"]
+__all__ = ["SCHEMES", "create_driver", "names_kind_of", "read_options", "redact", "split_options", "sqlite_url"]
 
 SCHEMES: dict[str, tuple[str, str]] = {
     "memory": ("asynctasq.drivers.memory_driver:MemoryDriver", "memory://"),
@@ -44,8 +44,9 @@ def create_driver(address: str, **options: Any) -> Driver:
     except ModuleNotFoundError as error:
         if error.name and error.name.split(".")[0] == "asynctasq":
             raise ConfigError(f"driver {scheme!r} is not part of this build: {error}") from error
+        extra = next((name for name, (known, _) in SCHEMES.items() if known == target), scheme)
         raise MissingExtra(
-            f"driver {scheme!r} needs the package {error.name!r}; install it with: pip install 'asynctasq[{scheme}]'"
+            f"driver {scheme!r} needs the package {error.name!r}; install it with: pip install 'asynctasq[{extra}]'"
         ) from error
     driver: Driver = getattr(module, class_name).from_url(address if "://" in address else default_url, **options)
     return driver
@@ -58,6 +59,12 @@ def _from_entry_point(scheme: str) -> tuple[str, str]:
     nearest = get_close_matches(scheme, known, 1)
     hint = f"did you mean {nearest[0]!r}?" if nearest else f"known: {', '.join(known)}"
     raise ConfigError(f"no driver for {redact(scheme)!r}; {hint}")
+
+
+def names_kind_of(name: str, address: str) -> bool:
+    """Whether `name` is a driver's bare name, and `address` a URL of that driver (`postgres`, `postgresql://h/db`)."""
+    scheme, is_url, _ = address.partition("://")
+    return bool(is_url) and name in SCHEMES and scheme in SCHEMES and SCHEMES[name][0] == SCHEMES[scheme][0]
 
 
 def split_options(url: str) -> tuple[str, dict[str, str]]:

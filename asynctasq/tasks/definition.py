@@ -32,7 +32,7 @@ __all__ = [
 class TaskDefinition:
     """One task class: its name, how it runs, what its constructor takes and `execute` returns, its own driver.
 
-    `validate` says whether the arguments are checked against their annotations.
+    `validate` says whether the arguments are checked against their annotations, `runnable` whether it has an `execute`.
     """
 
     name: str
@@ -41,6 +41,7 @@ class TaskDefinition:
     driver: str | Driver | None
     returns: object
     validate: bool = False
+    runnable: bool = True
 
 
 def definition_of(cls: type[BaseTask[Any]]) -> TaskDefinition:
@@ -55,6 +56,7 @@ def definition_of(cls: type[BaseTask[Any]]) -> TaskDefinition:
         driver=cls._driver_override,
         returns=cls._return_annotation(),
         validate=cls.validate,
+        runnable=cls._runnable,
     )
     cls._definition = made
     return made

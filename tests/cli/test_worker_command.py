@@ -147,3 +147,15 @@ def test_the_reference_names_every_command_option_and_exit_code() -> None:
         assert set(re.findall(r"^\| `(--[a-z-]+)", section, re.MULTILINE)) == options - {"--help"}
     for code in ExitCode:
         assert f"| {code.value} |" in page
+
+
+def test_the_banner_names_the_queues_of_its_tasks_that_it_does_not_serve(folder: Path) -> None:
+    (folder / "hello_tasks.py").write_text(
+        TASKS + "\nclass Mail(Hello):\n    queue = 'mail'\n\nclass Base(AsyncTask[None]):\n    queue = 'nobody'\n"
+    )
+
+    partly = run(folder, "worker", "--burst", "--app", "hello_tasks", "--json")
+    wholly = run(folder, "worker", "--burst", "--app", "hello_tasks", "--queues", "default,mail")
+
+    assert json.loads(partly.stdout.splitlines()[0])["not_served"].startswith("mail: ")
+    assert "not_served" not in wholly.stdout
