@@ -7,6 +7,7 @@ translated to what the library at hand expects. Nothing here commits, rolls back
 import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NoReturn, Protocol
 
 from asynctasq.drivers.sql.paramstyles import translate
@@ -219,28 +220,16 @@ class _PsycopgAsync:
 
 
 class _SqlalchemyAsync:
-    """An `AsyncConnection`; its statements run through the synchronous core."""
+    """An `AsyncConnection`, or that of an `AsyncSession`'s transaction; statements run through the synchronous core."""
 
-    def __init__(self, connection: Any) -> None:
-        self._connection = connection
-        self.dialect = _dialect_of(connection)
-
-    async def fetch(self, statement: str, values: Sequence[Any]) -> Sequence[Any]:
-        with _mapped_errors():
-            rows: Sequence[Any] = await self._connection.run_sync(_run_sqlalchemy, statement, values)
-            return rows
-
-
-class _SqlalchemyAsyncSession:
-    """An `AsyncSession`: what its transaction uses for the engine it is bound to."""
-
-    def __init__(self, session: Any) -> None:
+    def __init__(self, given: Any, *, session: bool = False) -> None:
+        self._given = given
         self._session = session
-        self.dialect = _dialect_of(session.get_bind())
+        self.dialect = _dialect_of(given.get_bind() if session else given)
 
     async def fetch(self, statement: str, values: Sequence[Any]) -> Sequence[Any]:
         with _mapped_errors():
-            connection = await self._session.connection()
+            connection = await self._given.connection() if self._session else self._given
             rows: Sequence[Any] = await connection.run_sync(_run_sqlalchemy, statement, values)
             return rows
 
@@ -298,23 +287,17 @@ class _Psycopg:
 
 
 class _Sqlalchemy:
-    def __init__(self, connection: Any) -> None:
-        self._connection = connection
-        self.dialect = _dialect_of(connection)
+    """A `Connection`, or that of a `Session`'s transaction."""
 
-    def fetch(self, statement: str, values: Sequence[Any]) -> Sequence[Any]:
-        with _mapped_errors():
-            return _run_sqlalchemy(self._connection, statement, values)
-
-
-class _SqlalchemySession:
-    def __init__(self, session: Any) -> None:
+    def __init__(self, given: Any, *, session: bool = False) -> None:
+        self._given = given
         self._session = session
-        self.dialect = _dialect_of(session.get_bind())
+        self.dialect = _dialect_of(given.get_bind() if session else given)
 
     def fetch(self, statement: str, values: Sequence[Any]) -> Sequence[Any]:
         with _mapped_errors():
-            return _run_sqlalchemy(self._session.connection(), statement, values)
+            connection = self._given.connection() if self._session else self._given
+            return _run_sqlalchemy(connection, statement, values)
 
 
 def _dialect_of(bound: Any) -> str:
@@ -388,16 +371,16 @@ ASYNC_KINDS: dict[str, Callable[[Any], CallerConnection]] = {
     "asyncpg.Connection": _Asyncpg,
     "asyncpg.PoolConnectionProxy": _Asyncpg,
     "psycopg.AsyncConnection": _PsycopgAsync,
-    "sqlalchemy.AsyncSession": _SqlalchemyAsyncSession,
-    "sqlalchemy.async_scoped_session": _SqlalchemyAsyncSession,
+    "sqlalchemy.AsyncSession": partial(_SqlalchemyAsync, session=True),
+    "sqlalchemy.async_scoped_session": partial(_SqlalchemyAsync, session=True),
     "sqlalchemy.AsyncConnection": _SqlalchemyAsync,
     "asyncmy.Connection": _Asyncmy,
     "aiosqlite.Connection": _Aiosqlite,
 }
 SYNC_KINDS: dict[str, Callable[[Any], SyncCallerConnection]] = {
     "psycopg.Connection": _Psycopg,
-    "sqlalchemy.Session": _SqlalchemySession,
-    "sqlalchemy.scoped_session": _SqlalchemySession,
+    "sqlalchemy.Session": partial(_Sqlalchemy, session=True),
+    "sqlalchemy.scoped_session": partial(_Sqlalchemy, session=True),
     "sqlalchemy.Connection": _Sqlalchemy,
     "django.BaseDatabaseWrapper": _Django,
     "django.ConnectionProxy": _Django,

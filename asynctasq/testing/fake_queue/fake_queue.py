@@ -1,7 +1,7 @@
 """FakeQueue: while it is open, every dispatch of its context is recorded, and runs when the test says so."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import ExitStack
 from datetime import datetime, timedelta
 from functools import partial
@@ -338,9 +338,7 @@ class FakeQueue(Outcomes):
 
     async def perform(self, task: BaseTask[R], *, attempt: int = 1) -> Performed[R]:
         """Run one task as the worker would in its attempt number `attempt`, hooks included, without the queue."""
-        return await self._engine.run(
-            self._perform(task_with_arguments(task), whole_number(attempt, "attempt", least=1))
-        )
+        return await self._engine.run(self._perform(task, attempt))
 
     def run_due_sync(self) -> DrainResult:
         """Do `run_due` from synchronous code."""
@@ -379,9 +377,7 @@ class FakeQueue(Outcomes):
 
     def perform_sync(self, task: BaseTask[R], *, attempt: int = 1) -> Performed[R]:
         """Do `perform` from synchronous code."""
-        return self._engine.run_sync(
-            self._perform(task_with_arguments(task), whole_number(attempt, "attempt", least=1))
-        )
+        return self._engine.run_sync(self._perform(task, attempt))
 
     async def _run_until_idle(self, virtual_s_max: float) -> DrainResult:
         result = await self._drain(DrainOptions(scheduled=True), virtual_s_max=virtual_s_max)
@@ -397,6 +393,6 @@ class FakeQueue(Outcomes):
             raise_first(entries, opened_at=engine.clock.now() - engine.clock.monotonic())
         return summarise(entries, engine.clock.elapsed - started)
 
-    async def _perform(self, task: BaseTask[R], attempt: int) -> Performed[R]:
+    def _perform(self, task: BaseTask[R], attempt: int) -> Coroutine[Any, Any, Performed[R]]:
         number = whole_number(attempt, "attempt", least=1)
-        return await perform_task(self._engine, task_with_arguments(task), attempt=number)
+        return perform_task(self._engine, task_with_arguments(task), attempt=number)
