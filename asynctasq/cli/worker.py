@@ -136,6 +136,7 @@ def _banner(worker: Worker, settings: Settings, setup: Setup, output: Output) ->
         "worker": worker.name,
         "pid": os.getpid(),
         "driver": str(worker.driver),
+        **({"tls": worker.driver.tls} if worker.driver.tls else {}),
         "queues": str(worker.queues),
         "concurrency": worker.concurrency,
         "processes": settings.process_pool_size or os.cpu_count() or 1,

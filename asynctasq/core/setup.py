@@ -67,7 +67,7 @@ def driver_from(settings: Settings, name: str) -> Driver:
     kind, is_url, _ = name.partition("://")
     options: dict[str, Any] = {}
     address = settings.driver if names_kind_of(name, settings.driver) else name
-    if kind in ("redis", "rediss", "redis+sentinel"):
+    if kind.split("+")[0] in ("redis", "rediss"):
         password = settings.redis_password
         options = {
             "password": None if password is None else password.get_secret_value(),

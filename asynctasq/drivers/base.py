@@ -73,6 +73,8 @@ class Driver(Protocol):
     capabilities: Capabilities
     clock_offset: float
     """Seconds added to the server's clock; 0 in production. Assignable; takes effect at the next call."""
+    tls: str = ""
+    """How its connections are protected, for the worker's banner; empty for a driver that makes none."""
 
     @classmethod
     def from_url(cls, url: str, **options: Any) -> Self:

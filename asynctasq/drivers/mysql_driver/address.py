@@ -1,9 +1,12 @@
 """How a MySQL/MariaDB server is named: the parts of a URL, checked; connects to nothing."""
 
 import ssl
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from asynctasq.drivers.tls import describe, is_local, verifying_context
 from asynctasq.drivers.urls import read_options, redact, split_options
 from asynctasq.errors import ConfigError
 
@@ -33,14 +36,23 @@ class Address:
         return f"mysql://{self.unix_socket or f'{self.host}:{self.port}'}/{self.database}"
 
     def ssl_context(self) -> ssl.SSLContext | None:
-        """Return what `tls` asks for: None, encryption alone, or encryption with a checked certificate."""
+        """Return what `tls` asks for: None, encryption alone, or encryption with a checked certificate.
+
+        Made for each connection, so that files that were replaced are read again.
+        """
         if self.tls == "off":
             return None
-        context = ssl.create_default_context(cafile=self.tls_ca)
+        context = verifying_context("MySQL driver", authorities=self.tls_ca)
         if self.tls == "on":
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         return context
+
+    def tls_text(self) -> str:
+        """Return how the connection is protected, for banners."""
+        checked = "certificate and host name are" if self.tls == "verify" else ""
+        hosts = [self.unix_socket or self.host]
+        return describe(hosts, encrypted=self.tls != "off", checked=checked, by=f"tls={self.tls}")
 
 
 def parse_address(url: str, *, command_timeout_s: float) -> Address:
@@ -60,20 +72,31 @@ def parse_address(url: str, *, command_timeout_s: float) -> Address:
     database = unquote(parts.path.removeprefix("/"))
     if not database or "/" in database:
         raise ConfigError(f"{redact(url)!r} names no database: use mysql://user:password@host:3306/database")
-    tls = given.get("tls", "off")
-    if tls not in TLS:
-        raise ConfigError(f"MySQL driver option 'tls' must be one of {', '.join(TLS)}, not {tls!r}")
     if given.get("connect_timeout_s", 1) <= 0 or command_timeout_s <= 0:
         raise ConfigError("MySQL driver options 'connect_timeout_s' and 'command_timeout_s' must be above 0")
+    host = parts.hostname or "localhost"
     return Address(
-        host=parts.hostname or "localhost",
+        host=host,
         port=port,
         unix_socket=given.get("unix_socket"),
         user=unquote(parts.username or "root"),
         password=unquote(parts.password or ""),
         database=database,
-        tls=tls,
+        tls=_tls(given, on_this_machine=is_local(given.get("unix_socket", host))),
         tls_ca=given.get("tls_ca"),
         connect_timeout_s=given.get("connect_timeout_s", 10.0),
         command_timeout_s=command_timeout_s,
     )
+
+
+def _tls(given: Mapping[str, Any], *, on_this_machine: bool) -> str:
+    """Return the value of `tls`: everything is checked, unless the server is on this machine or less is asked for."""
+    authorities = given.get("tls_ca")
+    tls: str = given.get("tls", "off" if on_this_machine and authorities is None else "verify")
+    if tls not in TLS:
+        raise ConfigError(f"MySQL driver option 'tls' must be one of {', '.join(TLS)}, not {tls!r}")
+    if authorities is not None and tls != "verify":
+        raise ConfigError(
+            f"MySQL driver option 'tls_ca' checks nothing with tls={tls}; use tls=verify, or leave it out"
+        )
+    return tls

@@ -85,6 +85,7 @@ class MySQLDriver(Driver):
         self.clock_offset = clock_offset
         self.capabilities = replace(type(self).capabilities, body_bytes_max=body_bytes_max)
         self._address = parse_address(url, command_timeout_s=command_timeout_s)
+        self.tls = self._address.tls_text()
         self._prefix = check_identifier(table_prefix, "table_prefix")
         self._sql = Statements(table_prefix)
         self._rng = rng or random.Random()

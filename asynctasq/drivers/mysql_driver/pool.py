@@ -17,6 +17,7 @@ from asynctasq.drivers.loops import close_socket
 from asynctasq.drivers.mysql_driver.address import Address
 from asynctasq.drivers.mysql_driver.steps import Result
 from asynctasq.drivers.sql.waiting import Waiter
+from asynctasq.drivers.tls import certificate_refused
 from asynctasq.errors import DriverError, DriverMisconfigured, DriverUnavailable
 
 __all__ = ["Conflict", "Connection", "NoSuchTable", "Pool", "connect", "is_conflict", "mapped_errors", "packets"]
@@ -94,6 +95,12 @@ def mapped_errors(where: str) -> Generator[None, None, None]:
 def _from_server(error: MySQLError, where: str) -> DriverError:
     code = error.args[0] if error.args and isinstance(error.args[0], int) else 0
     text = str(error.args[1]) if len(error.args) > 1 else str(error)
+    if refused := certificate_refused(error, where, option="tls_ca"):
+        return refused
+    if "WRONG_VERSION_NUMBER" in text:
+        return DriverMisconfigured(
+            f"{where} offers no TLS: turn it on at the server, or name less with tls=off ({text})"
+        )
     if code in CONFLICTS:
         return Conflict(f"{where} kept rolling back for other transactions, or a lock was held too long: {text}")
     if code == 1146:

@@ -11,18 +11,12 @@ from asynctasq.drivers.base import YES, Capabilities, Driver, Migration, Page, S
 from asynctasq.drivers.batches import unique_messages
 from asynctasq.drivers.checks import check_at_least, check_follow_ups, check_messages, check_queue_names
 from asynctasq.drivers.loops import PerLoop
+from asynctasq.drivers.postgres_driver.address import Address, TlsOptions
 from asynctasq.drivers.postgres_driver.callers_transaction import InCallersTransaction
+from asynctasq.drivers.postgres_driver.errors import is_conflict, mapped_errors
 from asynctasq.drivers.postgres_driver.inspection import Inspection
 from asynctasq.drivers.postgres_driver.loop_resources import LoopResources
-from asynctasq.drivers.postgres_driver.pool import (
-    Address,
-    Listener,
-    OnCancelled,
-    Operation,
-    Pool,
-    is_conflict,
-    mapped_errors,
-)
+from asynctasq.drivers.postgres_driver.pool import Listener, OnCancelled, Operation, Pool
 from asynctasq.drivers.postgres_driver.rows import (
     ScanBounds,
     delay_us,
@@ -63,7 +57,7 @@ POLL_S_FIRST = 0.05
 PRUNE_RESULTS_S = 60.0
 
 OPTIONS: dict[str, type] = {
-    **dict.fromkeys(("schema", "table_prefix", "sslmode"), str),
+    **dict.fromkeys(("schema", "table_prefix", "sslmode", "sslrootcert", "sslcert", "sslkey"), str),
     **dict.fromkeys(("max_connections", "body_bytes_max"), int),
     **dict.fromkeys(("statement_cache", "listen", "notify", "auto_migrate"), bool),
     **dict.fromkeys(("clock_offset", "connect_timeout_s", "command_timeout_s", "poll_s_max"), float),
@@ -102,6 +96,9 @@ class PostgresDriver(Driver):
         clock_offset: float = 0.0,
         auto_migrate: bool = False,
         sslmode: str | None = None,
+        sslrootcert: str | None = None,
+        sslcert: str | None = None,
+        sslkey: str | None = None,
         connect_timeout_s: float = 10.0,
         command_timeout_s: float = 60.0,
         poll_s_max: float = 2.0,
@@ -113,7 +110,9 @@ class PostgresDriver(Driver):
         self.clock_offset = clock_offset
         self._names = Names(schema, table_prefix)
         self._sql = Statements(self._names, notify=notify)
-        self._address = Address.parse(url, sslmode, statement_cache=statement_cache, timeout_s=connect_timeout_s)
+        tls = TlsOptions(sslmode=sslmode, sslrootcert=sslrootcert, sslcert=sslcert, sslkey=sslkey)
+        self._address = Address.parse(url, tls, statement_cache=statement_cache, timeout_s=connect_timeout_s)
+        self.tls = self._address.tls.text
         self._where = redact(url)
         self._max_connections = max_connections
         self._listen = listen

@@ -1,4 +1,4 @@
-"""Connections to PostgreSQL for one event loop: a small pool, a listener, and the mapping of errors.
+"""Connections to PostgreSQL for one event loop: a small pool and a listener.
 
 asyncpg's own pool sends a reset statement at every release, a second round trip for each of ours; our
 statements leave nothing to reset. No statement is ever cancelled in mid-command: it may end within a second,
@@ -6,23 +6,18 @@ or its connection is discarded.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine
 from collections.abc import Set as AbstractSet
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import suppress
 from typing import Any, TypeVar
-from urllib.parse import unquote, urlsplit, urlunsplit
 
 import asyncpg
 
 from asynctasq.drivers.loops import close_socket
-from asynctasq.errors import AsyncTasqError, ConfigError, DriverError, DriverMisconfigured, DriverUnavailable
 
-__all__ = ["Address", "Listener", "OnCancelled", "Operation", "Pool", "is_conflict", "mapped_errors"]
+__all__ = ["Listener", "OnCancelled", "Operation", "Pool", "close_bounded"]
 
 T = TypeVar("T")
-
-_connect: Callable[..., Awaitable[Any]] = asyncpg.connect  # pyright: ignore[reportUnknownMemberType,reportUnknownVariableType] - its parameters are not annotated
 
 Operation = Callable[[Any], Coroutine[Any, Any, T]]
 OnCancelled = Callable[[Any, T], Coroutine[Any, Any, object]]
@@ -30,119 +25,6 @@ OnCancelled = Callable[[Any, T], Coroutine[Any, Any, object]]
 CANCELLED_GRACE_S = 1.0
 CLOSE_S = 2.0
 RELISTEN_S = 5.0
-
-UNAVAILABLE_CLASSES = frozenset({"08", "25", "40", "53", "55", "57", "58", "XX"})
-MISCONFIGURED_CLASSES = frozenset({"0A", "26", "28", "3D", "3F", "42"})
-
-# The plans are known to be right whatever the statistics say: each walks one index in its order. Left alone,
-# the planner would plan again at every call, or keep for a full table the plan of an empty one.
-PLANNER_SETTINGS = {
-    "plan_cache_mode": "force_generic_plan",
-    "enable_seqscan": "off",
-    "enable_bitmapscan": "off",
-    "enable_hashjoin": "off",
-    "enable_mergejoin": "off",
-    "jit": "off",
-}
-SET_PLANNER = "SELECT " + ", ".join(
-    f"set_config('{name}', '{value}', false)" for name, value in PLANNER_SETTINGS.items()
-)
-
-
-def is_conflict(error: Exception) -> bool:
-    """Say whether the server rolled the transaction back because of another one: deadlock, serialization."""
-    return isinstance(error, (asyncpg.DeadlockDetectedError, asyncpg.SerializationError))
-
-
-@contextmanager
-def mapped_errors(where: str) -> Generator[None, None, None]:
-    """Turn what asyncpg and the network raise into a `DriverError` that names the address."""
-    try:
-        yield
-    except AsyncTasqError:
-        raise
-    except asyncpg.PostgresError as error:
-        raise _from_server(error, where) from error
-    except asyncpg.ClientConfigurationError as error:
-        raise ConfigError(f"the address of {where} can't be used: {error}") from error
-    except ValueError as error:
-        # asyncpg's own DataError: a value that the protocol can't carry.
-        raise DriverError(f"{where}: a value can't be sent: {error}") from error
-    except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
-        text = str(error) or type(error).__name__
-        raise DriverUnavailable(f"{where} can't be reached: {text}; is the server running?") from error
-
-
-def _from_server(error: asyncpg.PostgresError, where: str) -> DriverError:
-    state: str = getattr(error, "sqlstate", None) or "XX000"
-    if state[:2] in UNAVAILABLE_CLASSES:
-        return DriverUnavailable(f"{where} can't do this at the moment: {error} (SQLSTATE {state})")
-    if state[:2] not in MISCONFIGURED_CLASSES:
-        return DriverError(f"{where} refused: {error} (SQLSTATE {state})")
-    advice = "check user, password, database and rights"
-    if state in {"42P01", "42703", "3F000"}:
-        advice = "run: asynctasq migrate --driver postgres"
-    elif state in {"26000", "42P05", "0A000"}:
-        advice = "behind PgBouncer in transaction mode set statement_cache=false and listen=false"
-    return DriverMisconfigured(f"{where} refused: {error} (SQLSTATE {state}); {advice}")
-
-
-@dataclass(frozen=True, slots=True, repr=False)
-class Address:
-    """How to connect. The password is kept out of the DSN and of every text."""
-
-    dsn: str
-    password: str | None
-    ssl: str | None
-    statement_cache: bool
-    timeout_s: float
-
-    @classmethod
-    def parse(cls, url: str, ssl: str | None, *, statement_cache: bool, timeout_s: float) -> "Address":
-        """Take the password out of a URL; it may hold an unescaped `@`."""
-        parts = urlsplit(url)
-        userinfo, at, hosts = parts.netloc.rpartition("@")
-        user, colon, password = userinfo.partition(":")
-        netloc = f"{user.replace('@', '%40')}{at}{hosts}"
-        return cls(
-            dsn=urlunsplit(parts._replace(netloc=netloc, query="", fragment="")),
-            password=unquote(password) if colon else None,
-            ssl=ssl,
-            statement_cache=statement_cache,
-            timeout_s=timeout_s,
-        )
-
-    async def connect(self) -> Any:
-        """Open a connection with the settings that our statements count on."""
-        options: dict[str, Any] = {} if self.password is None else {"password": self.password}
-        if self.ssl is not None:
-            options["ssl"] = self.ssl
-        connection = await _connect(
-            self.dsn,
-            timeout=self.timeout_s,
-            statement_cache_size=200 if self.statement_cache else 0,
-            max_cached_statement_lifetime=0,
-            server_settings={"application_name": "asynctasq"},
-            **options,
-        )
-        if self.statement_cache:
-            # Without the cache each statement is planned with its values, and a setting would not stay anyway
-            # behind a pooler that changes the server connection at every transaction.
-            try:
-                await connection.fetchrow(SET_PLANNER)
-            except BaseException:
-                connection.terminate()
-                raise
-        return connection
-
-    async def run_alone(self, where: str, operation: Operation[T]) -> T:
-        """Run on a new connection, closed afterwards: the pool opens only on a schema that is up to date."""
-        with mapped_errors(where):
-            connection = await self.connect()
-            try:
-                return await operation(connection)
-            finally:
-                await close_bounded(connection)
 
 
 class Pool:

@@ -7,6 +7,7 @@ from urllib.parse import unquote, urlsplit
 
 from redis.asyncio.connection import Connection, SSLConnection
 
+from asynctasq.drivers.tls import describe
 from asynctasq.drivers.urls import redact
 from asynctasq.errors import ConfigError
 
@@ -60,6 +61,16 @@ class Address:
     username: str | None
     password: str | None = field(repr=False)
     options: RedisOptions
+
+    def tls_text(self) -> str:
+        """Return how connections are protected, for banners."""
+        options = self.options
+        checked, by = "certificate and host name are", "the scheme of the address"
+        if options.ssl_cert_reqs == "none":
+            checked, by = "", "ssl_cert_reqs=none"
+        elif not options.ssl_check_hostname:
+            checked = "the certificate is, its host name is not"
+        return describe([host for host, _ in self.hosts], encrypted=self.tls, checked=checked, by=by)
 
     def connection(self, host: str, port: int) -> Connection:
         """Return an unconnected connection to a Redis; its traceback frames hold no password of ours."""

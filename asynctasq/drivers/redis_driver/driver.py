@@ -97,6 +97,7 @@ class RedisDriver(Driver):
         self._max_connections = _checked_connections(settings.pop("max_connections", 20))
         extra = RedisOptions(**settings)
         self._address = parse_address(bare_url, password=chosen_password, db=chosen_db, options=extra)
+        self.tls = self._address.tls_text()
         self.capabilities = replace(type(self).capabilities, body_bytes_max=extra.body_bytes_max)
         self._base = f"{{{self._namespace}}}:"
         self._resources = PerLoop[_LoopResources](

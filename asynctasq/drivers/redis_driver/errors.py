@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 from redis import exceptions as redis_errors
 
+from asynctasq.drivers.tls import certificate_refused
 from asynctasq.errors import DriverError, DriverMisconfigured, DriverUnavailable
 
 __all__ = ["is_connection_failure", "is_wrong_server", "mapped_errors"]
@@ -48,6 +49,8 @@ def mapped_errors(label: str) -> Generator[None, None, None]:
 
 def _map_error(error: Exception, label: str) -> DriverError:
     text = str(error)
+    if refused := certificate_refused(error, label, option="ssl_ca_certs"):
+        return refused
     if isinstance(error, REFUSED):
         return DriverMisconfigured(f"{label} refused access: {text}; check user name, password and ACL of the address")
     if isinstance(error, (redis_errors.TimeoutError, asyncio.TimeoutError)):

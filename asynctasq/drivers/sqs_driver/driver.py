@@ -27,6 +27,7 @@ from asynctasq.drivers.sqs_driver.receiver import Receiver
 from asynctasq.drivers.sqs_driver.redrive import read_depth, redrive
 from asynctasq.drivers.sqs_driver.settle import Settler, first_copy
 from asynctasq.drivers.sqs_driver.wire import DELAY_S_MAX, HEADER_BYTES_MAX, MESSAGE_BYTES_MAX, Writer, check_message
+from asynctasq.drivers.tls import describe
 from asynctasq.drivers.urls import read_options, redact, split_options
 from asynctasq.errors import ConfigError, DriverError, DriverUnavailable
 from asynctasq.kernel.messages import Complete, Depth, Lease, Message, check_queue_name
@@ -112,6 +113,9 @@ class SQSDriver(Driver):
             raise ConfigError(
                 f"message_bytes_max must be from {2 * HEADER_BYTES_MAX} to {MESSAGE_BYTES_MAX}, not {message_bytes_max}"
             )
+        secure = urlsplit(endpoint_url or "https://").scheme == "https"
+        hosts = [urlsplit(endpoint_url or "").hostname or "aws"]
+        self.tls = describe(hosts, encrypted=secure, checked="certificate and host name are", by="endpoint_url")
         names = QueueNames(prefix=queue_name_prefix, all_fifo=fifo)
         self.clock_offset = clock_offset
         self.api_calls: Counter[str] = Counter()

@@ -16,7 +16,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -170,12 +170,17 @@ class Servers:
         self.remove()
 
 
-def start_server(kind: str) -> Server:
-    """Start a private server of this kind, with a data folder of its own.
+def start_server(kind: str, *options: str) -> Server:
+    """Start a private server of this kind, with a data folder of its own; `options` are for its program.
 
     Raises: ServerUnavailable naming the program that is missing, or with the end of the server's log.
     """
-    commands = COMMANDS[kind]()
+    plain = COMMANDS[kind]()
+
+    def serve(data: Path, port: int) -> list[str]:
+        return [*plain.serve(data, port), *options]
+
+    commands = replace(plain, serve=serve)
     for last_try in (False, False, True):
         port = _free_port()
         server = Server(

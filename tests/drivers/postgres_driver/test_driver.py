@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 
 from asynctasq.drivers.postgres_driver import PostgresDriver
-from asynctasq.drivers.postgres_driver.pool import Address
+from asynctasq.drivers.postgres_driver.address import Address, TlsOptions
 from asynctasq.drivers.postgres_driver.rows import MARGIN_US, NO_BOUND_US, ScanBounds, message_batches
 from asynctasq.drivers.urls import create_driver
 from asynctasq.errors import ConfigError, DispatchError, DriverMisconfigured, DriverUnavailable
@@ -81,7 +81,7 @@ def test_a_wrong_or_hostile_option_is_refused(query: str, text: str) -> None:
 
 
 def test_a_password_may_hold_any_character_and_stays_out_of_texts() -> None:
-    address = Address.parse("postgres://me:p@ss%2Fw%40rd@h:1/d", None, statement_cache=True, timeout_s=1)
+    address = Address.parse("postgres://me:p@ss%2Fw%40rd@h:1/d", TlsOptions(), statement_cache=True, timeout_s=1)
 
     assert address.password == "p@ss/w@rd"
     assert address.dsn == "postgres://me@h:1/d"

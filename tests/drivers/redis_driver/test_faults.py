@@ -2,10 +2,8 @@
 
 import asyncio
 import gc
-import subprocess
 import traceback
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -262,7 +260,7 @@ def test_a_loop_that_ends_during_a_wait_ends_the_wait(server: RedisServer) -> No
     gc.collect()
 
 
-# -- login, TLS, sentinel ------------------------------------------------------------------------
+# -- login, sentinel -----------------------------------------------------------------------------
 
 
 async def test_a_wrong_password_is_named_without_telling_it() -> None:
@@ -284,21 +282,6 @@ async def test_a_database_that_does_not_exist_is_misconfigured(server: RedisServ
     async with driving(f"{server.url}/99") as driver:
         with pytest.raises(DriverMisconfigured, match="out of range"):
             await driver.open()
-
-
-async def test_tls_is_checked_against_the_given_authority(tmp_path: Path) -> None:
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
-    new = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *subject]
-    subprocess.run([*new, "-keyout", key, "-out", certificate], check=True, capture_output=True)
-    port = free_port()
-    tls = ("--tls-port", str(port), "--tls-auth-clients", "no")
-    with RedisServer(*tls, "--tls-cert-file", str(certificate), "--tls-key-file", str(key)):
-        async with driving(f"rediss://127.0.0.1:{port}", ssl_ca_certs=str(certificate)) as driver:
-            assert await driver.enqueue([message(1)]) == ["m-1"]
-        async with driving(f"rediss://127.0.0.1:{port}") as driver:
-            with pytest.raises(DriverUnavailable, match="certificate"):
-                await driver.open()
 
 
 async def test_a_sentinel_leads_to_the_master_and_to_its_successor() -> None:

@@ -1,0 +1,159 @@
+"""Where a PostgreSQL is, how to log in and how the way there is protected, read from a URL; shows no password."""
+
+import os
+import ssl
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+import asyncpg
+
+from asynctasq.drivers.postgres_driver.errors import mapped_errors
+from asynctasq.drivers.postgres_driver.pool import Operation, close_bounded
+from asynctasq.drivers.tls import describe, is_local, verifying_context
+from asynctasq.errors import ConfigError
+
+__all__ = ["Address", "TlsOptions"]
+
+T = TypeVar("T")
+
+_connect: Callable[..., Awaitable[Any]] = asyncpg.connect  # pyright: ignore[reportUnknownMemberType,reportUnknownVariableType] - its parameters are not annotated
+
+# The plans are known to be right whatever the statistics say: each walks one index in its order. Left alone,
+# the planner would plan again at every call, or keep for a full table the plan of an empty one.
+PLANNER_SETTINGS = {
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+    "enable_bitmapscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "jit": "off",
+}
+SET_PLANNER = "SELECT " + ", ".join(
+    f"set_config('{name}', '{value}', false)" for name, value in PLANNER_SETTINGS.items()
+)
+
+CHECKED = {"verify-ca": "the certificate is, its host name is not", "verify-full": "certificate and host name are"}
+ENCRYPTED = ("require", *CHECKED)
+MODES = ("disable", "allow", "prefer", *ENCRYPTED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsOptions:
+    """What an address says of TLS, by the names of libpq. The other three are files in PEM format."""
+
+    sslmode: str | None = None
+    sslrootcert: str | None = None
+    sslcert: str | None = None
+    sslkey: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """What was chosen. `mode` None: the server is on this machine, and asyncpg's own default holds."""
+
+    mode: str | None
+    files: TlsOptions
+    text: str
+
+    @classmethod
+    def choose(cls, options: TlsOptions, hosts: Sequence[str]) -> "Tls":
+        """Check everything, unless the server is on this machine or less is asked for."""
+        mode = options.sslmode
+        if mode is None and (options.sslrootcert is not None or not all(map(is_local, hosts))):
+            mode = "verify-full"
+        if mode is not None and mode not in MODES:
+            raise ConfigError(f"postgres driver option 'sslmode' must be one of {', '.join(MODES)}, not {mode!r}")
+        if options.sslrootcert is not None and mode not in CHECKED:
+            raise ConfigError(
+                f"postgres driver option 'sslrootcert' checks nothing with sslmode={mode}; use verify-full or verify-ca"
+            )
+        if (options.sslcert or options.sslkey) and mode not in ENCRYPTED:
+            raise ConfigError(f"postgres driver options 'sslcert' and 'sslkey' need sslmode={', '.join(ENCRYPTED)}")
+        checked = CHECKED.get(mode or "", "")
+        text = describe(hosts, encrypted=mode in ENCRYPTED, checked=checked, by=f"sslmode={mode}")
+        return cls(mode=mode, files=options, text=text)
+
+    def argument(self) -> str | ssl.SSLContext | None:
+        """Return what asyncpg takes as `ssl`; made for each connection, so that replaced files are read again."""
+        if self.mode not in ENCRYPTED:
+            return self.mode
+        files = self.files
+        context = verifying_context(
+            "postgres driver", authorities=files.sslrootcert, certificate=files.sslcert, key=files.sslkey
+        )
+        context.check_hostname = self.mode == "verify-full"
+        if self.mode == "require":
+            context.verify_mode = ssl.CERT_NONE
+        return context
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Address:
+    """How to connect. The password is kept out of the DSN and of every text."""
+
+    dsn: str
+    password: str | None
+    tls: Tls
+    statement_cache: bool
+    timeout_s: float
+
+    @classmethod
+    def parse(cls, url: str, tls: TlsOptions, *, statement_cache: bool, timeout_s: float) -> "Address":
+        """Take the password out of a URL; it may hold an unescaped `@`.
+
+        Raises: ConfigError for options of TLS that do not fit together.
+        """
+        parts = urlsplit(url)
+        userinfo, at, hosts = parts.netloc.rpartition("@")
+        user, colon, password = userinfo.partition(":")
+        netloc = f"{user.replace('@', '%40')}{at}{hosts}"
+        return cls(
+            dsn=urlunsplit(parts._replace(netloc=netloc, query="", fragment="")),
+            password=unquote(password) if colon else None,
+            tls=Tls.choose(tls, _hosts(hosts)),
+            statement_cache=statement_cache,
+            timeout_s=timeout_s,
+        )
+
+    async def connect(self) -> Any:
+        """Open a connection with the settings that our statements count on."""
+        options: dict[str, Any] = {} if self.password is None else {"password": self.password}
+        if self.tls.mode is not None:
+            options["ssl"] = self.tls.argument()
+        connection = await _connect(
+            self.dsn,
+            timeout=self.timeout_s,
+            statement_cache_size=200 if self.statement_cache else 0,
+            max_cached_statement_lifetime=0,
+            server_settings={"application_name": "asynctasq"},
+            **options,
+        )
+        if self.statement_cache:
+            # Without the cache each statement is planned with its values, and a setting would not stay anyway
+            # behind a pooler that changes the server connection at every transaction.
+            try:
+                await connection.fetchrow(SET_PLANNER)
+            except BaseException:
+                connection.terminate()
+                raise
+        return connection
+
+    async def run_alone(self, where: str, operation: Operation[T]) -> T:
+        """Run on a new connection, closed afterwards: the pool opens only on a schema that is up to date."""
+        with mapped_errors(where):
+            connection = await self.connect()
+            try:
+                return await operation(connection)
+            finally:
+                await close_bounded(connection)
+
+
+def _hosts(netloc: str) -> list[str]:
+    """Return the hosts of an address without their ports; where it names none, where asyncpg then looks."""
+    if not netloc:
+        # A service file may name any host.
+        return [os.environ.get("PGHOST") or ("PGSERVICE" if os.environ.get("PGSERVICE") else "")]
+    hosts = [text.partition("]")[0] if text.startswith("[") else text.partition(":")[0] for text in netloc.split(",")]
+    return [unquote(host) for host in hosts]
