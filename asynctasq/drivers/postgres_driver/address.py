@@ -1,5 +1,6 @@
 """Where a PostgreSQL is, how to log in and how the way there is protected, read from a URL; shows no password."""
 
+import logging
 import os
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
@@ -14,7 +15,9 @@ from asynctasq.drivers.postgres_driver.pool import Operation, close_bounded
 from asynctasq.drivers.tls import describe, is_local, verifying_context
 from asynctasq.errors import ConfigError
 
-__all__ = ["Address", "TlsOptions"]
+__all__ = ["Address", "TlsOptions", "is_pooled"]
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -33,6 +36,9 @@ PLANNER_SETTINGS = {
 SET_PLANNER = "SELECT " + ", ".join(
     f"set_config('{name}', '{value}', false)" for name, value in PLANNER_SETTINGS.items()
 )
+
+told_of_pooler: set[str] = set()
+"""What this process has said already."""
 
 CHECKED = {"verify-ca": "the certificate is, its host name is not", "verify-full": "certificate and host name are"}
 ENCRYPTED = ("require", *CHECKED)
@@ -96,11 +102,10 @@ class Address:
     dsn: str
     password: str | None
     tls: Tls
-    statement_cache: bool
     timeout_s: float
 
     @classmethod
-    def parse(cls, url: str, tls: TlsOptions, *, statement_cache: bool, timeout_s: float) -> "Address":
+    def parse(cls, url: str, tls: TlsOptions, *, timeout_s: float) -> "Address":
         """Take the password out of a URL; it may hold an unescaped `@`.
 
         Raises: ConfigError for options of TLS that do not fit together.
@@ -113,24 +118,23 @@ class Address:
             dsn=urlunsplit(parts._replace(netloc=netloc, query="", fragment="")),
             password=unquote(password) if colon else None,
             tls=Tls.choose(tls, _hosts(hosts)),
-            statement_cache=statement_cache,
             timeout_s=timeout_s,
         )
 
-    async def connect(self) -> Any:
-        """Open a connection with the settings that our statements count on."""
+    async def connect(self, *, prepare: bool) -> Any:
+        """Open a connection; with the settings that our statements count on, if they are to stay prepared on it."""
         options: dict[str, Any] = {} if self.password is None else {"password": self.password}
         if self.tls.mode is not None:
             options["ssl"] = self.tls.argument()
         connection = await _connect(
             self.dsn,
             timeout=self.timeout_s,
-            statement_cache_size=200 if self.statement_cache else 0,
+            statement_cache_size=200 if prepare else 0,
             max_cached_statement_lifetime=0,
             server_settings={"application_name": "asynctasq"},
             **options,
         )
-        if self.statement_cache:
+        if prepare:
             # Without the cache each statement is planned with its values, and a setting would not stay anyway
             # behind a pooler that changes the server connection at every transaction.
             try:
@@ -143,11 +147,29 @@ class Address:
     async def run_alone(self, where: str, operation: Operation[T]) -> T:
         """Run on a new connection, closed afterwards: the pool opens only on a schema that is up to date."""
         with mapped_errors(where):
-            connection = await self.connect()
+            connection = await self.connect(prepare=False)
             try:
                 return await operation(connection)
             finally:
                 await close_bounded(connection)
+
+
+async def is_pooled(connection: Any, where: str) -> bool:
+    """Say whether a pooler such as PgBouncer stands between, and log once per process what that changes.
+
+    It hands us the number of a process of its own making when we connect; the server knows its own. Not to be asked
+    on a connection that keeps statements prepared: behind a pooler for transactions they are lost at once.
+    """
+    if await connection.fetchval("SELECT pg_backend_pid()") == connection.get_server_pid():
+        return False
+    if where not in told_of_pooler:
+        told_of_pooler.add(where)
+        logger.warning(
+            "%s is behind a pooler of connections: no statement stays prepared, and waiting calls poll instead of "
+            "listening. If it pools sessions, statement_cache=yes and listen=yes are faster",
+            where,
+        )
+    return True
 
 
 def _hosts(netloc: str) -> list[str]:

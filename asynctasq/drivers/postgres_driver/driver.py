@@ -5,13 +5,14 @@ import random
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
+from functools import partial
 from typing import Any, Self, TypeVar
 
 from asynctasq.drivers.base import YES, Capabilities, Driver, Migration, Page, Settlements
 from asynctasq.drivers.batches import unique_messages
 from asynctasq.drivers.checks import check_at_least, check_follow_ups, check_messages, check_queue_names
 from asynctasq.drivers.loops import PerLoop
-from asynctasq.drivers.postgres_driver.address import Address, TlsOptions
+from asynctasq.drivers.postgres_driver.address import Address, TlsOptions, is_pooled
 from asynctasq.drivers.postgres_driver.callers_transaction import InCallersTransaction
 from asynctasq.drivers.postgres_driver.errors import is_conflict, mapped_errors
 from asynctasq.drivers.postgres_driver.inspection import Inspection
@@ -67,9 +68,9 @@ OPTIONS: dict[str, type] = {
 class PostgresDriver(Driver):
     """Keep messages in tables `{table_prefix}_*` of a schema.
 
-    Behind PgBouncer in transaction mode set `statement_cache=False` and `listen=False`: waiting calls then
-    poll, at most every `poll_s_max` seconds. `notify=False` wakes no other process: NOTIFY
-    makes commits wait for each other. `auto_migrate` brings the schema up to date at once, for tests.
+    `statement_cache` and `listen` are None for: unless a pooler such as PgBouncer stands between. Without `listen`
+    waiting calls poll, at most every `poll_s_max` seconds. `notify=False` wakes no other process: NOTIFY makes
+    commits wait for each other. `auto_migrate` brings the schema up to date at once, for tests.
     """
 
     capabilities = Capabilities(
@@ -90,8 +91,8 @@ class PostgresDriver(Driver):
         schema: str = "public",
         table_prefix: str = "asynctasq",
         max_connections: int = 10,
-        statement_cache: bool = True,
-        listen: bool = True,
+        statement_cache: bool | None = None,
+        listen: bool | None = None,
         notify: bool = True,
         clock_offset: float = 0.0,
         auto_migrate: bool = False,
@@ -111,10 +112,11 @@ class PostgresDriver(Driver):
         self._names = Names(schema, table_prefix)
         self._sql = Statements(self._names, notify=notify)
         tls = TlsOptions(sslmode=sslmode, sslrootcert=sslrootcert, sslcert=sslcert, sslkey=sslkey)
-        self._address = Address.parse(url, tls, statement_cache=statement_cache, timeout_s=connect_timeout_s)
+        self._address = Address.parse(url, tls, timeout_s=connect_timeout_s)
         self.tls = self._address.tls.text
         self._where = redact(url)
         self._max_connections = max_connections
+        self._statement_cache = statement_cache
         self._listen = listen
         self._auto_migrate = auto_migrate
         self._command_timeout_s = command_timeout_s
@@ -147,21 +149,25 @@ class PostgresDriver(Driver):
         await self._resources.close()
 
     async def _open_resources(self) -> LoopResources:
-        await self._address.run_alone(self._where, self._check_schema)
-        connect = self._address.connect
+        pooled = await self._address.run_alone(self._where, self._check_server)
+        prepare = not pooled if self._statement_cache is None else self._statement_cache
+        connect = partial(self._address.connect, prepare=prepare)
+        listens = not pooled if self._listen is None else self._listen
         return LoopResources(
             pool=Pool(connect, max_connections=self._max_connections, command_timeout_s=self._command_timeout_s),
-            listener=Listener(connect, self._names.channel, self._wakeups.wake) if self._listen else None,
+            listener=Listener(connect, self._names.channel, self._wakeups.wake) if listens else None,
             poll_backoff=PollBackoff(first_s=POLL_S_FIRST, longest_s=self._poll_s_max, rng=self._rng),
             rng=self._rng,
         )
 
-    async def _check_schema(self, connection: Any) -> None:
+    async def _check_server(self, connection: Any) -> bool:
+        """Check the schema, and say whether a pooler stands between."""
         if self._auto_migrate:
             await migrate(connection, self._names)
         version = await schema_version(connection, self._names)
         check_schema_version(version, self.migrations(), driver="postgres", where=self._where)
         self._store = await connection.fetchval(self._sql.store)
+        return await is_pooled(connection, self._where)
 
     async def _run(self, operation: Operation[T], *, on_cancelled: OnCancelled[T] | None = None) -> T:
         """Run one statement or transaction; again if the server rolled it back because of another one."""

@@ -55,5 +55,5 @@ def _from_server(error: asyncpg.PostgresError, where: str) -> DriverError:
     if state in {"42P01", "42703", "3F000"}:
         advice = "run: asynctasq migrate --driver postgres"
     elif state in {"26000", "42P05", "0A000"}:
-        advice = "behind PgBouncer in transaction mode set statement_cache=false and listen=false"
+        advice = "behind PgBouncer in transaction mode leave statement_cache and listen out of the address"
     return DriverMisconfigured(f"{where} refused: {error} (SQLSTATE {state}); {advice}")

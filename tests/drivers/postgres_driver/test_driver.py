@@ -81,7 +81,7 @@ def test_a_wrong_or_hostile_option_is_refused(query: str, text: str) -> None:
 
 
 def test_a_password_may_hold_any_character_and_stays_out_of_texts() -> None:
-    address = Address.parse("postgres://me:p@ss%2Fw%40rd@h:1/d", TlsOptions(), statement_cache=True, timeout_s=1)
+    address = Address.parse("postgres://me:p@ss%2Fw%40rd@h:1/d", TlsOptions(), timeout_s=1)
 
     assert address.password == "p@ss/w@rd"
     assert address.dsn == "postgres://me@h:1/d"
@@ -287,7 +287,7 @@ async def test_a_turn_does_not_lease_what_it_settles_late(store: PostgresHarness
 async def test_the_claim_walks_its_index_and_sorts_nothing(store: PostgresHarness) -> None:
     driver = make(store)
     await driver.enqueue(messages(*map(str, range(500))))
-    connection = await driver._address.connect()
+    connection = await driver._address.connect(prepare=True)
 
     values = [0, [Q, "other"], [NO_BOUND_US] * 2, 10, 60_000_000]
     plan = await connection.fetch(f"EXPLAIN {driver._sql.claim}", *values)
