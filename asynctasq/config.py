@@ -39,9 +39,7 @@ class Settings(BaseSettings):
     sqlite_durability: Literal["full", "normal"] | None = Field(
         None, description="full: a commit survives power loss; normal: it survives a crash of the process."
     )
-    redis_url: str | None = Field(
-        None, description="redis://, rediss://, redis+sentinel:// or rediss+sentinel:// address."
-    )
+    redis_url: str | None = Field(None, description="redis:// or rediss:// address; also +sentinel:// and +cluster://.")
     redis_password: SecretStr | None = Field(None, description="Password, when it should not be in the URL.")
     redis_db: int | None = Field(None, ge=0, description="Number of the Redis database.")
     redis_max_connections: PositiveCount | None = Field(None, description="Connections per event loop.")

@@ -21,6 +21,8 @@ SCHEMES: dict[str, tuple[str, str]] = {
     "rediss": ("asynctasq.drivers.redis_driver:RedisDriver", "rediss://localhost:6379"),
     "redis+sentinel": ("asynctasq.drivers.redis_driver:RedisDriver", "redis+sentinel://localhost:26379/mymaster"),
     "rediss+sentinel": ("asynctasq.drivers.redis_driver:RedisDriver", "rediss+sentinel://localhost:26379/mymaster"),
+    "redis+cluster": ("asynctasq.drivers.redis_driver:RedisDriver", "redis+cluster://localhost:6379"),
+    "rediss+cluster": ("asynctasq.drivers.redis_driver:RedisDriver", "rediss+cluster://localhost:6379"),
     "postgres": ("asynctasq.drivers.postgres_driver:PostgresDriver", "postgres://localhost:5432/postgres"),
     "postgresql": ("asynctasq.drivers.postgres_driver:PostgresDriver", "postgresql://localhost:5432/postgres"),
     "mysql": ("asynctasq.drivers.mysql_driver:MySQLDriver", "mysql://localhost:3306/asynctasq"),

@@ -20,7 +20,7 @@ from asynctasq.kernel.messages import Message
 from asynctasq.testing.servers import Servers, start_server
 from tests.certificates import Files, certificates, mysql_with, postgres_with, redis_options, redis_with
 from tests.drivers.redis_driver.server import RedisServer, free_port
-from tests.patience import SOON_S
+from tests.patience import SOON_S, wait_until
 
 VERIFIED = "on, certificate and host name are checked"
 UNCHECKED = "no certificate is checked"
@@ -51,6 +51,7 @@ UNCHECKED = "no certificate is checked"
         ("rediss://cache.example?ssl_check_hostname=no", "on, the certificate is, its host name is not checked"),
         ("rediss+sentinel://one.example,two.example/main", VERIFIED),
         ("redis+sentinel://one.example/main", "off by the scheme of the address: whoever"),
+        ("rediss+cluster://one.example,two.example", VERIFIED),
         ("redis://cache.example", "off by the scheme of the address: whoever"),
         ("redis://127.0.0.1", "off, the server is on this machine"),
         ("sqs://", VERIFIED),
@@ -195,6 +196,20 @@ async def test_sentinels_and_masters_are_verified() -> None:
             await driver.close()
             stranger = create_driver(url + str(files.stranger))
             with pytest.raises(DriverUnavailable, match=r"no sentinel knows.*certificate verify failed"):
+                await stranger.open()
+
+
+async def test_nodes_of_a_cluster_are_verified() -> None:
+    with certificates("127.0.0.1") as files:
+        port = free_port()
+        tls = ("--tls-port", str(port), "--tls-cluster", "yes", *redis_options(files))
+        with RedisServer("--cluster-enabled", "yes", *tls) as node:
+            node.ask("CLUSTER ADDSLOTSRANGE 0 16383")
+            wait_until(lambda: b"cluster_state:ok" in node.ask("CLUSTER INFO"), "the cluster is complete")
+            url = f"rediss+cluster://127.0.0.1:{port}?ssl_ca_certs="
+            await use(url + str(files.authority))
+            stranger = create_driver(url + str(files.stranger))
+            with pytest.raises(DriverUnavailable, match=r"no node of the cluster knows.*certificate verify failed"):
                 await stranger.open()
 
 

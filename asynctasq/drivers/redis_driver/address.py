@@ -13,7 +13,11 @@ from asynctasq.errors import ConfigError
 
 __all__ = ["BODY_BYTES_MAX", "Address", "RedisOptions", "option_types", "parse_address"]
 
-SCHEMES = {"redis": False, "rediss": True, "redis+sentinel": False, "rediss+sentinel": True}
+FINDERS = {"": 6379, "+sentinel": 26379, "+cluster": 6379}
+"""How a server is found, by the end of the scheme, and the port that is meant when none is named."""
+SCHEMES = {
+    f"{scheme}{finder}": (tls, finder) for scheme, tls in {"redis": False, "rediss": True}.items() for finder in FINDERS
+}
 BODY_BYTES_MAX = 64 * 1024 * 1024
 
 
@@ -51,11 +55,12 @@ class RedisOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
-    """A server, or the sentinels that know it. `label` is for texts and has no secret."""
+    """A server, the sentinels that know it, or nodes of its cluster. `label` is for texts and has no secret."""
 
     label: str
     hosts: tuple[tuple[str, int], ...]
     service: str | None
+    cluster: bool
     db: int
     tls: bool
     username: str | None
@@ -120,17 +125,24 @@ def parse_address(url: str, *, password: str | None, db: int | None, options: Re
         raise ConfigError(f"redis driver: {redact(url)!r} has no scheme of {', '.join(sorted(SCHEMES))}")
     userinfo, _, netloc = parts.netloc.rpartition("@")
     user, _, secret = userinfo.partition(":")
-    by_sentinel = parts.scheme.endswith("+sentinel")
-    hosts = tuple(_host(text, 26379 if by_sentinel else 6379, url) for text in netloc.split(","))
-    service, path_db = _split_path(parts.path.strip("/"), url, by_sentinel=by_sentinel)
-    if not by_sentinel and len(hosts) > 1:
-        raise ConfigError(f"redis driver: {redact(url)!r} names several hosts; that is for redis+sentinel://")
+    tls, finder = SCHEMES[parts.scheme]
+    hosts = tuple(_host(text, FINDERS[finder], url) for text in netloc.split(","))
+    service, path_db = _split_path(parts.path.strip("/"), url, by_sentinel=finder == "+sentinel")
+    if not finder and len(hosts) > 1:
+        raise ConfigError(
+            f"redis driver: {redact(url)!r} names several hosts; say what they are: redis+cluster:// for nodes of a "
+            "cluster, redis+sentinel:// for sentinels"
+        )
+    chosen_db = _number(db if db is not None else path_db or "0", "db", url)
+    if finder == "+cluster" and chosen_db:
+        raise ConfigError(f"redis driver: {redact(url)!r} with db {chosen_db}: a cluster has database 0 only")
     return Address(
         label=redact(url),
         hosts=hosts,
         service=service,
-        db=_number(db if db is not None else path_db or "0", "db", url),
-        tls=SCHEMES[parts.scheme],
+        cluster=finder == "+cluster",
+        db=chosen_db,
+        tls=tls,
         username=options.username or unquote(user) or None,
         password=password if password is not None else unquote(secret) or None,
         options=options,

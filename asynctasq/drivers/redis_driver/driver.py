@@ -48,9 +48,10 @@ class _LoopResources:
 
 
 class RedisDriver(Driver):
-    """Keep messages in Redis 6.2 to 8 or Valkey: one server, behind Sentinel, or one hash slot of a Cluster.
+    """Keep messages in Redis 6.2 to 8 or Valkey: one server, behind Sentinel, or one hash slot of a cluster.
 
-    url: `redis://user:password@host:6379/0`, `rediss://` for TLS, `redis+sentinel://host1,host2:26379/service/0`.
+    url: `redis://user:password@host:6379/0`, `rediss` for TLS, `redis+sentinel://host1,host2:26379/service/0`,
+        `redis+cluster://node1,node2:6379`.
     namespace: the first part of every key, as hash tag (asynctasq); drivers of different namespaces share nothing.
     max_connections: at most so many calls at once in one event loop (20); waiting adds one per set of queues.
     Other options are those of `RedisOptions`; all may also stand in the query of the URL, arguments win.

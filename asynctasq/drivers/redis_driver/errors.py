@@ -9,24 +9,32 @@ from redis import exceptions as redis_errors
 from asynctasq.drivers.tls import certificate_refused
 from asynctasq.errors import DriverError, DriverMisconfigured, DriverUnavailable
 
-__all__ = ["is_connection_failure", "is_wrong_server", "mapped_errors"]
+__all__ = ["is_connection_failure", "is_refused", "is_wrong_server", "mapped_errors"]
 
 CONNECTION_FAILED = (redis_errors.ConnectionError, OSError, redis_errors.InvalidResponse)
 REFUSED = (redis_errors.AuthenticationError, redis_errors.AuthorizationError, redis_errors.NoPermissionError)
-TRANSIENT = (
-    redis_errors.ReadOnlyError,
-    redis_errors.ClusterDownError,
-    redis_errors.TryAgainError,
-    redis_errors.AskError,
-)
+TRANSIENT = (redis_errors.ReadOnlyError, redis_errors.ClusterDownError)
+SLOT_MOVES = (redis_errors.TryAgainError, redis_errors.AskError)
 # Error codes for which redis-py has no class. A script of Redis 6 wraps the code in a text of its own.
 TRANSIENT_CODES = ("BUSY", "MISCONF", "UNBLOCKED", "NOREPLICAS", "READONLY", "max number of clients")
-MISCONFIGURED_CODES = ("DENIED", "CROSSSLOT", "unknown command", "DB index is out of range", "WRONGTYPE")
+MISCONFIGURED_CODES = (
+    "DENIED",
+    "CROSSSLOT",
+    "unknown command",
+    "DB index is out of range",
+    "WRONGTYPE",
+    "cluster support disabled",
+)
 
 
 def is_connection_failure(error: BaseException) -> bool:
     """Whether the connection broke before the reply came, so that nobody knows if the command took effect."""
     return isinstance(error, CONNECTION_FAILED) and not isinstance(error, (*REFUSED, TimeoutError))
+
+
+def is_refused(error: BaseException) -> bool:
+    """Whether asking another sentinel or node would not help: the login is wrong, or these are no nodes."""
+    return isinstance(error, REFUSED) or "cluster support disabled" in str(error)
 
 
 def is_wrong_server(error: BaseException) -> bool:
@@ -61,6 +69,8 @@ def _map_error(error: Exception, label: str) -> DriverError:
         )
     if isinstance(error, CONNECTION_FAILED):
         return DriverUnavailable(f"{label} can't be reached: {text}; check that it runs and the address is right")
+    if isinstance(error, SLOT_MOVES) or "non local key" in text:
+        return DriverUnavailable(f"{label} moves the slot of these keys from one node to another ({text}); try again")
     if isinstance(error, TRANSIENT) or any(code in text for code in TRANSIENT_CODES):
         return DriverUnavailable(f"{label} can't do this at the moment: {text}; try again")
     if any(code in text for code in MISCONFIGURED_CODES):

@@ -11,9 +11,10 @@ from typing import Any, cast
 from hiredis import pack_command  # pyright: ignore[reportUnknownVariableType] - the stub leaves out what it returns
 from redis import exceptions as redis_errors
 from redis.asyncio.connection import Connection
+from redis.crc import key_slot
 
 from asynctasq.drivers.redis_driver.address import Address
-from asynctasq.drivers.redis_driver.errors import is_connection_failure, is_wrong_server, mapped_errors
+from asynctasq.drivers.redis_driver.errors import is_connection_failure, is_refused, is_wrong_server, mapped_errors
 from asynctasq.errors import DriverError, DriverUnavailable
 
 __all__ = ["SCRIPT_PARTS", "Argument", "Pool", "discard", "pack"]
@@ -75,6 +76,11 @@ async def read(connection: Connection) -> Any:
 async def discard(connection: Connection) -> None:
     """Close a connection at once, whatever is still to be read from it."""
     await connection.disconnect(nowait=True)
+
+
+def _node_host(told: str, asked: str) -> str:
+    """Return where a node is, as another one told: an empty host or '?' means its own."""
+    return asked if told in {"", "?"} else told
 
 
 class Pool:
@@ -148,7 +154,7 @@ class Pool:
                 return await self._use(connection, run, on_cancelled)
             except (redis_errors.RedisError, OSError) as error:
                 if is_wrong_server(error):
-                    self._follow_redirect(error)
+                    self._follow_redirect(error, connection)
                 elif not is_connection_failure(error):
                     raise
                 await self._drop_idle()
@@ -268,37 +274,54 @@ class Pool:
             raise
 
     async def _locate(self) -> tuple[str, int]:
-        """Return where the server is: the address itself, or what a sentinel says is the master now."""
-        service = self.address.service
-        if service is None:
-            return self.address.hosts[0]
+        """Return where the server is: the address itself, or what the first sentinel or node says that knows it."""
+        address = self.address
+        if address.service is None and not address.cluster:
+            return address.hosts[0]
+        ask = self._ask_node if address.cluster else self._ask_sentinel
         failures: list[str] = []
-        for host, port in self.address.hosts:
+        for host, port in address.hosts:
             try:
-                found = await self._ask_sentinel(host, port, service)
+                found = await ask(host, port)
             except (redis_errors.RedisError, OSError) as error:
+                if is_refused(error):
+                    raise
                 failures.append(f"{host}:{port} {str(error) or 'did not answer in time'}")
             else:
                 if found is not None:
                     return found
                 failures.append(f"{host}:{port} does not know it")
-        raise DriverUnavailable(f"no sentinel knows the master of {service!r}: {'; '.join(failures)}")
+        wanted = "node of the cluster" if address.cluster else "sentinel"
+        what = f"the slot of {self._key!r}" if address.cluster else repr(address.service)
+        raise DriverUnavailable(f"no {wanted} knows the master of {what}: {'; '.join(failures)}")
 
-    async def _ask_sentinel(self, host: str, port: int, service: str) -> tuple[str, int] | None:
+    async def _ask_sentinel(self, host: str, port: int) -> tuple[str, int] | None:
         connection = self.address.sentinel_connection(host, port)
-        await self._open(connection)
-        try:
-            reply = await self.exchange(connection, pack(("SENTINEL", "GET-MASTER-ADDR-BY-NAME", service)))
-        finally:
-            await discard(connection)
+        reply = await self._ask(connection, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.address.service or "")
         return (reply[0].decode(), int(reply[1])) if reply else None
 
-    def _follow_redirect(self, error: BaseException) -> None:
+    async def _ask_node(self, host: str, port: int) -> tuple[str, int] | None:
+        slot = key_slot(self._key.encode())
+        for first, last, (master, master_port, *_), *_ in await self._ask(
+            self.address.connection(host, port), "CLUSTER", "SLOTS"
+        ):
+            if first <= slot <= last:
+                return (_node_host((master or b"").decode(), host), int(master_port))
+        return None
+
+    async def _ask(self, connection: Connection, *command: str) -> Any:
+        """Run one command on a connection that is for it alone."""
+        await self._open(connection)
+        try:
+            return await self.exchange(connection, pack(command))
+        finally:
+            await discard(connection)
+
+    def _follow_redirect(self, error: BaseException, refuser: Connection) -> None:
         """Use the node of a cluster that has our slot; in all other cases ask again where the master is."""
         self._moved_to = None
         if isinstance(error, redis_errors.MovedError):
-            # An empty host means: the one that answered, at another port.
-            self._moved_to = (str(error.host) or self.address.hosts[0][0], error.port)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType] - no types
+            self._moved_to = (_node_host(str(error.host), refuser.host), error.port)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType] - no types
 
     async def _drop_idle(self) -> None:
         """Close idle connections: what cut one has most likely cut all."""

@@ -38,7 +38,8 @@ def test_an_address_is_read_from_the_url(url: str, expected: tuple[object, ...])
     ("url", "words"),
     [
         ("http://host", "has no scheme of"),
-        ("redis://a,b", "several hosts"),
+        ("redis://a,b", r"several hosts; say what they are: redis\+cluster://"),
+        ("redis+cluster://a,b/1", "a cluster has database 0 only"),
         ("redis+sentinel://a", "lacks the service"),
         ("redis://host:port", "port in"),
         ("redis://:secret@host/x", "db in"),

@@ -35,6 +35,9 @@ local base = string.match(KEYS[1], '^(.*:)')
 local MESSAGES, STATES, ERRORS, QUEUES = base .. 'messages', base .. 'states', base .. 'errors', base .. 'queues'
 local sub, byte, format, min = string.sub, string.byte, string.format, math.min
 local LEASED, HAS_ERROR = byte('L'), byte('1')
+-- While a cluster moves our slot to another node, a script fails at the first key that is not here, or not yet made: this
+-- one never is, so that it fails before anything was changed.
+redis.call('EXISTS', base .. 'none')
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2] + ARGV[1]
 
