@@ -23,7 +23,7 @@ from asynctasq.kernel.messages import Complete, Lease
 from asynctasq.tasks.base import BaseTask
 from asynctasq.tasks.definition import definition_of
 
-__all__ = ["LeaseCompletion", "LeaseCompletionFactory"]
+__all__ = ["LeaseCompletion", "LeaseCompletionFactory", "transactional"]
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class LeaseCompletion(AttemptCompletion):
         self._loop = asyncio.get_running_loop()
 
     def begin(self) -> None:
-        self._transactional()
+        transactional(self._shared.driver)
         match self._stage:
             case _Stage.IDLE:
                 self._stage = _Stage.OPEN
@@ -90,7 +90,7 @@ class LeaseCompletion(AttemptCompletion):
             self._stage = _Stage.IDLE
 
     async def settle_in(self, connection: Any, result: object) -> None:
-        entry, driver = self._entry(result), self._transactional()
+        entry, driver = self._entry(result), transactional(self._shared.driver)
         self._shared.renewer.remove(self._attempt)
         try:
             lost = await driver.settle_in(connection, [entry])
@@ -100,7 +100,7 @@ class LeaseCompletion(AttemptCompletion):
         self._settled(lost)
 
     def settle_in_sync(self, connection: Any, result: object) -> None:
-        entry, driver = self._entry(result), self._transactional()
+        entry, driver = self._entry(result), transactional(self._shared.driver)
         self._shared.renewer.remove(self._attempt)
         try:
             lost = driver.settle_in_sync(connection, [entry])
@@ -108,15 +108,6 @@ class LeaseCompletion(AttemptCompletion):
             self._renew_again()
             raise
         self._settled(lost)
-
-    def _transactional(self) -> Transactional:
-        driver = self._shared.driver
-        if not driver.capabilities.transactional or not isinstance(driver, Transactional):
-            raise UnsupportedFeature(
-                f"{driver} can't settle in a transaction of yours, so complete_in does not work with it; "
-                "use sqlite, postgres or mysql for this queue, or make the task's effects idempotent"
-            )
-        return driver
 
     def _entry(self, result: object) -> tuple[Lease, Complete]:
         if self._keep_result_s is None:
@@ -172,3 +163,16 @@ class LeaseCompletion(AttemptCompletion):
         attempt.deadline = asked_at + shared.lease_s
         shared.renewer.add(attempt)
         return TransactionOutcome.ROLLED_BACK
+
+
+def transactional(driver: Driver) -> Transactional:
+    """Return the driver as one that settles in its caller's transaction.
+
+    Raises: UnsupportedFeature for one that can't.
+    """
+    if not driver.capabilities.transactional or not isinstance(driver, Transactional):
+        raise UnsupportedFeature(
+            f"{driver} can't settle in a transaction of yours, so complete_in does not work with it; "
+            "use sqlite, postgres or mysql for this queue, or make the task's effects idempotent"
+        )
+    return driver

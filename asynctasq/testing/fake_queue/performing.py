@@ -4,6 +4,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from asynctasq.core.attempt import AttemptRunner
+from asynctasq.core.completion import transactional
 from asynctasq.core.in_flight import AttemptCompletion, CompletionFactory, InFlightAttempt, TransactionOutcome
 from asynctasq.core.runtime import SharedLoopRuntime, SimulatedRuntime, WorkerSettings
 from asynctasq.core.task_factory import TaskFactory
@@ -22,14 +23,18 @@ R = TypeVar("R")
 
 
 class _Completion(AttemptCompletion):
-    """Lets complete_in end well and changes nothing: there is no message to settle."""
+    """Refuses what the driver would; else complete_in ends well and changes nothing: there is no message to settle."""
 
-    def __init__(self, attempt: InFlightAttempt, task: BaseTask[Any]) -> None:
+    def __init__(self, engine: Engine, attempt: InFlightAttempt, task: BaseTask[Any]) -> None:
         self.task = task
+        self._transactions = engine.transactions
+        self._stands_for = engine.stands_for()
         self._attempt = attempt
         self._open = False
 
     def begin(self) -> None:
+        if self._stands_for is not None:
+            transactional(self._stands_for)
         if self._open or self._attempt.settled_in_transaction:
             raise AsyncTasqError(f"{self._attempt.task_name} used complete_in twice in one attempt")
         self._open = True
@@ -38,10 +43,13 @@ class _Completion(AttemptCompletion):
         self._open = False
 
     async def settle_in(self, connection: Any, result: object) -> None:
-        self.settle_in_sync(connection, result)
+        del result
+        await self._transactions.begin(connection, self._stands_for)
+        self._attempt.settled_in_transaction = True
 
     def settle_in_sync(self, connection: Any, result: object) -> None:
-        del connection, result
+        del result
+        self._transactions.begin_sync(connection, self._stands_for)
         self._attempt.settled_in_transaction = True
 
     async def transaction_outcome(self) -> TransactionOutcome:
@@ -49,11 +57,14 @@ class _Completion(AttemptCompletion):
 
 
 class _CompletionFactory(CompletionFactory):
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
     def completion(
         self, attempt: InFlightAttempt, task: BaseTask[Any], keep_result_s: float | None
     ) -> AttemptCompletion:
         del keep_result_s
-        return _Completion(attempt, task)
+        return _Completion(self._engine, attempt, task)
 
 
 async def perform_task(engine: Engine, task: BaseTask[R], *, attempt: int) -> Performed[R]:
@@ -87,7 +98,7 @@ async def _perform(engine: Engine, message: Message, *, attempt: int) -> Perform
     in_flight = InFlightAttempt(lease, deadline=float("inf"))
     try:
         runner = AttemptRunner(
-            task_factory, lanes, environment=runtime, completion_factory=_CompletionFactory(), fetch_values=True
+            task_factory, lanes, environment=runtime, completion_factory=_CompletionFactory(engine), fetch_values=True
         )
         settlement = await runner.run(in_flight)
     finally:

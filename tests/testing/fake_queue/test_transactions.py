@@ -325,3 +325,39 @@ def test_a_synchronous_dispatch_refuses_an_asynchronous_connection() -> None:
     wrong: Any = Connection()
     with FakeQueue(like="postgres"), pytest.raises(UnsupportedFeature, match="is used with await"):
         Note(text="a").dispatch_sync(connection=wrong)
+
+
+class CompletesOn(AsyncTask[None]):
+    max_attempts = 1
+
+    def __init__(self, connection: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.connection = connection
+
+    async def execute(self) -> None:
+        async with self.complete_in(GIVEN.get(self.connection, self.connection)):
+            pass
+
+
+GIVEN: dict[str, Any] = {}
+
+
+@pytest.mark.parametrize(
+    ("like", "connection", "said"),
+    [("sqlite", "no connection", "is not a connection we can use"), ("redis", "any", "can't settle in a transaction")],
+)
+def test_perform_refuses_a_completion_that_the_driver_would(like: str, connection: str, said: str) -> None:
+    with FakeQueue(like=like) as queue:
+        performed = queue.perform_sync(CompletesOn(connection))
+
+    assert isinstance(performed.exception, UnsupportedFeature)
+    assert said in str(performed.exception)
+
+
+def test_perform_completes_in_a_transaction_and_leaves_it_to_the_test(tmp_path: Path) -> None:
+    with closing(sqlite3.connect(tmp_path / "app.db")) as connection, FakeQueue(like="sqlite") as queue:
+        GIVEN["app"] = connection
+        performed = queue.perform_sync(CompletesOn("app"))
+
+        assert performed.exception is None
+        assert connection.in_transaction
