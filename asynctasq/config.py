@@ -13,7 +13,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 from asynctasq.drivers.urls import names_kind_of, redact
 from asynctasq.errors import ConfigError
-from asynctasq.tasks.registry import project_root
+from asynctasq.tasks.project import project_file, project_root
 
 __all__ = ["ENV_PREFIX", "Settings", "load_settings"]
 
@@ -114,7 +114,8 @@ def load_settings(given: Mapping[str, Any] | None = None, *, root: Path | None =
 
     A driver given by its bare name keeps an address of that driver that another source has.
 
-    Raises: ConfigError for an unknown key, naming the nearest right one, or a wrong value. Secrets are not shown.
+    Raises: ConfigError for an unknown key, naming the nearest right one, a wrong value, or a file that another user may
+    have placed there. Secrets are not shown.
     """
     root = root or project_root()
     from_files = {**_from_pyproject(root), **_from_dotenv(root)}
@@ -146,8 +147,8 @@ def _names_in_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _from_dotenv(root: Path) -> dict[str, str]:
-    path = root / ".env"
-    if not path.is_file():
+    path = project_file(root, ".env")
+    if path is None:
         return {}
     from dotenv import dotenv_values
 
@@ -157,8 +158,8 @@ def _from_dotenv(root: Path) -> dict[str, str]:
 
 
 def _from_pyproject(root: Path) -> dict[str, Any]:
-    path = root / "pyproject.toml"
-    if not path.is_file():
+    path = project_file(root, "pyproject.toml")
+    if path is None:
         return {}
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {}).get("asynctasq", {})

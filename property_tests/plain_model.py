@@ -39,6 +39,8 @@ def verdict(grant: Grant, policy: dict[str, Any], now_us: int) -> str:
     """Say what to do with a lease before anything runs."""
     if now_us >= grant["until"]:
         return "stale"
+    if grant["crashes"] >= 2 * policy["max_crashes"]:
+        return "bury"
     return "give up" if grant["crashes"] >= policy["max_crashes"] else "run"
 
 

@@ -358,7 +358,7 @@ class Lifecycle(MeasuredMachine):
         error = ErrorRecord(type="E", message=f"number {self.ended}")
         result = None if ttl_s is None or outcome != "returned" else (ttl_s * MICROSECONDS, error.message.encode())
         settlement: Settlement
-        if self.screen(grant, policy, grant["from"]) == "give up":
+        if self.screen(grant, policy, grant["from"]) in ("give up", "bury"):
             outcome, settlement = "given up", Bury(reason=DeadReason.CRASHED, error=error)
         else:
             settlement = self.decide(grant, policy, outcome, _outcome(outcome, wait_ns, error, result))

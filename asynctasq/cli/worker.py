@@ -19,7 +19,8 @@ from asynctasq.core.worker import Worker
 from asynctasq.errors import ConfigError
 from asynctasq.tasks.application import Application
 from asynctasq.tasks.definition import definition_of
-from asynctasq.tasks.registry import known_names, project_root, registered
+from asynctasq.tasks.project import project_root
+from asynctasq.tasks.registry import known_names, registered
 from asynctasq.utils.loop import run_despite_exits
 
 __all__ = ["Output", "run_worker"]
@@ -42,7 +43,7 @@ def run_worker(
     max_tasks: int | None,
     folders: tuple[str, ...] = (),
 ) -> None:
-    """Run a worker until it is stopped; its application is imported from `folders` first, then from the current one.
+    """Run a worker until it is stopped; its application is imported from `folders` first, from the current one last.
 
     Raises: ConfigError, DriverError.
     """
@@ -72,10 +73,13 @@ def _log_level(name: str) -> str:
 
 
 def _import_path(root: Path, folders: tuple[str, ...]) -> tuple[str, ...]:
-    """Put the given folders, the current one and the project root on `sys.path`; return them."""
+    """Put the given folders first on `sys.path`, the current one and the project root last; return them.
+
+    Last, so that no file beside a project takes the place of an installed library.
+    """
     path = tuple(dict.fromkeys([*folders, str(Path.cwd()), str(root)]))
-    new = [entry for entry in path if entry in folders or entry not in sys.path]
-    sys.path[:] = [*new, *(entry for entry in sys.path if entry not in folders)]
+    sys.path[:] = [*folders, *(entry for entry in sys.path if entry not in folders)]
+    sys.path += [entry for entry in path if entry not in sys.path]
     return path
 
 

@@ -27,6 +27,7 @@ from asynctasq.errors import (
 from asynctasq.kernel.envelope import (
     COUNT_MAX,
     MAX_CRASHES_DEFAULT,
+    MAX_CRASHES_MOST,
     MISSING,
     MISSING_DEFAULT,
     NO_HEADERS,
@@ -191,7 +192,7 @@ def _from_fields(fields: list[object]) -> Envelope:
         dispatched_at=_instant(fields[4]),
         timeout_s=None if count == FIELDS_MIN or fields[5] is None else _duration(fields[5], above_zero=True),
         keep_result_s=None if count < 7 or fields[6] is None else _duration(fields[6], above_zero=True),
-        max_crashes=MAX_CRASHES_DEFAULT if count < 8 else _count(fields[7], least=1),
+        max_crashes=MAX_CRASHES_DEFAULT if count < 8 else _count(fields[7], least=1, most=MAX_CRASHES_MOST),
         headers=NO_HEADERS if count < 9 else _headers(fields[8]),
         missing=MISSING_DEFAULT if count < 10 else _missing(fields[9]),
     )
@@ -256,9 +257,9 @@ def _instant(value: object) -> float:
     return number
 
 
-def _count(value: object, *, least: int = 0) -> int:
-    if type(value) is not int or not least <= value <= COUNT_MAX:
-        raise ValueError(f"a count must be a whole number from {least} to {COUNT_MAX}")
+def _count(value: object, *, least: int = 0, most: int = COUNT_MAX) -> int:
+    if type(value) is not int or not least <= value <= most:
+        raise ValueError(f"a count must be a whole number from {least} to {most}")
     return value
 
 

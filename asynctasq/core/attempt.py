@@ -18,7 +18,8 @@ from asynctasq.core.in_flight import (
 from asynctasq.core.lanes.child import ReplyKind, Request
 from asynctasq.core.lanes.lanes import Lanes
 from asynctasq.core.lanes.process_pool import ChildCrashed
-from asynctasq.core.task_factory import TaskFactory, dead_reason_of
+from asynctasq.core.module_imports import IMPORT_S_MAX
+from asynctasq.core.task_factory import Invocation, TaskFactory, dead_reason_of
 from asynctasq.core.tracebacks import drop_library_frames, exception_text
 from asynctasq.errors import (
     CodecError,
@@ -27,6 +28,7 @@ from asynctasq.errors import (
     Reject,
     Retry,
     Snooze,
+    TaskTimeoutError,
     UnsupportedVersion,
     WorkerCrashedError,
 )
@@ -46,13 +48,14 @@ from asynctasq.kernel.decide import (
     decide,
     screen,
 )
-from asynctasq.kernel.envelope import MAX_CRASHES_DEFAULT
+from asynctasq.kernel.envelope import MAX_CRASHES_DEFAULT, MAX_CRASHES_MOST, Envelope
 from asynctasq.kernel.ledger import Kind
 from asynctasq.kernel.messages import Bury, Complete, DeadReason, ErrorRecord, Release, Settlement
 from asynctasq.kernel.retry import Fixed
 from asynctasq.tasks.base import AsyncTask, SyncTask
 from asynctasq.tasks.completing import running_completion
 from asynctasq.tasks.mode import Mode
+from asynctasq.tasks.registry import registered, source_file
 
 __all__ = ["AttemptRunner"]
 
@@ -102,31 +105,44 @@ class AttemptRunner:
 
     async def _run(self, attempt: InFlightAttempt) -> Settlement | None:
         lease = attempt.lease
+        if self._screen(attempt, MAX_CRASHES_MOST) is Verdict.BURY:  # whatever its body says
+            return self._bury_crashed(attempt)
         try:
-            invocation = self._task_factory.decode(lease.message_id, lease.attempt, lease.body, queue=lease.queue)
+            envelope = self._task_factory.decode(lease.message_id, lease.body, queue=lease.queue)
         except UnsupportedVersion as error:
             return self._newer_version(attempt, error)
         except CodecError as error:
             return self._unrunnable(attempt, error)
-        attempt.task_name, attempt.max_attempts = invocation.envelope.task, invocation.envelope.max_attempts
+        attempt.task_name, attempt.max_attempts = envelope.task, envelope.max_attempts
         if attempt.asyncio_task is not None:
             attempt.asyncio_task.set_name(str(attempt))
-        run = AttemptRun(attempt, invocation)
-        match screen(
-            crashes=lease.crashes,
-            max_crashes=invocation.envelope.max_crashes,
-            deadline=attempt.deadline,
-            now=self._environment.clock.monotonic(),
-        ):
+        match self._screen(attempt, envelope.max_crashes):
             case Verdict.STALE:
                 return None
+            case Verdict.BURY:
+                return self._bury_crashed(attempt)
             case Verdict.GIVE_UP:
-                return await self._give_up(run)
+                return await self._give_up(attempt, envelope)
             case Verdict.RUN:
-                outcome = await self._execute(run)
-                if attempt.settled_in_transaction and not isinstance(outcome, Succeeded | Interrupted):
-                    return await self._after_completion(run, outcome)
-                return await self._settle(run, outcome)
+                return await self._import_and_run(attempt, envelope)
+
+    def _screen(self, attempt: InFlightAttempt, max_crashes: int) -> Verdict:
+        now, crashes = self._environment.clock.monotonic(), attempt.lease.crashes
+        return screen(crashes=crashes, max_crashes=max_crashes, deadline=attempt.deadline, now=now)
+
+    async def _import_and_run(self, attempt: InFlightAttempt, envelope: Envelope) -> Settlement | None:
+        lease = attempt.lease
+        try:
+            invocation = await self._task_factory.find(lease.message_id, lease.attempt, envelope)
+        except CodecError as error:
+            return self._unrunnable(attempt, error)
+        if self._screen(attempt, envelope.max_crashes) is Verdict.STALE:  # the import may have taken long
+            return None
+        run = AttemptRun(attempt, invocation)
+        outcome = await self._execute(run)
+        if attempt.settled_in_transaction and not isinstance(outcome, Succeeded | Interrupted):
+            return await self._after_completion(run, outcome)
+        return await self._settle(run, outcome)
 
     # -- executing ---------------------------------------------------------------------------------
 
@@ -170,6 +186,7 @@ class AttemptRunner:
             attempt=lease.attempt,
             body=lease.body,
             keep_result=ttl_s is not None or self._fetch_values,
+            file=source_file(invocation.cls),
         )
         reply = await self._lanes.run_in_process(request, invocation.envelope.timeout_s)
         match reply.kind:
@@ -284,7 +301,7 @@ class AttemptRunner:
         if isinstance(settlement, Bury) and not isinstance(outcome, Unrunnable):
             exception = run.attempt.exception
             if settlement.reason is DeadReason.CRASHED:
-                exception = _crash_error(run, lease.crashes + 1)
+                exception = _crash_error(run.attempt, lease.crashes + 1)
             await self._hooks.failed(run, exception or WorkerCrashedError("the attempt did not end"))
         return settlement
 
@@ -292,11 +309,27 @@ class AttemptRunner:
         """Make the message visible when its lease would have ended: the thread can't be stopped and may still run."""
         return Release(delay_s=max(0.0, attempt.deadline - self._environment.clock.monotonic()), counted=False)
 
-    async def _give_up(self, run: AttemptRun) -> Settlement:
+    async def _give_up(self, attempt: InFlightAttempt, envelope: Envelope) -> Settlement:
         """Bury a message whose workers died `max_crashes` times; call its `failed` hook if its task can be built."""
-        error = _crash_error(run, run.attempt.lease.crashes)
-        await self._hooks.failed(run, error)
-        return Bury(reason=DeadReason.CRASHED, error=record_of(error))
+        invocation = await self._find_crashed(attempt, envelope)
+        if invocation is not None:
+            await self._hooks.failed(AttemptRun(attempt, invocation), _crash_error(attempt, attempt.lease.crashes))
+        return self._bury_crashed(attempt)
+
+    async def _find_crashed(self, attempt: InFlightAttempt, envelope: Envelope) -> Invocation | None:
+        """Return what the message invokes; None if its module can't be imported, which a child process tries first."""
+        lease = attempt.lease
+        try:
+            if registered(envelope.task) is None:
+                request = Request(message_id=lease.message_id, attempt=lease.attempt, body=lease.body, only_import=True)
+                await self._lanes.run_in_process(request, IMPORT_S_MAX)
+            return await self._task_factory.find(lease.message_id, lease.attempt, envelope)
+        except (CodecError, ChildCrashed, TaskTimeoutError, OSError) as error:
+            logger.error("failed() of %s is not called: %s", attempt, exception_text(error))  # noqa: TRY400 - not ours
+            return None
+
+    def _bury_crashed(self, attempt: InFlightAttempt) -> Settlement:
+        return Bury(reason=DeadReason.CRASHED, error=record_of(_crash_error(attempt, attempt.lease.crashes)))
 
     def _newer_version(self, attempt: InFlightAttempt, error: UnsupportedVersion) -> Settlement:
         lease = attempt.lease
@@ -315,9 +348,9 @@ class AttemptRunner:
         return Bury(reason=reason, error=record_of(error))
 
 
-def _crash_error(run: AttemptRun, crashes: int) -> WorkerCrashedError:
+def _crash_error(attempt: InFlightAttempt, crashes: int) -> WorkerCrashedError:
     return WorkerCrashedError(
-        f"{run.attempt.task_name} was given up: {crashes} attempts ended with the death of the process that ran them"
+        f"{attempt.task_name} was given up: {crashes} attempts ended with the death of the process that ran them"
     )
 
 

@@ -18,6 +18,7 @@ from typing import Any, cast
 
 from asynctasq.codec.orm.references import release_connections, session_factories
 from asynctasq.errors import ConfigError
+from asynctasq.tasks.project import project_file
 
 __all__ = ["attempt_scope", "open_orms", "release_thread_connections", "set_up_django", "thread_sensitive_call"]
 
@@ -75,8 +76,8 @@ async def open_orms(root: Path | None) -> AsyncGenerator[None]:
 
 def _tortoise_name(root: Path | None) -> str:
     name = os.environ.get("TORTOISE_ORM", "")
-    path = (root or Path()) / "pyproject.toml"
-    if name or not path.is_file():
+    path = None if name else project_file(root or Path(), "pyproject.toml")
+    if path is None:
         return name
     try:
         tools = cast("Mapping[str, Any]", tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {}))

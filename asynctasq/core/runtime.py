@@ -5,6 +5,7 @@ import os
 import random
 import secrets
 import socket
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from asynctasq.drivers.base import Driver
 from asynctasq.kernel.ledger import Entry
 from asynctasq.kernel.retry import RandomSource
 from asynctasq.tasks.application import Application
-from asynctasq.tasks.registry import project_root
+from asynctasq.tasks.project import project_root
 
 __all__ = ["ProductionRuntime", "Runtime", "SharedLoopRuntime", "SimulatedRuntime", "WorkerSettings", "worker_lanes"]
 
@@ -65,7 +66,8 @@ class Runtime(Protocol):
     """What differs between a worker in production and one in a simulation.
 
     `wait_s` bounds one wait for a wake-up; `record` receives ledger entries; `load_in_another_loop` loads models if the
-    worker's own event loop can't do I/O; `decode_in_threads` says whether large bodies are decoded outside of it.
+    worker's own event loop can't do I/O; `decode_in_threads` says whether large bodies are decoded, and modules
+    imported, outside of it.
     """
 
     clock: Clock
@@ -97,7 +99,8 @@ def worker_lanes(
     child = ChildSettings(
         modules=application.modules,
         root=None if application.root is None else str(application.root),
-        path=application.path,
+        folders=application.path,
+        path=tuple(map(str, sys.path)),
         body_bytes_max=settings.body_bytes_max,
         databases=databases or {},
         driver=driver,

@@ -12,6 +12,7 @@ from asynctasq.codec.limits import DECODE_S_MAX, DEFAULT_LIMITS, OFF_LOOP_BYTES,
 from asynctasq.codec.orm.references import LoadInAnotherLoop, has_references, resolve_for_hooks, resolve_references
 from asynctasq.codec.signing import SigningKeys, sign_result
 from asynctasq.codec.validation import InvalidArguments, validate_arguments
+from asynctasq.core.module_imports import ModuleImports
 from asynctasq.core.tracebacks import exception_text
 from asynctasq.errors import BadSignature, TaskTimeoutError, UndecodableBody, UnknownTask
 from asynctasq.kernel.envelope import Envelope
@@ -19,6 +20,7 @@ from asynctasq.kernel.messages import DeadReason
 from asynctasq.tasks.application import Application
 from asynctasq.tasks.base import BaseTask
 from asynctasq.tasks.definition import TaskDefinition, definition_of, set_metadata
+from asynctasq.tasks.registry import registered
 
 __all__ = ["BadArguments", "Invocation", "TaskFactory", "dead_reason_of"]
 
@@ -46,7 +48,7 @@ class Invocation:
 class TaskFactory:
     """Decodes messages and builds the tasks they invoke, those of one application only.
 
-    With `decode_in_threads`, large arguments are decoded outside of the event loop.
+    With `decode_in_threads`, large arguments are decoded, and modules imported, outside of the event loop.
     """
 
     def __init__(
@@ -65,36 +67,37 @@ class TaskFactory:
         self._clock = clock or SystemClock()
         self._load_in_another_loop = load_in_another_loop
         self._decode_in_threads = decode_in_threads
+        self._imports = ModuleImports(application) if decode_in_threads else None
         self._definitions: dict[type[BaseTask[Any]], TaskDefinition] = {}
 
-    def decode(self, message_id: str, attempt: int, body: bytes, *, queue: str = "") -> Invocation:
-        """Return what the body invokes; with keys, only if it was signed for this message and queue.
+    def decode(self, message_id: str, body: bytes, *, queue: str = "") -> Envelope:
+        """Return what the body holds; with keys, only if it was signed for this message and queue. Imports nothing.
 
-        Raises: UndecodableBody, BadSignature, UnsupportedVersion, UnknownTask.
+        Raises: UndecodableBody, BadSignature, UnsupportedVersion.
         """
         now = None if self._keys is None else self._clock.now()
-        envelope = decode_envelope(body, keys=self._keys, limits=self._limits, belongs_to=(message_id, queue), now=now)
-        return self._invocation(message_id, attempt, envelope)
+        return decode_envelope(body, keys=self._keys, limits=self._limits, belongs_to=(message_id, queue), now=now)
 
-    def decode_verified(self, message_id: str, attempt: int, body: bytes) -> Invocation:
+    def decode_verified(self, body: bytes) -> Envelope:
         """Do `decode` for a body whose signature the worker has verified: a child process is given no keys."""
-        return self._invocation(message_id, attempt, decode_envelope(body, limits=self._limits))
+        return decode_envelope(body, limits=self._limits)
 
-    def _invocation(self, message_id: str, attempt: int, envelope: Envelope) -> Invocation:
-        cls = self._resolve(envelope.task)
+    async def find(self, message_id: str, attempt: int, envelope: Envelope, *, file: str | None = None) -> Invocation:
+        """Return what an envelope invokes, having imported its module if that is necessary and allowed.
+
+        `file` is where the worker has the task from, for a child process.
+
+        Raises: UnknownTask.
+        """
+        cls = registered(envelope.task)
+        if cls is None and self._imports is not None:
+            cls = await self._imports.resolve(envelope.task, file)
+        elif cls is None:
+            cls = self._application.resolve(envelope.task, file=file)
         definition = self._definitions.get(cls)
         if definition is None:
             definition = self._definitions[cls] = definition_of(cls)
         return Invocation(message_id=message_id, attempt=attempt, envelope=envelope, cls=cls, definition=definition)
-
-    def _resolve(self, name: str) -> type[BaseTask[Any]]:
-        """Find the task; a module that raises when it is imported, even SystemExit, must not end the worker."""
-        try:
-            return self._application.resolve(name)
-        except UnknownTask:
-            raise
-        except BaseException as error:
-            raise UnknownTask(f"task {name!r}: its module can't be imported: {exception_text(error, repr)}") from error
 
     async def build(self, invocation: Invocation, *, timeout_s: float | None = None) -> BaseTask[Any]:
         """Build the task: decode its arguments, fetch the models they refer to, call its constructor.

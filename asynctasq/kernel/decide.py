@@ -109,16 +109,20 @@ class Verdict(enum.Enum):
     RUN = "run"
     STALE = "stale"
     GIVE_UP = "give up"
+    BURY = "bury"
 
 
 def screen(*, crashes: int, max_crashes: int, deadline: float, now: float) -> Verdict:
     """Decide about a new lease: it has ended, its message crashed too often, or its attempt may run.
 
+    A message that crashed too often is given up, which calls its `failed`; if that crashed as often, too, it is buried.
     `deadline` and `now` are of one clock. Under a lease that may have ended no attempt may start: another worker may
     have completed the message.
     """
     if now >= deadline:
         return Verdict.STALE
+    if crashes >= 2 * max_crashes:
+        return Verdict.BURY
     return Verdict.GIVE_UP if crashes >= max_crashes else Verdict.RUN
 
 

@@ -10,6 +10,7 @@ from asynctasq.kernel.retry import RetryPolicy
 __all__ = [
     "COUNT_MAX",
     "MAX_CRASHES_DEFAULT",
+    "MAX_CRASHES_MOST",
     "MISSING",
     "MISSING_DEFAULT",
     "NO_HEADERS",
@@ -26,8 +27,10 @@ MISSING: tuple[Missing, ...] = ("retry", "fail", "none")
 MISSING_DEFAULT: Missing = "retry"
 
 MAX_CRASHES_DEFAULT = 3
+MAX_CRASHES_MOST = 1_000
+"""The largest limit of crashes that a message may carry."""
 COUNT_MAX = 2**31 - 1
-"""The largest limit of attempts or crashes that a message may carry."""
+"""The largest limit of attempts that a message may carry."""
 TASK_NAME_CHARS_MAX = 500
 """The longest name of a task, `module:qualname`: it stands in log lines and is compared with others."""
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})

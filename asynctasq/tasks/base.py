@@ -31,6 +31,7 @@ from asynctasq.tasks.options import (
     RetryStrategy,
     class_options,
     keep_result_s,
+    max_crashes_of,
     missing_model,
     seconds,
     whole_number,
@@ -187,7 +188,7 @@ class BaseTask(Generic[T_co]):
         if timeout is not None:
             changes["timeout_s"] = seconds(timeout, "timeout", above_zero=True)
         if max_crashes is not None:
-            changes["max_crashes"] = whole_number(max_crashes, "max_crashes", least=1)
+            changes["max_crashes"] = max_crashes_of(max_crashes)
         if keep_result is not None:
             changes["keep_result_s"] = keep_result_s(keep_result)
         if missing is not None:

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from typing import Literal, TypeVar, cast
 
 from asynctasq.errors import DELAY_S_MAX
-from asynctasq.kernel.envelope import COUNT_MAX, MISSING, MISSING_DEFAULT, Missing
+from asynctasq.kernel.envelope import COUNT_MAX, MAX_CRASHES_MOST, MISSING, MISSING_DEFAULT, Missing
 from asynctasq.kernel.messages import check_queue_name
 from asynctasq.kernel.retry import Delays, Exponential, Fixed, RetryPolicy
 
@@ -100,13 +100,18 @@ def seconds(value: object, what: str, *, above_zero: bool) -> float:
     return float(number)
 
 
-def whole_number(value: object, what: str, *, least: int) -> int:
+def whole_number(value: object, what: str, *, least: int, most: int = COUNT_MAX) -> int:
     """Return an integer setting; raise ValueError if it is none, or below `least`, or over what a message can carry."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ValueError(f"{what} must be a whole number, {least} or more, not {value!r}")
-    if value > COUNT_MAX:
-        raise ValueError(f"{what} must be {COUNT_MAX} at most, not {value!r}")
+    if value > most:
+        raise ValueError(f"{what} must be {most} at most, not {value!r}")
     return value
+
+
+def max_crashes_of(value: object) -> int:
+    """Return after how many crashes a message is given up; raise ValueError if that is no such number."""
+    return whole_number(value, "max_crashes", least=1, most=MAX_CRASHES_MOST)
 
 
 def one_of(value: object, what: str, choices: Sequence[Choice]) -> Choice:
@@ -161,7 +166,7 @@ def class_options(source: object) -> Options:
         max_attempts=whole_number(read("max_attempts"), "max_attempts", least=0),
         retry=retry_policy(read("retry_delay"), read("retry_strategy"), read("retry_delay_max")),
         timeout_s=None if timeout is None else seconds(timeout, "timeout", above_zero=True),
-        max_crashes=whole_number(read("max_crashes"), "max_crashes", least=1),
+        max_crashes=max_crashes_of(read("max_crashes")),
         keep_result_s=keep_result_s(read("keep_result")),
         missing=missing_model(read("missing")),
     )

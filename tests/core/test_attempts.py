@@ -328,7 +328,8 @@ def test_a_body_of_a_newer_version_is_left_for_a_newer_worker() -> None:
 
 @pytest.mark.parametrize("text", ["raise ValueError('no')", "raise SystemExit(2)", "1 +", "import no_such_module"])
 def test_a_module_that_can_not_be_imported_makes_a_dead_letter(tmp_path: Path, text: str) -> None:
-    (tmp_path / "broken_module_of_tasks.py").write_text(text)
+    task = "from asynctasq import AsyncTask\nclass Task(AsyncTask[None]):\n    async def execute(self): ...\n"
+    (tmp_path / "broken_module_of_tasks.py").write_text(task + text)
     envelope = decode_envelope(MessageFactory().message(Fine()).body)
     renamed = encode_envelope(replace(envelope, task="broken_module_of_tasks:Task"))
     sys.path.insert(0, str(tmp_path))

@@ -127,9 +127,12 @@ def test_what_can_never_run_is_buried_with_its_reason() -> None:
         (0, 9.9, Verdict.RUN),
         (2, 9.9, Verdict.RUN),
         (3, 9.9, Verdict.GIVE_UP),
-        (4, 9.9, Verdict.GIVE_UP),
+        (5, 9.9, Verdict.GIVE_UP),
+        (6, 9.9, Verdict.BURY),
+        (7, 9.9, Verdict.BURY),
         (0, 10.0, Verdict.STALE),
         (3, 10.0, Verdict.STALE),
+        (6, 10.0, Verdict.STALE),
     ],
 )
 def test_a_lease_is_screened_before_it_runs(crashes: int, now: float, verdict: Verdict) -> None:

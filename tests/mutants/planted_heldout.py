@@ -337,9 +337,9 @@ def _weights_inverted(original: Any) -> Any:
 
 @_plant(TaskFactory, "decode", "newer version buried", "a message for a newer worker is a dead letter")
 def _newer_is_damaged(original: Any) -> Any:
-    def decode(self: Any, message_id: str, attempt: int, body: bytes) -> Any:
+    def decode(self: Any, message_id: str, body: bytes, **given: Any) -> Any:
         try:
-            return original(self, message_id, attempt, body)
+            return original(self, message_id, body, **given)
         except UnsupportedVersion as error:
             raise UndecodableBody(str(error)) from error
 

@@ -195,16 +195,16 @@ def _from_attributes(original: Any) -> Any:
     return lambda task: {name: getattr(task, name, given) for name, given in original(task).items()}
 
 
-@_plant(TaskFactory, "decode", "process=True lost", "a decorated function for a child runs in the worker")
+@_plant(TaskFactory, "find", "process=True lost", "a decorated function for a child runs in the worker")
 def _in_the_worker(original: Any) -> Any:
-    def decode(self: Any, message_id: str, attempt: int, body: bytes) -> Any:
-        right = original(self, message_id, attempt, body)
+    async def find(*args: Any, **given: Any) -> Any:
+        right = await original(*args, **given)
         mode = right.definition.mode
         if not mode.in_process or right.cls._arguments_become_attributes:
             return right
         return replace(right, definition=replace(right.definition, mode=Mode.LOOP if mode.is_async else Mode.THREAD))
 
-    return decode
+    return find
 
 
 @_plant(values_module, "SEQUENCE_TYPES", "tuple comes back as a list", "what was a key, or unpacked by type, is none")

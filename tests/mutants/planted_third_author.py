@@ -239,14 +239,14 @@ def _if_true(original: Any) -> Any:
     return with_options
 
 
-@_plant(TaskFactory, "decode", "max_attempts of the class", "what was dispatched with others has as many as its class")
+@_plant(TaskFactory, "find", "max_attempts of the class", "what was dispatched with others has as many as its class")
 def _of_the_class(original: Any) -> Any:
-    def decode(self: Any, message_id: str, attempt: int, body: bytes) -> Any:
-        right = original(self, message_id, attempt, body)
+    async def find(*args: Any, **given: Any) -> Any:
+        right = await original(*args, **given)
         most = right.cls._options_now().max_attempts
         return replace(right, envelope=replace(right.envelope, max_attempts=most))
 
-    return decode
+    return find
 
 
 @_plant(

@@ -221,7 +221,7 @@ async def test_forged_types_are_a_dead_letter(changes: dict[str, Any], words: st
     factory = TaskFactory(Application(()))
 
     with pytest.raises(BadArguments, match=words) as caught:
-        await factory.build(factory.decode("id", 1, encode_envelope(envelope)))
+        await factory.build(await factory.find("id", 1, factory.decode("id", encode_envelope(envelope))))
 
     assert dead_reason_of(caught.value) is DeadReason.BAD_ARGUMENTS
 

@@ -337,9 +337,9 @@ async def test_large_arguments_are_decoded_outside_of_the_event_loop(in_threads:
     THREADS.clear()
     factory = TaskFactory(Application(()), decode_in_threads=in_threads)
 
-    await factory.build(factory.decode("id", 1, large(2)))
+    await factory.build(await factory.find("id", 1, factory.decode("id", large(2))))
     small = MessageFactory().message(Large([Slow.ONE])).body
-    await factory.build(factory.decode("id", 1, small))
+    await factory.build(await factory.find("id", 1, factory.decode("id", small)))
 
     assert [ident != threading.get_ident() for ident in THREADS] == [elsewhere]
 
@@ -350,7 +350,7 @@ async def test_decoding_that_does_not_end_in_time_makes_a_dead_letter(monkeypatc
 
     try:
         with pytest.raises(UndecodableBody, match=r"not decoded within 0.05 s") as caught:
-            await factory.build(factory.decode("id", 1, large(3)))
+            await factory.build(await factory.find("id", 1, factory.decode("id", large(3))))
     finally:
         RELEASED.set()
 

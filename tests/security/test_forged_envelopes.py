@@ -14,13 +14,13 @@ from asynctasq.core.runtime import ProductionRuntime, WorkerSettings
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.memory_driver import MemoryDriver
 from asynctasq.errors import DELAY_S_MAX, UndecodableBody, UnserializableValue
-from asynctasq.kernel.envelope import COUNT_MAX, MAX_CRASHES_DEFAULT, TASK_NAME_CHARS_MAX, Envelope
+from asynctasq.kernel.envelope import COUNT_MAX, MAX_CRASHES_DEFAULT, MAX_CRASHES_MOST, TASK_NAME_CHARS_MAX, Envelope
 from asynctasq.kernel.ledger import Entry
 from asynctasq.kernel.retry import Fixed, delay_before_next
 from asynctasq.queue import Queue
 from asynctasq.tasks import AsyncTask
 from asynctasq.tasks.application import Application
-from asynctasq.tasks.options import RETRY_STRATEGIES, retry_policy, seconds, whole_number
+from asynctasq.tasks.options import RETRY_STRATEGIES, max_crashes_of, retry_policy, seconds
 
 RAN: list[int] = []
 TOO_LONG_S = math.nextafter(DELAY_S_MAX, math.inf)
@@ -78,7 +78,7 @@ def test_what_dispatch_refuses_is_undecodable(forged: bytes) -> None:
 
 def test_the_bounds_of_dispatch_are_accepted() -> None:
     envelope = decode_envelope(
-        body("x" * TASK_NAME_CHARS_MAX, COUNT_MAX, DELAY_S_MAX, 1.0, DELAY_S_MAX, DELAY_S_MAX, COUNT_MAX)
+        body("x" * TASK_NAME_CHARS_MAX, COUNT_MAX, DELAY_S_MAX, 1.0, DELAY_S_MAX, DELAY_S_MAX, MAX_CRASHES_MOST)
     )
 
     assert (envelope.timeout_s, envelope.keep_result_s, envelope.retry) == (
@@ -117,7 +117,7 @@ def test_a_body_is_read_only_if_its_settings_could_have_been_dispatched(
         dispatchable(retry_policy, retry, RETRY_STRATEGIES[0], None)
         and dispatchable(seconds, timeout, "timeout", above_zero=True)
         and dispatchable(seconds, kept, "keep_result", above_zero=True)
-        and dispatchable(whole_number, crashes, "max_crashes", least=1)
+        and dispatchable(max_crashes_of, crashes)
     )
 
     try:

@@ -88,7 +88,7 @@ async def test_a_forged_message_is_refused_before_the_constructor(cls: type[Any]
     factory = TaskFactory(Application(()))
 
     with pytest.raises(BadArguments):
-        await factory.build(factory.decode("id", 1, forged(cls, arguments)))
+        await factory.build(await factory.find("id", 1, factory.decode("id", forged(cls, arguments))))
 
 
 @pytest.mark.parametrize(

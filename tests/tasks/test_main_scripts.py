@@ -60,8 +60,8 @@ def python(folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
-def worker(folder: Path) -> str:
-    return python(folder, "-m", "asynctasq", "worker", "--burst", "--process-pool-size", "1")
+def worker(folder: Path, *options: str) -> str:
+    return python(folder, "-m", "asynctasq", "worker", "--burst", "--process-pool-size", "1", *options)
 
 
 def ran(folder: Path) -> list[str]:
@@ -75,9 +75,8 @@ def ran(folder: Path) -> list[str]:
         ("scripts/job.py", ["scripts/job.py"], "scripts.job", True),
         ("shop/jobs.py", ["-m", "shop.jobs"], "shop.jobs", True),
         ("send-notes.py", ["send-notes.py"], "send-notes", True),
-        ("shop/__main__.py", ["-m", "shop"], "shop.__main__", False),
     ],
-    ids=["bare folder", "sub-folder of a project", "module of a package", "dash", "package"],
+    ids=["bare folder", "sub-folder of a project", "module of a package", "dash"],
 )
 def test_a_worker_in_the_same_folder_finds_what_a_script_defines(
     place: str, arguments: list[str], module: str, project_file: bool, tmp_path: Path
@@ -95,6 +94,23 @@ def test_a_worker_in_the_same_folder_finds_what_a_script_defines(
 
     assert names.split() == [f"{module}:Note", f"{module}:shout"]
     assert ran(tmp_path) == [f"heavy {module}", f"note one {module}", f"shout two {module}"]
+
+
+def test_tasks_of_a_program_run_as_a_package_need_it_named(tmp_path: Path) -> None:
+    """A message alone never makes a worker run a `__main__`."""
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "__init__.py").touch()
+    (tmp_path / "shop" / "__main__.py").write_text(SCRIPT)
+
+    names = python(tmp_path, "-m", "shop")
+    worker(tmp_path, "--app", "shop.__main__")
+    complete = ran(tmp_path)
+    python(tmp_path, "-m", "shop")
+    worker(tmp_path)
+
+    assert names.split() == ["shop.__main__:Note", "shop.__main__:shout"]
+    assert complete == ["heavy shop.__main__", "note one shop.__main__", "shout two shop.__main__"]
+    assert ran(tmp_path) == complete
 
 
 def test_a_script_run_by_its_absolute_path_from_elsewhere_in_the_project_is_found(tmp_path: Path) -> None:

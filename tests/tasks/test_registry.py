@@ -10,7 +10,7 @@ import pytest
 from asynctasq.errors import UnknownTask
 from asynctasq.tasks import SyncTask
 from asynctasq.tasks.application import Application
-from asynctasq.tasks.registry import project_root
+from asynctasq.tasks.project import project_root
 from tests.patience import SOON_S
 
 TASK = """
@@ -151,11 +151,11 @@ def test_an_unknown_name_is_told_the_nearest_task_and_where_was_looked(tmp_path:
 def test_a_module_of_the_application_that_can_not_be_imported_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write(tmp_path / "broken_by_import.py", "import no_such_module_at_all")
+    write(tmp_path / "broken_by_import.py", TASK + "import no_such_module_at_all")
     monkeypatch.syspath_prepend(tmp_path)
 
     with pytest.raises(UnknownTask, match=r"its module can't be imported: .*No module named 'no_such_module_at_all'"):
-        Application(root=tmp_path).resolve("broken_by_import:Task")
+        Application(root=tmp_path).resolve("broken_by_import:Touch")
 
 
 @pytest.mark.parametrize("marker", ["pyproject.toml", "setup.cfg", "setup.py"])

@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,6 +24,7 @@ from asynctasq.codec.typed_msgpack import packb, unpackb
 from asynctasq.core.current_task import running_task
 from asynctasq.core.django_databases import DatabaseSettings, use_databases
 from asynctasq.core.exception_codec import pack_exception, unpack_exception
+from asynctasq.core.module_imports import ImportTookTooLong
 from asynctasq.core.orms import attempt_scope, open_orms, release_thread_connections, set_up_django
 from asynctasq.core.task_factory import TaskFactory
 from asynctasq.errors import CodecError, DispatchError
@@ -32,7 +33,17 @@ from asynctasq.tasks.base import AsyncTask, BaseTask, SyncTask
 from asynctasq.tasks.definition import definition_of
 from asynctasq.utils.loop import new_event_loop
 
-__all__ = ["READY", "ChildSettings", "Reply", "ReplyKind", "Request", "receive_frame", "send_frame", "serve"]
+__all__ = [
+    "READY",
+    "ChildSettings",
+    "Reply",
+    "ReplyKind",
+    "Request",
+    "main",
+    "receive_frame",
+    "send_frame",
+    "serve",
+]
 
 PR_SET_PDEATHSIG = 1
 PARENT_CHECK_S = 1.0
@@ -50,22 +61,36 @@ class ReplyKind(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One attempt to run in a child. `keep_result` says whether the value is wanted back."""
+    """One attempt to run in a child. `keep_result` says whether the value is wanted back.
+
+    `file` is where the worker has the task from, None if it does not have it yet. With `only_import` the task's module
+    is imported and nothing else is done.
+    """
 
     message_id: str
     attempt: int
     body: bytes
-    keep_result: bool
+    keep_result: bool = False
+    file: str | None = None
+    only_import: bool = False
 
     def encode(self) -> bytes:
         """Return the bytes for the pipe."""
-        return packb([self.message_id, self.attempt, self.body, self.keep_result])
+        return packb([self.message_id, self.attempt, self.body, self.keep_result, self.file, self.only_import])
 
     @classmethod
     def decode(cls, data: bytes) -> "Request":
         """Rebuild from `encode`."""
-        message_id, attempt, body, keep_result = cast("tuple[str, int, bytes, bool]", unpackb(data))
-        return cls(message_id=message_id, attempt=attempt, body=body, keep_result=keep_result)
+        fields = cast("tuple[str, int, bytes, bool, str | None, bool]", unpackb(data))
+        message_id, attempt, body, keep_result, file, only_import = fields
+        return cls(
+            message_id=message_id,
+            attempt=attempt,
+            body=body,
+            keep_result=keep_result,
+            file=file,
+            only_import=only_import,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +119,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChildSettings:
-    """What a child needs to find the application's tasks. `path` are entries for `sys.path`.
+    """What a child needs to find the application's tasks: its modules, root and folders, and the worker's `sys.path`.
 
     `databases` are those of a test, which Django is to use in place of the configured ones. `driver` is where tasks of
     a test dispatch to, "" for nowhere, None for the configured one.
@@ -102,6 +127,7 @@ class ChildSettings:
 
     modules: tuple[str, ...] = ()
     root: str | None = None
+    folders: tuple[str, ...] = ()
     path: tuple[str, ...] = ()
     body_bytes_max: int = DEFAULT_LIMITS.body_bytes_max
     databases: DatabaseSettings = field(default_factory=dict[str, Mapping[str, str]], repr=False)
@@ -109,20 +135,21 @@ class ChildSettings:
 
     def encode(self) -> bytes:
         """Return the bytes for the pipe."""
-        fields = [self.modules, self.root, self.path, self.body_bytes_max, self.databases, self.driver]
-        return packb(fields)
+        places = [self.modules, self.root, self.folders, self.path]
+        return packb([*places, self.body_bytes_max, self.databases, self.driver])
 
     @classmethod
     def decode(cls, data: bytes) -> "ChildSettings":
         """Rebuild from `encode`."""
         fields = cast(
-            "tuple[list[str], str | None, list[str], int, DatabaseSettings, str | None]",
+            "tuple[list[str], str | None, list[str], list[str], int, DatabaseSettings, str | None]",
             unpackb(data),
         )
-        modules, root, path, body_bytes_max, databases, driver = fields
+        modules, root, folders, path, body_bytes_max, databases, driver = fields
         return cls(
             modules=tuple(modules),
             root=root,
+            folders=tuple(folders),
             path=tuple(path),
             body_bytes_max=body_bytes_max,
             databases=databases,
@@ -137,9 +164,9 @@ class ChildSettings:
             from asynctasq.core.setup import dispatch_to_only  # costs a child that is not a test's nothing
 
             dispatch_to_only(self.driver)
-        application = Application(self.modules, None if self.root is None else Path(self.root), path=self.path)
+        application = Application(self.modules, None if self.root is None else Path(self.root), path=self.folders)
         application.load()
-        return TaskFactory(application, limits=Limits(body_bytes_max=self.body_bytes_max))
+        return TaskFactory(application, limits=Limits(body_bytes_max=self.body_bytes_max), decode_in_threads=True)
 
 
 async def serve(
@@ -157,8 +184,11 @@ async def serve(
 async def build_task(request: Request, task_factory: TaskFactory) -> BaseTask[Any] | Reply:
     """Build the task of a request; a reply if that is not possible."""
     try:
-        invocation = task_factory.decode_verified(request.message_id, request.attempt, request.body)
-        return await task_factory.build(invocation)
+        envelope = task_factory.decode_verified(request.body)
+        invocation = await task_factory.find(request.message_id, request.attempt, envelope, file=request.file)
+        return Reply(kind=ReplyKind.RETURNED) if request.only_import else await task_factory.build(invocation)
+    except ImportTookTooLong:  # which ends this child: the thread that imports can't be ended
+        raise
     except BaseException as error:  # noqa: BLE001 - codec errors and the user's constructor alike
         return Reply(kind=ReplyKind.NOT_BUILT, error=pack_exception(error))
 
@@ -245,8 +275,13 @@ class _Child:
         await asyncio.gather(*leftover, return_exceptions=True)
 
 
-def main(connection: socket.socket, parent_pid: int) -> None:
-    """Serve requests until the worker closes the connection: first the settings, then one attempt each."""
+def main(arguments: Sequence[str]) -> None:
+    """Serve requests until the worker closes the connection: first the settings, then one attempt each.
+
+    `arguments` are the number of the socket to the worker and the worker's process.
+    """
+    descriptor, parent_pid = map(int, arguments)
+    connection = socket.socket(fileno=descriptor)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the worker's to handle
     _die_with_parent(parent_pid)
     first = receive_frame(connection)
@@ -254,7 +289,7 @@ def main(connection: socket.socket, parent_pid: int) -> None:
         return
     try:
         settings = ChildSettings.decode(first)
-        sys.path[:0] = [entry for entry in settings.path if entry not in sys.path]
+        sys.path[:] = [*settings.path, *(entry for entry in sys.path if entry not in settings.path)]
         child = _Child(settings)
     except Exception:
         send_frame(connection, traceback.format_exc().encode("utf-8", "backslashreplace"))
@@ -305,7 +340,3 @@ def _die_with_parent(parent_pid: int) -> None:
         os._exit(1)
 
     threading.Thread(target=watch, name="asynctasq-parent-watch", daemon=True).start()
-
-
-if __name__ == "__main__":
-    main(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]))

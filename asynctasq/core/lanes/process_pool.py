@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
 from asynctasq.core.lanes.child import READY, ChildSettings, receive_frame, send_frame
 from asynctasq.core.lanes.thread_pool import ThreadPool
@@ -23,6 +24,9 @@ from asynctasq.errors import TaskTimeoutError, WorkerCrashedError
 
 __all__ = ["ChildCrashed", "ProcessPool"]
 
+START = "import sys; sys.path.insert(0, sys.argv[1]); from asynctasq.core.lanes.child import main; main(sys.argv[2:])"
+LIBRARY = str(Path(__file__).parents[3])
+"""With -P and this, a child imports nothing from the folder it is started in before it is given the worker's path."""
 START_S_MAX = 60.0
 DEATH_CHECK_S = 0.5
 """How often a child that has not replied is checked: a process it forked can hold its socket open after its death."""
@@ -39,7 +43,7 @@ class _Child:
         ours, theirs = socket.socketpair()
         with theirs:
             theirs.set_inheritable(True)
-            command = [sys.executable, "-m", "asynctasq.core.lanes.child", str(theirs.fileno()), str(os.getpid())]
+            command = [sys.executable, "-P", "-c", START, LIBRARY, str(theirs.fileno()), str(os.getpid())]
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
                 command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
             )

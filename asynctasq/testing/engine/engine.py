@@ -13,11 +13,12 @@ from asynctasq.core.worker import Worker
 from asynctasq.drivers.base import Driver
 from asynctasq.errors import DriverError
 from asynctasq.kernel.ledger import Entry, Kind
+from asynctasq.tasks.application import Application
 from asynctasq.testing.clock import VirtualClock
-from asynctasq.testing.engine.application import application_under_test, load_in_real_loop
 from asynctasq.testing.engine.bounded_run import PROGRESS, close_loop, run_to_end
 from asynctasq.testing.engine.options import EngineOptions, FaultHooks
 from asynctasq.testing.engine.process import WorkerKilled, current_process, install_task_factory
+from asynctasq.testing.engine.real_loop import load_in_real_loop
 from asynctasq.testing.engine.refusals import error_of_test, refusal_in
 from asynctasq.testing.engine.store import FakeStore
 from asynctasq.testing.engine.waits import Waits
@@ -266,7 +267,7 @@ class Engine:
             load_in_another_loop=None if shared else load_in_real_loop,
         )
         settings = WorkerSettings(
-            application=application_under_test(real_executors=self.options.real_executors),
+            application=Application(),
             lease_s=self.options.lease_s,
             shutdown_timeout_s=self.options.shutdown_timeout_s,
             handle_signals=False,

@@ -16,7 +16,7 @@ from asynctasq.errors import MissingExtra
 from asynctasq.kernel.messages import Message
 from asynctasq.queue import Queue, check_keeps_results, check_transactional
 from asynctasq.tasks.base import BaseTask
-from asynctasq.tasks.registry import project_root
+from asynctasq.tasks.project import project_root
 
 __all__ = ["LikeDriver"]
 

@@ -11,9 +11,10 @@ from asynctasq.core.task_factory import TaskFactory
 from asynctasq.errors import AsyncTasqError
 from asynctasq.kernel.messages import Lease, Message
 from asynctasq.queue import MessageFactory
+from asynctasq.tasks.application import Application
 from asynctasq.tasks.base import BaseTask
 from asynctasq.testing.engine import Engine
-from asynctasq.testing.engine.application import application_under_test, load_in_real_loop
+from asynctasq.testing.engine.real_loop import load_in_real_loop
 from asynctasq.testing.fake_queue.performed import Performed
 from asynctasq.testing.loop import SharedLoop
 
@@ -82,7 +83,7 @@ async def _perform(engine: Engine, message: Message, *, attempt: int) -> Perform
         name="perform",
         real_executors=engine.options.real_executors,
     )
-    application = application_under_test(real_executors=engine.options.real_executors)
+    application = Application()
     task_factory = TaskFactory(application, load_in_another_loop=None if shared else load_in_real_loop)
     lanes = runtime.lanes(WorkerSettings(application=application), task_factory, threads=1)
     lease = Lease(

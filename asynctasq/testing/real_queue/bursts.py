@@ -14,7 +14,7 @@ from asynctasq.core.task_factory import TaskFactory
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.base import Driver
 from asynctasq.kernel.ledger import Entry
-from asynctasq.testing.engine.application import application_under_test
+from asynctasq.tasks.application import Application
 from asynctasq.testing.errors import LimitExceeded
 from asynctasq.testing.loop.report import describe_task
 from asynctasq.testing.loop.waits import runs_application_code
@@ -90,7 +90,7 @@ class Bursts:
             address=self._options.address,
         )
         settings = WorkerSettings(
-            application=application_under_test(real_executors=True),
+            application=Application(),
             lease_s=self._options.lease_s,
             shutdown_timeout_s=0.0,
             burst=True,

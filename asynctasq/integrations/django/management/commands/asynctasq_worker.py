@@ -15,7 +15,7 @@ from typer.main import get_command
 from asynctasq.cli.app import app
 from asynctasq.cli.exit_codes import exit_on_error
 from asynctasq.config import load_settings
-from asynctasq.tasks.application import INSTALLED
+from asynctasq.tasks.module_files import INSTALLED
 
 __all__ = ["Command"]
 
