@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from asynctasq.errors import UnknownTask
+from asynctasq.kernel.messages import bounded_text
 from asynctasq.tasks.base import BaseTask
 from asynctasq.tasks.module_files import WrongFile, files_of_module, folder_of_module, import_from, may_hold_tasks
 from asynctasq.tasks.registry import known_names, registered
@@ -15,6 +16,7 @@ from asynctasq.tasks.syntax_tree import SourceReader, Unreadable
 
 __all__ = ["Application"]
 
+ERROR_BYTES_MAX = 1_000
 NOT_BY_NAME = "a module of that name is not imported because a message names it"
 NAME_IT = "if it defines tasks, name it, or its package, with --app"
 
@@ -57,8 +59,10 @@ class Application:
         module, _, qualname = name.partition(":")
         try:
             self._import(module, qualname, file)
-        except (_Refused, WrongFile, OSError) as error:
+        except (_Refused, WrongFile) as error:
             raise UnknownTask(self._explain(name, str(error))) from error.__cause__
+        except Exception as error:  # of the file system, or of whatever finds modules for Python
+            raise UnknownTask(self._explain(name, f"its module can't be looked for: {_text(error)}")) from error
         found = registered(name)
         if found is None:
             raise UnknownTask(self._explain(name))
@@ -90,9 +94,12 @@ class Application:
             raise _Refused(self._failed[module]) from error
 
     def _import_from_file(self, module: str, file: Path) -> None:
-        files = files_of_module(module, folder_of_module(module, file))
+        folder = folder_of_module(module, file)
+        files = files_of_module(module, folder)
         if files is None or files[-1] != file:
             raise _Refused(f"its module can't be imported from {file}")
+        if str(folder) not in sys.path:  # which a script does not have that is run in a folder below the project root
+            sys.path.append(str(folder))
         import_from(module, files, self._import_once)
 
     def _import_named(self, module: str) -> None:
@@ -137,6 +144,6 @@ class Application:
 
 def _text(error: BaseException) -> str:
     try:
-        return f"{type(error).__name__}: {error}"
+        return bounded_text(f"{type(error).__name__}: {error}", ERROR_BYTES_MAX)
     except BaseException as broken:  # noqa: BLE001 - the text of a module's error is user code
         return f"{type(error).__name__}, whose text raised {type(broken).__name__}"

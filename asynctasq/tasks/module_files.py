@@ -48,17 +48,14 @@ def files_of_module(module: str, folder: Path) -> list[Path] | None:
     A package without `__init__.py` is its folder. All are free of links, and in `folder` themselves: not by a link that
     leads out of it, nor placed by another user.
     """
-    at, folder = folder, folder.resolve()
-    *packages, last = module.split(".")
-    files: list[Path] = []
-    for package in packages:
-        at /= package
-        files.append(at / INIT if os.path.isfile(at / INIT) else at)
-    init = at / last / INIT
-    files.append(init if os.path.isfile(init) else at / f"{last}.py")
-    if not os.path.isfile(files[-1]) or any(is_placed_by_others(file) for file in files):
+    parts = module.split(".")
+    packages = [folder.joinpath(*parts[:count]) for count in range(1, len(parts) + 1)]
+    files = [package / INIT if os.path.isfile(package / INIT) else package for package in packages]
+    if files[-1] == packages[-1]:
+        files[-1] = packages.pop().with_name(f"{parts[-1]}.py")
+    if not os.path.isfile(files[-1]) or any(map(is_placed_by_others, (*packages, *files))):
         return None
-    resolved = [file.resolve() for file in files]
+    resolved, folder = [file.resolve() for file in files], folder.resolve()
     inside = all(file.is_relative_to(folder) for file in resolved)
     if not inside or any(INSTALLED.intersection(file.relative_to(folder).parts) for file in resolved):
         return None

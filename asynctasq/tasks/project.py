@@ -29,7 +29,10 @@ def project_root(start: Path | None = None) -> Path:
 
 def _is_one_project(folder: Path, start: Path) -> bool:
     """Return whether nobody can have put a project file into `folder` who could not have put it into `start`."""
-    above, here = folder.stat(), start.stat()
+    try:
+        above, here = folder.stat(), start.stat()
+    except OSError:
+        return False
     owners = (_user(), here.st_uid)
     writable_by_others = stat.S_IWOTH if above.st_uid in owners else stat.S_IWOTH | stat.S_IWGRP
     return (

@@ -126,8 +126,14 @@ def test_a_module_of_another_in_a_folder_of_everybody_is_none(
     assert files_of_module("jobs", folder) == [folder / "jobs.py"]
 
     looks(folder / "jobs.py", st_uid=1001)
+    (folder / "shop").mkdir()
+    looks(folder / "shop", st_uid=1001, st_mode=0o40755)
+    for name in ("__init__.py", "jobs.py"):
+        (folder / "shop" / name).touch()
 
     assert files_of_module("jobs", folder) is None
+    assert files_of_module("shop", folder) is None
+    assert files_of_module("shop.jobs", folder) is None
 
 
 def test_the_project_is_last_on_the_path_of_a_worker(tmp_path: Path) -> None:

@@ -113,6 +113,21 @@ def test_tasks_of_a_program_run_as_a_package_need_it_named(tmp_path: Path) -> No
     assert ran(tmp_path) == complete
 
 
+def test_a_script_with_a_worker_of_its_own_has_children_that_find_it(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").touch()
+    (tmp_path / "scripts").mkdir()
+    serve = (
+        "    import asyncio\n    from asynctasq import Worker\n    from asynctasq.core.runtime import WorkerSettings\n"
+        "    from asynctasq.core.setup import current_setup\n"
+        "    asyncio.run(Worker(current_setup().driver('sqlite'), settings=WorkerSettings(burst=True)).start())\n"
+    )
+    (tmp_path / "scripts" / "job.py").write_text(SCRIPT + serve)
+
+    python(tmp_path, "scripts/job.py")
+
+    assert ran(tmp_path) == ["heavy scripts.job", "note one __main__", "shout two __main__"]
+
+
 def test_a_script_run_by_its_absolute_path_from_elsewhere_in_the_project_is_found(tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").touch()
     (tmp_path / "scripts").mkdir()
