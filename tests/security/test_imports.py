@@ -1,5 +1,6 @@
 """Which files a message may make a worker import: modules that define its task, or those of `--app`; no others."""
 
+import builtins
 import os
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from asynctasq.errors import UnknownTask
 from asynctasq.tasks import SyncTask
 from asynctasq.tasks.application import Application
 from tests.effort import examples
+from tests.patience import SOON_S
 
 NOTE = "import builtins\nbuiltins.asynctasq_ran.append(__name__ + '@' + __file__)\n"
 """The first lines of every file below: they tell which of them ran."""
@@ -26,8 +28,6 @@ FUNCTION = "from asynctasq import task\n@task\ndef X() -> None: ...\n"
 @pytest.fixture
 def ran() -> Iterator[list[str]]:
     """Every file that ran, and at the end none of their modules is left behind."""
-    import builtins
-
     before = set(sys.modules)
     files: list[str] = []
     builtins.asynctasq_ran = files  # type: ignore[attr-defined]
@@ -425,21 +425,21 @@ def test_whatever_a_module_raises_the_task_is_unknown(root: Path, ran: list[str]
 
 
 def test_a_child_process_is_not_given_the_folder_it_starts_in(tmp_path: Path) -> None:
-    """What a stranger left there would be imported in place of a library that is not installed."""
+    """What a stranger left there would be imported in place of an installed library."""
     (tmp_path / "uvloop.py").write_text("raise SystemExit('a stranger has run')")
     (tmp_path / "jobs.py").write_text(
         "from asynctasq import SyncProcessTask\nclass X(SyncProcessTask[None]):\n    def execute(self) -> None: ...\n"
     )
     code = "from asynctasq import init\nfrom jobs import X\ninit(driver='sqlite')\nX().dispatch_sync()"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ASYNCTASQ_")}
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True, timeout=SOON_S)
 
     script = Path(sys.executable).with_name("asynctasq")
     command = [script, "worker", "--burst", "--driver", "sqlite"]
     done = subprocess.run(
-        command, cwd=tmp_path, env=environment, check=False, capture_output=True, text=True, timeout=60
+        command, cwd=tmp_path, env=environment, check=False, capture_output=True, text=True, timeout=SOON_S
     )
 
     assert "jobs:X" in done.stdout, done.stdout + done.stderr
     assert "a stranger" not in done.stdout + done.stderr
-    assert "1 completed" in done.stdout or " completed " in done.stdout
+    assert " completed " in done.stdout
