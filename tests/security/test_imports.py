@@ -426,13 +426,15 @@ def test_whatever_a_module_raises_the_task_is_unknown(root: Path, ran: list[str]
 
 def test_a_child_process_is_not_given_the_folder_it_starts_in(tmp_path: Path) -> None:
     """What a stranger left there would be imported in place of an installed library."""
-    (tmp_path / "uvloop.py").write_text("raise SystemExit('a stranger has run')")
+    for name in ("msgpack.py", "uvloop.py"):  # the first is imported before a child is told the worker's path
+        (tmp_path / name).write_text("raise SystemExit('a stranger has run')")
     (tmp_path / "jobs.py").write_text(
         "from asynctasq import SyncProcessTask\nclass X(SyncProcessTask[None]):\n    def execute(self) -> None: ...\n"
     )
-    code = "from asynctasq import init\nfrom jobs import X\ninit(driver='sqlite')\nX().dispatch_sync()"
+    code = "import sys\nsys.path.append('')\nfrom asynctasq import init\nfrom jobs import X\n"
+    code += "init(driver='sqlite')\nX().dispatch_sync()"
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ASYNCTASQ_")}
-    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True, timeout=SOON_S)
+    subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, env=environment, check=True, timeout=SOON_S)
 
     script = Path(sys.executable).with_name("asynctasq")
     command = [script, "worker", "--burst", "--driver", "sqlite"]
