@@ -16,6 +16,7 @@ from asynctasq.core.worker import Worker
 from asynctasq.drivers.base import Driver
 from asynctasq.drivers.urls import create_driver, sqlite_url
 from asynctasq.kernel.ledger import Entry, Kind
+from asynctasq.kernel.texts import printable
 from asynctasq.queue import Queue
 from asynctasq.tasks.application import Application
 from asynctasq.tasks.base import BaseTask
@@ -100,7 +101,8 @@ async def _demo(driver: Driver, console: Console) -> _TaskTable:
         settings=WorkerSettings(application=application, handle_signals=False),
         runtime=runtime,
     )
-    console.print(f"asynctasq demo on {driver}: no server, one worker, four ways to run a task\n")
+    place = printable(str(driver))
+    console.print(f"asynctasq demo on {place}: no server, one worker, four ways to run a task\n", markup=False)
     task_table.dispatched_at = runtime.clock.now()
     await _dispatch(Queue(driver), task_table)
     async with asyncio.TaskGroup() as group:

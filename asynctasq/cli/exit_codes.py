@@ -6,6 +6,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 from asynctasq.errors import AsyncTasqError, ConfigError, DriverError, InvalidQueueName, TaskDefinitionError
+from asynctasq.kernel.texts import printable_lines
 
 __all__ = ["ExitCode", "exit_on_error"]
 
@@ -34,5 +35,5 @@ def exit_on_error() -> Generator[None]:
 
 
 def _exit(error: Exception, code: ExitCode) -> None:
-    sys.stderr.write(f"asynctasq: {error}\n")
+    sys.stderr.write(f"asynctasq: {printable_lines(str(error))}\n")
     raise SystemExit(int(code))

@@ -7,6 +7,7 @@ from asynctasq.config import load_settings
 from asynctasq.core.setup import Setup
 from asynctasq.drivers.base import Driver, Migratable
 from asynctasq.errors import ConfigError
+from asynctasq.kernel.texts import printable
 from asynctasq.utils.loop import run
 
 __all__ = ["run_migrate"]
@@ -37,14 +38,16 @@ async def _migrate(driver: Driver, migratable: Migratable, *, apply: bool) -> Ex
         current = await migratable.schema_version()
         missing = [migration for migration in migratable.migrations() if migration.version > current]
         if not missing:
-            _say(f"{driver}: up to date (version {current})")
+            _say(f"{printable(str(driver))}: up to date (version {current})")
             return ExitCode.DONE
         for migration in missing:
             _say(f"{'applying' if apply else 'missing'} {migration.version}: {migration.title}")
         if not apply:
             return ExitCode.FAILED
         applied = await migratable.migrate()
-        _say(f"{driver}: applied {', '.join(map(str, applied)) or 'nothing, another process was faster'}")
+        _say(
+            f"{printable(str(driver))}: applied {', '.join(map(str, applied)) or 'nothing, another process was faster'}"
+        )
         return ExitCode.DONE
     finally:
         await driver.close()

@@ -9,8 +9,9 @@ from datetime import UTC, datetime, timedelta
 from typing import TextIO
 
 from asynctasq.kernel.ledger import Entry, Kind
+from asynctasq.kernel.texts import printable, printable_lines
 
-__all__ = ["AttemptLines", "JsonFormatter", "configure_logging"]
+__all__ = ["AttemptLines", "JsonFormatter", "TextFormatter", "configure_logging"]
 
 GREEN, YELLOW, RED, DIM, PLAIN = "\033[32m", "\033[33m", "\033[31m", "\033[2m", "\033[0m"
 MARKS: Mapping[str, tuple[str, str]] = {
@@ -90,13 +91,13 @@ class AttemptLines:
         parts = [
             datetime.fromtimestamp(entry.at).astimezone().strftime("%H:%M:%S"),
             mark,
-            running.name or "(not a task)",
-            entry.message_id,
+            printable(running.name) or "(not a task)",
+            printable(entry.message_id),
             f"attempt {entry.attempt}",
-            WORDS[key] + (f" ({reason})" if reason and reason != "failed" else "") + _when(entry, key),
+            WORDS[key] + (f" ({printable(reason)})" if reason and reason != "failed" else "") + _when(entry, key),
         ]
         ran = (" in " if key == "complete" else ", ran ") + _duration(entry.at - running.started_at)
-        text = " ".join(parts) + ran + (f": {error[0]}" if error else "")
+        text = " ".join(parts) + ran + (f": {printable(error[0])}" if error else "")
         return f"{colour}{text}{PLAIN}" if self._colour else text
 
 
@@ -130,6 +131,16 @@ def _duration(duration_s: float) -> str:
     return f"{duration_s * 1000:.0f} ms" if duration_s < 1 else f"{duration_s:.2f} s"
 
 
+class TextFormatter(logging.Formatter):
+    """Log records of anybody as lines: none passes for another record, and none controls the terminal."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable_lines(super().format(record))
+
+
 class JsonFormatter(logging.Formatter):
     """Log records as JSON lines."""
 
@@ -149,7 +160,5 @@ class JsonFormatter(logging.Formatter):
 def configure_logging(level: str, *, as_json: bool) -> None:
     """Send log records to standard error (JSON: standard output); the command does this, the library never."""
     handler = logging.StreamHandler(sys.stdout if as_json else sys.stderr)
-    handler.setFormatter(
-        JsonFormatter() if as_json else logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s")
-    )
+    handler.setFormatter(JsonFormatter() if as_json else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

@@ -17,6 +17,7 @@ from asynctasq.core.runtime import ProductionRuntime, WorkerSettings
 from asynctasq.core.setup import Setup, install, signing_key_bytes
 from asynctasq.core.worker import Worker
 from asynctasq.errors import ConfigError
+from asynctasq.kernel.texts import printable
 from asynctasq.tasks.application import Application
 from asynctasq.tasks.definition import definition_of
 from asynctasq.tasks.project import project_root
@@ -154,7 +155,10 @@ def _banner(worker: Worker, settings: Settings, setup: Setup, output: Output) ->
         sys.stdout.write(json.dumps({"event": "started", **facts}) + "\n")
     else:
         width = max(map(len, facts))
-        sys.stdout.write("asynctasq worker\n" + "".join(f"  {name:<{width}}  {fact}\n" for name, fact in facts.items()))
+        sys.stdout.write(
+            "asynctasq worker\n"
+            + "".join(f"  {name:<{width}}  {printable(str(fact))}\n" for name, fact in facts.items())
+        )
     sys.stdout.flush()
 
 

@@ -52,6 +52,7 @@ from asynctasq.kernel.envelope import MAX_CRASHES_DEFAULT, MAX_CRASHES_MOST, Env
 from asynctasq.kernel.ledger import Kind
 from asynctasq.kernel.messages import Bury, Complete, DeadReason, ErrorRecord, Release, Settlement
 from asynctasq.kernel.retry import Fixed
+from asynctasq.logs import get_logger
 from asynctasq.tasks.base import AsyncTask, SyncTask
 from asynctasq.tasks.completing import running_completion
 from asynctasq.tasks.mode import Mode
@@ -59,7 +60,7 @@ from asynctasq.tasks.registry import registered, source_file
 
 __all__ = ["AttemptRunner"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 NEWER_VERSION_DELAY_S = 60.0
 """How long a message of a newer wire version is left for a newer worker each time; ten times that after an hour."""

@@ -2,7 +2,6 @@
 
 import asyncio
 import enum
-import logging
 from collections.abc import Set as AbstractSet
 from typing import Any
 
@@ -20,12 +19,13 @@ from asynctasq.drivers.base import Driver, Transactional
 from asynctasq.drivers.loops import running_loop
 from asynctasq.errors import AsyncTasqError, DriverError, LeaseLost, UnsupportedFeature
 from asynctasq.kernel.messages import Complete, Lease
+from asynctasq.logs import get_logger
 from asynctasq.tasks.base import BaseTask
 from asynctasq.tasks.definition import definition_of
 
 __all__ = ["LeaseCompletion", "LeaseCompletionFactory", "transactional"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class LeaseCompletionFactory(CompletionFactory):

@@ -48,7 +48,7 @@ def log_error(logger: logging.Logger, level: int, text: str, error: BaseExceptio
             pass
         else:
             return
-    logger.log(level, "%s\n%s", text, record.traceback)
+    logger.log(level, "%s", text, exc_info=RemoteTraceback(f"\n{record.traceback}"))
 
 
 def pack_exception(error: BaseException) -> bytes:

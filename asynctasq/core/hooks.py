@@ -16,11 +16,12 @@ from asynctasq.core.tracebacks import class_name, exception_text
 from asynctasq.errors import CodecError
 from asynctasq.kernel.ledger import Entry, Kind
 from asynctasq.kernel.retry import RandomSource
+from asynctasq.logs import get_logger
 from asynctasq.tasks.base import BaseTask
 
 __all__ = ["AttemptEnvironment", "HookCaller", "record_event"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class AttemptEnvironment(Protocol):

@@ -5,7 +5,6 @@ lease. The simulated worker renews from its own loop instead, where time is virt
 """
 
 import asyncio
-import logging
 import sys
 import threading
 import traceback
@@ -19,10 +18,11 @@ from asynctasq.drivers.base import Driver
 from asynctasq.errors import DriverError
 from asynctasq.kernel.ledger import Entry, Kind
 from asynctasq.kernel.messages import Lease
+from asynctasq.logs import get_logger
 
 __all__ = ["LeaseRenewer", "LoopLeaseRenewer", "ThreadLeaseRenewer"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 FLOAT_TOLERANCE_S = 1e-6
 """A lease is due this much before a third of it has passed, so that a timer set for then finds it due."""

@@ -1,16 +1,15 @@
 """Backoff while a worker's backend can't be reached: each pause is longer, until the worker gives up."""
 
-import logging
-
 from asynctasq.clock import Clock
 from asynctasq.core.shutdown import StopRequest
 from asynctasq.core.tracebacks import exception_text
 from asynctasq.errors import DriverError, DriverMisconfigured, DriverUnavailable, UnsupportedFeature
 from asynctasq.kernel.retry import Exponential, RandomSource, delay_before_next
+from asynctasq.logs import get_logger
 
 __all__ = ["ReconnectBackoff"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 BACKOFF = Exponential(base_s=0.2, cap_s=5.0)
 

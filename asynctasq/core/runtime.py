@@ -24,12 +24,13 @@ from asynctasq.core.task_factory import TaskFactory
 from asynctasq.drivers.base import Driver
 from asynctasq.kernel.ledger import Entry
 from asynctasq.kernel.retry import RandomSource
+from asynctasq.logs import get_logger
 from asynctasq.tasks.application import Application
 from asynctasq.tasks.project import project_root
 
 __all__ = ["ProductionRuntime", "Runtime", "SharedLoopRuntime", "SimulatedRuntime", "WorkerSettings", "worker_lanes"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,5 @@
 """Settles one by one what a backend refused together; what it refuses alone becomes a dead letter that says why."""
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -8,10 +7,11 @@ from asynctasq.core.tracebacks import class_name, exception_text
 from asynctasq.drivers.base import Driver
 from asynctasq.errors import DispatchError, DriverError, DriverMisconfigured, DriverUnavailable, UnsupportedFeature
 from asynctasq.kernel.messages import Bury, Complete, DeadReason, ErrorRecord, Lease, Release, Settlement
+from asynctasq.logs import get_logger
 
 __all__ = ["Refusal", "SettledApart", "is_refusal", "settle_apart", "settlement_detail"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 REFUSAL_CHARS_MAX = 500
 TRIES = 2

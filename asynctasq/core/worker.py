@@ -24,11 +24,12 @@ from asynctasq.drivers.base import Driver
 from asynctasq.errors import DispatchError, DriverError
 from asynctasq.kernel.ledger import Entry, Kind
 from asynctasq.kernel.messages import Complete, Lease, Release, Settlement
+from asynctasq.logs import get_logger
 from asynctasq.tasks.options import whole_number
 
 __all__ = ["Worker"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 CANCEL_S_MAX = 5.0
 """How long a cancelled attempt may take to end when the worker stops, in seconds."""

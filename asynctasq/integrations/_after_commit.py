@@ -1,13 +1,13 @@
 """A dispatch that waits for a commit: the task as it is now, with an id that is known now. Imports no framework."""
 
 import copy
-import logging
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
+from asynctasq.logs import get_logger
 from asynctasq.queue import MessageFactory, Queue, refuse_running_loop
 from asynctasq.tasks.base import BaseTask
 from asynctasq.tasks.definition import definition_of, options_of, set_dispatched_id
@@ -15,7 +15,7 @@ from asynctasq.tasks.dispatching import Dispatcher, current_dispatcher
 
 __all__ = ["PendingDispatch", "prepare_dispatch", "refuse_blocking_commit", "send", "send_sync"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

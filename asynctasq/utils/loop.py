@@ -1,16 +1,17 @@
 """Runs a coroutine on the fastest event loop there is: uvloop if it is installed, else asyncio's own."""
 
 import asyncio
-import logging
 import sys
 from asyncio import events
 from collections.abc import Coroutine, Generator
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
+from asynctasq.logs import get_logger
+
 __all__ = ["new_event_loop", "run", "run_despite_exits", "without_running_loop"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 T = TypeVar("T")
 
@@ -46,8 +47,8 @@ def run_despite_exits(main: Coroutine[Any, Any, T]) -> T:
                     raise
                 with suppress(BaseException):  # its text is user code, and may exit in its turn
                     logger.error(  # noqa: TRY400 - it ends here, with its traceback
-                        "an asyncio task that user code had started raised %r; the worker continues",
-                        error,
+                        "an asyncio task that user code had started raised %s; the worker continues",
+                        repr(error),
                         exc_info=error,
                     )
 

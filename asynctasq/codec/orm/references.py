@@ -3,7 +3,6 @@
 import asyncio
 import dataclasses
 import functools
-import logging
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Protocol, cast
@@ -16,6 +15,7 @@ from asynctasq.codec.orm.tortoise import TortoiseAdapter
 from asynctasq.codec.records import kind_of, make_container
 from asynctasq.errors import ModelNotFoundError, UndecodableBody
 from asynctasq.kernel.envelope import MISSING_DEFAULT, Missing
+from asynctasq.logs import get_logger
 
 __all__ = [
     "LoadInAnotherLoop",
@@ -33,7 +33,7 @@ __all__ = [
     "with_references",
 ]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 Key = tuple[object, ...]
 

@@ -1,7 +1,6 @@
 """Where an attempt's code runs: the event loop, a thread or a child process; each with its own way to time out."""
 
 import asyncio
-import logging
 from collections.abc import Callable
 from contextvars import copy_context
 from functools import partial
@@ -13,12 +12,13 @@ from asynctasq.core.lanes.thread_pool import ThreadPool
 from asynctasq.core.orms import release_thread_connections, thread_sensitive_call
 from asynctasq.core.task_factory import TaskFactory
 from asynctasq.errors import TaskTimeoutError
+from asynctasq.logs import get_logger
 from asynctasq.tasks.base import AsyncTask
 from asynctasq.utils.loop import without_running_loop
 
 __all__ = ["InlineLanes", "Lanes", "LocalLanes", "WorkerLanes"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _ThreadResult = tuple[object, BaseException | None]
 """What a call in a thread returned, and what it raised."""

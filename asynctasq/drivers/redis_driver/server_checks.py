@@ -1,16 +1,16 @@
 """What a Redis must be and should be like for a queue; says in plain words what could be lost."""
 
-import logging
 from collections.abc import Mapping
 
 from redis.exceptions import NoPermissionError
 
 from asynctasq.drivers.redis_driver.pool import Pool
 from asynctasq.errors import DriverError, DriverMisconfigured, DriverUnavailable
+from asynctasq.logs import get_logger
 
 __all__ = ["check_server", "check_version", "parse_info", "warnings_about"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 VERSION_MIN = (6, 2)
 checked_addresses: set[str] = set()

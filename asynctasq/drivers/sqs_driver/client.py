@@ -2,7 +2,6 @@
 
 import asyncio
 import io
-import logging
 import math
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Sequence
@@ -18,10 +17,11 @@ from asynctasq.clock import Clock
 from asynctasq.drivers.sqs_driver.errors import QueueGone, Refused, mapped_errors
 from asynctasq.drivers.sqs_driver.wire import BATCH_ENTRIES_MAX
 from asynctasq.errors import AsyncTasqError, DriverError, DriverUnavailable
+from asynctasq.logs import get_logger
 
 __all__ = ["Connection", "Endpoint", "Failure", "Reply", "ServerClock"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 T = TypeVar("T")
 
 CONNECT_TIMEOUT_S = 5

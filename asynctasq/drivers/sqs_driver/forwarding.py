@@ -3,7 +3,6 @@
 A copy is sent again before the old one is deleted: a failure in between leaves two copies, never none.
 """
 
-import logging
 import math
 from collections.abc import Sequence
 
@@ -12,10 +11,11 @@ from asynctasq.drivers.sqs_driver.client import Failure, ServerClock
 from asynctasq.drivers.sqs_driver.wire import DELAY_S_MAX, Envelope, Outgoing, Received, Writer
 from asynctasq.errors import DriverUnavailable
 from asynctasq.kernel.messages import MICROSECONDS
+from asynctasq.logs import get_logger
 
 __all__ = ["Forwarder"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 HIDE_S_MAX = 43_000
 """A little less than SQS's 12 hours, which count from the receive."""

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import TypeVar
@@ -11,10 +10,11 @@ from asynctasq.drivers.sqs_driver.client import Connection
 from asynctasq.drivers.sqs_driver.errors import QueueGone
 from asynctasq.drivers.sqs_driver.names import QueueNames
 from asynctasq.errors import DriverUnavailable, UnknownQueue
+from asynctasq.logs import get_logger
 
 __all__ = ["QueueDirectory"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 T = TypeVar("T")
 
 RETENTION_S = 1_209_600

@@ -5,7 +5,6 @@ it returns wait here for the next reserve, or are handed back, uncounted, after 
 """
 
 import asyncio
-import logging
 import math
 from collections import Counter, deque
 from collections.abc import Generator, Sequence
@@ -21,10 +20,11 @@ from asynctasq.drivers.sqs_driver.queues import QueueDirectory
 from asynctasq.drivers.sqs_driver.wire import BATCH_ENTRIES_MAX, BODY, SYSTEM_ATTRIBUTES, NewerVersion, Received
 from asynctasq.errors import AsyncTasqError
 from asynctasq.kernel.messages import Lease
+from asynctasq.logs import get_logger
 
 __all__ = ["LEASE_S_MAX", "Receiver", "whole_lease_s"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 LONG_POLL_S_MAX = 20
 LEASE_S_MAX = 43_200

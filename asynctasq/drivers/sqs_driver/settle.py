@@ -4,7 +4,6 @@ A failure between the two calls leaves a second copy of the message, which at-le
 """
 
 import asyncio
-import logging
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -17,10 +16,11 @@ from asynctasq.drivers.sqs_driver.receiver import LEASE_S_MAX, whole_lease_s
 from asynctasq.drivers.sqs_driver.wire import Envelope, Outgoing, Writer
 from asynctasq.errors import AsyncTasqError, DriverUnavailable
 from asynctasq.kernel.messages import Bury, Complete, Lease, Message, Release, Settlement, microseconds
+from asynctasq.logs import get_logger
 
 __all__ = ["Settler", "first_copy"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 VERIFY_S = 30
 

@@ -5,7 +5,6 @@
 
 import asyncio
 import contextvars
-import logging
 import threading
 from asyncio import events
 from collections import deque
@@ -14,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, Final
 
+from asynctasq.logs import get_logger
 from asynctasq.testing.loop.asyncio_internals import THREADS, BaseLoop, PlainHandle
 from asynctasq.testing.loop.threads import (
     ExecutorCall,
@@ -26,7 +26,7 @@ from asynctasq.testing.loop.threads import (
 
 __all__ = ["OutsideWork"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _POLL_S: Final = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032)
 _WRAP_FUTURE: Final = "_chain_future.<locals>._call_check_cancel"
