@@ -8,5 +8,8 @@ __all__ = ["ExitCode", "main"]
 def main() -> None:
     """Run the `asynctasq` command."""
     from asynctasq.cli.app import app
+    from asynctasq.core.standard_streams import tolerate_output_errors
+
+    tolerate_output_errors()
 
     app(prog_name="asynctasq")

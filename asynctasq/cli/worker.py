@@ -15,6 +15,7 @@ from asynctasq.config import Settings, load_settings
 from asynctasq.core.orms import open_orms, set_up_django
 from asynctasq.core.runtime import ProductionRuntime, WorkerSettings
 from asynctasq.core.setup import Setup, install, signing_key_bytes
+from asynctasq.core.standard_streams import tolerate_output_errors
 from asynctasq.core.worker import Worker
 from asynctasq.errors import ConfigError
 from asynctasq.kernel.texts import printable
@@ -48,6 +49,7 @@ def run_worker(
 
     Raises: ConfigError, DriverError.
     """
+    tolerate_output_errors()  # here, too: Django has a main of its own
     configure_logging(_log_level(output.log_level), as_json=output.json)
     root = project_root()
     path = _import_path(root, folders)

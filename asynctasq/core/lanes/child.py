@@ -26,6 +26,7 @@ from asynctasq.core.django_databases import DatabaseSettings, use_databases
 from asynctasq.core.exception_codec import pack_exception, unpack_exception
 from asynctasq.core.module_imports import ImportTookTooLong
 from asynctasq.core.orms import attempt_scope, open_orms, release_thread_connections, set_up_django
+from asynctasq.core.standard_streams import tolerate_output_errors
 from asynctasq.core.task_factory import TaskFactory
 from asynctasq.errors import CodecError, DispatchError
 from asynctasq.tasks.application import Application
@@ -282,6 +283,7 @@ def main(arguments: Sequence[str]) -> None:
     """
     descriptor, parent_pid = map(int, arguments)
     connection = socket.socket(fileno=descriptor)
+    tolerate_output_errors()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the worker's to handle
     _die_with_parent(parent_pid)
     first = receive_frame(connection)
