@@ -22,6 +22,8 @@ NO_SETTINGS = frozenset({"test_patience"})
 """Variables with the prefix that tests read, in `asynctasq.testing`."""
 NEVER_EMPTY = frozenset({"signing_keys"})
 """Settings that must not be switched off by a variable that was meant to hold a value."""
+ADDRESSES = frozenset({"driver", "redis_url", "postgres_url", "mysql_url", "sqs_endpoint_url", "sqs_queue_url_prefix"})
+"""Settings that may hold a password."""
 Names = Annotated[tuple[str, ...], NoDecode]
 PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 PositiveCount = Annotated[int, Field(ge=1)]
@@ -94,7 +96,7 @@ class Settings(BaseSettings):
 
     def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
         for name, value in super().__repr_args__():
-            yield name, redact(value) if isinstance(value, str) else value
+            yield name, redact(value) if name in ADDRESSES and isinstance(value, str) else value
 
     @classmethod
     def settings_customise_sources(

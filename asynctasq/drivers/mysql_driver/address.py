@@ -4,10 +4,10 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from asynctasq.drivers.tls import describe, is_local, verifying_context
-from asynctasq.drivers.urls import read_options, redact, split_options
+from asynctasq.drivers.urls import read_address, read_options
 from asynctasq.errors import ConfigError
 
 __all__ = ["ADDRESS_OPTIONS", "Address", "parse_address"]
@@ -58,29 +58,25 @@ class Address:
 def parse_address(url: str, *, command_timeout_s: float) -> Address:
     """Read `mysql://user:password@host:port/database?tls=verify`; user and password may be percent-encoded.
 
-    Raises: ConfigError for another scheme, a missing database, or an unknown option; never showing the password.
+    Raises: ConfigError for another scheme, a missing database, or an unknown option; never showing what was given.
     """
-    bare, in_query = split_options(url)
-    given = read_options("MySQL driver", in_query, ADDRESS_OPTIONS)
-    parts = urlsplit(bare)
-    if parts.scheme not in ("mysql", "mariadb"):
-        raise ConfigError(f"{redact(url)!r} is not a MySQL address: use mysql://user:password@host:3306/database")
-    try:
-        port = parts.port or 3306
-    except ValueError:
-        raise ConfigError(f"the port in {redact(url)!r} is not a number from 1 to 65535") from None
-    database = unquote(parts.path.removeprefix("/"))
+    parts = read_address("MySQL driver", url)
+    server, *more = parts.hosts
+    if parts.scheme not in ("mysql", "mariadb") or more:
+        raise ConfigError("the address is not a MySQL address: use mysql://user:password@host:3306/database")
+    host, port = parts.host_and_port(server, 3306)
+    database = unquote(parts.path)
     if not database or "/" in database:
-        raise ConfigError(f"{redact(url)!r} names no database: use mysql://user:password@host:3306/database")
+        raise ConfigError("the MySQL address names no database: use mysql://user:password@host:3306/database")
+    given = read_options("MySQL driver", parts.options, ADDRESS_OPTIONS)
     if given.get("connect_timeout_s", 1) <= 0 or command_timeout_s <= 0:
         raise ConfigError("MySQL driver options 'connect_timeout_s' and 'command_timeout_s' must be above 0")
-    host = parts.hostname or "localhost"
     return Address(
         host=host,
         port=port,
         unix_socket=given.get("unix_socket"),
-        user=unquote(parts.username or "root"),
-        password=unquote(parts.password or ""),
+        user=parts.user or "root",
+        password=parts.password or "",
         database=database,
         tls=_tls(given, on_this_machine=is_local(given.get("unix_socket", host))),
         tls_ca=given.get("tls_ca"),

@@ -23,7 +23,7 @@ from asynctasq.drivers.sql.identifiers import check_identifier
 from asynctasq.drivers.sql.rows import depth_from
 from asynctasq.drivers.sql.settlements import queues_to_wake
 from asynctasq.drivers.sql.waiting import PollBackoff, Waiter, Wakeups, wait_until_visible
-from asynctasq.drivers.urls import read_options, split_options
+from asynctasq.drivers.urls import read_address, read_options
 from asynctasq.errors import BodyTooLarge, ConfigError, DriverError
 from asynctasq.kernel.messages import (
     MICROSECONDS,
@@ -99,7 +99,7 @@ class MySQLDriver(Driver):
 
     @classmethod
     def from_url(cls, url: str, **options: Any) -> Self:
-        bare, in_url = split_options(url)
+        in_url, bare = read_address("MySQL driver", url).options, url.partition("?")[0]
         known: dict[str, type] = {
             "table_prefix": str,
             "max_connections": int,

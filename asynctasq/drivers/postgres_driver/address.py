@@ -6,13 +6,14 @@ import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import quote, unquote
 
 import asyncpg
 
 from asynctasq.drivers.postgres_driver.errors import mapped_errors
 from asynctasq.drivers.postgres_driver.pool import Operation, close_bounded
 from asynctasq.drivers.tls import describe, is_local, verifying_context
+from asynctasq.drivers.urls import read_address
 from asynctasq.errors import ConfigError
 
 __all__ = ["Address", "TlsOptions", "is_pooled"]
@@ -108,16 +109,14 @@ class Address:
     def parse(cls, url: str, tls: TlsOptions, *, timeout_s: float) -> "Address":
         """Take the password out of a URL; it may hold an unescaped `@`.
 
-        Raises: ConfigError for options of TLS that do not fit together.
+        Raises: ConfigError for an address that can't be read, and for options of TLS that do not fit together.
         """
-        parts = urlsplit(url)
-        userinfo, at, hosts = parts.netloc.rpartition("@")
-        user, colon, password = userinfo.partition(":")
-        netloc = f"{user.replace('@', '%40')}{at}{hosts}"
+        parts = read_address("postgres driver", url)
+        user = "" if parts.user is None else f"{quote(parts.user, safe='')}@"
         return cls(
-            dsn=urlunsplit(parts._replace(netloc=netloc, query="", fragment="")),
-            password=unquote(password) if colon else None,
-            tls=Tls.choose(tls, _hosts(hosts)),
+            dsn=f"{parts.scheme}://{user}{','.join(parts.hosts)}/{parts.path}",
+            password=parts.password,
+            tls=Tls.choose(tls, _hosts(parts.hosts)),
             timeout_s=timeout_s,
         )
 
@@ -172,10 +171,10 @@ async def is_pooled(connection: Any, where: str) -> bool:
     return True
 
 
-def _hosts(netloc: str) -> list[str]:
+def _hosts(given: Sequence[str]) -> list[str]:
     """Return the hosts of an address without their ports; where it names none, where asyncpg then looks."""
-    if not netloc:
+    if not any(given):
         # A service file may name any host.
         return [os.environ.get("PGHOST") or ("PGSERVICE" if os.environ.get("PGSERVICE") else "")]
-    hosts = [text.partition("]")[0] if text.startswith("[") else text.partition(":")[0] for text in netloc.split(",")]
+    hosts = [text.partition("]")[0] if text.startswith("[") else text.partition(":")[0] for text in given]
     return [unquote(host) for host in hosts]

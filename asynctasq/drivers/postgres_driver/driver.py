@@ -36,7 +36,7 @@ from asynctasq.drivers.sql.conflicts import retry_conflicts
 from asynctasq.drivers.sql.migrations import check_schema_version
 from asynctasq.drivers.sql.settlements import independent_batches, is_plain, queues_to_wake
 from asynctasq.drivers.sql.waiting import PollBackoff, Wakeups
-from asynctasq.drivers.urls import read_options, redact, split_options
+from asynctasq.drivers.urls import read_address, read_options, redact
 from asynctasq.kernel.messages import (
     MICROSECONDS,
     Complete,
@@ -133,8 +133,9 @@ class PostgresDriver(Driver):
 
     @classmethod
     def from_url(cls, url: str, **options: Any) -> Self:
-        base, in_url = split_options(url)
-        return cls(base, **read_options("postgres driver", {**in_url, **options}, OPTIONS))
+        parts = read_address("postgres driver", url)
+        given = read_options("postgres driver", {**parts.options, **options}, OPTIONS)
+        return cls(url.partition("?")[0], **given)
 
     def __str__(self) -> str:
         return self._where

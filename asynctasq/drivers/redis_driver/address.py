@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from redis.asyncio.connection import Connection, SSLConnection
 
 from asynctasq.drivers.tls import describe
-from asynctasq.drivers.urls import redact
+from asynctasq.drivers.urls import ServerAddress
 from asynctasq.errors import ConfigError
 
 __all__ = ["BODY_BYTES_MAX", "Address", "RedisOptions", "option_types", "parse_address"]
@@ -114,67 +114,55 @@ class Address:
         )
 
 
-def parse_address(url: str, *, password: str | None, db: int | None, options: RedisOptions) -> Address:
-    """Read a URL without its query; what is given besides it wins.
+def parse_address(parts: ServerAddress, *, password: str | None, db: int | None, options: RedisOptions) -> Address:
+    """Read the parts of a URL; what is given besides it wins.
 
-    Raises: ConfigError that names the part, without the password.
+    Raises: ConfigError that names the part, without what it is.
     """
     options.check()
-    parts = urlsplit(url)
     if parts.scheme not in SCHEMES:
-        raise ConfigError(f"redis driver: {redact(url)!r} has no scheme of {', '.join(sorted(SCHEMES))}")
-    userinfo, _, netloc = parts.netloc.rpartition("@")
-    user, _, secret = userinfo.partition(":")
+        raise ConfigError(f"redis driver: the address has no scheme of {', '.join(sorted(SCHEMES))}")
     tls, finder = SCHEMES[parts.scheme]
-    hosts = tuple(_host(text, FINDERS[finder], url) for text in netloc.split(","))
-    service, path_db = _split_path(parts.path.strip("/"), url, by_sentinel=finder == "+sentinel")
+    hosts = tuple(parts.host_and_port(host, FINDERS[finder]) for host in parts.hosts)
+    service, path_db = _split_path(parts.path.strip("/"), by_sentinel=finder == "+sentinel")
     if not finder and len(hosts) > 1:
         raise ConfigError(
-            f"redis driver: {redact(url)!r} names several hosts; say what they are: redis+cluster:// for nodes of a "
+            "redis driver: the address names several hosts; say what they are: redis+cluster:// for nodes of a "
             "cluster, redis+sentinel:// for sentinels"
         )
-    chosen_db = _number(db if db is not None else path_db or "0", "db", url)
+    chosen_db = _db_number(db if db is not None else path_db or "0")
     if finder == "+cluster" and chosen_db:
-        raise ConfigError(f"redis driver: {redact(url)!r} with db {chosen_db}: a cluster has database 0 only")
+        raise ConfigError("redis driver: the address of a cluster names a database; a cluster has database 0 only")
     return Address(
-        label=redact(url),
+        label=parts.label,
         hosts=hosts,
         service=service,
         cluster=finder == "+cluster",
         db=chosen_db,
         tls=tls,
-        username=options.username or unquote(user) or None,
-        password=password if password is not None else unquote(secret) or None,
+        username=options.username or parts.user,
+        password=password if password is not None else parts.password or None,
         options=options,
     )
 
 
-def _host(text: str, default_port: int, url: str) -> tuple[str, int]:
-    if text.startswith("["):
-        host, _, rest = text[1:].partition("]")
-        port = rest.removeprefix(":")
-    else:
-        host, _, port = text.partition(":")
-    return unquote(host) or "localhost", _number(port or default_port, "port", url)
-
-
-def _split_path(path: str, url: str, *, by_sentinel: bool) -> tuple[str | None, str | None]:
+def _split_path(path: str, *, by_sentinel: bool) -> tuple[str | None, str | None]:
     """Return the sentinels' name of the service, and the database, each if the path has one."""
     if not by_sentinel:
         return None, path or None
     service, _, db = path.partition("/")
     if not service:
-        raise ConfigError(f"redis driver: {redact(url)!r} lacks the service: redis+sentinel://host:26379/mymaster")
+        raise ConfigError("redis driver: the address lacks the service: redis+sentinel://host:26379/mymaster")
     return unquote(service), db or None
 
 
-def _number(value: str | int, name: str, url: str) -> int:
+def _db_number(value: str | int) -> int:
     try:
         number = int(value)
     except ValueError:
         number = -1
     if number < 0:
-        raise ConfigError(f"redis driver: {name} in {redact(url)!r} must be a whole number, not {value!r}")
+        raise ConfigError("redis driver: db in the address must be a whole number: redis://host:6379/1")
     return number
 
 

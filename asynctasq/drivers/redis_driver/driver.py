@@ -16,7 +16,7 @@ from asynctasq.drivers.redis_driver.inspection import Inspection
 from asynctasq.drivers.redis_driver.pool import Argument, Pool
 from asynctasq.drivers.redis_driver.server_checks import check_server
 from asynctasq.drivers.redis_driver.waiting import BLOCK_S, WakeNext, WakeupListeners
-from asynctasq.drivers.urls import read_options, split_options
+from asynctasq.drivers.urls import read_address, read_options
 from asynctasq.errors import ConfigError, DispatchError
 from asynctasq.kernel.messages import (
     MICROSECONDS,
@@ -81,7 +81,7 @@ class RedisDriver(Driver):
         namespace: str | None = None,
         **options: Any,
     ) -> None:
-        bare_url, in_url = split_options(url)
+        parts = read_address("redis driver", url)
         named = {
             "password": password,
             "db": db,
@@ -89,7 +89,7 @@ class RedisDriver(Driver):
             "clock_offset": clock_offset,
             "namespace": namespace,
         }
-        given = {**in_url, **options, **{name: value for name, value in named.items() if value is not None}}
+        given = {**parts.options, **options, **{name: value for name, value in named.items() if value is not None}}
         types: dict[str, type] = {"password": str, "db": int, "max_connections": int, "clock_offset": float}
         settings = read_options("redis driver", given, {**types, "namespace": str, **option_types()})
         chosen_password, chosen_db = settings.pop("password", None), settings.pop("db", None)
@@ -97,7 +97,7 @@ class RedisDriver(Driver):
         self._namespace = _checked_namespace(settings.pop("namespace", "asynctasq"))
         self._max_connections = _checked_connections(settings.pop("max_connections", 20))
         extra = RedisOptions(**settings)
-        self._address = parse_address(bare_url, password=chosen_password, db=chosen_db, options=extra)
+        self._address = parse_address(parts, password=chosen_password, db=chosen_db, options=extra)
         self.tls = self._address.tls_text()
         self.capabilities = replace(type(self).capabilities, body_bytes_max=extra.body_bytes_max)
         self._base = f"{{{self._namespace}}}:"

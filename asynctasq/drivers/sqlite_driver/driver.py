@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import Any, Self, TypeVar
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from asynctasq.clock import SystemClock
 from asynctasq.drivers.base import YES, Capabilities, Driver, Page, Settlements, partial
@@ -100,10 +100,10 @@ class SQLiteDriver(Driver):
     @classmethod
     def from_url(cls, url: str, **options: Any) -> Self:
         address, in_url = split_options(url)
-        parts = urlsplit(address)
-        if parts.netloc:
+        path = address.removeprefix("sqlite://")
+        if path and not path.startswith("/"):
             raise ConfigError(
-                f"the SQLite address {address!r} names a host; write sqlite:///relative/path.db with three slashes, "
+                "the SQLite address names a host; write sqlite:///relative/path.db with three slashes, "
                 "or sqlite:////absolute/path.db with four"
             )
         known: dict[str, type] = {
@@ -114,8 +114,7 @@ class SQLiteDriver(Driver):
             "body_bytes_max": int,
             "max_page_count": int,
         }
-        path = unquote(parts.path.removeprefix("/")) or DEFAULT_PATH
-        return cls(path, **read_options("SQLite driver", {**in_url, **options}, known))
+        return cls(unquote(path[1:]) or DEFAULT_PATH, **read_options("SQLite driver", {**in_url, **options}, known))
 
     def __str__(self) -> str:
         return str(self._file)

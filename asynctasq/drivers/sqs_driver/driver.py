@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import Any, Self
-from urllib.parse import urlsplit
 
 from asynctasq.clock import Clock, SystemClock
 from asynctasq.drivers.base import YES, Capabilities, Driver, Settlements, Support, partial
@@ -28,7 +27,7 @@ from asynctasq.drivers.sqs_driver.redrive import read_depth, redrive
 from asynctasq.drivers.sqs_driver.settle import Settler, first_copy
 from asynctasq.drivers.sqs_driver.wire import DELAY_S_MAX, HEADER_BYTES_MAX, MESSAGE_BYTES_MAX, Writer, check_message
 from asynctasq.drivers.tls import describe
-from asynctasq.drivers.urls import read_options, redact, split_options
+from asynctasq.drivers.urls import read_address, read_options, redact
 from asynctasq.errors import ConfigError, DriverError, DriverUnavailable
 from asynctasq.kernel.messages import Complete, Depth, Lease, Message, check_queue_name
 
@@ -113,9 +112,11 @@ class SQSDriver(Driver):
             raise ConfigError(
                 f"message_bytes_max must be from {2 * HEADER_BYTES_MAX} to {MESSAGE_BYTES_MAX}, not {message_bytes_max}"
             )
-        secure = urlsplit(endpoint_url or "https://").scheme == "https"
-        hosts = [urlsplit(endpoint_url or "").hostname or "aws"]
-        self.tls = describe(hosts, encrypted=secure, checked="certificate and host name are", by="endpoint_url")
+        endpoint = read_address("SQS driver", endpoint_url or "https://aws")
+        hosts = [endpoint.host_and_port(host, 443)[0] for host in endpoint.hosts]
+        self.tls = describe(
+            hosts, encrypted=endpoint.scheme == "https", checked="certificate and host name are", by="endpoint_url"
+        )
         names = QueueNames(prefix=queue_name_prefix, all_fifo=fifo)
         self.clock_offset = clock_offset
         self.api_calls: Counter[str] = Counter()
@@ -141,17 +142,18 @@ class SQSDriver(Driver):
 
     @classmethod
     def from_url(cls, url: str, **options: Any) -> Self:
-        parts = urlsplit(url)
-        if parts.username is not None or parts.password is not None:
+        parts = read_address("SQS driver", url)
+        if parts.user is not None or parts.password is not None:
             raise ConfigError(
                 "an sqs:// URL takes no credentials: use AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile "
                 "or a role"
             )
-        if parts.path.strip("/") or ":" in parts.netloc:
-            raise ConfigError(f"{redact(url)!r} is not valid: use sqs://REGION?option=value, or sqs://")
-        given: dict[str, Any] = {**split_options(url)[1], **options}
-        if parts.hostname is not None:
-            given.setdefault("region", parts.hostname)
+        [region, *more] = parts.hosts
+        if parts.path or more or ":" in region:
+            raise ConfigError("the SQS address is not valid: use sqs://REGION?option=value, or sqs://")
+        given: dict[str, Any] = {**parts.options, **options}
+        if region:
+            given.setdefault("region", region)
         return cls(**read_options("SQS driver", given, OPTIONS))
 
     def __str__(self) -> str:
@@ -269,8 +271,16 @@ class SQSDriver(Driver):
 
 
 def _check_url(name: str, url: str | None) -> None:
-    if url is not None and (urlsplit(url).scheme not in {"http", "https"} or not urlsplit(url).hostname):
-        raise ConfigError(f"{name} must be an http:// or https:// address, not {redact(url)!r}")
+    if url is None:
+        return
+    try:
+        parts = read_address(name, url)
+    except ConfigError as error:
+        raise ConfigError(f"{name} must be an http:// or https:// address: {error}") from None
+    if parts.scheme not in {"http", "https"} or not parts.hosts[0]:
+        raise ConfigError(f"{name} must be an http:// or https:// address")
+    if parts.user is not None or parts.password is not None:
+        raise ConfigError(f"{name} takes no user and password: requests are signed with AWS credentials")
 
 
 def _partly_stored(messages: Sequence[Message], failures: Sequence[Failure | None]) -> DriverError:

@@ -20,9 +20,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
-from urllib.parse import urlsplit
 
-from asynctasq.drivers.urls import redact
+from asynctasq.drivers.urls import read_address, redact
 from asynctasq.testing.patience import patient_s
 from asynctasq.testing.servers.commands import COMMANDS, HOST, KINDS, ServerCommands, ServerUnavailable
 
@@ -206,10 +205,10 @@ def _from_environment(kind: str) -> Server | None:
     url = os.environ.get(KINDS[kind])
     if not url:
         return None
-    parts = urlsplit(url)
+    parts = read_address(f"server in {KINDS[kind]}", url)
     ports = {"redis": 6379, "postgres": 5432, "mysql": 3306, "sqs": 443}
     try:
-        socket.create_connection((parts.hostname or HOST, parts.port or ports[kind]), timeout=5).close()
+        socket.create_connection(parts.host_and_port(parts.hosts[0] or HOST, ports[kind]), timeout=5).close()
     except OSError as error:
         raise ServerUnavailable(f"{KINDS[kind]} names {redact(url)}, which can't be reached: {error}") from error
     return Server(kind=kind, url=url, owned=False)

@@ -59,7 +59,7 @@ def test_an_address_may_hold_options(scheme: str) -> None:
     driver = create_driver(f"{scheme}://u:p@h:5433/d?schema=jobs&listen=false&max_connections=3", poll_s_max=1)
 
     assert isinstance(driver, PostgresDriver)
-    assert str(driver) == f"{scheme}://u:***@h:5433/d"
+    assert str(driver) == f"{scheme}://***@h:5433/d"
     assert driver._names.table("messages") == '"jobs"."asynctasq_messages"'
 
 

@@ -9,14 +9,14 @@ from asynctasq.drivers.redis_driver import RedisDriver
 from asynctasq.drivers.redis_driver.address import RedisOptions, parse_address
 from asynctasq.drivers.redis_driver.pool import SCRIPT_PARTS
 from asynctasq.drivers.redis_driver.server_checks import check_version, parse_info, warnings_about
-from asynctasq.drivers.urls import create_driver
+from asynctasq.drivers.urls import create_driver, read_address
 from asynctasq.errors import ConfigError, DriverMisconfigured
 
 # -- addresses -----------------------------------------------------------------------------------
 
 
 def parse(url: str) -> tuple[object, ...]:
-    address = parse_address(url, password=None, db=None, options=RedisOptions())
+    address = parse_address(read_address("redis driver", url), password=None, db=None, options=RedisOptions())
     return address.hosts, address.db, address.username, address.password, address.tls, address.service
 
 
@@ -41,7 +41,7 @@ def test_an_address_is_read_from_the_url(url: str, expected: tuple[object, ...])
         ("redis://a,b", r"several hosts; say what they are: redis\+cluster://"),
         ("redis+cluster://a,b/1", "a cluster has database 0 only"),
         ("redis+sentinel://a", "lacks the service"),
-        ("redis://host:port", "port in"),
+        ("redis://host:port", "the port a number"),
         ("redis://:secret@host/x", "db in"),
         ("redis://host?namespce=x", "did you mean 'namespace'"),
         ("redis://host?namespace={x}", "namespace '{x}'"),
@@ -67,7 +67,7 @@ def test_arguments_win_over_the_url() -> None:
 def test_the_text_of_a_driver_holds_no_password() -> None:
     driver = create_driver("redis://me:secret@host:1/2?namespace=n")
 
-    assert str(driver) == "redis://me:***@host:1/2 namespace n"
+    assert str(driver) == "redis://***@host:1/2 namespace n"
     assert "secret" not in repr(vars(driver))
 
 
