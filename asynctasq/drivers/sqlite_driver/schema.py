@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from asynctasq.clock import SystemClock
 from asynctasq.drivers.sql.steps import run_steps
+from asynctasq.drivers.sqlite_driver.files import make_file, make_folder, refuse_other_owners
 from asynctasq.errors import DriverError, DriverMisconfigured, DriverUnavailable
 
 __all__ = [
@@ -234,17 +235,14 @@ def _check_path(file: SQLiteFile) -> None:
     if os.path.isdir(file.path):
         raise DriverMisconfigured(f"{file} is a directory; give the path of a file in it, such as {file.path}/queue.db")
     folder = os.path.dirname(file.path)
-    try:
-        os.makedirs(folder, exist_ok=True)
-    except OSError as error:
-        raise DriverMisconfigured(
-            f"the folder {folder} of the queue can't be made ({error.strerror}); make it, or name another file"
-        ) from error
+    make_folder(folder)
+    refuse_other_owners(folder, file.path)
     for place in (folder, file.path):
         if os.path.exists(place) and not os.access(place, os.W_OK):
             raise DriverMisconfigured(
                 f"{file} can't be used: {place} is read-only for this user; make it writable, or name another file"
             )
+    make_file(file.path)
 
 
 def _set_up(connection: sqlite3.Connection, file: SQLiteFile) -> None:
