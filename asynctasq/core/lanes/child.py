@@ -11,8 +11,7 @@ import signal
 import socket
 import sys
 import threading
-import traceback
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,27 +23,19 @@ from asynctasq.codec.typed_msgpack import packb, unpackb
 from asynctasq.core.current_task import running_task
 from asynctasq.core.django_databases import DatabaseSettings, use_databases
 from asynctasq.core.exception_codec import pack_exception, unpack_exception
+from asynctasq.core.lanes.pipe import receive_frame, send_frame
 from asynctasq.core.module_imports import ImportTookTooLong
 from asynctasq.core.orms import attempt_scope, open_orms, release_thread_connections, set_up_django
 from asynctasq.core.standard_streams import tolerate_output_errors
 from asynctasq.core.task_factory import TaskFactory
+from asynctasq.core.tracebacks import traceback_text
 from asynctasq.errors import CodecError, DispatchError
 from asynctasq.tasks.application import Application
 from asynctasq.tasks.base import AsyncTask, BaseTask, SyncTask
 from asynctasq.tasks.definition import definition_of
 from asynctasq.utils.loop import new_event_loop
 
-__all__ = [
-    "READY",
-    "ChildSettings",
-    "Reply",
-    "ReplyKind",
-    "Request",
-    "main",
-    "receive_frame",
-    "send_frame",
-    "serve",
-]
+__all__ = ["READY", "ChildSettings", "Reply", "ReplyKind", "Request", "main", "serve"]
 
 PR_SET_PDEATHSIG = 1
 PARENT_CHECK_S = 1.0
@@ -108,8 +99,13 @@ class Reply:
 
     @classmethod
     def decode(cls, data: bytes) -> "Reply":
-        """Rebuild from `encode`."""
-        kind, result, error = cast("tuple[int, bytes | None, bytes | None]", unpackb(data))
+        """Rebuild from `encode`.
+
+        Raises: ValueError, TypeError for other bytes: they come from a process that runs task code.
+        """
+        kind, result, error = cast("tuple[int, object, object]", unpackb(data))
+        if not isinstance(result, bytes | None) or not isinstance(error, bytes | None):
+            raise TypeError("result and error of a reply are bytes")
         return cls(kind=ReplyKind(kind), result=result, error=error)
 
     def exception(self) -> BaseException:
@@ -276,58 +272,44 @@ class _Child:
         await asyncio.gather(*leftover, return_exceptions=True)
 
 
-def main(arguments: Sequence[str]) -> None:
-    """Serve requests until the worker closes the connection: first the settings, then one attempt each.
+def main(parent_pid: int) -> None:
+    """Serve requests until the worker closes the pipe: first the settings, then one attempt each.
 
-    `arguments` are the number of the socket to the worker and the worker's process.
+    An empty request asks whether the last attempt is over, and gets an empty answer.
     """
-    descriptor, parent_pid = map(int, arguments)
-    connection = socket.socket(fileno=descriptor)
+    connection = _take_pipe()
     tolerate_output_errors()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the worker's to handle
     _die_with_parent(parent_pid)
     first = receive_frame(connection)
     if first is None:
         return
+    nonce, data = first
     try:
-        settings = ChildSettings.decode(first)
+        settings = ChildSettings.decode(data)
         sys.path[:] = [*settings.path, *(entry for entry in sys.path if entry not in settings.path)]
         child = _Child(settings)
-    except Exception:
-        send_frame(connection, traceback.format_exc().encode("utf-8", "backslashreplace"))
+    except Exception as error:
+        send_frame(connection, nonce, traceback_text(error).encode("utf-8", "backslashreplace"))
         raise
-    send_frame(connection, READY)
-    while (data := receive_frame(connection)) is not None:
-        reply = child.serve(Request.decode(data)).encode()
+    send_frame(connection, nonce, READY)
+    while (frame := receive_frame(connection)) is not None:
+        nonce, data = frame
+        reply = child.serve(Request.decode(data)).encode() if data else b""
         sys.stdout.flush()
         sys.stderr.flush()
-        send_frame(connection, reply)
+        send_frame(connection, nonce, reply)
     child.close()
 
 
-def send_frame(connection: socket.socket, data: bytes) -> None:
-    """Send length and bytes."""
-    connection.sendall(len(data).to_bytes(8, "big") + data)
-
-
-def receive_frame(connection: socket.socket) -> bytes | None:
-    """Return the bytes of one frame, None when the other side has closed."""
-    header = _receive_exactly(connection, 8)
-    return None if header is None else _receive_exactly(connection, int.from_bytes(header, "big"))
-
-
-def _receive_exactly(connection: socket.socket, count: int) -> bytes | None:
-    chunks: list[bytes] = []
-    while count:
-        try:
-            chunk = connection.recv(min(count, 1 << 20))
-        except ConnectionError:
-            return None
-        if not chunk:
-            return None
-        chunks.append(chunk)
-        count -= len(chunk)
-    return b"".join(chunks)
+def _take_pipe() -> socket.socket:
+    """Move the pipe from standard input to a descriptor that no process started or forked from here has."""
+    connection = socket.socket(fileno=os.dup(0))
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    os.register_at_fork(after_in_child=connection.close)
+    return connection
 
 
 def _die_with_parent(parent_pid: int) -> None:

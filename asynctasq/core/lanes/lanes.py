@@ -7,7 +7,7 @@ from functools import partial
 from typing import Protocol, cast
 
 from asynctasq.core.lanes.child import ChildSettings, Reply, Request, serve
-from asynctasq.core.lanes.process_pool import ProcessPool
+from asynctasq.core.lanes.process_pool import ChildCrashed, ProcessPool
 from asynctasq.core.lanes.thread_pool import ThreadPool
 from asynctasq.core.orms import release_thread_connections, thread_sensitive_call
 from asynctasq.core.task_factory import TaskFactory
@@ -147,7 +147,11 @@ class WorkerLanes:
         return await self._calls.run(call, timeout_s, what=what)
 
     async def run_in_process(self, request: Request, timeout_s: float | None) -> Reply:
-        return Reply.decode(await self._processes.run(request.encode(), timeout_s=timeout_s))
+        answer = await self._processes.run(request.encode(), timeout_s=timeout_s)
+        try:
+            return Reply.decode(answer)
+        except (ValueError, TypeError) as error:
+            raise ChildCrashed("the child process sent what is no answer to its request") from error
 
     async def stop_processes(self) -> None:
         await self._processes.stop()

@@ -4,32 +4,34 @@ Why it is our own: docs/decisions/process-pool.md.
 """
 
 import asyncio
-import math
 import os
-import select
 import signal
 import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from asynctasq.core.lanes.child import READY, ChildSettings, receive_frame, send_frame
+from asynctasq.core.lanes.child import READY, ChildSettings
+from asynctasq.core.lanes.pipe import BadAnswer, WorkerEnd
 from asynctasq.core.lanes.thread_pool import ThreadPool
 from asynctasq.errors import TaskTimeoutError, WorkerCrashedError
 
 __all__ = ["ChildCrashed", "ProcessPool"]
 
-START = "import sys; sys.path.insert(0, sys.argv[1]); from asynctasq.core.lanes.child import main; main(sys.argv[2:])"
+START = (
+    "import sys; sys.path.insert(0, sys.argv[1]); from asynctasq.core.lanes.child import main; main(int(sys.argv[2]))"
+)
 LIBRARY = str(Path(__file__).parents[3])
 """With -P and this, a child imports nothing from the folder it is started in before it is given the worker's path."""
 START_S_MAX = 60.0
-DEATH_CHECK_S = 0.5
-"""How often a child that has not replied is checked: a process it forked can hold its socket open after its death."""
+IDLE_S_MAX = 5.0
+"""How long a child may take to say that it waits for the next attempt."""
+ANSWER_BYTES_EXTRA = 256 * 1024
+"""How much an answer may exceed the largest body: an exception has texts, arguments and attributes, each bounded."""
 
 
 class ChildCrashed(WorkerCrashedError):
@@ -37,17 +39,16 @@ class ChildCrashed(WorkerCrashedError):
 
 
 class _Child:
-    """One child process and the socket to it. Blocking; used by one thread at a time, but `kill` by any."""
+    """One child process and the pipe to it. Blocking; used by one thread at a time, but `kill` by any."""
 
     def __init__(self, settings: ChildSettings) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
-            theirs.set_inheritable(True)
-            command = [sys.executable, "-P", "-c", START, LIBRARY, str(theirs.fileno()), str(os.getpid())]
+            command = [sys.executable, "-P", "-c", START, LIBRARY, str(os.getpid())]
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
+                command, stdin=theirs.fileno(), start_new_session=True
             )
-        self._socket = ours
+        self._pipe = WorkerEnd(ours, self._died, answer_bytes_max=settings.body_bytes_max + ANSWER_BYTES_EXTRA)
         self.tasks_run = 0
         self._settings = settings
 
@@ -73,34 +74,27 @@ class _Child:
 
     def _exchange(self, data: bytes, timeout_s: float | None) -> bytes:
         try:
-            send_frame(self._socket, data)
+            return self._pipe.exchange(data, timeout_s)
+        except TimeoutError:
+            self.end()
+            raise TaskTimeoutError(f"ran longer than {timeout_s:g} s; its process was killed") from None
         except ConnectionError:
             raise self._crashed() from None
-        if not self._readable_within(timeout_s):
+        except BadAnswer as error:
             self.end()
-            raise TaskTimeoutError(f"ran longer than {timeout_s:g} s; its process was killed")
-        answer = receive_frame(self._socket)
-        if answer is None:
-            raise self._crashed()
-        return answer
+            raise ChildCrashed(f"the child process was killed: {error}") from None
 
-    def _readable_within(self, timeout_s: float | None) -> bool:
-        """Return whether an answer, or the end of the connection, can be read in time.
+    @property
+    def idle(self) -> bool:
+        """Whether the process runs and has sent nothing that it was not asked for."""
+        return self._process.poll() is None and self._pipe.silent
 
-        Raises: ChildCrashed if the process is dead though its connection is open.
-        """
-        poll = select.poll()
-        poll.register(self._socket, select.POLLIN)
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        while True:
-            left_s = DEATH_CHECK_S if deadline is None else max(0.0, deadline - time.monotonic())
-            dead = self._died()  # before the poll: the last answer of a dead child still counts
-            if poll.poll(0 if dead else math.ceil(min(left_s, DEATH_CHECK_S) * 1000)):
-                return True
-            if dead:
-                raise self._crashed()
-            if deadline is not None and time.monotonic() >= deadline:
-                return False
+    def has_ended_its_attempt(self) -> bool:
+        """Ask the child; code of the task that sent the answer itself may still run there."""
+        try:
+            return self.idle and self._pipe.exchange(b"", IDLE_S_MAX) == b""
+        except (TimeoutError, ConnectionError, BadAnswer):
+            return False
 
     def _died(self) -> bool:
         """Check without reaping: until the dead process is reaped, its group can be killed by its number."""
@@ -112,11 +106,6 @@ class _Child:
         how = f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
         return ChildCrashed(f"the child process died ({how}) while it ran the task")
 
-    @property
-    def alive(self) -> bool:
-        """Whether the process runs."""
-        return self._process.poll() is None
-
     def kill(self) -> None:
         """Kill the process and those it started; a call that waits for its reply raises ChildCrashed."""
         if self._process.returncode is None:
@@ -127,7 +116,7 @@ class _Child:
         """Kill the process if it still runs, and wait until it has ended."""
         self.kill()
         self._process.wait()
-        self._socket.close()
+        self._pipe.close()
 
 
 class _CancellableCall:
@@ -204,7 +193,7 @@ class ProcessPool:
         with self._lock:
             while self._idle:
                 child = self._idle.pop()
-                if child.alive:
+                if child.idle:
                     break
                 child.end()
             else:
@@ -214,9 +203,10 @@ class ProcessPool:
 
     def _release(self, child: _Child) -> None:
         used_up = self._max_tasks is not None and child.tasks_run >= self._max_tasks
+        usable = not used_up and child.has_ended_its_attempt()
         with self._lock:
             stopped = self._busy.pop(child, child) is child
-            keep = child.alive and not used_up and not stopped
+            keep = usable and not stopped
             if keep:
                 self._idle.append(child)
         if not keep:
