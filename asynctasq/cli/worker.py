@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from asynctasq.cli.early_signals import end_at_stop_signals, stop_requested
 from asynctasq.cli.output import AttemptLines, configure_logging
 from asynctasq.config import Settings, load_settings
 from asynctasq.core.orms import open_orms, set_up_django
 from asynctasq.core.runtime import ProductionRuntime, WorkerSettings
 from asynctasq.core.setup import Setup, install, signing_key_bytes
+from asynctasq.core.shutdown import on_stop_signals
 from asynctasq.core.standard_streams import tolerate_output_errors
 from asynctasq.core.worker import Worker
 from asynctasq.errors import ConfigError
@@ -49,6 +51,7 @@ def run_worker(
 
     Raises: ConfigError, DriverError.
     """
+    end_at_stop_signals()
     tolerate_output_errors()  # here, too: Django has a main of its own
     configure_logging(_log_level(output.log_level), as_json=output.json)
     root = project_root()
@@ -65,8 +68,11 @@ def run_worker(
 
 
 async def _serve(worker: Worker, root: Path) -> None:
-    async with open_orms(root):
-        await worker.start()
+    with on_stop_signals(worker.stop):
+        if stop_requested():
+            return
+        async with open_orms(root):
+            await worker.start()
 
 
 def _log_level(name: str) -> str:
@@ -91,6 +97,8 @@ def _load(application: Application) -> None:
         try:
             importlib.import_module(module)
         except (Exception, SystemExit) as error:
+            if stop_requested():
+                raise
             if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
                 text = f"there is no module {error.name!r} in {', '.join(application.path)} or installed"
             else:
@@ -123,6 +131,7 @@ def _worker(
             broker_timeout_s=settings.broker_timeout_s,
             body_bytes_max=settings.body_bytes_max,
             burst=burst,
+            handle_signals=False,  # `_serve` does, from before the worker starts
         ),
         runtime=ProductionRuntime(record=record),
     )

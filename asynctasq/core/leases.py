@@ -10,6 +10,7 @@ import threading
 import traceback
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import suppress
 from typing import Protocol
 
 from asynctasq.clock import Clock
@@ -26,6 +27,9 @@ logger = get_logger(__name__)
 
 FLOAT_TOLERANCE_S = 1e-6
 """A lease is due this much before a third of it has passed, so that a timer set for then finds it due."""
+
+END_S_MAX = 10.0
+"""How long stopping waits for the thread, which may be in the middle of a call; it never keeps a process alive."""
 
 BLOCKED_LOOP_S = 2.0
 """A loop that has run no callback for this long, or for a lease, is reported, once per blockage."""
@@ -115,6 +119,7 @@ class ThreadLeaseRenewer:
         self._on_lost: Callable[[Sequence[InFlightAttempt]], None] = lambda lost: None  # noqa: ARG005
         self._loop_ran_at = 0.0
         self._blockage_reported = False
+        self._ended = asyncio.Event()
 
     def start(self, on_lost: Callable[[Sequence[InFlightAttempt]], None]) -> None:
         self._on_lost = on_lost
@@ -122,6 +127,7 @@ class ThreadLeaseRenewer:
         self._loop_thread_id = threading.get_ident()
         self._note_loop_ran()
         self._stopping.clear()  # a worker may be started again
+        self._ended = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="asynctasq-leases", daemon=True)
         self._thread.start()
 
@@ -136,7 +142,10 @@ class ThreadLeaseRenewer:
         if thread is None:
             return
         self._stopping.set()
-        await asyncio.to_thread(thread.join, 10.0)
+        # Not joined in a thread of the loop's executor: the loop could not be closed before that returns.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(END_S_MAX):
+                await self._ended.wait()
 
     def _run(self) -> None:
         with asyncio.Runner() as runner:
@@ -144,6 +153,7 @@ class ThreadLeaseRenewer:
                 self._check_loop()
                 runner.run(self._renew())
             runner.run(self._driver.close())
+        self._call_in_worker_loop(self._ended.set)
 
     async def _renew(self) -> None:
         due = self._renewals.due()

@@ -8,8 +8,8 @@ import socket
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Protocol, Self
 
 from asynctasq.clock import Clock, SystemClock
 from asynctasq.codec.limits import DEFAULT_LIMITS
@@ -26,6 +26,7 @@ from asynctasq.kernel.ledger import Entry
 from asynctasq.kernel.retry import RandomSource
 from asynctasq.logs import get_logger
 from asynctasq.tasks.application import Application
+from asynctasq.tasks.options import whole_number
 from asynctasq.tasks.project import project_root
 
 __all__ = ["ProductionRuntime", "Runtime", "SharedLoopRuntime", "SimulatedRuntime", "WorkerSettings", "worker_lanes"]
@@ -39,6 +40,7 @@ class WorkerSettings:
 
     lease_s: how long a message is ours without renewal; it is renewed at a third of that.
     shutdown_timeout_s: how long running attempts may take to end after the first signal.
+    end_timeout_s: how long it may take after that to interrupt the others, hand them back and close.
     broker_timeout_s: after so long without a successful call the worker ends with DriverUnavailable.
     body_bytes_max: larger bodies are not decoded but become dead letters.
     hook_timeout_s: how long `failed` and `should_retry` may take.
@@ -52,6 +54,7 @@ class WorkerSettings:
     signing_keys: Mapping[str, bytes] | None = field(default=None, repr=False)
     lease_s: float = 30.0
     shutdown_timeout_s: float = 30.0
+    end_timeout_s: float = 1.2
     broker_timeout_s: float = 60.0
     body_bytes_max: int = DEFAULT_LIMITS.body_bytes_max
     hook_timeout_s: float = 30.0
@@ -61,6 +64,16 @@ class WorkerSettings:
     fetch_values: bool = False
     process_pool_size: int | None = None
     process_pool_max_tasks_per_child: int | None = None
+
+    def with_pool(self, size: int | None, max_tasks_per_child: int | None) -> Self:
+        """Return these settings with what is given for the pool of processes."""
+        settings = self
+        if size is not None:
+            settings = replace(settings, process_pool_size=whole_number(size, "process_pool_size", least=1))
+        if max_tasks_per_child is not None:
+            count = whole_number(max_tasks_per_child, "process_pool_max_tasks_per_child", least=1)
+            settings = replace(settings, process_pool_max_tasks_per_child=count)
+        return settings
 
 
 class Runtime(Protocol):

@@ -9,11 +9,13 @@ from asynctasq.errors import DispatchError, DriverError, DriverMisconfigured, Dr
 from asynctasq.kernel.messages import Bury, Complete, DeadReason, ErrorRecord, Lease, Release, Settlement
 from asynctasq.logs import get_logger
 
-__all__ = ["Refusal", "SettledApart", "is_refusal", "settle_apart", "settlement_detail"]
+__all__ = ["Refusal", "SettledApart", "is_refusal", "settle_apart", "settlement_detail", "unsettled_error"]
 
 logger = get_logger(__name__)
 
 REFUSAL_CHARS_MAX = 500
+NAMED_MAX = 10
+"""How many messages the error about those that could not be settled names."""
 TRIES = 2
 
 
@@ -118,3 +120,17 @@ def settlement_detail(settlement: Settlement) -> str:
             return "hand back"
         case Release():
             return "snooze"
+
+
+def unsettled_error(
+    driver: str, settlements: Sequence[tuple[Lease, Settlement]], *, lease_s: float
+) -> DriverUnavailable:
+    """Return the error of a worker that stopped before its backend could be told how these attempts ended."""
+    named = ", ".join(
+        f"{lease.message_id} ({settlement_detail(settlement)})" for lease, settlement in settlements[:NAMED_MAX]
+    )
+    more = f" and {len(settlements) - NAMED_MAX} more" if len(settlements) > NAMED_MAX else ""
+    return DriverUnavailable(
+        f"{driver} did not answer before the time to stop was over. {len(settlements)} messages are left as they are: "
+        f"each comes back when its lease ends, in {lease_s:g} s at most, even if its attempt had ended: {named}{more}"
+    )

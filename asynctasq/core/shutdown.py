@@ -1,22 +1,35 @@
 """Requests to stop: the first drains the worker, the second stops it at once; signals are requests."""
 
 import asyncio
+import math
 import signal
 import threading
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager
 
-__all__ = ["StopRequest"]
+from asynctasq.clock import Clock
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
+__all__ = ["STOP_SIGNALS", "StopRequest", "on_stop_signals"]
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+CANCEL_AGAIN_S = 0.3
+"""A cancelled call may wait for its reply, to hand back what it got; after so long it is cancelled again."""
 
 
 class StopRequest:
-    """What was requested of a worker: nothing, to drain (`requested`), or to stop at once (`immediate`)."""
+    """What was requested of a worker: nothing, to drain (`requested`), or to stop at once (`immediate`).
 
-    def __init__(self) -> None:
+    `requested_at` and `deadline` are on the clock's monotonic scale, infinity before the first request. At the
+    deadline, `timeout_s` after the request or at once, running attempts are interrupted.
+    """
+
+    def __init__(self, *, clock: Clock, timeout_s: float) -> None:
         self.requested = False
         self.immediate = False
+        self.requested_at = self.deadline = math.inf
+        self._clock = clock
+        self._timeout_s = timeout_s
         self._changed = asyncio.Event()
         self._listeners: list[Callable[[], None]] = []
 
@@ -28,6 +41,9 @@ class StopRequest:
         """Request to drain; a second request, or one with `immediate`, is to stop at once."""
         self.immediate = self.immediate or immediate or self.requested
         self.requested = True
+        now = self._clock.monotonic()
+        self.requested_at = min(self.requested_at, now)
+        self.deadline = min(self.deadline, now + (0.0 if self.immediate else self._timeout_s))
         self._changed.set()
         for listener in self._listeners:
             listener()
@@ -41,17 +57,42 @@ class StopRequest:
             return
         self._changed.clear()
 
-    @contextmanager
-    def on_signals(self) -> Generator[None]:
-        """Treat SIGTERM and SIGINT as requests meanwhile; does nothing outside of the main thread."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
+    @asynccontextmanager
+    async def cancelling(self, at: Callable[[], float]) -> AsyncGenerator[None]:
+        """Cancel the body at an instant that every request may move; then it ends here, without an error."""
         loop = asyncio.get_running_loop()
-        for number in SIGNALS:
-            loop.add_signal_handler(number, self.request)
+
+        def move() -> None:
+            left_s = at() - self._clock.monotonic()
+            if left_s < math.inf and not first.expired() and not second.expired():
+                first.reschedule(loop.time() + max(0.0, left_s))
+                second.reschedule(loop.time() + max(0.0, left_s) + CANCEL_AGAIN_S)
+
+        first, second = asyncio.timeout(None), asyncio.timeout(None)
         try:
-            yield
-        finally:
-            for number in SIGNALS:
-                loop.remove_signal_handler(number)
+            async with second, first:
+                move()
+                self._listeners.append(move)
+                try:
+                    yield
+                finally:
+                    self._listeners.remove(move)
+        except TimeoutError:
+            if not first.expired():
+                raise
+
+
+@contextmanager
+def on_stop_signals(request: Callable[[], None]) -> Generator[None]:
+    """Call `request` at SIGTERM and SIGINT meanwhile; does nothing outside of the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    for number in STOP_SIGNALS:
+        loop.add_signal_handler(number, request)
+    try:
+        yield
+    finally:
+        for number in STOP_SIGNALS:
+            loop.remove_signal_handler(number)

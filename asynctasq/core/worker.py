@@ -2,10 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from collections.abc import Set as AbstractSet
-from contextlib import nullcontext
-from dataclasses import replace
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, nullcontext
 
 from asynctasq.codec.limits import Limits
 from asynctasq.codec.signing import SigningKeys
@@ -16,13 +14,14 @@ from asynctasq.core.in_flight import CancelReason, InFlightAttempt
 from asynctasq.core.queue_order import parse_queues
 from asynctasq.core.reconnect import ReconnectBackoff
 from asynctasq.core.runtime import ProductionRuntime, Runtime, WorkerSettings
-from asynctasq.core.settling import Refusal, is_refusal, settle_apart, settlement_detail
-from asynctasq.core.shutdown import StopRequest
+from asynctasq.core.settling import Refusal, is_refusal, settle_apart, unsettled_error
+from asynctasq.core.shutdown import StopRequest, on_stop_signals
 from asynctasq.core.task_factory import TaskFactory
 from asynctasq.core.waiting import WorkWaiter
+from asynctasq.core.worker_ledger import WorkerLedger
 from asynctasq.drivers.base import Driver
 from asynctasq.errors import DispatchError, DriverError
-from asynctasq.kernel.ledger import Entry, Kind
+from asynctasq.kernel.ledger import Kind
 from asynctasq.kernel.messages import Complete, Lease, Release, Settlement
 from asynctasq.logs import get_logger
 from asynctasq.tasks.options import whole_number
@@ -31,8 +30,12 @@ __all__ = ["Worker"]
 
 logger = get_logger(__name__)
 
-CANCEL_S_MAX = 5.0
-"""How long a cancelled attempt may take to end when the worker stops, in seconds."""
+CANCEL_SHARE = 2 / 3
+"""How much of `end_timeout_s` a cancelled attempt may take to end when the worker stops."""
+CALL_SHARE = 1 / 4
+"""How much of it a call to the driver may take that is in progress when running attempts are interrupted."""
+CLOSE_S_MIN = 0.2
+"""What closing may take when all of that time was used; then connections are dropped."""
 
 
 class Worker:
@@ -58,7 +61,7 @@ class Worker:
         self.driver = queue_driver
         self.concurrency = whole_number(concurrency, "concurrency", least=1)
         self.max_tasks = None if max_tasks is None else whole_number(max_tasks, "max_tasks", least=1)
-        self.settings = _with_pool(settings, process_pool_size, process_pool_max_tasks_per_child)
+        self.settings = (settings or WorkerSettings()).with_pool(process_pool_size, process_pool_max_tasks_per_child)
         self._runtime = runtime or ProductionRuntime()
         self.queues = parse_queues(queues, self._runtime.rng)
         self._clock = self._runtime.clock
@@ -84,11 +87,15 @@ class Worker:
             ),
             fetch_values=self.settings.fetch_values,
         )
+        self._ledger = WorkerLedger(self._runtime)
         self._in_flight: dict[str, InFlightAttempt] = {}
         self._to_settle: list[tuple[Lease, Settlement]] = []
         self._started = 0
         self._may_have_work = True
-        self._stop = StopRequest()
+        self._stop = self._new_stop_request()
+
+    def _new_stop_request(self) -> StopRequest:
+        return StopRequest(clock=self._clock, timeout_s=self.settings.shutdown_timeout_s)
 
     @property
     def name(self) -> str:
@@ -105,7 +112,10 @@ class Worker:
     async def start(self) -> None:
         """Run until stopped (a signal, `stop`, `max_tasks`, or burst and nothing left), then drain.
 
-        Raises: DriverError if the backend can't be used, or stayed away for `broker_timeout_s`.
+        Whatever the backend does, it ends `shutdown_timeout_s` + `end_timeout_s` after the request to stop.
+
+        Raises: DriverError if the backend can't be used, stayed away for `broker_timeout_s`, or could not be told in
+        time how the last attempts ended.
         """
         self._wake_up = asyncio.Event()
         self._may_have_work, self._started = True, 0
@@ -125,30 +135,42 @@ class Worker:
             clock=self._clock,
             wake_up=self._wake_up,
         )
-        await self.driver.open()
-        self._renewer.start(self._on_lost)
-        with self._stop.on_signals() if self.settings.handle_signals else nullcontext():
+        with on_stop_signals(self._stop.request) if self.settings.handle_signals else nullcontext():
             try:
-                await self._run_until_stop()
-                await self._drain()
+                await self._run()
             except BaseException:
                 self._cancel_all()
                 raise
             finally:
                 await self._close()
 
+    async def _run(self) -> None:
+        stop, end_s = self._stop, self.settings.end_timeout_s
+        async with stop.cancelling(lambda: stop.requested_at):
+            await self.driver.open()
+        self._renewer.start(self._on_lost)
+        async with stop.cancelling(lambda: stop.deadline + end_s * CALL_SHARE):
+            await self._run_until_stop()
+            await self._drain()
+        async with stop.cancelling(lambda: stop.deadline + end_s):
+            await self._hand_back_rest()
+        if self._to_settle:
+            raise unsettled_error(str(self.driver), self._to_settle, lease_s=self.settings.lease_s)
+
     def stop(self, *, immediate: bool = False) -> None:
         """Request the worker to drain; a second time, or with `immediate`, to hand everything back at once."""
         self._stop.request(immediate=immediate)
 
     async def _close(self) -> None:
-        await self._waiter.stop()
-        await self._renewer.stop()
         await self._lanes.stop_processes()
         self._lanes.close()
-        await self.driver.close()
-        self._stop = StopRequest()  # for the next start
-        self._record_stopped()
+        stop, latest = self._stop, self._clock.monotonic() + CLOSE_S_MIN
+        async with stop.cancelling(lambda: max(stop.deadline + self.settings.end_timeout_s, latest)):
+            await self._waiter.stop()
+            await self._renewer.stop()
+            await self.driver.close()
+        self._stop = self._new_stop_request()  # for the next start
+        self._ledger.stopped()
 
     # -- the loop ----------------------------------------------------------------------------------
 
@@ -182,9 +204,10 @@ class Worker:
         settlements, self._to_settle = self._to_settle, []
         asked_at, asked_now = self._clock.monotonic(), self._clock.now()
         try:
-            lost, leases = await self.driver.turn(
-                settlements, self.queues.next(), limit=limit, lease_s=self.settings.lease_s
-            )
+            with self._kept_if_cancelled(settlements):
+                lost, leases = await self.driver.turn(
+                    settlements, self.queues.next(), limit=limit, lease_s=self.settings.lease_s
+                )
         except (DriverError, DispatchError) as error:
             if settlements and (is_refusal(error) or self._reconnect.is_check_due):
                 await self._settle_apart(settlements, error, asked_now)
@@ -195,7 +218,7 @@ class Worker:
                 raise
             return
         self._reconnect.reset()
-        self._record_settled(settlements, lost, asked_now)
+        self._ledger.settled(settlements, lost, asked_now)
         if limit:
             self._may_have_work = len(leases) >= limit
         self._start_attempts(leases, asked_at, asked_now)
@@ -204,13 +227,23 @@ class Worker:
         self, settlements: Sequence[tuple[Lease, Settlement]], error: Refusal, asked_now: float
     ) -> None:
         """Settle one by one, so that a settlement that the backend refuses keeps no other from being settled."""
-        done = await settle_apart(self.driver, settlements, error, lease_s=self.settings.lease_s)
-        self._record_settled(done.settled, done.lost, asked_now)
+        with self._kept_if_cancelled(settlements):
+            done = await settle_apart(self.driver, settlements, error, lease_s=self.settings.lease_s)
+        self._ledger.settled(done.settled, done.lost, asked_now)
         self._to_settle[:0] = done.left
         if done.error is not None:
             await self._reconnect.wait(done.error)
         else:
             self._reconnect.reset()
+
+    @contextmanager
+    def _kept_if_cancelled(self, settlements: Sequence[tuple[Lease, Settlement]]) -> Generator[None]:
+        """Keep the settlements of a call that is cut when the time to stop is over: settling twice is safe."""
+        try:
+            yield
+        except asyncio.CancelledError:
+            self._to_settle[:0] = settlements
+            raise
 
     async def _handle_wake_up(self) -> None:
         await self._wake_up.wait()
@@ -239,7 +272,7 @@ class Worker:
             self._started += 1
             self._in_flight[lease.message_id] = attempt
             self._renewer.add(attempt)
-            self._record_attempt(attempt, Kind.RESERVED, due_at=asked_now + self.settings.lease_s)
+            self._ledger.attempt(attempt, Kind.RESERVED, due_at=asked_now + self.settings.lease_s)
             attempt.asyncio_task = loop.create_task(self._run_attempt(attempt), name=lease.message_id)
 
     def _drop_stale_settlements(self, leases: Sequence[Lease]) -> None:
@@ -249,8 +282,8 @@ class Worker:
         for lease, settlement in ended:
             if lease.message_id not in reserved_again:
                 self._to_settle.append((lease, settlement))
-            elif self._runtime.record is not None:
-                self._runtime.record(self._entry(lease, Kind.LOST, settlement_detail(settlement)))
+            else:
+                self._ledger.dropped(lease, settlement)
 
     async def _run_attempt(self, attempt: InFlightAttempt) -> None:
         attempt.begun = True
@@ -275,9 +308,9 @@ class Worker:
             del self._in_flight[attempt.lease.message_id]
         if attempt.settled_in_transaction is False:
             logger.warning("the lease of %s was lost before complete_in could settle it", attempt)
-            self._record_attempt(attempt, Kind.LOST)
+            self._ledger.attempt(attempt, Kind.LOST)
         elif attempt.settled_in_transaction and isinstance(settlement, Complete):
-            self._record_settled([(attempt.lease, settlement)], frozenset(), self._clock.now())
+            self._ledger.settled([(attempt.lease, settlement)], frozenset(), self._clock.now())
         elif attempt.cancel_reason is not CancelReason.LEASE_LOST:
             self._to_settle.append((attempt.lease, settlement or Release(counted=False)))
         self._wake_up.set()
@@ -299,21 +332,23 @@ class Worker:
         if attempt.cancel_reason is None:
             attempt.cancel_reason = CancelReason.LEASE_LOST
             logger.warning("the lease of %s is lost; the attempt is cancelled", attempt)
-            self._record_attempt(attempt, Kind.LOST)
+            self._ledger.attempt(attempt, Kind.LOST)
             self._cancel(attempt)
 
     # -- the end -----------------------------------------------------------------------------------
 
     async def _drain(self) -> None:
-        """Let running attempts end within the time limit, hand the others back, settle all of them."""
+        """Let running attempts end within the time limit, and settle them."""
         await self._waiter.stop()
         self._hand_back(self._waiter.collect().leases)
-        deadline = self._clock.monotonic() + self.settings.shutdown_timeout_s
-        while self._in_flight and not self._stop.immediate and self._clock.monotonic() < deadline:
+        while self._in_flight and not self._stop.immediate and self._clock.monotonic() < self._stop.deadline:
             if self._to_settle:
                 await self._turn(0)
-            elif not await self._wait_for_wake_up(deadline):
+            elif not await self._wait_for_wake_up(self._stop.deadline):
                 break
+
+    async def _hand_back_rest(self) -> None:
+        """Interrupt what still runs, hand it back, and settle all that has ended."""
         await self._interrupt()
         while self._to_settle and not (self._stop.immediate and self._reconnect.active):
             await self._turn(0)
@@ -352,41 +387,8 @@ class Worker:
         for attempt in rest:
             self._cancel(attempt)
         await asyncio.wait(
-            [attempt.asyncio_task for attempt in rest if attempt.asyncio_task is not None], timeout=CANCEL_S_MAX
+            [attempt.asyncio_task for attempt in rest if attempt.asyncio_task is not None],
+            timeout=self.settings.end_timeout_s * CANCEL_SHARE,
         )
         for attempt in self._in_flight.values():
             logger.error("%s ignores its cancellation; its lease runs out", attempt)
-
-    # -- the ledger --------------------------------------------------------------------------------
-
-    def _record_settled(
-        self, settlements: Sequence[tuple[Lease, Settlement]], lost: AbstractSet[str], asked_now: float
-    ) -> None:
-        for lease, settlement in settlements:
-            if lease.message_id in lost:
-                logger.warning("the lease of message %s was lost before its attempt was settled", lease.message_id)
-            if self._runtime.record is not None:
-                kind = Kind.LOST if lease.message_id in lost else Kind.SETTLED
-                due_at = asked_now + settlement.delay_s if isinstance(settlement, Release) else 0.0
-                self._runtime.record(self._entry(lease, kind, settlement_detail(settlement), due_at))
-
-    def _record_attempt(self, attempt: InFlightAttempt, kind: Kind, *, due_at: float = 0.0) -> None:
-        if self._runtime.record is not None:
-            self._runtime.record(self._entry(attempt.lease, kind, due_at=due_at))
-
-    def _record_stopped(self) -> None:
-        if self._runtime.record is not None:
-            self._runtime.record(Entry(at=self._clock.now(), kind=Kind.STOPPED, worker=self.name))
-
-    def _entry(self, lease: Lease, kind: Kind, detail: str = "", due_at: float = 0.0) -> Entry:
-        return Entry.of(lease, kind, at=self._clock.now(), worker=self._runtime.name, detail=detail, due_at=due_at)
-
-
-def _with_pool(settings: WorkerSettings | None, size: int | None, max_tasks_per_child: int | None) -> WorkerSettings:
-    settings = settings or WorkerSettings()
-    if size is not None:
-        settings = replace(settings, process_pool_size=whole_number(size, "process_pool_size", least=1))
-    if max_tasks_per_child is not None:
-        count = whole_number(max_tasks_per_child, "process_pool_max_tasks_per_child", least=1)
-        settings = replace(settings, process_pool_max_tasks_per_child=count)
-    return settings

@@ -167,6 +167,40 @@ def test_what_does_not_end_in_time_is_handed_back_and_runs_again(folder: Folder)
     assert [event["attempt"] for event in events(out) if event["event"] == "attempt"] == [1]
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("catches", [False, True])
+def test_a_signal_while_the_application_is_imported_ends_with_zero(
+    folder: Folder, number: signal.Signals, catches: bool
+) -> None:
+    waiting = "touch('importing'); signal.sigtimedwait([], 600); touch('imported')"
+    code = "import signal\nfrom pathlib import Path\ntouch = lambda name: (Path(__file__).parent / name).touch()\n"
+    code += f"try:\n    {waiting}\nexcept SystemExit:\n    touch('caught')\n" if catches else waiting
+    (folder.path / "slow.py").write_text(code)
+    process = folder.start("--app", "slow")
+    folder.wait_for("importing")
+
+    process.send_signal(number)
+    _, err = process.communicate(timeout=SOON_S)
+
+    assert (process.returncode, err) == (ExitCode.DONE, "")
+    assert (folder.path / "caught").exists() == catches
+
+
+def test_signals_are_heard_before_the_worker_command_is_imported(folder: Folder) -> None:
+    process = folder.start("--app", "shop")
+    status = Path(f"/proc/{process.pid}/status")
+    mask = 1 << (signal.SIGTERM - 1)
+    wait_until(
+        lambda: "SigCgt" in status.read_text() and int(status.read_text().split("SigCgt:")[1].split()[0], 16) & mask
+    )
+
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=SOON_S)
+
+    assert (process.returncode, err) == (ExitCode.DONE, "")
+    assert out == "", "the signal came too late for what is tested"
+
+
 def test_a_task_may_ask_its_own_worker_to_stop(folder: Folder) -> None:
     folder.dispatch("asks_to_stop().dispatch_sync()")
 

@@ -306,22 +306,15 @@ def _cancelled_unbegun(_: Any) -> Any:
     return cancel
 
 
-@_plant(Worker, "_drain", "last settle tried once", "one failed call while stopping forgets what ended")
+@_plant(Worker, "_hand_back_rest", "last settle tried once", "one failed call while stopping forgets what ended")
 def _last_settle_once(_: Any) -> Any:
-    async def drain(self: Any) -> None:
-        await self._waiter.stop()
-        self._hand_back(self._waiter.collect().leases)
-        deadline = self._clock.monotonic() + self.settings.shutdown_timeout_s
-        while self._in_flight and not self._stop.immediate and self._clock.monotonic() < deadline:
-            if self._to_settle:
-                await self._turn(0)
-            elif not await self._wait_for_wake_up(deadline):
-                break
+    async def hand_back_rest(self: Any) -> None:
         await self._interrupt()
         if self._to_settle and not (self._stop.immediate and self._reconnect.active):
             await self._turn(0)
+        self._to_settle.clear()  # or the worker would say that it left them
 
-    return drain
+    return hand_back_rest
 
 
 @_plant(QueueOrder, "next", "weights inverted", "the light queue comes first")

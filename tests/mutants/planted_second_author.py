@@ -219,14 +219,19 @@ def _not_taken_back(_: Any) -> Any:
     return lambda self, leases: None
 
 
-@_plant(Worker, "_drain", "second stop waits for the backend", "a worker can't be stopped while its backend is away")
+@_plant(
+    Worker,
+    "_hand_back_rest",
+    "second stop waits for the backend",
+    "a worker can't be stopped while its backend is away",
+)
 def _settle_at_any_price(original: Any) -> Any:
-    async def drain(self: Any) -> None:
+    async def hand_back_rest(self: Any) -> None:
         await original(self)
         while self._to_settle:
             await self._turn(0)
 
-    return drain
+    return hand_back_rest
 
 
 @_plant(ReconnectBackoff, "wait", "outage begins anew with each failure", "a worker without its backend never gives up")

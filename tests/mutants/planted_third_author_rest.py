@@ -139,7 +139,7 @@ def _sorted(original: Any) -> Any:
     return parse
 
 
-@_plant(worker_module, "CANCEL_S_MAX", "clean-up not waited for", "what is slow to end is not handed back")
+@_plant(worker_module, "CANCEL_SHARE", "clean-up not waited for", "what is slow to end is not handed back")
 def _at_once(_: Any) -> Any:
     return 0.0
 

@@ -13,6 +13,7 @@ from asynctasq.core.lanes.lanes import InlineLanes
 from asynctasq.core.leases import LoopLeaseRenewer, _Renewals
 from asynctasq.core.queue_order import QueueOrder
 from asynctasq.core.reconnect import ReconnectBackoff
+from asynctasq.core.shutdown import StopRequest
 from asynctasq.core.waiting import NO_RESULT, WorkWaiter
 from asynctasq.core.worker import Worker
 from asynctasq.errors import DriverUnavailable, Reject
@@ -204,8 +205,8 @@ def _wrapped(original: Any) -> Any:
     return wrapped
 
 
-async def _waits_on(original: Any, self: Any, deadline: float) -> bool:
-    return bool(await original(self, deadline + 500))
+def _waits_on(original: Any, self: Any, *, clock: Any, timeout_s: float) -> None:
+    original(self, clock=clock, timeout_s=timeout_s + 500)
 
 
 async def _waits_not(original: Any, self: Any, deadline: float) -> bool:
@@ -374,7 +375,7 @@ WORKER: tuple[Mutant, ...] = (
     Mutant(
         name="shutdown waits on",
         breaks="its time limit is not kept",
-        changes=_method(Worker, "_wait_for_wake_up", _waits_on),
+        changes=_plain(StopRequest, "__init__", _waits_on),
     ),
     Mutant(
         name="shutdown waits for nothing",

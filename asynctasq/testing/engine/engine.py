@@ -32,6 +32,9 @@ __all__ = ["Engine"]
 
 T = TypeVar("T")
 
+END_TIMEOUT_S = 60.0
+"""Virtual seconds in which a stopped worker hands back: longer than any latency, so that only an outage ends it."""
+
 
 class Engine:
     """A loop, a clock, a store, workers and the ledger of what they did.
@@ -270,6 +273,7 @@ class Engine:
             application=Application(),
             lease_s=self.options.lease_s,
             shutdown_timeout_s=self.options.shutdown_timeout_s,
+            end_timeout_s=END_TIMEOUT_S,
             handle_signals=False,
             fetch_values=True,
         )

@@ -93,6 +93,7 @@ class Bursts:
             application=Application(),
             lease_s=self._options.lease_s,
             shutdown_timeout_s=0.0,
+            end_timeout_s=END_S_MAX / 2,
             burst=True,
             handle_signals=False,
             fetch_values=True,

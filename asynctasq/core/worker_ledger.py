@@ -1,0 +1,53 @@
+"""What a worker enters in the ledger: what became of the leases it held. Decides nothing."""
+
+import logging
+from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
+
+from asynctasq.core.hooks import AttemptEnvironment
+from asynctasq.core.in_flight import InFlightAttempt
+from asynctasq.core.settling import settlement_detail
+from asynctasq.kernel.ledger import Entry, Kind
+from asynctasq.kernel.messages import Lease, Release, Settlement
+
+__all__ = ["WorkerLedger"]
+
+logger = logging.getLogger(__name__)
+
+
+class WorkerLedger:
+    """Enters events under the worker's name; where nobody listens, it only logs what was lost."""
+
+    def __init__(self, environment: AttemptEnvironment) -> None:
+        self._environment = environment
+
+    def settled(
+        self, settlements: Sequence[tuple[Lease, Settlement]], lost: AbstractSet[str], asked_now: float
+    ) -> None:
+        """Enter what a call settled, and which leases it found lost."""
+        for lease, settlement in settlements:
+            if lease.message_id in lost:
+                logger.warning("the lease of message %s was lost before its attempt was settled", lease.message_id)
+            due_at = asked_now + settlement.delay_s if isinstance(settlement, Release) else 0.0
+            kind = Kind.LOST if lease.message_id in lost else Kind.SETTLED
+            self._enter(lease, kind, settlement, due_at)
+
+    def dropped(self, lease: Lease, settlement: Settlement) -> None:
+        """Enter that a settlement is no longer valid."""
+        self._enter(lease, Kind.LOST, settlement, 0.0)
+
+    def attempt(self, attempt: InFlightAttempt, kind: Kind, *, due_at: float = 0.0) -> None:
+        """Enter an event of an attempt."""
+        self._enter(attempt.lease, kind, None, due_at)
+
+    def stopped(self) -> None:
+        """Enter that the worker has ended."""
+        if self._environment.record is not None:
+            at, worker = self._environment.clock.now(), self._environment.name
+            self._environment.record(Entry(at=at, kind=Kind.STOPPED, worker=worker))
+
+    def _enter(self, lease: Lease, kind: Kind, settlement: Settlement | None, due_at: float) -> None:
+        if self._environment.record is not None:
+            at, worker = self._environment.clock.now(), self._environment.name
+            detail = "" if settlement is None else settlement_detail(settlement)
+            self._environment.record(Entry.of(lease, kind, at=at, worker=worker, detail=detail, due_at=due_at))
