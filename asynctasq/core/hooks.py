@@ -94,12 +94,12 @@ class HookCaller:
             self._hook_raised(run, "failed", error)
 
     async def _call(self, run: AttemptRun, hook: Callable[[Exception], object], exception: BaseException) -> object:
-        """Call a hook where the task's own code runs, or, for a child's task, outside of the event loop."""
+        """Call a hook in the event loop if it is a coroutine function, else where it may block."""
 
         def call() -> object:
             return hook(cast("Exception", exception))
 
-        if run.invocation.definition.mode.is_async or inspect.iscoroutinefunction(hook):
+        if inspect.iscoroutinefunction(hook):
             answer = call()
         else:
             answer = await self._lanes.run_blocking(call, None, what=f"{run.attempt.task_name}.{hook.__name__}")

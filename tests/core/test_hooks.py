@@ -21,7 +21,7 @@ from asynctasq.queue import Queue
 from asynctasq.tasks import AsyncProcessTask, AsyncTask, BaseTask, SyncProcessTask, SyncTask
 from asynctasq.tasks.application import Application
 from asynctasq.testing import FakeQueue
-from tests.patience import SOON_S
+from tests.patience import SOON_S, until
 
 ROOT = Path(__file__).parents[2]
 SEEN: list[Any] = []
@@ -123,8 +123,8 @@ def test_whatever_should_retry_raises_means_yes(make: Callable[[type[BaseExcepti
     assert len(SEEN) == 2
 
 
-@pytest.mark.parametrize("kind", [InThread, InAsyncProcess, InProcess])
-def test_where_should_retry_runs_there_is_an_event_loop_only_for_async_tasks(kind: type[BaseTask[None]]) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_where_a_hook_that_is_no_coroutine_runs_there_is_no_event_loop(kind: type[BaseTask[None]]) -> None:
     def should_retry(self: object, exception: Exception) -> bool:
         SEEN.append(asyncio._get_running_loop() is not None)
         return False
@@ -133,11 +133,11 @@ def test_where_should_retry_runs_there_is_an_event_loop_only_for_async_tasks(kin
         derived(kind, should_retry=should_retry, max_attempts=3)().dispatch_sync()
         queue.run_until_idle_sync()
 
-    [in_loop] = SEEN
-    assert in_loop == (kind is InAsyncProcess)
+    assert SEEN == [False]
 
 
-async def test_a_should_retry_that_blocks_for_too_long_holds_up_no_other_task() -> None:
+@pytest.mark.parametrize("kind", [InLoop, InThread])
+async def test_a_should_retry_that_blocks_for_too_long_holds_up_no_other_task(kind: type[BaseTask[None]]) -> None:
     driver, ticks, go = MemoryDriver(), list[int](), threading.Event()
 
     def should_retry(self: object, exception: Exception) -> bool:
@@ -145,7 +145,7 @@ async def test_a_should_retry_that_blocks_for_too_long_holds_up_no_other_task() 
         go.wait(SOON_S)
         return False
 
-    task = derived(InThread, should_retry=should_retry, max_attempts=2, retry_delay=0)
+    task = derived(kind, should_retry=should_retry, max_attempts=2, retry_delay=0)
     await Queue(driver).dispatch([task()])
     settings = WorkerSettings(application=Application(), handle_signals=False, burst=True, hook_timeout_s=0.2)
     running = asyncio.create_task(Worker(driver, settings=settings).start())
@@ -158,6 +158,33 @@ async def test_a_should_retry_that_blocks_for_too_long_holds_up_no_other_task() 
     assert dead.attempts == 2  # an answer that does not come in time is yes
     go.set()
     await running
+
+
+class LetsGo(AsyncTask[None]):
+    event = threading.Event()
+
+    async def execute(self) -> None:
+        self.event.set()
+
+
+@pytest.mark.parametrize("kind", [InLoop, InThread])
+async def test_a_failed_that_blocks_holds_up_no_other_task(kind: type[BaseTask[None]]) -> None:
+    driver = MemoryDriver()
+    LetsGo.event.clear()
+
+    def failed(self: object, exception: Exception) -> None:
+        SEEN.append("called")
+        SEEN.append(LetsGo.event.wait(SOON_S))
+
+    await Queue(driver).dispatch([derived(kind, failed=failed)()])
+    settings = WorkerSettings(application=Application(), handle_signals=False, burst=True)
+    running = asyncio.create_task(Worker(driver, settings=settings).start())
+
+    await until(lambda: SEEN, "the hook has begun")
+    await Queue(driver).dispatch([LetsGo()])
+    await running
+
+    assert SEEN == ["called", True]
 
 
 @pytest.mark.parametrize("kind", [InLoop, InThread])
