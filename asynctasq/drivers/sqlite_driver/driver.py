@@ -8,8 +8,9 @@ import asyncio
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Self, TypeVar
 from urllib.parse import unquote
@@ -22,6 +23,7 @@ from asynctasq.drivers.sql.settlements import queues_to_wake
 from asynctasq.drivers.sql.waiting import Wakeups
 from asynctasq.drivers.sqlite_driver import statements
 from asynctasq.drivers.sqlite_driver.callers_transaction import run_in, run_in_async
+from asynctasq.drivers.sqlite_driver.commit_notices import notice_folder, send_notices
 from asynctasq.drivers.sqlite_driver.schema import SQLiteFile, Steps, mapped_errors
 from asynctasq.drivers.sqlite_driver.statements import ReserveResult
 from asynctasq.drivers.sqlite_driver.thread import Operation, Session
@@ -55,7 +57,8 @@ class SQLiteDriver(Driver):
     durability: "full" has every commit on the disk before it is acknowledged; "normal" is faster and may lose the
     last commits, but nothing else, when the machine loses power.
     busy_timeout_s: how long to wait for another connection's write transaction.
-    poll_s: how often to check for commits of other processes, only while a call waits.
+    poll_s: how often to check for commits of other processes, only while a call waits, and ten times a second at most
+    once nothing has happened for two seconds: who stores messages gives notice.
     max_page_count: limit of the file's size in pages (of 4096 bytes unless the file says otherwise).
     """
 
@@ -189,7 +192,7 @@ class SQLiteDriver(Driver):
         loop = asyncio.get_running_loop()
         deadline = loop.time() + wait_s
         session = await self._sessions.get()
-        with self._wakeups.waiting(queues, into=session.waiters) as waiter:
+        with session.waiting(queues) as waiter:
             while not waiter.closed:
                 reserved = await session.submit(operation)
                 if is_found(reserved):
@@ -301,32 +304,39 @@ class SQLiteDriver(Driver):
 
     # -- inside the caller's transaction ---------------------------------------------------------
 
+    @contextmanager
+    def _in_callers_transaction(self) -> Generator[None]:
+        """Have those who wait look often for a while: the caller will commit, and nobody tells us when."""
+        with mapped_errors(str(self)):
+            yield
+        send_notices(notice_folder(self._file.path), to_this_process=True)
+
     async def enqueue_in(self, connection: Any, messages: Sequence[Message]) -> list[str]:
         """Do `enqueue` on a `sqlite3.Connection` or `aiosqlite.Connection` to the queue's own file; commits nothing.
 
         Outside a transaction one is begun, which the caller's commit ends. Workers see the messages after the
-        commit, within `poll_s`.
+        commit, within `poll_s`, or within 0.1 s if the transaction takes longer than two seconds.
 
         Raises: UnsupportedFeature for a connection of another kind or to another file.
         """
         messages = self._checked(messages)
-        with mapped_errors(str(self)):
+        with self._in_callers_transaction():
             return await run_in_async(connection, statements.store(messages, self._now_us()), self._file)
 
     def enqueue_in_sync(self, connection: Any, messages: Sequence[Message]) -> list[str]:
         """Do `enqueue_in` on a `sqlite3.Connection`, from synchronous code."""
         messages = self._checked(messages)
-        with mapped_errors(str(self)):
+        with self._in_callers_transaction():
             return run_in(connection, statements.store(messages, self._now_us()), self._file)
 
     async def settle_in(self, connection: Any, settlements: Settlements) -> AbstractSet[str]:
         self._check_settlements(settlements)
-        with mapped_errors(str(self)):
+        with self._in_callers_transaction():
             return await run_in_async(connection, statements.settle(settlements, self._now_us()), self._file)
 
     def settle_in_sync(self, connection: Any, settlements: Settlements) -> AbstractSet[str]:
         self._check_settlements(settlements)
-        with mapped_errors(str(self)):
+        with self._in_callers_transaction():
             return run_in(connection, statements.settle(settlements, self._now_us()), self._file)
 
 

@@ -9,14 +9,15 @@ import queue
 import sqlite3
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
 from asynctasq.clock import SystemClock
 from asynctasq.drivers.sql.waiting import Waiter, Wakeups
+from asynctasq.drivers.sqlite_driver.commit_notices import NoticeReceiver, notice_folder, send_notices
 from asynctasq.drivers.sqlite_driver.schema import (
     SQLiteFile,
     Steps,
@@ -33,8 +34,9 @@ __all__ = ["Operation", "Session"]
 T = TypeVar("T")
 
 OPERATIONS_PER_TRANSACTION = 100
-CLOSE_S = 4.0
-LOCK_S_WHEN_CLOSING = 1.0
+CLOSE_S, LOCK_S_WHEN_CLOSING = 4.0, 1.0
+POLL_S_IDLE, ACTIVE_S = 0.1, 2.0
+"""How often to look for commits without a notice, so long after the last sign of one; until then every `poll_s`."""
 BROKEN = {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CANTOPEN}
 
 
@@ -90,6 +92,7 @@ class Session:
 
     def __init__(self, file: SQLiteFile, wakeups: Wakeups, poll_s: float) -> None:
         self._loop = asyncio.get_running_loop()
+        self._wakeups = wakeups
         self._requests: _RequestQueue = queue.SimpleQueue()
         self._main = _ThreadMain(file, wakeups, poll_s, self._requests, self._loop)
         self._thread = threading.Thread(target=self._main.run, name="asynctasq-sqlite", daemon=True)
@@ -97,8 +100,18 @@ class Session:
 
     @property
     def waiters(self) -> set[Waiter]:
-        """The waiting calls; while there are any, the thread checks for commits of other processes."""
+        """The waiting calls."""
         return self._main.waiters
+
+    @contextmanager
+    def waiting(self, queues: Iterable[str]) -> Generator[Waiter]:
+        """Register a waiting call; while there are any, commits of other processes wake them."""
+        main = self._main
+        if main.receiver is None:
+            main.receiver = NoticeReceiver.open(main.notice_folder, main.noticed)
+        noticing = nullcontext() if main.receiver is None else main.receiver.waiting()
+        with self._wakeups.waiting(queues, into=main.waiters) as waiter, noticing:
+            yield waiter
 
     async def start(self) -> None:
         """Start the thread and wait until it has opened the file. Raises what prevented it."""
@@ -140,23 +153,21 @@ class Session:
 
     def abandon(self) -> None:
         """Let the thread finish what it has and end, without waiting for it."""
-        self._main.ending = True
-        self._requests.put(None)
+        self._main.end()
 
     def end_when_collected(self, owner: object) -> None:
         """End the thread, if it is not closed before, with the life of `owner` or at the end of the process."""
-        self._finalizer = weakref.finalize(owner, _end, self._main, self._requests, self._thread)
+        self._finalizer = weakref.finalize(owner, _end, self._main, self._thread)
 
 
-def _end(main: "_ThreadMain", requests: _RequestQueue, thread: threading.Thread) -> None:
-    main.ending = True
-    requests.put(None)
+def _end(main: "_ThreadMain", thread: threading.Thread) -> None:
+    main.end()
     if thread is not threading.current_thread():
         thread.join(LOCK_S_WHEN_CLOSING)
 
 
 class _ThreadMain:
-    """What the thread runs. Of its attributes only `waiters`, `ending` and the queue are touched by the loop."""
+    """What the thread runs. The loop touches `waiters`, `receiver`, `ending`, the queue, and what `noticed` sets."""
 
     def __init__(
         self,
@@ -168,10 +179,13 @@ class _ThreadMain:
     ) -> None:
         self.file = file
         self.waiters: set[Waiter] = set()
+        self.receiver: NoticeReceiver | None = None
+        self.notice_folder = notice_folder(file.path)
         self.ending = False
         self.ended = asyncio.Event()
         self._wakeups = wakeups
         self._poll_s = poll_s
+        self._active_at = 0.0
         self._requests = requests
         self._loop = loop
         self._clock = SystemClock()
@@ -190,15 +204,27 @@ class _ThreadMain:
             self._disconnect()
             self._in_loop(self.ended.set)
 
+    def end(self) -> None:
+        """Let the thread finish what it has and end; nobody waits any more."""
+        self.ending = True
+        receiver, self.receiver = self.receiver, None
+        if receiver is not None:
+            receiver.close()
+        self._requests.put(None)
+
     # -- requests ----------------------------------------------------------------------------------
 
     def _next(self) -> "list[_Request[Any] | None]":
-        """Return the waiting requests; while there are waiters none after `poll_s`, to check for commits."""
+        """Return the waiting requests; while there are waiters none after a pause, to check for commits."""
         try:
-            first = self._requests.get(timeout=self._poll_s if self.waiters else None)
+            first = self._requests.get(timeout=self._pause_s() if self.waiters else None)
         except queue.Empty:
             return []
         return [first, *self._waiting_requests()] if first is not None else [None]
+
+    def _pause_s(self) -> float:
+        active = self._clock.monotonic() - self._active_at < ACTIVE_S
+        return self._poll_s if active else max(self._poll_s, POLL_S_IDLE)
 
     def _waiting_requests(self) -> "list[_Request[Any] | None]":
         requests: list[_Request[Any] | None] = []
@@ -254,6 +280,7 @@ class _ThreadMain:
         wakes = frozenset[str]().union(*(request.wakes() for request in requests if request.error is None))
         if wakes:
             self._wakeups.wake(wakes)
+            send_notices(self.notice_folder)
 
     def _transact_or_fail(self, requests: "Sequence[_Request[Any]]", cursor: sqlite3.Cursor, begin: str) -> None:
         try:
@@ -352,11 +379,17 @@ class _ThreadMain:
         ((version,),) = cursor.execute("PRAGMA data_version").fetchall()
         if version != self._data_version:
             self._data_version = version
+            self._active_at = self._clock.monotonic()
             self._wake_waiters()
 
     def _wake_waiters(self) -> None:
         if self.waiters:
             self._in_loop(self._set_waiters)
+
+    def noticed(self) -> None:
+        """Look now, in the loop of the waiting calls, and often for a while: a transaction may still be open."""
+        self._active_at = self._clock.monotonic()
+        self._set_waiters()
 
     def _set_waiters(self) -> None:
         for waiter in self.waiters:
