@@ -1,7 +1,6 @@
 """Imports the modules of tasks outside of the event loop and within a time limit."""
 
 import asyncio
-import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -9,12 +8,13 @@ from functools import partial
 from typing import Any
 
 from asynctasq.errors import UnknownTask
+from asynctasq.logs import get_logger
 from asynctasq.tasks.application import Application
 from asynctasq.tasks.base import BaseTask
 
 __all__ = ["IMPORT_S_MAX", "ImportTookTooLong", "ModuleImports"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 IMPORT_S_MAX = 60.0
 """How long the import of a task's module may take, in seconds."""

@@ -11,7 +11,7 @@ __all__ = ["ReconnectBackoff"]
 
 logger = get_logger(__name__)
 
-BACKOFF = Exponential(base_s=0.2, cap_s=5.0)
+BACKOFF = Exponential(base_s=0.2, cap_s=2.0)
 
 
 class ReconnectBackoff:

@@ -1,6 +1,5 @@
 """What a worker enters in the ledger: what became of the leases it held. Decides nothing."""
 
-import logging
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 
@@ -9,10 +8,11 @@ from asynctasq.core.in_flight import InFlightAttempt
 from asynctasq.core.settling import settlement_detail
 from asynctasq.kernel.ledger import Entry, Kind
 from asynctasq.kernel.messages import Lease, Release, Settlement
+from asynctasq.logs import get_logger
 
 __all__ = ["WorkerLedger"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class WorkerLedger:

@@ -1,4 +1,4 @@
-"""A real worker on a SQLite file, as a process that can be stopped, continued and killed; and what its tasks wrote."""
+"""A real worker as a process that can be stopped, continued and killed; and what its tasks wrote."""
 
 import json
 import os
@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from asynctasq.drivers.sqlite_driver import SQLiteDriver
+from asynctasq.drivers.base import Inspectable
+from asynctasq.drivers.urls import create_driver
 from asynctasq.kernel.messages import State, StoredMessage
 from tests.patience import SOON_S
 
@@ -128,11 +129,12 @@ class Place:
     """A folder with an application, a queue and a log."""
 
     folder: Path
+    address: str = ""
     workers: "list[subprocess.Popen[str]]" = field(default_factory=list["subprocess.Popen[str]"])
 
     @property
     def url(self) -> str:
-        return f"sqlite:///{self.folder / 'queue.db'}"
+        return self.address or f"sqlite:///{self.folder / 'queue.db'}"
 
     def dispatch(self, *plan: str) -> None:
         """Store tasks from a process of its own: "Quick:10", "InThread:2"."""
@@ -158,7 +160,8 @@ class Place:
         return [record for record in records if record["event"] == event]
 
     async def messages(self, state: State | None = None) -> Sequence[StoredMessage]:
-        driver = SQLiteDriver(self.folder / "queue.db")
+        driver = create_driver(self.url)
+        assert isinstance(driver, Inspectable)
         try:
             return (await driver.list_messages("default", state=state, limit=2000)).messages
         finally:
@@ -166,11 +169,11 @@ class Place:
 
 
 @contextmanager
-def place_in(folder: Path) -> Generator[Place]:
-    """Make one; whatever it still runs at the end is killed."""
+def place_in(folder: Path, address: str = "") -> Generator[Place]:
+    """Make one, on a server if its address is given; whatever it still runs at the end is killed."""
     (folder / "faulted_app.py").write_text(APPLICATION)
     (folder / "pyproject.toml").write_text("")
-    place = Place(folder)
+    place = Place(folder, address)
     try:
         yield place
     finally:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote
 
+from asynctasq.drivers.silence import SILENCE_S
 from asynctasq.drivers.tls import describe, is_local, verifying_context
 from asynctasq.drivers.urls import read_address, read_options
 from asynctasq.errors import ConfigError
@@ -80,7 +81,7 @@ def parse_address(url: str, *, command_timeout_s: float) -> Address:
         database=database,
         tls=_tls(given, on_this_machine=is_local(given.get("unix_socket", host))),
         tls_ca=given.get("tls_ca"),
-        connect_timeout_s=given.get("connect_timeout_s", 10.0),
+        connect_timeout_s=given.get("connect_timeout_s", SILENCE_S),
         command_timeout_s=command_timeout_s,
     )
 

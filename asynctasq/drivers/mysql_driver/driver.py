@@ -19,6 +19,7 @@ from asynctasq.drivers.mysql_driver.migrations import migrate, read_version
 from asynctasq.drivers.mysql_driver.statement_runner import StatementRunner
 from asynctasq.drivers.mysql_driver.statements import Statements, server_now
 from asynctasq.drivers.mysql_driver.steps import Claim, extend, remove, store, to_stored_message, turn
+from asynctasq.drivers.silence import is_brief
 from asynctasq.drivers.sql.identifiers import check_identifier
 from asynctasq.drivers.sql.rows import depth_from
 from asynctasq.drivers.sql.settlements import queues_to_wake
@@ -44,8 +45,7 @@ DEFAULT_URL = "mysql://localhost:3306/asynctasq"
 BODY_BYTES_MAX = 7 * 1024 * 1024
 """Bodies travel as hexadecimal, so this needs 14 MiB of the 16 MiB that MariaDB takes in one packet by default."""
 BATCH_ROWS = 5000
-POLL_S_FIRST = 0.05
-POLL_S_MAX = 4.0
+POLL_S_FIRST, POLL_S_MAX = 0.05, 4.0
 HAND_BACK_S = 2.0
 
 
@@ -139,7 +139,8 @@ class MySQLDriver(Driver):
             return []
         tries = itertools.count()
         new = await self._runner.run_steps(
-            lambda: store(self._sql, messages, offset_us=self._offset_us, again=next(tries) > 0)
+            lambda: store(self._sql, messages, offset_us=self._offset_us, again=next(tries) > 0),
+            brief=is_brief(messages),
         )
         if new:
             self._wakeups.wake({message.queue for message in messages})
@@ -185,7 +186,8 @@ class MySQLDriver(Driver):
             if seen_writes != self._uncommitted_writes:
                 seen_writes = self._uncommitted_writes
                 backoff.reset()
-            now, *firsts = (await self._runner.run(self._sql.next_visible(queues, now=self._now))).rows[0]
+            statement = self._sql.next_visible(queues, now=self._now)
+            now, *firsts = (await self._runner.run(statement, brief=True)).rows[0]
             pending = [first for first in firsts if first is not None]
             return (min(pending) - now) / MICROSECONDS if pending else None
 
@@ -327,9 +329,8 @@ class MySQLDriver(Driver):
 
     async def depth(self, queue: str) -> Depth:
         check_queue_name(queue)
-        ((now, ready, scheduled, reserved, dead, oldest),) = (
-            await self._runner.run(self._sql.depth(queue, now=self._now))
-        ).rows
+        found = await self._runner.run(self._sql.depth(queue, now=self._now))
+        ((now, ready, scheduled, reserved, dead, oldest),) = found.rows
         return depth_from(ready=ready, scheduled=scheduled, reserved=reserved, dead=dead, oldest_us=oldest, now_us=now)
 
     async def redrive(self, queue: str, *, limit: int) -> int:
@@ -370,7 +371,7 @@ class MySQLDriver(Driver):
         if not message_ids:
             return set()
         return await self._runner.run_steps(
-            lambda: remove(self._sql, message_ids, dead=dead, offset_us=self._offset_us)
+            lambda: remove(self._sql, message_ids, dead=dead, offset_us=self._offset_us), brief=False
         )
 
     async def purge(self, queue: str) -> int:

@@ -16,6 +16,7 @@ from asynctasq.drivers.batches import batches_by_size
 from asynctasq.drivers.loops import close_socket
 from asynctasq.drivers.mysql_driver.address import Address
 from asynctasq.drivers.mysql_driver.steps import Result
+from asynctasq.drivers.silence import AnswerLimit, keep_alive
 from asynctasq.drivers.sql.waiting import Waiter
 from asynctasq.drivers.tls import certificate_refused
 from asynctasq.errors import DriverError, DriverMisconfigured, DriverUnavailable
@@ -24,7 +25,8 @@ __all__ = ["Conflict", "Connection", "NoSuchTable", "Pool", "connect", "is_confl
 
 PACKET_BYTES = 1024 * 1024
 """Statements are packed up to this size; a single larger one goes alone."""
-LOCK_WAIT_S = 5
+LOCK_WAIT_S = 4
+"""Less than `SILENCE_S`: a call that waits for a lock is told so, rather than be given up."""
 
 CONFLICTS = frozenset({1020, 1205, 1213})
 """Record changed, lock wait timeout, deadlock: after a rollback the whole transaction may run again."""
@@ -50,6 +52,7 @@ SESSION_SETTINGS = (
     "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
     "SET SESSION autocommit = 1, sql_mode = 'STRICT_TRANS_TABLES,NO_ENGINE_SUBSTITUTION'",
     f"SET SESSION sql_safe_updates = 0, sql_select_limit = {2**64 - 1}, innodb_lock_wait_timeout = {LOCK_WAIT_S}",
+    f"SET SESSION lock_wait_timeout = {LOCK_WAIT_S}",
 )
 
 
@@ -121,16 +124,20 @@ def packets(statements: Iterable[str]) -> Generator[str, None, None]:
 
 
 class Connection:
-    """One connection. It is `usable` only between commands that ended with an answer."""
+    """One connection. It is `usable` only between commands that ended with an answer.
 
-    __slots__ = ("_raw", "_timeout_s", "_transport", "_where", "usable", "variables")
+    `brief` says that what is run takes milliseconds, so that it is given up soon.
+    """
 
-    def __init__(self, raw: Any, address: Address) -> None:
+    __slots__ = ("_answer_limit", "_raw", "_transport", "_where", "brief", "usable", "variables")
+
+    def __init__(self, raw: Any, address: Address, answer_limit: AnswerLimit) -> None:
         self._raw = raw
         # asyncmy forgets it when it closes, and closes by waiting until everything was sent.
         self._transport: Any = getattr(raw, "_transport", None)
         self._where = str(address)
-        self._timeout_s = address.command_timeout_s
+        self._answer_limit = answer_limit
+        self.brief = False
         self.usable = True
         self.variables: dict[str, str] = {}
 
@@ -147,11 +154,16 @@ class Connection:
         """
         self.usable = False
         results: list[Result] = []
+        clock = asyncio.get_running_loop().time
+        limit_s = self._answer_limit.seconds(clock(), brief=self.brief)
         with mapped_errors(self._where):
             try:
-                async with asyncio.timeout(self._timeout_s):
+                async with asyncio.timeout(limit_s):
                     for packet in packets(statements):
                         await self._send(packet, results)
+            except TimeoutError:
+                self._answer_limit.note_late(limit_s, clock())
+                raise
             except MySQLError as error:
                 # The reply was read to its end, so another command may follow; the state of the transaction is unknown.
                 self.usable = bool(error.args) and isinstance(error.args[0], int) and 1000 <= error.args[0] < 2000
@@ -191,7 +203,7 @@ class Connection:
         close_socket(self._transport)
 
 
-async def connect(address: Address) -> Connection:
+async def connect(address: Address, answer_limit: AnswerLimit | None = None) -> Connection:
     """Open a connection, set its session up and check that the server is one we can use.
 
     Raises: DriverMisconfigured for a server that is too old or logs statements instead of rows.
@@ -212,8 +224,10 @@ async def connect(address: Address) -> Connection:
                 charset="utf8mb4",
                 autocommit=None,
             )
-    connection = Connection(raw, address)
+    connection = Connection(raw, address, answer_limit or AnswerLimit(address.command_timeout_s))
+    connection.brief = True
     try:
+        keep_alive(raw._transport)  # noqa: SLF001 - there is no other way to it
         shown = "'version', 'log_bin', 'binlog_format', 'max_allowed_packet'"
         *_, variables = await connection.run(*SESSION_SETTINGS, f"SHOW VARIABLES WHERE Variable_name IN ({shown})")
         connection.variables = dict(variables.rows)
@@ -221,6 +235,7 @@ async def connect(address: Address) -> Connection:
     except BaseException:
         connection.abort()
         raise
+    connection.brief = False
     return connection
 
 
@@ -254,10 +269,11 @@ class Pool:
         self.waiters: set[Waiter] = set()
 
     @asynccontextmanager
-    async def connection(self) -> AsyncGenerator[Connection, None]:
+    async def connection(self, *, brief: bool = False) -> AsyncGenerator[Connection, None]:
         """Lend a connection; take it back only if no reply is left unread and no transaction is open on it."""
         async with self._slots:
             connection = self._take() or await self._open()
+            connection.brief = brief
             self._busy.add(connection)
             self._idle.clear()
             try:

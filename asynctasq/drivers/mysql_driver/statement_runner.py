@@ -11,6 +11,7 @@ from asynctasq.drivers.mysql_driver.migrations import read_state
 from asynctasq.drivers.mysql_driver.pool import Connection, Pool, connect, is_conflict
 from asynctasq.drivers.mysql_driver.statements import Statements
 from asynctasq.drivers.mysql_driver.steps import Result, Steps
+from asynctasq.drivers.silence import AnswerLimit
 from asynctasq.drivers.sql.conflicts import retry_conflicts
 from asynctasq.drivers.sql.migrations import check_schema_version
 from asynctasq.drivers.sql.steps import run_steps_async
@@ -36,6 +37,7 @@ class StatementRunner:
         self._sql = sql
         self._max_connections = max_connections
         self._rng = rng
+        self._answer_limit = AnswerLimit(address.command_timeout_s)
         self._pools = PerLoop(self._open, Pool.close, Pool.abandon)
 
     async def pool(self) -> Pool:
@@ -52,7 +54,7 @@ class StatementRunner:
     async def _open(self) -> Pool:
         pool = Pool(self._connect, size=self._max_connections)
         try:
-            async with pool.connection() as connection:
+            async with pool.connection(brief=True) as connection:
                 version, self.store = await read_state(connection, self._sql)
                 check_schema_version(version, self._sql.migrations(), driver="mysql", where=str(self._address))
         except BaseException:
@@ -61,32 +63,32 @@ class StatementRunner:
         return pool
 
     async def _connect(self) -> Connection:
-        connection = await connect(self._address)
+        connection = await connect(self._address, self._answer_limit)
         packet_bytes = int(connection.variables.get("max_allowed_packet", 2**24))
         # A body travels as hexadecimal, two characters for a byte.
         self.body_bytes_max = min(self.body_bytes_max, (packet_bytes - PACKET_RESERVE_BYTES) // 2)
         return connection
 
     @asynccontextmanager
-    async def _connection(self) -> AsyncGenerator[Connection, None]:
+    async def _connection(self, *, brief: bool) -> AsyncGenerator[Connection, None]:
         pool = await self._pools.get()
-        async with pool.connection() as connection:
+        async with pool.connection(brief=brief) as connection:
             yield connection
 
-    async def run(self, statement: str) -> Result:
-        """Run one statement that is a transaction of its own."""
+    async def run(self, statement: str, *, brief: bool = False) -> Result:
+        """Run one statement that is a transaction of its own; one that is `brief` is given up soon."""
 
         async def once() -> Result:
-            async with self._connection() as connection:
+            async with self._connection(brief=brief) as connection:
                 return (await connection.run(statement))[0]
 
         return await retry_conflicts(once, is_conflict=is_conflict, rng=self._rng)
 
-    async def run_steps(self, steps: Callable[[], Steps[T]]) -> T:
+    async def run_steps(self, steps: Callable[[], Steps[T]], *, brief: bool = True) -> T:
         """Run the steps as one transaction, again while the server rolls them back because of another one."""
 
         async def once() -> T:
-            async with self._connection() as connection:
+            async with self._connection(brief=brief) as connection:
                 return await run_steps_async(steps(), lambda statements: connection.run(*statements))
 
         return await retry_conflicts(once, is_conflict=is_conflict, rng=self._rng)

@@ -1,9 +1,9 @@
 """Where a PostgreSQL is, how to log in and how the way there is protected, read from a URL; shows no password."""
 
-import logging
+import asyncio
 import os
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote
@@ -11,14 +11,16 @@ from urllib.parse import quote, unquote
 import asyncpg
 
 from asynctasq.drivers.postgres_driver.errors import mapped_errors
-from asynctasq.drivers.postgres_driver.pool import Operation, close_bounded
+from asynctasq.drivers.postgres_driver.pool import LOCK_WAIT_S, Operation, close_bounded
+from asynctasq.drivers.silence import keep_alive
 from asynctasq.drivers.tls import describe, is_local, verifying_context
 from asynctasq.drivers.urls import read_address
 from asynctasq.errors import ConfigError
+from asynctasq.logs import get_logger
 
 __all__ = ["Address", "TlsOptions", "is_pooled"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 T = TypeVar("T")
 
@@ -34,9 +36,14 @@ PLANNER_SETTINGS = {
     "enable_mergejoin": "off",
     "jit": "off",
 }
-SET_PLANNER = "SELECT " + ", ".join(
-    f"set_config('{name}', '{value}', false)" for name, value in PLANNER_SETTINGS.items()
-)
+
+
+def _set(settings: Mapping[str, str]) -> str:
+    return "SELECT " + ", ".join(f"set_config('{name}', '{value}', false)" for name, value in settings.items())
+
+
+SET_PLANNER = _set(PLANNER_SETTINGS)
+SET_FOR_CALLS = _set({**PLANNER_SETTINGS, "lock_timeout": f"{LOCK_WAIT_S:g}s"})
 
 told_of_pooler: set[str] = set()
 """What this process has said already."""
@@ -120,27 +127,36 @@ class Address:
             timeout_s=timeout_s,
         )
 
-    async def connect(self, *, prepare: bool) -> Any:
+    async def connect(self, prepare: bool, settings: str = SET_PLANNER) -> Any:
         """Open a connection; with the settings that our statements count on, if they are to stay prepared on it."""
+        async with asyncio.timeout(self.timeout_s):
+            return await self._connect(settings if prepare else None)
+
+    async def connect_for_calls(self, prepare: bool) -> Any:
+        """Open a connection on which no call waits long for a lock."""
+        return await self.connect(prepare, SET_FOR_CALLS)
+
+    async def _connect(self, settings: str | None) -> Any:
         options: dict[str, Any] = {} if self.password is None else {"password": self.password}
         if self.tls.mode is not None:
             options["ssl"] = self.tls.argument()
         connection = await _connect(
             self.dsn,
             timeout=self.timeout_s,
-            statement_cache_size=200 if prepare else 0,
+            statement_cache_size=0 if settings is None else 200,
             max_cached_statement_lifetime=0,
             server_settings={"application_name": "asynctasq"},
             **options,
         )
-        if prepare:
+        try:
+            keep_alive(connection._transport)  # noqa: SLF001 - there is no other way to it
             # Without the cache each statement is planned with its values, and a setting would not stay anyway
             # behind a pooler that changes the server connection at every transaction.
-            try:
-                await connection.fetchrow(SET_PLANNER)
-            except BaseException:
-                connection.terminate()
-                raise
+            if settings is not None:
+                await connection.fetchrow(settings)
+        except BaseException:
+            connection.terminate()
+            raise
         return connection
 
     async def run_alone(self, where: str, operation: Operation[T]) -> T:
@@ -148,9 +164,12 @@ class Address:
         with mapped_errors(where):
             connection = await self.connect(prepare=False)
             try:
-                return await operation(connection)
-            finally:
-                await close_bounded(connection)
+                result = await operation(connection)
+            except BaseException:
+                connection.terminate()
+                raise
+            await close_bounded(connection)
+            return result
 
 
 async def is_pooled(connection: Any, where: str) -> bool:

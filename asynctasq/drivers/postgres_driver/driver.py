@@ -16,8 +16,9 @@ from asynctasq.drivers.postgres_driver.address import Address, TlsOptions, is_po
 from asynctasq.drivers.postgres_driver.callers_transaction import InCallersTransaction
 from asynctasq.drivers.postgres_driver.errors import is_conflict, mapped_errors
 from asynctasq.drivers.postgres_driver.inspection import Inspection
+from asynctasq.drivers.postgres_driver.listener import Listener
 from asynctasq.drivers.postgres_driver.loop_resources import LoopResources
-from asynctasq.drivers.postgres_driver.pool import Listener, OnCancelled, Operation, Pool
+from asynctasq.drivers.postgres_driver.pool import OnCancelled, Operation, Pool
 from asynctasq.drivers.postgres_driver.rows import (
     ScanBounds,
     delay_us,
@@ -32,6 +33,7 @@ from asynctasq.drivers.postgres_driver.rows import (
 )
 from asynctasq.drivers.postgres_driver.schema import migrate, migrations, schema_version
 from asynctasq.drivers.postgres_driver.statements import Names, Statements
+from asynctasq.drivers.silence import SILENCE_S, is_brief
 from asynctasq.drivers.sql.conflicts import retry_conflicts
 from asynctasq.drivers.sql.migrations import check_schema_version
 from asynctasq.drivers.sql.settlements import independent_batches, is_plain, queues_to_wake
@@ -100,7 +102,7 @@ class PostgresDriver(Driver):
         sslrootcert: str | None = None,
         sslcert: str | None = None,
         sslkey: str | None = None,
-        connect_timeout_s: float = 10.0,
+        connect_timeout_s: float = SILENCE_S,
         command_timeout_s: float = 60.0,
         poll_s_max: float = 2.0,
         body_bytes_max: int = BODY_BYTES_MAX,
@@ -127,7 +129,7 @@ class PostgresDriver(Driver):
         self._wakeups = Wakeups.for_store(f"{self._address.dsn} {self._names.channel}")
         self._store: str | None = None
         self._prune_at = 0.0
-        self._inspection = Inspection(self._sql, self._fetch, self._offset_us)
+        self._inspection = Inspection(self._sql, self._fetch_patiently, self._offset_us)
         self._callers_transaction = InCallersTransaction(self._sql, self._offset_us, self._where)
         self._resources = PerLoop(self._open_resources, LoopResources.close, LoopResources.abandon)
 
@@ -150,13 +152,14 @@ class PostgresDriver(Driver):
         await self._resources.close()
 
     async def _open_resources(self) -> LoopResources:
-        pooled = await self._address.run_alone(self._where, self._check_server)
+        address, longest_s = self._address, self._command_timeout_s
+        pooled = await address.run_alone(self._where, self._check_server)
         prepare = not pooled if self._statement_cache is None else self._statement_cache
-        connect = partial(self._address.connect, prepare=prepare)
+        for_calls, for_news = partial(address.connect_for_calls, prepare), partial(address.connect, prepare)
         listens = not pooled if self._listen is None else self._listen
         return LoopResources(
-            pool=Pool(connect, max_connections=self._max_connections, command_timeout_s=self._command_timeout_s),
-            listener=Listener(connect, self._names.channel, self._wakeups.wake) if listens else None,
+            pool=Pool(for_calls, max_connections=self._max_connections, command_timeout_s=longest_s),
+            listener=Listener(for_news, self._names.channel, self._wakeups.wake) if listens else None,
             poll_backoff=PollBackoff(first_s=POLL_S_FIRST, longest_s=self._poll_s_max, rng=self._rng),
             rng=self._rng,
         )
@@ -165,21 +168,25 @@ class PostgresDriver(Driver):
         """Check the schema, and say whether a pooler stands between."""
         if self._auto_migrate:
             await migrate(connection, self._names)
-        version = await schema_version(connection, self._names)
-        check_schema_version(version, self.migrations(), driver="postgres", where=self._where)
-        self._store = await connection.fetchval(self._sql.store)
-        return await is_pooled(connection, self._where)
+        async with asyncio.timeout(SILENCE_S):
+            version = await schema_version(connection, self._names)
+            check_schema_version(version, self.migrations(), driver="postgres", where=self._where)
+            self._store = await connection.fetchval(self._sql.store)
+            return await is_pooled(connection, self._where)
 
-    async def _run(self, operation: Operation[T], *, on_cancelled: OnCancelled[T] | None = None) -> T:
+    async def _run(self, run: Operation[T], *, on_cancelled: OnCancelled[T] | None = None, brief: bool = True) -> T:
         """Run one statement or transaction; again if the server rolled it back because of another one."""
         with mapped_errors(self._where):
             pool = (await self._resources.get()).pool
-            return await retry_conflicts(
-                lambda: pool.run(operation, on_cancelled=on_cancelled), is_conflict=is_conflict, rng=self._rng
-            )
+            once = partial(pool.run, run, on_cancelled=on_cancelled, brief=brief)
+            return await retry_conflicts(once, is_conflict=is_conflict, rng=self._rng)
 
     async def _fetch(self, statement: str, *values: Any) -> list[Any]:
         return await self._run(lambda connection: connection.fetch(statement, *values))
+
+    async def _fetch_patiently(self, statement: str, *values: Any) -> list[Any]:
+        """Fetch what may take as long as there are messages."""
+        return await self._run(lambda connection: connection.fetch(statement, *values), brief=False)
 
     async def _fetch_claim(self, statement: str, *values: Any) -> list[Any]:
         return await self._run(lambda connection: connection.fetch(statement, *values), on_cancelled=self._hand_back)
@@ -201,7 +208,7 @@ class PostgresDriver(Driver):
             async with connection.transaction():
                 return {new for batch in batches for new in await self._store_batch(connection, batch)}
 
-        new = await self._run(store)
+        new = await self._run(store, brief=is_brief(messages))
         self._wakeups.wake({message.queue for message in messages if message.id in new})
         return [message.id for message in unique_messages(messages) if message.id in new]
 

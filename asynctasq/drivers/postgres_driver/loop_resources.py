@@ -4,7 +4,8 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
 
-from asynctasq.drivers.postgres_driver.pool import Listener, Pool
+from asynctasq.drivers.postgres_driver.listener import Listener
+from asynctasq.drivers.postgres_driver.pool import Pool
 from asynctasq.drivers.sql.waiting import PollBackoff, Waiter, wait_until_visible
 
 __all__ = ["LoopResources"]

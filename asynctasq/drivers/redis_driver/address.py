@@ -7,6 +7,7 @@ from urllib.parse import unquote
 
 from redis.asyncio.connection import Connection, SSLConnection
 
+from asynctasq.drivers.silence import SILENCE_S, keepalive_options
 from asynctasq.drivers.tls import describe
 from asynctasq.drivers.urls import ServerAddress
 from asynctasq.errors import ConfigError
@@ -26,13 +27,13 @@ class RedisOptions:
     """Settings that are rarely needed; each may also stand in the query of the URL.
 
     connect_timeout_s: for a connection, login included, and for a free connection of the pool.
-    reply_timeout_s: for one command; large ones get more.
+    reply_timeout_s: the longest time for one command; large ones get more. Brief ones are given up after 5 s.
     body_bytes_max: largest body; Redis itself stops below 512 MiB and is blocked while it copies one.
     ssl_*: for `rediss://`; files in PEM format, `ssl_cert_reqs` one of required, optional, none.
     """
 
     username: str | None = None
-    connect_timeout_s: float = 5.0
+    connect_timeout_s: float = SILENCE_S
     reply_timeout_s: float = 15.0
     body_bytes_max: int = BODY_BYTES_MAX
     sentinel_username: str | None = None
@@ -99,6 +100,8 @@ class Address:
             # Timeouts are the caller's: here they would cost a task per command and break long blocking reads.
             "socket_timeout": None,
             "socket_connect_timeout": options.connect_timeout_s,
+            "socket_keepalive": True,
+            "socket_keepalive_options": keepalive_options(),
             "client_name": "asynctasq",
             "protocol": 2,
         }

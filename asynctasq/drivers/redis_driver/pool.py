@@ -15,6 +15,7 @@ from redis.crc import key_slot
 
 from asynctasq.drivers.redis_driver.address import Address
 from asynctasq.drivers.redis_driver.errors import is_connection_failure, is_refused, is_wrong_server, mapped_errors
+from asynctasq.drivers.silence import BRIEF_BYTES_MAX, AnswerLimit
 from asynctasq.errors import DriverError, DriverUnavailable
 
 __all__ = ["SCRIPT_PARTS", "Argument", "Pool", "discard", "pack"]
@@ -26,6 +27,8 @@ OnCancelled = Callable[[Any], Awaitable[None]]
 IDLE_S = 15.0
 BYTES_PER_S = 10_000_000
 CLOSE_S = 2.0
+BRIEF_SCRIPTS = frozenset({"enqueue", "turn", "extend", "next_visible", "wake_next"})
+"""What takes milliseconds, unless it gets much."""
 
 # The files of a script, and whether it may run while the server is at its memory limit: settling and
 # reserving must, or a full server could never be drained again; only new messages are refused.
@@ -96,6 +99,7 @@ class Pool:
         self.closed = False
         self._size = size
         self._key = key
+        self._answer_limit = AnswerLimit(address.options.reply_timeout_s)
         self._slots = asyncio.Semaphore(size)
         self._idle: list[tuple[Connection, float]] = []
         self._loop = asyncio.get_running_loop()
@@ -134,13 +138,15 @@ class Pool:
     def _script_run(self, name: str, arguments: Sequence[Argument]) -> Run:
         script = load_script(name, with_flags=self.has_script_flags)
         packed = pack(("EVALSHA", script.digest, 1, self._key, *arguments))
+        brief = name in BRIEF_SCRIPTS and len(packed) <= BRIEF_BYTES_MAX
 
         async def run(connection: Connection) -> Any:
             try:
-                return await self.exchange(connection, packed)
+                return await self.exchange(connection, packed, brief=brief)
             except redis_errors.NoScriptError:
                 # A new or restarted server; EVAL also makes the script known for the next call.
-                return await self.exchange(connection, pack(("EVAL", script.text, 1, self._key, *arguments)))
+                evaluated = pack(("EVAL", script.text, 1, self._key, *arguments))
+                return await self.exchange(connection, evaluated, brief=brief)
 
         return run
 
@@ -155,6 +161,9 @@ class Pool:
             except (redis_errors.RedisError, OSError) as error:
                 if is_wrong_server(error):
                     self._follow_redirect(error, connection)
+                elif isinstance(error, TimeoutError):
+                    await self._drop_idle()  # what made one connection silent has most likely made all silent
+                    raise
                 elif not is_connection_failure(error):
                     raise
                 await self._drop_idle()
@@ -185,12 +194,16 @@ class Pool:
         await self._release(connection)
         return reply
 
-    async def exchange(self, connection: Connection, packed: bytes, *, extra_s: float = 0) -> Any:
+    async def exchange(self, connection: Connection, packed: bytes, *, extra_s: float = 0, brief: bool = False) -> Any:
         """Send a command and read its reply, within the time a reply may take plus `extra_s`."""
-        limit_s = self.address.options.reply_timeout_s + extra_s + len(packed) / BYTES_PER_S
-        async with asyncio.timeout(limit_s):
-            await connection.send_packed_command((packed,), check_health=False)
-            return await read(connection)
+        limit_s = self._answer_limit.seconds(self._loop.time(), brief=brief)
+        try:
+            async with asyncio.timeout(limit_s + extra_s + len(packed) / BYTES_PER_S):
+                await connection.send_packed_command((packed,), check_health=False)
+                return await read(connection)
+        except TimeoutError:
+            self._answer_limit.note_late(limit_s, self._loop.time())
+            raise
 
     async def _read_late_reply(self, connection: Connection, on_cancelled: OnCancelled | None) -> None:
         """Read the reply of a call that was cancelled, so that its connection can be used again."""
@@ -223,6 +236,7 @@ class Pool:
                 if self._loop.time() - since < IDLE_S or await self._answers(connection):
                     return connection
                 await discard(connection)
+                await self._drop_idle()
             return await self.connect()
         except BaseException:
             self._slots.release()
@@ -353,8 +367,10 @@ class Pool:
             try:
                 yield
             finally:
-                await before()
-                await self._close()
+                try:
+                    await before()
+                finally:
+                    await self._close()
 
         self._lifetime = lifetime()
         await anext(self._lifetime)
@@ -367,13 +383,17 @@ class Pool:
     async def _close(self) -> None:
         """Let what is in flight finish for a moment, then close every connection. Bounded in time."""
         self.closed = True
-        if tasks := {task for task in self._tasks if task is not asyncio.current_task()}:
-            _, late = await asyncio.wait(tasks, timeout=CLOSE_S)
+        tasks = {task for task in self._tasks if task is not asyncio.current_task()}
+        try:
+            if tasks:
+                await asyncio.wait(tasks, timeout=CLOSE_S)
+        finally:
+            late = [task for task in tasks if not task.done()]
             for task in late:
                 task.cancel()
-            if late:
-                await asyncio.wait(late, timeout=CLOSE_S / 2)
-        await self._drop_idle()
+            await self._drop_idle()
+        if late:
+            await asyncio.wait(late, timeout=CLOSE_S / 2)
 
     def abandon(self) -> None:
         """Drop the connections of a loop that was closed; the server sees them end."""

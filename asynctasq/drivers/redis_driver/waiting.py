@@ -13,8 +13,8 @@ from asynctasq.errors import DriverError
 
 __all__ = ["BLOCK_S", "WakeupListener", "WakeupListeners"]
 
-BLOCK_S = 15
-"""Longest sleep between two polls of the queues, should a wake-up get lost with a failing server."""
+BLOCK_S = 5
+"""Longest sleep between two polls of the queues, should a wake-up get lost with its server or in the network."""
 
 WAKE_NEXT_S = 1.0
 
@@ -87,7 +87,7 @@ class WakeupListener:
                 await discard(connection)
 
     async def _read_token(self, connection: Connection) -> None:
-        reply = await self._pool.exchange(connection, self._command, extra_s=BLOCK_S)
+        reply = await self._pool.exchange(connection, self._command, extra_s=BLOCK_S, brief=True)
         if reply is None:
             return
         waiting = [waiter for waiter in self._waiters if not waiter.done()]
