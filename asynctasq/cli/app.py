@@ -71,7 +71,7 @@ def worker(  # noqa: PLR0913, PLR0917 - one parameter per option
     """Run tasks until stopped.
 
     The first SIGTERM or SIGINT drains, the second hands everything back at once.
-    Exit codes: 0 stopped, 1 failed, 2 wrong usage, 3 wrong configuration, 4 backend not usable.
+    Exit codes: 0 stopped, 1 failed, 2 wrong usage, 3 wrong configuration, 4 backend not usable, 5 unexpected error.
     """
     given = {
         "app": ",".join(apps) if apps else None,

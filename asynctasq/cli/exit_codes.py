@@ -1,14 +1,17 @@
 """The command's exit codes, and how errors become them; docs/reference/cli.md lists them."""
 
 import enum
+import logging
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from asynctasq.errors import AsyncTasqError, ConfigError, DriverError, InvalidQueueName, TaskDefinitionError
+from asynctasq.errors import ConfigError, DriverError, DriverMisconfigured, InvalidQueueName
 from asynctasq.kernel.texts import printable_lines
 
 __all__ = ["ExitCode", "exit_on_error"]
+
+logger = logging.getLogger(__name__)
 
 
 class ExitCode(enum.IntEnum):
@@ -19,21 +22,31 @@ class ExitCode(enum.IntEnum):
     USAGE = 2
     CONFIGURATION = 3
     BACKEND = 4
+    UNEXPECTED = 5
 
 
 @contextmanager
 def exit_on_error() -> Generator[None]:
-    """Turn asynctasq's errors into one line on standard error and an exit code; let others pass."""
+    """Turn errors into an exit code: those that a command is known to end with in one line, others with a traceback."""
     try:
         yield
-    except (ConfigError, TaskDefinitionError, InvalidQueueName, ValueError) as error:
+    except (ConfigError, DriverMisconfigured, InvalidQueueName) as error:
         _exit(error, ExitCode.CONFIGURATION)
     except DriverError as error:
         _exit(error, ExitCode.BACKEND)
-    except AsyncTasqError as error:
-        _exit(error, ExitCode.FAILED)
+    except Exception as error:  # noqa: BLE001 - the top of the program
+        _exit_unexpected(error)
 
 
 def _exit(error: Exception, code: ExitCode) -> None:
     sys.stderr.write(f"asynctasq: {printable_lines(str(error))}\n")
     raise SystemExit(int(code))
+
+
+def _exit_unexpected(error: Exception) -> None:
+    from asynctasq.core.exception_codec import log_error
+
+    log_error(
+        logger, logging.CRITICAL, "asynctasq ended with an error that it does not expect; please report it", error
+    )
+    raise SystemExit(int(ExitCode.UNEXPECTED))

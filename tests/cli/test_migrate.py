@@ -234,7 +234,7 @@ async def test_two_at_once_apply_it_once(program: Program, database: Database) -
 async def test_a_worker_on_an_unmigrated_database_says_what_to_run(program: Program, database: Database) -> None:
     ran = await program.run("worker", "--driver", database.url, "--burst")
 
-    assert ran.code == BACKEND
+    assert ran.code == CONFIGURATION
     assert "does not have our tables" in ran.err
     assert "run: asynctasq migrate --driver" in ran.err
     assert "Traceback" not in ran.err

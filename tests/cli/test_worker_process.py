@@ -298,7 +298,7 @@ def test_quiet_says_nothing_of_attempts(folder: Folder) -> None:
 def test_a_folder_in_the_place_of_the_file_ends_the_worker_in_words(folder: Folder) -> None:
     code, _, err = folder.run("--burst", "--driver", f"sqlite:///{folder.path}")
 
-    assert code == ExitCode.BACKEND
+    assert code == ExitCode.CONFIGURATION
     assert str(folder.path) in err
     assert "Traceback" not in err
 
@@ -310,7 +310,7 @@ def test_a_file_of_a_newer_version_ends_the_worker_in_words(folder: Folder) -> N
 
     code, _, err = folder.run("--burst")
 
-    assert code == ExitCode.BACKEND
+    assert code == ExitCode.CONFIGURATION
     assert "newer asynctasq" in err
     assert folder.python("note('b').dispatch_sync()").stderr.count("newer asynctasq") >= 1
 
@@ -321,7 +321,7 @@ def test_a_file_that_is_no_database_ends_the_worker_in_words(folder: Folder) -> 
 
     code, _, err = folder.run("--burst", "--driver", f"sqlite:///{path}")
 
-    assert code == ExitCode.BACKEND
+    assert code == ExitCode.CONFIGURATION
     assert str(path) in err
     assert path.read_text().startswith("Dear database")
 
