@@ -8,10 +8,11 @@ from contextlib import contextmanager
 
 from asynctasq.errors import ConfigError, DriverError, DriverMisconfigured, InvalidQueueName
 from asynctasq.kernel.texts import printable_lines
+from asynctasq.logs import get_logger
 
 __all__ = ["ExitCode", "exit_on_error"]
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class ExitCode(enum.IntEnum):

@@ -65,6 +65,8 @@ class Driver(Protocol):
 
     An instance may be used from several event loops: connections belong to the loop that first
     needed them and are opened lazily. `open` and `close` act for the running loop alone.
+    Others may damage what is stored: a reserve makes dead letters of what it can't read and leases what is behind
+    it, and every other call bears it. Dead letters go at the age, and beyond the number, that `capabilities` tell.
     Every call may be cancelled at any await: no message is lost and no connection leaks or stays
     desynchronised. No library exception leaves a driver: it becomes a `DriverError`
     (`DriverUnavailable` when trying again may help), with the address but never the password.

@@ -45,6 +45,7 @@ class Capabilities:
     wakes_waiting: `Notifies`. inspects: `Inspectable`. keeps_results: `KeepsResults`. transactional: `Transactional`.
     body_bytes_max: largest accepted body in bytes, None for no limit but memory.
     delay_s_max: longest delay the backend takes in one step, None for no limit; longer ones go step by step.
+    dead_ttl, dead_max: how many seconds a dead letter is kept, and how many in a queue; None if they are not removed.
     """
 
     durable: Support
@@ -63,6 +64,8 @@ class Capabilities:
     transactional: Support = NO
     body_bytes_max: int | None = None
     delay_s_max: float | None = None
+    dead_ttl: float | None = None
+    dead_max: int | None = None
 
     def claims(self) -> dict[str, Support]:
         """Return every claim by its name, in the order of their declaration."""

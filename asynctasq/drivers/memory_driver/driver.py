@@ -9,23 +9,22 @@ import heapq
 import threading
 from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any, Self
 
 from asynctasq.clock import Clock, SystemClock
 from asynctasq.drivers.base import NO, YES, Capabilities, Driver, Page, Settlements
 from asynctasq.drivers.checks import check_queue_names
+from asynctasq.drivers.memory_driver.row import MemoryRow
 from asynctasq.drivers.memory_driver.waiter import Waiter
+from asynctasq.drivers.retention import DEAD_MAX, DEAD_TTL_S, RETENTION_OPTIONS, Retention
 from asynctasq.drivers.urls import read_options, split_options
 from asynctasq.errors import BodyTooLarge
-from asynctasq.kernel.lifecycle import derive_state
 from asynctasq.kernel.messages import (
     MICROSECONDS,
     Bury,
     Complete,
-    DeadReason,
     Depth,
-    ErrorRecord,
     Lease,
     Message,
     Release,
@@ -36,48 +35,11 @@ from asynctasq.kernel.messages import (
     microseconds,
 )
 
-__all__ = ["MemoryDriver", "MemoryRow"]
+__all__ = ["MemoryDriver"]
 
 NEVER = float("inf")
 HALF_A_MICROSECOND_S = 0.5 / MICROSECONDS
 """A rest of a wait that is shorter comes from adding floats: instants here are whole microseconds."""
-
-
-@dataclass(slots=True)
-class MemoryRow:
-    """One message in the store. Instants are integer microseconds; `token` is that of its latest reserve."""
-
-    message: Message
-    arrival: int
-    enqueued_us: int
-    visible_us: int = 0
-    attempts: int = 0
-    crashes: int = 0
-    token: int = 0
-    leased: bool = False
-    reason: DeadReason | None = None
-    error: ErrorRecord | None = None
-
-    def state(self, now: int) -> State:
-        """Return its state at this instant."""
-        if self.reason is not None:
-            return State.DEAD
-        return derive_state(leased=self.leased, visible_at=self.visible_us, now=now)
-
-    def stored(self, now: int) -> StoredMessage:
-        """Return it as an operator sees it."""
-        return StoredMessage(
-            id=self.message.id,
-            queue=self.message.queue,
-            body=self.message.body,
-            state=self.state(now),
-            attempts=self.attempts,
-            crashes=self.crashes,
-            enqueued_at=self.enqueued_us / MICROSECONDS,
-            visible_at=self.visible_us / MICROSECONDS,
-            reason=self.reason,
-            error=self.error,
-        )
 
 
 class MemoryDriver(Driver):
@@ -96,8 +58,16 @@ class MemoryDriver(Driver):
     )
 
     def __init__(
-        self, *, clock: Clock | None = None, clock_offset: float = 0.0, body_bytes_max: int | None = None
+        self,
+        *,
+        clock: Clock | None = None,
+        clock_offset: float = 0.0,
+        body_bytes_max: int | None = None,
+        dead_ttl: float = DEAD_TTL_S,
+        dead_max: int = DEAD_MAX,
     ) -> None:
+        self._retention = Retention(dead_ttl, dead_max)
+        self.capabilities = replace(type(self).capabilities, dead_ttl=dead_ttl, dead_max=dead_max)
         self.clock_offset = clock_offset
         self._clock = clock or SystemClock()
         self._body_bytes_max = body_bytes_max
@@ -106,6 +76,7 @@ class MemoryDriver(Driver):
         self._due: dict[str, list[tuple[int, int, str]]] = {}
         self._dead: dict[str, dict[str, None]] = {}
         self._results: dict[str, tuple[int, bytes]] = {}
+        self._expiries: list[tuple[int, str]] = []
         self._arrivals = 0
         self._tokens = 0
         self._waiters: dict[Waiter, None] = {}
@@ -113,7 +84,7 @@ class MemoryDriver(Driver):
     @classmethod
     def from_url(cls, url: str, **options: Any) -> Self:
         _, in_url = split_options(url)
-        known: dict[str, type] = {"clock": Clock, "clock_offset": float, "body_bytes_max": int}
+        known: dict[str, type] = {"clock": Clock, "clock_offset": float, "body_bytes_max": int, **RETENTION_OPTIONS}
         return cls(**read_options("memory driver", {**in_url, **options}, known))
 
     def __str__(self) -> str:
@@ -170,6 +141,7 @@ class MemoryDriver(Driver):
         leases: list[Lease] = []
         with self._lock:
             now = self._now()
+            self._prune(now)
             until = now + microseconds(lease_s)
             for queue in queues:
                 while len(leases) < limit and (row := self._first_visible(queue, now)):
@@ -210,6 +182,8 @@ class MemoryDriver(Driver):
         )
 
     async def wait_visible(self, queues: Sequence[str], *, wait_s: float) -> bool:
+        with self._lock:
+            self._prune(self._now())
         return await self._until_visible(frozenset(queues), wait_s)
 
     async def _until_visible(self, queues: AbstractSet[str], wait_s: float) -> bool:
@@ -290,6 +264,7 @@ class MemoryDriver(Driver):
                 if settlement.result is not None:
                     expiry = now + microseconds(settlement.result_ttl_s)
                     self._results[row.message.id] = (expiry, settlement.result)
+                    heapq.heappush(self._expiries, (expiry, row.message.id))
             case Release():
                 row.attempts += settlement.counted
                 row.crashes += settlement.crashed
@@ -382,6 +357,22 @@ class MemoryDriver(Driver):
                     self._dead.get(row.message.queue, {}).pop(message_id, None)
                     removed.add(message_id)
             return removed
+
+    def _prune(self, now: int) -> None:
+        """Remove expired results, and dead letters that are too old or too many; the oldest death is the first."""
+        while self._expiries and self._expiries[0][0] <= now:
+            expiry, message_id = heapq.heappop(self._expiries)
+            if self._results.get(message_id, (0, b""))[0] == expiry:
+                del self._results[message_id]
+        until = now - self._retention.dead_ttl_us
+        for dead in self._dead.values():
+            while dead:
+                message_id = next(iter(dead))
+                row = self._rows.get(message_id)
+                if row is not None and row.visible_us > until and len(dead) <= self._retention.dead_max:
+                    break
+                del dead[message_id]
+                self._rows.pop(message_id, None)
 
     def _place(self, row: MemoryRow, visible_us: int) -> None:
         """Make a row visible from an instant on, and put it into the heap of its queue."""

@@ -12,13 +12,16 @@ from urllib.parse import urlencode
 
 from asynctasq.drivers.base import YES, Capabilities, Driver, Migration, Page, Settlements, partial
 from asynctasq.drivers.checks import check_follow_ups, check_messages, check_queue_names
+from asynctasq.drivers.damaged import queue_names
 from asynctasq.drivers.mysql_driver.address import ADDRESS_OPTIONS, parse_address
 from asynctasq.drivers.mysql_driver.callers_transaction import InCallersTransaction
-from asynctasq.drivers.mysql_driver.claim_cursors import ClaimCursors
+from asynctasq.drivers.mysql_driver.claims import Claims
 from asynctasq.drivers.mysql_driver.migrations import migrate, read_version
+from asynctasq.drivers.mysql_driver.retention import prune
 from asynctasq.drivers.mysql_driver.statement_runner import StatementRunner
 from asynctasq.drivers.mysql_driver.statements import Statements, server_now
 from asynctasq.drivers.mysql_driver.steps import Claim, extend, remove, store, to_stored_message, turn
+from asynctasq.drivers.retention import DEAD_MAX, DEAD_TTL_S, PRUNED_AT_ONCE, RETENTION_OPTIONS, Retention
 from asynctasq.drivers.silence import is_brief
 from asynctasq.drivers.sql.identifiers import check_identifier
 from asynctasq.drivers.sql.rows import depth_from
@@ -66,7 +69,7 @@ class MySQLDriver(Driver):
         body_bytes_max=BODY_BYTES_MAX,
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the options of an address
         self,
         url: str = DEFAULT_URL,
         *,
@@ -75,6 +78,8 @@ class MySQLDriver(Driver):
         clock_offset: float = 0.0,
         body_bytes_max: int = BODY_BYTES_MAX,
         command_timeout_s: float = 30.0,
+        dead_ttl: float = DEAD_TTL_S,
+        dead_max: int = DEAD_MAX,
         rng: random.Random | None = None,
     ) -> None:
         if max_connections < 2:
@@ -83,7 +88,9 @@ class MySQLDriver(Driver):
                 "one connection may wait for a lock while another settles"
             )
         self.clock_offset = clock_offset
-        self.capabilities = replace(type(self).capabilities, body_bytes_max=body_bytes_max)
+        self.capabilities = replace(
+            type(self).capabilities, body_bytes_max=body_bytes_max, dead_ttl=dead_ttl, dead_max=dead_max
+        )
         self._address = parse_address(url, command_timeout_s=command_timeout_s)
         self.tls = self._address.tls_text()
         self._prefix = check_identifier(table_prefix, "table_prefix")
@@ -94,7 +101,8 @@ class MySQLDriver(Driver):
         )
         self._callers_transaction = InCallersTransaction(self._sql, self._address)
         self._wakeups = Wakeups.for_store(f"{self._address}/{table_prefix}")
-        self._cursors = ClaimCursors()
+        self._retention = Retention(dead_ttl, dead_max)
+        self._claims = Claims(self._runner, self._sql, str(self))
         self._uncommitted_writes = 0
 
     @classmethod
@@ -106,6 +114,7 @@ class MySQLDriver(Driver):
             "clock_offset": float,
             "body_bytes_max": int,
             "command_timeout_s": float,
+            **RETENTION_OPTIONS,
             "rng": random.Random,
             **ADDRESS_OPTIONS,
         }
@@ -173,6 +182,8 @@ class MySQLDriver(Driver):
 
     async def wait_visible(self, queues: Sequence[str], *, wait_s: float) -> bool:
         check_queue_names(queues)
+        if await self._prune(queues):
+            return True  # the caller's next reserve removes more
         pool = await self._runner.pool()
         with self._wakeups.waiting(queues, into=pool.waiters) as waiter:
             return await self._until_visible(waiter, queues, wait_s)
@@ -203,37 +214,26 @@ class MySQLDriver(Driver):
                 lambda: turn(self._sql, settlements, None, offset_us=self._offset_us)
             )
             return lost, []
+        await self._prune(queues, len(settlements))
         claim = Claim(queues=tuple(queues), limit=limit, lease_us=microseconds(lease_s))
         # A task of its own: if cancelling the caller cancelled the claim, nobody would know its leases.
-        claiming = asyncio.ensure_future(self._claim(settlements, claim))
+        claiming = asyncio.ensure_future(self._claims.claim(settlements, claim, offset_us=self._offset_us))
         try:
             return await asyncio.shield(claiming)
         except asyncio.CancelledError:
             await self._hand_back(claiming)
             raise
 
-    async def _claim(self, settlements: Settlements, claim: Claim) -> tuple[AbstractSet[str], list[Lease]]:
-        clock, offset_us = asyncio.get_running_loop().time, self._offset_us
-        started_at = clock()
-        start_after = self._cursors.start_after(claim.queues, offset_us=offset_us, at=started_at)
-        claim = replace(claim, start_after=start_after)
-        lost, claimed = await self._runner.run_steps(lambda: turn(self._sql, settlements, claim, offset_us=offset_us))
-        full = len(claimed.leases) >= claim.limit
-        if not start_after:
-            self._cursors.note_full_scan(
-                claimed.last, full=full, offset_us=offset_us, started_at=started_at, ended_at=clock()
-            )
-            return lost, claimed.leases
-        self._cursors.note_partial_scan(claimed.last, full=full)
-        if full:
-            return lost, claimed.leases
-        # There may be messages before those positions; an error now must not lose what was leased.
-        rest = replace(claim, start_after={}, limit=claim.limit - len(claimed.leases))
-        with suppress(DriverError):
-            _, before = await self._runner.run_steps(lambda: turn(self._sql, (), rest, offset_us=offset_us))
-            claimed.leases[:0] = before.leases
-            claimed.leases.sort(key=lambda lease: claim.queues.index(lease.queue))
-        return lost, claimed.leases
+    async def _prune(self, queues: Sequence[str], settled: int = 0) -> bool:
+        """Remove some of what has expired, if it is time to look; return whether there is more."""
+        most = max(PRUNED_AT_ONCE, 2 * settled)  # more than the call may add
+        now = asyncio.get_running_loop().time() + self.clock_offset
+        return await self._retention.prune(
+            lambda: self._runner.run_steps(
+                lambda: prune(self._sql, queues, self._retention, most=most, offset_us=self._offset_us)
+            ),
+            now=now,
+        )
 
     async def _hand_back(self, claiming: "asyncio.Future[tuple[AbstractSet[str], list[Lease]]]") -> None:
         """Release what a cancelled call leased after all; a lease that can't be released in time expires."""
@@ -347,7 +347,7 @@ class MySQLDriver(Driver):
         return moved
 
     async def queues(self) -> list[str]:
-        return [row[0].decode() for row in (await self._runner.run(self._sql.queues())).rows]
+        return queue_names(row[0] for row in (await self._runner.run(self._sql.queues())).rows)
 
     async def find(self, message_id: str) -> StoredMessage | None:
         rows = (await self._runner.run(self._sql.find(message_id, now=self._now))).rows

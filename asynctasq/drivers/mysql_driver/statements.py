@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from asynctasq.drivers.base import Migration
+from asynctasq.drivers.damaged import DamagedMessage
 from asynctasq.drivers.mysql_driver.claim_cursors import Position
 from asynctasq.drivers.sql.identifiers import quote
 from asynctasq.kernel.messages import Message, State, microseconds
@@ -20,7 +21,8 @@ NOW = "@asynctasq_now"
 CLAIM = "@asynctasq_claim"
 """Where it keeps the unique number that marks the rows it wrote."""
 
-MESSAGE_COLUMNS = "id, queue, body, leased, attempts, crashes, enqueued_us, visible_us, reason, error"
+TOKEN_MAX, CRASHES_MAX = 2**63 - 2, 2**32 - 2
+MESSAGE_COLUMNS = "dead, id, queue, body, leased, attempts, crashes, enqueued_us, visible_us, reason, error"
 
 LeaseKey = tuple[int, int]
 """`seq` and `token` of a lease."""
@@ -179,6 +181,7 @@ class Statements:
 
         The inner select reads `due` in its own order, so it locks what it returns and nothing else. The outer
         part goes by primary key, in that order: with a plan of its own choice it would wait for others' rows.
+        No damaged number of one row lets the statement fail for all.
         """
         start = f" AND (visible_us > {after[0]} OR visible_us = {after[0]} AND seq > {after[1]})" if after else ""
         return (
@@ -186,7 +189,8 @@ class Statements:
             f" WHERE queue = {literal(queue)} AND dead = 0 AND visible_us <= {now}{start}"
             f" ORDER BY queue, dead, visible_us, seq LIMIT {limit} FOR UPDATE SKIP LOCKED) AS c"
             f" STRAIGHT_JOIN {self.messages} AS m FORCE INDEX (PRIMARY) ON m.seq = c.seq"
-            f" SET m.crashes = m.crashes + c.leased, m.leased = 1, m.token = m.token + 1,"
+            f" SET m.crashes = LEAST(m.crashes, {CRASHES_MAX}) + (c.leased > 0), m.leased = 1,"
+            f" m.token = LEAST(m.token, {TOKEN_MAX}) + 1,"
             f" m.claim = {CLAIM}, m.claimed_us = c.visible_us, m.visible_us = {now} + {lease_us}"
         )
 
@@ -254,12 +258,7 @@ class Statements:
             " WHERE m.leased = 1 AND m.token = v.token"
             f" ON DUPLICATE KEY UPDATE expires_us = {now} + v.ttl_us, result = v.result"
         )
-        prune = (
-            f"DELETE r FROM (SELECT id FROM {self.results} FORCE INDEX (expiry) WHERE expires_us <= {now}"
-            f" ORDER BY expires_us LIMIT {2 * len(results)} FOR UPDATE SKIP LOCKED) AS c"
-            f" STRAIGHT_JOIN {self.results} AS r FORCE INDEX (PRIMARY) ON r.id = c.id"
-        )
-        return [store, prune]
+        return [store, self.prune_results(now=now, limit=2 * len(results))]
 
     def end(self, endings: Iterable[Ending], *, now: str) -> str:
         """Release or bury; a dead letter gets this instant as `visible_us`."""
@@ -280,6 +279,44 @@ class Statements:
             f" m.visible_us = {now} + v.delay_us WHERE m.leased = 1 AND m.token = v.token"
         )
 
+    def bury_damaged(self, held: LeaseKey, dead: DamagedMessage, *, now: str) -> str:
+        """Make a dead letter of a row that was just leased and that no driver has written."""
+        seq, token = held
+        return (
+            f"UPDATE {self.messages} AS m FORCE INDEX (PRIMARY) SET m.id = {literal(dead.message_id)}, m.dead = 1,"
+            f" m.leased = 0, m.reason = {literal('undecodable')}, m.error = {literal(dead.error)}, m.token = 0,"
+            f" m.attempts = {dead.attempts}, m.crashes = {dead.crashes}, m.enqueued_us = {dead.enqueued_us},"
+            f" m.visible_us = {now} WHERE m.seq = {seq} AND m.token = {token} AND m.leased = 1"
+        )
+
+    # -- what is to go -----------------------------------------------------------------------------
+
+    def prune_results(self, *, now: str, limit: int) -> str:
+        """Delete some expired results; its affected rows say how many."""
+        return (
+            f"DELETE r FROM (SELECT id FROM {self.results} FORCE INDEX (expiry) WHERE expires_us <= {now}"
+            f" ORDER BY expires_us LIMIT {limit} FOR UPDATE SKIP LOCKED) AS c"
+            f" STRAIGHT_JOIN {self.results} AS r FORCE INDEX (PRIMARY) ON r.id = c.id"
+        )
+
+    def dead_too_old(self, queue: str, *, ttl_us: int, limit: int, now: str) -> str:
+        """Select the keys of the oldest of the dead letters whose time is over, without a lock."""
+        return (
+            f"SELECT seq FROM {self.messages} FORCE INDEX (due) WHERE queue = {literal(queue)} AND dead = 1"
+            f" AND visible_us <= {now} - {ttl_us} ORDER BY queue, dead, visible_us, seq LIMIT {limit}"
+        )
+
+    def dead_too_many(self, queue: str, *, keep: int, limit: int) -> str:
+        """Select the keys of dead letters beyond the newest ones, without a lock."""
+        return (
+            f"SELECT seq FROM {self.messages} FORCE INDEX (due) WHERE queue = {literal(queue)} AND dead = 1"
+            f" ORDER BY queue DESC, dead DESC, visible_us DESC, seq DESC LIMIT {limit} OFFSET {keep}"
+        )
+
+    def remove_dead(self, seqs: Iterable[int]) -> str:
+        """Delete those of the rows that are dead letters still."""
+        return f"{self.remove(seqs)} AND m.dead = 1"
+
     # -- inspecting ---------------------------------------------------------------------------------
 
     def depth(self, queue: str, *, now: str) -> str:
@@ -287,8 +324,8 @@ class Statements:
         source = f"FROM {self.messages} FORCE INDEX (due) WHERE queue = {literal(queue)} AND dead"
         later = f"(SELECT COUNT(*) {source} = 0 AND visible_us > {now} AND leased"
         return (
-            f"SELECT {now}, (SELECT COUNT(*) {source} = 0 AND visible_us <= {now}), {later} = 0), {later} = 1),"
-            f" (SELECT COUNT(*) {source} = 1), (SELECT MIN(visible_us) {source} = 0 AND visible_us <= {now})"
+            f"SELECT {now}, (SELECT COUNT(*) {source} = 0 AND visible_us <= {now}), {later} = 0), {later} > 0),"
+            f" (SELECT COUNT(*) {source} > 0), (SELECT MIN(visible_us) {source} = 0 AND visible_us <= {now})"
         )
 
     def redrive(self, queue: str, *, limit: int, now: str) -> str:
@@ -324,7 +361,7 @@ class Statements:
 
     def removable(self, seqs: Iterable[int], *, dead: bool, now: str) -> str:
         """Lock and select those of the messages that are dead letters, or not leased; in order of the key."""
-        state = "dead = 1" if dead else f"dead = 0 AND (leased = 0 OR visible_us <= {now})"
+        state = "dead > 0" if dead else f"dead = 0 AND (leased = 0 OR visible_us <= {now})"
         return (
             f"SELECT seq, id FROM {self.messages} FORCE INDEX (PRIMARY)"
             f" WHERE seq IN ({','.join(map(str, seqs))}) AND {state} FOR UPDATE"
@@ -356,8 +393,8 @@ _STATES: Mapping[State | None, str] = {
     None: "TRUE",
     State.READY: "dead = 0 AND visible_us <= {now}",
     State.SCHEDULED: "dead = 0 AND leased = 0 AND visible_us > {now}",
-    State.RESERVED: "dead = 0 AND leased = 1 AND visible_us > {now}",
-    State.DEAD: "dead = 1",
+    State.RESERVED: "dead = 0 AND leased > 0 AND visible_us > {now}",
+    State.DEAD: "dead > 0",
     State.COMPLETED: "FALSE",
     State.CANCELLED: "FALSE",
 }

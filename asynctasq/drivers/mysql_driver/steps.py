@@ -9,8 +9,18 @@ from typing import Any, NamedTuple, TypeVar
 
 from asynctasq.drivers.base import Settlements
 from asynctasq.drivers.batches import batches_by_size, chunks, unique_messages
+from asynctasq.drivers.damaged import DamagedMessage, damaged_message, is_message
 from asynctasq.drivers.mysql_driver.claim_cursors import Position
-from asynctasq.drivers.mysql_driver.statements import CLAIM, NOW, Ending, KeptResult, LeaseKey, Statements, server_now
+from asynctasq.drivers.mysql_driver.statements import (
+    CLAIM,
+    NOW,
+    TOKEN_MAX,
+    Ending,
+    KeptResult,
+    LeaseKey,
+    Statements,
+    server_now,
+)
 from asynctasq.drivers.sql.rows import stored_message
 from asynctasq.drivers.sql.settlements import independent_batches
 from asynctasq.kernel.messages import (
@@ -231,7 +241,7 @@ def extend(
         before = sql.held_until(group, now=now, lease_us=lease_us)
         result, _ = yield [before, sql.extend(group, now=now, lease_us=lease_us)]
         lost |= set(group) - {(seq, token) for seq, token, _, _ in result.rows}
-        sooner |= {queue.decode() for _, _, queue, is_sooner in result.rows if is_sooner}
+        sooner |= {decoded(queue) for _, _, queue, is_sooner in result.rows if is_sooner}
     yield ["COMMIT"]
     return {message_id for pair, message_id in held if pair is None or pair in lost}, sooner
 
@@ -239,12 +249,24 @@ def extend(
 # -- settling and reserving ---------------------------------------------------------------------------
 
 
+class DamagedRow(NamedTuple):
+    """A row that a claim leased and that no driver has written, with what its columns were."""
+
+    queue: str
+    held: LeaseKey
+    columns: Mapping[str, object]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claimed:
-    """What a claim leased, in the order of reserve, and the last position in each queue."""
+    """What a claim leased, in the order of reserve, and the last position in each queue; `damaged` can't be run."""
 
     leases: list[Lease]
     last: dict[str, Position]
+    damaged: list[DamagedRow] = field(default_factory=list[DamagedRow])
+
+    def __len__(self) -> int:
+        return len(self.leases) + len(self.damaged)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -272,9 +294,16 @@ class Claim:
         names = {queue.encode(): queue for queue in self.queues}
         place = {queue.encode(): index for index, queue in reversed(list(enumerate(self.queues)))}
         rows = sorted(result.rows, key=lambda row: (place[row[1]], row[9], row[0]))
-        leases = [
-            Lease(
-                message_id=message_id.decode(),
+        claimed = Claimed(leases=[], last={names[row[1]]: (row[9], row[0]) for row in rows})
+        for seq, queue, id_bytes, body, token, attempts, crashes, enqueued_us, visible_us, was_us in rows:
+            message_id = decoded(id_bytes)
+            if not is_message(message_id, body, attempts, crashes, enqueued_us) or token > TOKEN_MAX:
+                was = {"id": message_id, "arrival": seq, "token": token - 1, "attempts": attempts, "crashes": crashes}
+                was |= {"enqueued_us": enqueued_us, "visible_us": was_us}
+                claimed.damaged.append(DamagedRow(queue=names[queue], held=(seq, token), columns=was))
+                continue
+            lease = Lease(
+                message_id=message_id,
                 queue=names[queue],
                 body=body,
                 token=f"{seq}.{token}",
@@ -283,9 +312,8 @@ class Claim:
                 enqueued_at=enqueued_us / MICROSECONDS,
                 expires_at=visible_us / MICROSECONDS,
             )
-            for seq, queue, message_id, body, token, attempts, crashes, enqueued_us, visible_us, _ in rows
-        ]
-        return Claimed(leases=leases, last={names[row[1]]: (row[9], row[0]) for row in rows})
+            claimed.leases.append(lease)
+        return claimed
 
 
 def turn(
@@ -320,7 +348,21 @@ def _one_packet(settlements: Settlements, lost: set[str]) -> list[Entry]:
     return _entries(batch, lost)
 
 
+def bury_damaged(sql: Statements, rows: Sequence[DamagedRow], *, offset_us: int) -> Steps[list[DamagedMessage]]:
+    """Make dead letters of such rows, in a transaction of our own."""
+    now_us = (yield ["START TRANSACTION", *_set_now(offset_us), f"SELECT {NOW}"])[-1].rows[0][0]
+    found = [damaged_message(row.queue, row.columns, arrival=row.held[0], now_us=int(now_us)) for row in rows]
+    made = [sql.bury_damaged(row.held, dead, now=NOW) for row, dead in zip(rows, found, strict=True)]
+    yield [*made, "COMMIT"]
+    return found
+
+
 # -- inspecting -----------------------------------------------------------------------------------
+
+
+def decoded(text: bytes) -> str:
+    """Return stored text; bytes that are no text are no message's id, and no queue's name."""
+    return bytes(text).decode(errors="surrogateescape")
 
 
 def remove(sql: Statements, message_ids: Sequence[str], *, dead: bool, offset_us: int) -> Steps[set[str]]:
@@ -342,11 +384,4 @@ def remove(sql: Statements, message_ids: Sequence[str], *, dead: bool, offset_us
 
 def to_stored_message(row: Sequence[Any], now_us: int) -> StoredMessage:
     """Return what an operator sees of one row of `MESSAGE_COLUMNS`."""
-    message_id, queue, body, leased, attempts, crashes, enqueued_us, visible_us, reason, error = row
-    return stored_message(
-        (
-            *(message_id.decode(), queue.decode(), body, bool(leased), attempts, crashes, enqueued_us, visible_us),
-            *(None if reason is None else reason.decode(), None if error is None else error.decode()),
-        ),
-        now_us,
-    )
+    return stored_message(tuple(row[1:]), now_us, dead=bool(row[0]))

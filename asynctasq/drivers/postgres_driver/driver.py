@@ -14,6 +14,7 @@ from asynctasq.drivers.checks import check_at_least, check_follow_ups, check_mes
 from asynctasq.drivers.loops import PerLoop
 from asynctasq.drivers.postgres_driver.address import Address, TlsOptions, is_pooled
 from asynctasq.drivers.postgres_driver.callers_transaction import InCallersTransaction
+from asynctasq.drivers.postgres_driver.claims import Claims
 from asynctasq.drivers.postgres_driver.errors import is_conflict, mapped_errors
 from asynctasq.drivers.postgres_driver.inspection import Inspection
 from asynctasq.drivers.postgres_driver.listener import Listener
@@ -22,7 +23,7 @@ from asynctasq.drivers.postgres_driver.pool import OnCancelled, Operation, Pool
 from asynctasq.drivers.postgres_driver.rows import (
     ScanBounds,
     delay_us,
-    first_visible_us,
+    is_readable,
     lease_columns,
     leases_from,
     lost_ids,
@@ -33,6 +34,7 @@ from asynctasq.drivers.postgres_driver.rows import (
 )
 from asynctasq.drivers.postgres_driver.schema import migrate, migrations, schema_version
 from asynctasq.drivers.postgres_driver.statements import Names, Statements
+from asynctasq.drivers.retention import DEAD_MAX, DEAD_TTL_S, PRUNED_AT_ONCE, RETENTION_OPTIONS, Retention
 from asynctasq.drivers.silence import SILENCE_S, is_brief
 from asynctasq.drivers.sql.conflicts import retry_conflicts
 from asynctasq.drivers.sql.migrations import check_schema_version
@@ -41,7 +43,6 @@ from asynctasq.drivers.sql.waiting import PollBackoff, Wakeups
 from asynctasq.drivers.urls import read_address, read_options, redact
 from asynctasq.kernel.messages import (
     MICROSECONDS,
-    Complete,
     Depth,
     Lease,
     Message,
@@ -57,12 +58,12 @@ T = TypeVar("T")
 
 BODY_BYTES_MAX = 256 * 1024 * 1024
 POLL_S_FIRST = 0.05
-PRUNE_RESULTS_S = 60.0
 
 OPTIONS: dict[str, type] = {
     **dict.fromkeys(("schema", "table_prefix", "sslmode", "sslrootcert", "sslcert", "sslkey"), str),
     **dict.fromkeys(("max_connections", "body_bytes_max"), int),
     **dict.fromkeys(("statement_cache", "listen", "notify", "auto_migrate"), bool),
+    **RETENTION_OPTIONS,
     **dict.fromkeys(("clock_offset", "connect_timeout_s", "command_timeout_s", "poll_s_max"), float),
 }
 
@@ -73,6 +74,7 @@ class PostgresDriver(Driver):
     `statement_cache` and `listen` are None for: unless a pooler such as PgBouncer stands between. Without `listen`
     waiting calls poll, at most every `poll_s_max` seconds. `notify=False` wakes no other process: NOTIFY makes
     commits wait for each other. `auto_migrate` brings the schema up to date at once, for tests.
+    `dead_ttl` and `dead_max` say how many seconds dead letters stay, and how many in a queue.
     """
 
     capabilities = Capabilities(
@@ -106,10 +108,14 @@ class PostgresDriver(Driver):
         command_timeout_s: float = 60.0,
         poll_s_max: float = 2.0,
         body_bytes_max: int = BODY_BYTES_MAX,
+        dead_ttl: float = DEAD_TTL_S,
+        dead_max: int = DEAD_MAX,
         rng: random.Random | None = None,
     ) -> None:
         check_at_least(1, max_connections=max_connections, body_bytes_max=body_bytes_max)
-        self.capabilities = replace(type(self).capabilities, body_bytes_max=body_bytes_max)
+        self.capabilities = replace(
+            type(self).capabilities, body_bytes_max=body_bytes_max, dead_ttl=dead_ttl, dead_max=dead_max
+        )
         self.clock_offset = clock_offset
         self._names = Names(schema, table_prefix)
         self._sql = Statements(self._names, notify=notify)
@@ -128,8 +134,15 @@ class PostgresDriver(Driver):
         self._scan_bounds = ScanBounds()
         self._wakeups = Wakeups.for_store(f"{self._address.dsn} {self._names.channel}")
         self._store: str | None = None
-        self._prune_at = 0.0
+        self._retention = Retention(dead_ttl, dead_max)
         self._inspection = Inspection(self._sql, self._fetch_patiently, self._offset_us)
+        self._claims = Claims(
+            self._scan_bounds,
+            self._inspection,
+            fetch=lambda claim: self._fetch_claim(self._sql.claim, self._offset_us(), *claim),
+            note=self._note_claim,
+            where=self._where,
+        )
         self._callers_transaction = InCallersTransaction(self._sql, self._offset_us, self._where)
         self._resources = PerLoop(self._open_resources, LoopResources.close, LoopResources.abandon)
 
@@ -220,6 +233,7 @@ class PostgresDriver(Driver):
 
     async def reserve(self, queues: Sequence[str], *, limit: int, lease_s: float, wait_s: float = 0) -> list[Lease]:
         check_queue_names(queues)
+        await self._prune(queues)
         if wait_s <= 0 or limit <= 0:
             return await self._claim(queues, limit, lease_s)
         deadline = asyncio.get_running_loop().time() + wait_s
@@ -237,34 +251,23 @@ class PostgresDriver(Driver):
     async def _claim(self, queues: Sequence[str], limit: int, lease_s: float) -> list[Lease]:
         if limit <= 0 or not queues:
             return []
-        claim = self._claim_values(queues, limit, lease_s)
-        return self._read_claim(await self._fetch_claim(self._sql.claim, self._offset_us(), *claim), claim)[0]
+        claim = self._claims.values(queues, limit, delay_us(lease_s), offset_us=self._offset_us())
+        return (await self._claims.read(await self._fetch_claim(self._sql.claim, self._offset_us(), *claim), claim))[0]
 
-    def _claim_values(self, queues: Sequence[str], limit: int, lease_s: float) -> tuple[list[str], list[int], int, int]:
-        # A queue named twice would give its locked rows twice.
-        names = list(dict.fromkeys(queues))
-        self._scan_bounds.forget_if_shifted(self._offset_us())
-        return names, self._scan_bounds.lower_us(names), limit, delay_us(lease_s)
-
-    def _read_claim(
-        self, rows: list[Any], claim: tuple[list[str], list[int], int, int]
-    ) -> tuple[list[Lease], list[str] | None]:
-        """Return the leases, and the ids that the settling part of the statement settled."""
-        taken, (_, now_us, took_us, *_, won) = rows[:-1], rows[-1]
-        leases = leases_from(taken)
-        self._scan_bounds.note_scan(now_us, took_us, len(taken), first_visible_us(taken, claim[0], claim[2], now_us))
+    def _note_claim(self, count: int) -> None:
         if (resources := self._resources.get_if_open()) is not None:
-            resources.note_claim(len(leases))
-        return leases, won
+            resources.note_claim(count)
 
     async def _hand_back(self, connection: Any, rows: list[Any]) -> None:
         """Release the leases of a claim whose caller was cancelled, so that they do not have to expire."""
-        released = [(lease, Release(counted=False)) for lease in leases_from(rows[:-1])]
+        released = [(lease, Release(counted=False)) for lease in leases_from([*filter(is_readable, rows[:-1])])]
         if released:
             await connection.fetch(self._sql.settle_full, self._offset_us(), *settlement_columns(released))
 
     async def wait_visible(self, queues: Sequence[str], *, wait_s: float) -> bool:
         check_queue_names(queues)
+        if await self._prune(queues):
+            return True  # the caller's next reserve removes more
         with mapped_errors(self._where):
             resources = await self._resources.get()
         with self._wakeups.waiting(queues, into=resources.waiters) as waiter:
@@ -301,7 +304,6 @@ class PostgresDriver(Driver):
             columns = lease_columns([lease for lease, _ in batch])
             [(won,)] = await self._fetch(self._sql.settle_plain, self._offset_us(), *columns)
         else:
-            await self._prune_results(batch)
             [(won, _, _)] = await self._fetch(self._sql.settle_full, self._offset_us(), *settlement_columns(batch))
             self._wakeups.wake(queues_to_wake(batch))
         return lost_ids(batch, won)
@@ -311,6 +313,7 @@ class PostgresDriver(Driver):
     ) -> tuple[AbstractSet[str], list[Lease]]:
         check_queue_names(queues)
         check_follow_ups(settlements, body_bytes_max=self._body_bytes_max)
+        await self._prune(queues, len(settlements))
         batches, lost = independent_batches(settlements)
         plain = is_plain(settlements)
         if len(batches) != 1 or limit <= 0 or not queues or (not plain and makes_visible(settlements, queues)):
@@ -318,25 +321,23 @@ class PostgresDriver(Driver):
             lost_now = await self.settle(settlements) if settlements else frozenset[str]()
             return lost_now, await self._claim(queues, limit, lease_s)
         [batch] = batches
-        claim = self._claim_values(queues, limit, lease_s)
+        claim = self._claims.values(queues, limit, delay_us(lease_s), offset_us=self._offset_us())
         if plain:
             values = [self._offset_us(), *lease_columns([lease for lease, _ in batch]), *claim]
             rows = await self._fetch_claim(self._sql.turn_plain, *values)
         else:
-            await self._prune_results(batch)
             values = [self._offset_us(), *settlement_columns(batch), *claim]
             rows = await self._fetch_claim(self._sql.turn_full, *values)
             self._wakeups.wake(queues_to_wake(batch))
-        leases, won = self._read_claim(rows, claim)
+        leases, won = await self._claims.read(rows, claim)
         return lost | lost_ids(batch, won), leases
 
-    async def _prune_results(self, batch: Settlements) -> None:
-        """Delete some expired results, once a minute at most, while new ones are written."""
-        now = asyncio.get_running_loop().time()
-        if now < self._prune_at or not any(isinstance(s, Complete) and s.result is not None for _, s in batch):
-            return
-        self._prune_at = now + PRUNE_RESULTS_S
-        await self._fetch(self._sql.prune_results, self._offset_us())
+    async def _prune(self, queues: Sequence[str], settled: int = 0) -> bool:
+        """Remove some of what has expired, if it is time to look; return whether there is more."""
+        most = max(PRUNED_AT_ONCE, 2 * settled)  # more than the call may add
+
+        now = asyncio.get_running_loop().time() + self.clock_offset
+        return await self._retention.prune(lambda: self._inspection.prune(queues, self._retention, most), now=now)
 
     # -- in the caller's transaction ---------------------------------------------------------------
 

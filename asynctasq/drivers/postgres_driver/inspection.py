@@ -1,4 +1,4 @@
-"""What an operator reads and changes in PostgreSQL: counts, listings, removal, redrive, results."""
+"""What an operator reads and changes in PostgreSQL, and what is removed in the end; on no worker's hot path."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -6,7 +6,10 @@ from typing import Any
 from asynctasq.drivers.base import Page
 from asynctasq.drivers.batches import chunks
 from asynctasq.drivers.checks import is_message_id
+from asynctasq.drivers.damaged import log_damaged, queue_names
+from asynctasq.drivers.postgres_driver.rows import damaged_columns
 from asynctasq.drivers.postgres_driver.statements import Statements
+from asynctasq.drivers.retention import Retention
 from asynctasq.drivers.sql.rows import depth_from, stored_message
 from asynctasq.kernel.messages import Depth, State, StoredMessage
 
@@ -43,14 +46,14 @@ class Inspection:
 
     async def queues(self) -> list[str]:
         """Do `Inspectable.queues`."""
-        return sorted(row[0] for row in await self._fetch(self._sql.queues))
+        return queue_names(row[0] for row in await self._fetch(self._sql.queues))
 
     async def find(self, message_id: str) -> StoredMessage | None:
         """Do `Inspectable.find`."""
         if not is_message_id(message_id):
             return None
         rows = await self._fetch(self._sql.find, self._offset_us(), message_id)
-        return stored_message(tuple(rows[0])[1:], rows[0][0]) if rows else None
+        return _stored_message(rows[0][1:], rows[0][0]) if rows else None
 
     async def list_messages(self, queue: str, state: State | None, limit: int, cursor: str | None) -> Page:
         """Do `Inspectable.list_messages`; the cursor is the arrival of the last message shown."""
@@ -61,7 +64,7 @@ class Inspection:
             self._sql.list_messages, self._offset_us(), queue, int(cursor) if cursor else 0, wanted, limit + 1
         )
         shown = rows[:limit]
-        messages = [stored_message(tuple(row)[1:-1], row[0]) for row in shown]
+        messages = [_stored_message(row[1:-1], row[0]) for row in shown]
         return Page(messages=messages, cursor=str(shown[-1][-1]) if len(rows) > limit else None)
 
     async def remove(self, statement: str, message_ids: Sequence[str]) -> set[str]:
@@ -83,3 +86,21 @@ class Inspection:
             return None
         rows = await self._fetch(self._sql.fetch_result, self._offset_us(), message_id)
         return rows[0][0] if rows else None
+
+    async def bury_damaged(self, rows: Sequence[Any], now_us: int, where: str) -> None:
+        """Make dead letters of rows of a claim that can't be read."""
+        found, columns = damaged_columns(rows, now_us)
+        await self._fetch(self._sql.bury_damaged, self._offset_us(), *columns)
+        log_damaged(where, found)
+
+    async def prune(self, queues: Sequence[str], keep: Retention, most: int) -> bool:
+        """Remove up to `most` expired results, and dead letters of each queue; return whether there may be more."""
+        offset_us, names = self._offset_us(), list(dict.fromkeys(queues))
+        [(results,)] = await self._fetch(self._sql.prune_results, offset_us, most)
+        values = (names, keep.dead_ttl_us, keep.dead_max, most)
+        [(dead,)] = await self._fetch(self._sql.prune_dead, offset_us, *values)
+        return int(max(results, dead)) >= most
+
+
+def _stored_message(row: Any, now_us: int) -> StoredMessage:
+    return stored_message(row, now_us, dead=row[8] is not None)

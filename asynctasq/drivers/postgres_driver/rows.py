@@ -7,6 +7,7 @@ from typing import Any
 
 from asynctasq.drivers.base import Settlements
 from asynctasq.drivers.batches import batches_by_size
+from asynctasq.drivers.damaged import DamagedMessage, damaged_message, is_message
 from asynctasq.drivers.postgres_driver.statements import KIND_BURY, KIND_COMPLETE, KIND_RELEASE
 from asynctasq.kernel.messages import (
     MICROSECONDS,
@@ -23,8 +24,10 @@ from asynctasq.kernel.messages import (
 __all__ = [
     "NO_BOUND_US",
     "ScanBounds",
+    "damaged_columns",
     "delay_us",
     "first_visible_us",
+    "is_readable",
     "lease_columns",
     "leases_from",
     "lost_ids",
@@ -37,6 +40,7 @@ __all__ = [
 NO_BOUND_US = -(2**63)
 DELAY_US_MAX = 2**62
 # Only the form that `leases_from` writes: one token has one text.
+TOKEN_PART_END = 10**18
 TOKEN = re.compile(r"([1-9][0-9]{0,17})\.([1-9][0-9]{0,17})\Z")
 
 CHUNK_MESSAGES = 5_000
@@ -114,6 +118,31 @@ def settlement_columns(settlements: Settlements) -> list[Any]:
 
 
 _in_order = itemgetter(0, 1, 2)
+
+
+def is_readable(row: Any) -> bool:
+    """Say whether the row of a claim is one that a driver of ours may have written."""
+    _, _, seq, number, message_id, _, body, attempts, crashes, enqueued_us, _, _ = row
+    return (
+        is_message(message_id, body, attempts, crashes, enqueued_us)
+        and 1 <= seq < TOKEN_PART_END
+        and 1 <= number < TOKEN_PART_END
+    )
+
+
+def damaged_columns(rows: Sequence[Any], now_us: int) -> tuple[list[DamagedMessage], list[list[Any]]]:
+    """Return the dead letters that rows of a claim become, and the columns of the statement that makes them so."""
+    found: list[DamagedMessage] = []
+    columns: list[list[Any]] = [[] for _ in range(7)]
+    for _, was_us, seq, number, message_id, queue, _, attempts, crashes, enqueued_us, _, _ in rows:
+        was = {"id": message_id, "arrival": seq, "token": number - 1, "attempts": attempts, "crashes": crashes}
+        was |= {"enqueued_us": enqueued_us, "visible_us": was_us}
+        dead = damaged_message(queue, was, arrival=seq, now_us=now_us)
+        found.append(dead)
+        values = (message_id, number, dead.message_id, dead.attempts, dead.crashes, dead.enqueued_us, dead.error)
+        for column, value in zip(columns, values, strict=True):
+            column.append(value)
+    return found, columns
 
 
 def leases_from(rows: list[Any]) -> list[Lease]:
@@ -218,4 +247,4 @@ class ScanBounds:
 
     def _advance(self, now_us: int, first_us: dict[str, int]) -> None:
         for queue, visible_us in first_us.items():
-            self._lower_us[queue] = min(visible_us, now_us) - MARGIN_US
+            self._lower_us[queue] = max(NO_BOUND_US, min(visible_us, now_us) - MARGIN_US)

@@ -12,6 +12,7 @@ from asynctasq.drivers.sql.identifiers import check_identifier, quote
 __all__ = ["KIND_BURY", "KIND_COMPLETE", "KIND_RELEASE", "Names", "Statements"]
 
 KIND_COMPLETE, KIND_RELEASE, KIND_BURY = 0, 1, 2
+TOKEN_MAX, CRASHES_MAX = 2**63 - 2, 2**31 - 2
 
 MICROSECONDS_NOW = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 CLOCK = f"clock AS MATERIALIZED (SELECT {MICROSECONDS_NOW} + $1::bigint AS us)"
@@ -158,11 +159,44 @@ class Statements:
         self.fetch_result = f"""
             WITH {CLOCK} SELECT r.result FROM clock, {self._results} r
             WHERE r.id = $2::text AND r.expires_us > clock.us"""
+        # Of a row that no driver has written; the new arrival makes a token that was never granted.
+        self.bury_damaged = f"""
+            WITH {CLOCK} UPDATE {m} m SET id = g.new_id, attempts = g.attempts, crashes = g.crashes,
+                enqueued_us = g.enqueued_us, error = g.error, reason = 'undecodable', visible_us = clock.us,
+                leased = false, token = 0, seq = DEFAULT
+            FROM clock, unnest($2::text[], $3::bigint[], $4::text[], $5::integer[], $6::integer[], $7::bigint[],
+                $8::text[]) AS g(id, token, new_id, attempts, crashes, enqueued_us, error)
+            WHERE m.id = g.id AND m.token = g.token AND m.leased"""
+        self._retention_statements()
+
+    def _retention_statements(self) -> None:
+        """Build what removes what is to go, some at once; each counts what it removed.
+
+        The clock is a subselect and the ids are an array, so that each is looked up in an index: joins would scan.
+        """
+        m, dead = self._m, "m.queue = q.name AND m.reason IS NOT NULL"
         self.prune_results = f"""
             WITH {CLOCK}, old AS MATERIALIZED (
-                SELECT r.id FROM clock, {self._results} r WHERE r.expires_us <= clock.us
-                ORDER BY r.expires_us LIMIT 1000 FOR UPDATE OF r SKIP LOCKED
-            ) DELETE FROM {self._results} r USING old WHERE r.id = old.id"""
+                SELECT r.id FROM {self._results} r WHERE r.expires_us <= (SELECT us FROM clock)
+                ORDER BY r.expires_us LIMIT $2::bigint FOR UPDATE SKIP LOCKED
+            ), gone AS (
+                DELETE FROM {self._results} r WHERE r.id = ANY (ARRAY(SELECT id FROM old)) RETURNING 1
+            ) SELECT count(*) FROM gone"""
+        # Only rows that are dead letters still, once their locks are there, are removed.
+        self.prune_dead = f"""
+            WITH {CLOCK}, q AS MATERIALIZED (SELECT unnest($2::text[]) AS name), old AS MATERIALIZED (
+                (SELECT o.id FROM clock, q CROSS JOIN LATERAL (
+                    SELECT m.id FROM {m} m WHERE {dead} AND m.visible_us <= clock.us - $3::bigint
+                    ORDER BY m.visible_us, m.seq LIMIT $5::bigint
+                ) o)
+                UNION
+                (SELECT o.id FROM q CROSS JOIN LATERAL (
+                    SELECT m.id FROM {m} m WHERE {dead}
+                    ORDER BY m.visible_us DESC, m.seq DESC OFFSET $4::bigint LIMIT $5::bigint
+                ) o)
+            ), gone AS (
+                DELETE FROM {m} m WHERE m.id = ANY (ARRAY(SELECT id FROM old)) AND m.reason IS NOT NULL RETURNING 1
+            ) SELECT count(*) FROM gone"""
 
     def _enqueue(self) -> str:
         """Parameters: offset, ids, queues, bodies, delays, the store that is meant (NULL: any).
@@ -195,7 +229,8 @@ class Statements:
 
         The row is updated through its ctid: it is locked, so it can't move. A row that changed between the
         snapshot and the lock has a newer ctid, unknown to the snapshot: it is left for the next claim. `guard`
-        makes the settling part come first; rows it changed are then skipped by the lock.
+        makes the settling part come first; rows it changed are then skipped by the lock. No damaged number of one
+        row lets the statement fail for all.
         """
         queues, lower, limit, lease = (f"${first + n}" for n in range(4))
         return f"""picked AS MATERIALIZED (
@@ -210,8 +245,8 @@ class Statements:
                 ) p
                 LIMIT {limit}::bigint
             ), taken AS (
-                UPDATE {self._m} m SET visible_us = clock.us + {lease}::bigint, token = m.token + 1,
-                    crashes = m.crashes + m.leased::integer, leased = true
+                UPDATE {self._m} m SET visible_us = clock.us + {lease}::bigint, token = LEAST(m.token, {TOKEN_MAX}) + 1,
+                    crashes = LEAST(m.crashes, {CRASHES_MAX}) + m.leased::integer, leased = true
                 FROM picked, clock WHERE m.ctid = picked.tid
                 RETURNING picked.position, picked.visible_us AS was_us, m.seq, m.token, m.id, m.queue, m.body,
                     m.attempts, m.crashes, m.enqueued_us, m.visible_us

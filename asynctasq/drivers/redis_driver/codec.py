@@ -5,13 +5,20 @@ from itertools import groupby
 from typing import Any
 
 from asynctasq.drivers.base import Settlements
+from asynctasq.drivers.damaged import (
+    DamagedMessage,
+    read_count,
+    read_error,
+    read_instant_us,
+    read_reason,
+    read_text,
+)
 from asynctasq.drivers.redis_driver.pool import Argument
 from asynctasq.kernel.lifecycle import derive_state
 from asynctasq.kernel.messages import (
     MICROSECONDS,
     Bury,
     Complete,
-    DeadReason,
     ErrorRecord,
     Lease,
     Message,
@@ -22,7 +29,7 @@ from asynctasq.kernel.messages import (
     microseconds,
 )
 
-__all__ = ["decode_leases", "decode_stored", "encode_messages", "encode_settlements"]
+__all__ = ["decode_damaged", "decode_leases", "decode_stored", "encode_messages", "encode_settlements"]
 
 
 def encode_messages(messages: Iterable[Message]) -> list[Argument]:
@@ -90,6 +97,7 @@ def decode_leases(reply: Sequence[bytes]) -> list[Lease]:
     if not reply:
         return []
     expires_at = int(reply[0]) / MICROSECONDS
+    # The script has looked at each of them: what could not be read here is a dead letter.
     return [
         _decode_lease(message_id, state, value, expires_at)
         for message_id, state, value in zip(reply[1::3], reply[2::3], reply[3::3], strict=True)
@@ -118,19 +126,38 @@ def decode_stored(reply: Sequence[Any]) -> list[StoredMessage]:
 
 def _decode_stored(fields: Sequence[bytes], now: float) -> StoredMessage:
     message_id, value, state, error, visible = fields
-    end = value.index(0, 32)
-    visible_at = int(visible) / MICROSECONDS
-    mode = state[32:33]
-    reason = DeadReason(state.split(b"\0")[1].decode()) if mode == b"D" else None
+    queue, _, body = value[32:].partition(b"\0")
+    visible_at = read_instant_us(_number(visible)) / MICROSECONDS
+    mode, dead = state[32:33], state.split(b"\0")[1:2]
+    reason = read_reason(b"".join(dead)) if mode == b"D" else None
     return StoredMessage(
-        id=message_id.decode(),
-        queue=value[32:end].decode(),
-        body=value[end + 1 :],
+        id=read_text(message_id),
+        queue=read_text(queue),
+        body=body,
         state=State.DEAD if reason else derive_state(leased=mode == b"L", visible_at=visible_at, now=now),
-        attempts=int(state[34:50] or 0),
-        crashes=int(state[50:66] or 0),
-        enqueued_at=int(value[16:32]) / MICROSECONDS,
+        attempts=read_count(_number(state[34:50])),
+        crashes=read_count(_number(state[50:66])),
+        enqueued_at=read_instant_us(_number(value[16:32])) / MICROSECONDS,
         visible_at=visible_at,
         reason=reason,
-        error=ErrorRecord.from_json(error.decode()) if error else None,
+        error=read_error(error or None),
     )
+
+
+def _number(text: bytes) -> int | float:
+    """Return a number as the server writes it, 0 for what is none; large scores have an exponent."""
+    if text.isdigit():
+        return int(text)
+    try:
+        number = float(text)
+    except ValueError:
+        return 0
+    return number if number == number else 0  # noqa: PLR0124 - NaN
+
+
+def decode_damaged(reply: Sequence[bytes]) -> list[DamagedMessage]:
+    """Return what a reserve made dead letters of, or only removed, from id or nothing, queue and error of each."""
+    return [
+        DamagedMessage(read_text(message_id), read_text(queue), error=error.decode(errors="replace"))
+        for message_id, queue, error in zip(reply[::3], reply[1::3], reply[2::3], strict=True)
+    ]

@@ -1,23 +1,26 @@
 """Messages in Redis or Valkey: every operation is one script on the server, under the server's clock."""
 
 import asyncio
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from asynctasq.drivers.base import YES, Capabilities, Driver, Page, Settlements, partial
 from asynctasq.drivers.checks import check_messages, check_queue_names, is_message_id
+from asynctasq.drivers.damaged import log_damaged, read_text
 from asynctasq.drivers.loops import PerLoop
 from asynctasq.drivers.redis_driver.address import BODY_BYTES_MAX, RedisOptions, option_types, parse_address
-from asynctasq.drivers.redis_driver.codec import decode_leases, encode_messages, encode_settlements
+from asynctasq.drivers.redis_driver.codec import decode_damaged, decode_leases, encode_messages, encode_settlements
 from asynctasq.drivers.redis_driver.inspection import Inspection
 from asynctasq.drivers.redis_driver.pool import Argument, Pool
 from asynctasq.drivers.redis_driver.server_checks import check_server
 from asynctasq.drivers.redis_driver.waiting import BLOCK_S, WakeNext, WakeupListeners
+from asynctasq.drivers.retention import PRUNED_AT_ONCE, RETENTION_OPTIONS, Retention
 from asynctasq.drivers.urls import read_address, read_options
-from asynctasq.errors import ConfigError, DispatchError
+from asynctasq.errors import ConfigError, DispatchError, DriverError
 from asynctasq.kernel.messages import (
     MICROSECONDS,
     QUEUE_NAME,
@@ -30,9 +33,16 @@ from asynctasq.kernel.messages import (
     check_queue_name,
     microseconds,
 )
+from asynctasq.logs import get_logger
 
 __all__ = ["RedisDriver"]
 
+logger = get_logger(__name__)
+
+T = TypeVar("T")
+
+WRONG_KEYS = ("WRONGTYPE", "value is not an integer", "would overflow")
+"""What the server says of a key that no driver has written so."""
 WAITING_KEY_MS = BLOCK_S * 1000 + 2000
 MESSAGES_MAX = 500_000
 """Messages in one call: a server takes about a million arguments in one command."""
@@ -54,6 +64,7 @@ class RedisDriver(Driver):
         `redis+cluster://node1,node2:6379`.
     namespace: the first part of every key, as hash tag (asynctasq); drivers of different namespaces share nothing.
     max_connections: at most so many calls at once in one event loop (20); waiting adds one per set of queues.
+    dead_ttl, dead_max: how many seconds dead letters stay (90 days), and how many in a queue (100,000).
     Other options are those of `RedisOptions`; all may also stand in the query of the URL, arguments win.
     """
 
@@ -91,15 +102,23 @@ class RedisDriver(Driver):
         }
         given = {**parts.options, **options, **{name: value for name, value in named.items() if value is not None}}
         types: dict[str, type] = {"password": str, "db": int, "max_connections": int, "clock_offset": float}
+        types |= RETENTION_OPTIONS
         settings = read_options("redis driver", given, {**types, "namespace": str, **option_types()})
         chosen_password, chosen_db = settings.pop("password", None), settings.pop("db", None)
         self.clock_offset: float = settings.pop("clock_offset", 0.0)
         self._namespace = _checked_namespace(settings.pop("namespace", "asynctasq"))
         self._max_connections = _checked_connections(settings.pop("max_connections", 20))
+        kept = {name: settings.pop(name) for name in RETENTION_OPTIONS if name in settings}
+        self._retention = Retention(**kept)
         extra = RedisOptions(**settings)
         self._address = parse_address(parts, password=chosen_password, db=chosen_db, options=extra)
         self.tls = self._address.tls_text()
-        self.capabilities = replace(type(self).capabilities, body_bytes_max=extra.body_bytes_max)
+        self.capabilities = replace(
+            type(self).capabilities,
+            body_bytes_max=extra.body_bytes_max,
+            dead_ttl=self._retention.dead_ttl,
+            dead_max=self._retention.dead_max,
+        )
         self._base = f"{{{self._namespace}}}:"
         self._resources = PerLoop[_LoopResources](
             self._open_resources, self._close_resources, lambda resources: resources.pool.abandon()
@@ -140,16 +159,31 @@ class RedisDriver(Driver):
     async def _close_resources(self, resources: _LoopResources) -> None:
         await resources.pool.close()
 
-    async def script(self, name: str, *arguments: Argument) -> Any:
+    async def script(self, name: str, *arguments: Argument, queues: Sequence[str] = ()) -> Any:
         """Run a script that may be repeated, under the shifted clock; for the other modules of this package."""
-        resources = await self._resources.get()
         complete = (self._offset_us(), *arguments)
-        return await resources.pool.script(name, complete, repeat=complete)
+        pool = (await self._resources.get()).pool
+        return await self._repaired(pool, lambda: pool.script(name, complete, repeat=complete), queues)
 
     async def command(self, *arguments: Argument) -> Any:
         """Run a command that may be repeated; for the other modules of this package."""
-        resources = await self._resources.get()
-        return await resources.pool.command(*arguments)
+        pool = (await self._resources.get()).pool
+        return await self._repaired(pool, lambda: pool.command(*arguments), ())
+
+    async def _repaired(self, pool: Pool, call: Callable[[], Awaitable[T]], queues: Sequence[str]) -> T:
+        """Make a call, again once keys that are not what they should be, those of these queues too, are set aside."""
+        try:
+            return await call()
+        except DriverError as error:
+            if not any(text in str(error) for text in WRONG_KEYS):
+                raise
+            arguments: tuple[Argument, ...] = (self._offset_us(), *queues)
+            found = await pool.script("repair", arguments, repeat=arguments)
+            if not found:
+                raise
+        for what in found:
+            logger.error("%s: a key was damaged and is set aside as damaged:*: %s", self, read_text(what))
+        return await call()
 
     def _offset_us(self) -> int:
         return round(self.clock_offset * MICROSECONDS)
@@ -160,7 +194,7 @@ class RedisDriver(Driver):
         self._check(messages)
         if not messages:
             return []
-        reply = await self.script("enqueue", *encode_messages(messages))
+        reply = await self.script("enqueue", *encode_messages(messages), queues=[*{each.queue for each in messages}])
         if isinstance(reply, int):
             return [message.id for message in messages]
         return [message_id.decode() for message_id in reply]
@@ -190,6 +224,8 @@ class RedisDriver(Driver):
 
     async def wait_visible(self, queues: Sequence[str], *, wait_s: float) -> bool:
         check_queue_names(queues)
+        if await self._prune(queues):
+            return True  # the caller's next reserve removes more
         resources = await self._resources.get()
         listener = resources.listeners.for_queues(queues)
         deadline = asyncio.get_running_loop().time() + wait_s
@@ -217,7 +253,8 @@ class RedisDriver(Driver):
         if not queues:
             return math.inf
         arguments: tuple[Argument, ...] = (self._offset_us(), WAITING_KEY_MS, *queues)
-        due_us = int(await pool.script("next_visible", arguments, repeat=arguments))
+        call = functools.partial(pool.script, "next_visible", arguments, repeat=arguments)
+        due_us = int(await self._repaired(pool, call, queues))
         return math.inf if due_us < 0 else due_us / MICROSECONDS
 
     # -- settling --------------------------------------------------------------------------------
@@ -248,6 +285,8 @@ class RedisDriver(Driver):
         limit = max(limit, 0) if queues else 0
         if not settlements and not limit:
             return frozenset(), []
+        if limit:
+            await self._prune(queues)
         resources = await self._resources.get()
         times = (self._offset_us(), microseconds(lease_s))
         rest: tuple[Argument, ...] = (len(queues), *queues, *encode_settlements(settlements))
@@ -257,8 +296,21 @@ class RedisDriver(Driver):
         async def hand_back(reply: Any) -> None:
             await self._hand_back(resources.pool, decode_leases(reply[1]))
 
-        lost, granted = await resources.pool.script("turn", arguments, repeat=repeat, on_cancelled=hand_back)
+        pool = resources.pool
+        call = functools.partial(pool.script, "turn", arguments, repeat=repeat, on_cancelled=hand_back)
+        lost, granted, damaged = await self._repaired(pool, call, queues)
+        log_damaged(self, decode_damaged(damaged))
         return _ids(lost), decode_leases(granted)
+
+    async def _prune(self, queues: Sequence[str]) -> bool:
+        """Remove some of the dead letters that are to go, if it is time to look; return whether there are more."""
+        keep = self._retention
+
+        async def step() -> bool:
+            numbers = keep.dead_ttl_us, keep.dead_max, PRUNED_AT_ONCE
+            return bool(await self.script("prune", *numbers, *queues, queues=queues))
+
+        return await keep.prune(step, now=asyncio.get_running_loop().time() + self.clock_offset)
 
     async def _hand_back(self, pool: Pool, leases: Sequence[Lease]) -> None:
         """Release the leases of a cancelled call, so that they do not expire and count as crashes."""
@@ -270,7 +322,7 @@ class RedisDriver(Driver):
     # -- inspecting ---------------------------------------------------------------------------------
 
     async def depth(self, queue: str) -> Depth:
-        ready, scheduled, reserved, dead, oldest = await self.script("depth", check_queue_name(queue))
+        ready, scheduled, reserved, dead, oldest = await self.script("depth", check_queue_name(queue), queues=[queue])
         return Depth(
             ready=ready,
             scheduled=scheduled,
@@ -280,7 +332,7 @@ class RedisDriver(Driver):
         )
 
     async def redrive(self, queue: str, *, limit: int) -> int:
-        return int(await self.script("redrive", check_queue_name(queue), limit))
+        return int(await self.script("redrive", check_queue_name(queue), limit, queues=[queue]))
 
     async def queues(self) -> list[str]:
         return await self._inspection.queues()

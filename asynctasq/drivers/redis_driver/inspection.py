@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from asynctasq.drivers.base import Page
 from asynctasq.drivers.batches import chunks
 from asynctasq.drivers.checks import is_message_id
+from asynctasq.drivers.damaged import queue_names, read_text
 from asynctasq.drivers.redis_driver.codec import decode_stored
 from asynctasq.drivers.redis_driver.pool import Argument
 from asynctasq.kernel.messages import State, StoredMessage
@@ -38,7 +39,7 @@ class Inspection:
         self._base = base
 
     async def queues(self) -> list[str]:
-        return sorted(name.decode() for name in await self._server.command("SMEMBERS", f"{self._base}queues"))
+        return queue_names(await self._server.command("SMEMBERS", f"{self._base}queues"))
 
     async def find(self, message_id: str) -> StoredMessage | None:
         found = await self._show([message_id.encode()] if is_message_id(message_id) else [])
@@ -54,7 +55,7 @@ class Inspection:
         found: list[StoredMessage] = []
         arrivals: list[int] = []
         for batch in chunks(members, limit + 1):
-            arrival_of = {member[16:].decode(): int(member[:16]) for member in batch}
+            arrival_of = {read_text(member[16:]): int(member[:16]) for member in batch}
             for message in await self._show([member[16:] for member in batch]):
                 if message.queue == queue and state in {None, message.state}:
                     found.append(message)
@@ -72,7 +73,7 @@ class Inspection:
         members: set[bytes] = set()
         for sorted_set in _sorted_sets(state):
             async for member, score in self._scan(f"{self._base}{sorted_set}:{queue}"):
-                if int(member[:16]) > after and (state is not State.READY or score <= now):
+                if _arrival(member) > after and (state is not State.READY or score <= now):
                     members.add(member[:16] + member[65:] if sorted_set == "leased" else member)
         return sorted(members)
 
@@ -92,7 +93,7 @@ class Inspection:
         """Remove those that are 'waiting' (scheduled, ready, lease ran out) or 'dead'; return their ids."""
         removed: set[str] = set()
         for batch in chunks([message_id for message_id in message_ids if is_message_id(message_id)], IDS_PER_CALL):
-            removed.update(found.decode() for found in await self._server.script("remove", kind, *batch))
+            removed.update(read_text(found) for found in await self._server.script("remove", kind, *batch))
         return removed
 
     async def purge(self, queue: str) -> int:
@@ -104,6 +105,11 @@ class Inspection:
             total += removed
             if removed < PURGE_BATCH:
                 return total
+
+
+def _arrival(member: bytes) -> int:
+    """Return the arrival in a member of a sorted set, 0 if it is damaged: no message can be found by that."""
+    return int(member[:16]) if len(member) > 16 and member[:16].isdigit() else 0
 
 
 def _sorted_sets(state: State | None) -> tuple[str, ...]:

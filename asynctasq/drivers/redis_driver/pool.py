@@ -34,13 +34,15 @@ BRIEF_SCRIPTS = frozenset({"enqueue", "turn", "extend", "next_visible", "wake_ne
 # reserving must, or a full server could never be drained again; only new messages are refused.
 SCRIPT_PARTS: dict[str, tuple[tuple[str, ...], str]] = {
     "enqueue": (("common", "store", "enqueue"), ""),
-    "turn": (("common", "store", "settle", "reserve", "turn"), " flags=allow-oom"),
+    "turn": (("common", "damaged", "store", "settle", "reserve", "turn"), " flags=allow-oom"),
     "extend": (("common", "extend"), " flags=allow-oom"),
-    "redrive": (("common", "redrive"), " flags=allow-oom"),
+    "redrive": (("common", "damaged", "redrive"), " flags=allow-oom"),
     "next_visible": (("common", "next_visible"), " flags=allow-oom"),
     "wake_next": (("common", "wake_next"), " flags=allow-oom"),
     "result": (("common", "result"), " flags=allow-oom"),
     "remove": (("common", "remove"), " flags=allow-oom"),
+    "prune": (("common", "prune"), " flags=allow-oom"),
+    "repair": (("common", "repair"), " flags=allow-oom"),
     "purge": (("common", "purge"), " flags=allow-oom"),
     "depth": (("common", "depth"), " flags=no-writes"),
     "show": (("common", "show"), " flags=no-writes"),

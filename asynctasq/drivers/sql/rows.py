@@ -1,31 +1,33 @@
 """From the columns of a statement to the values of the contract; pure."""
 
+from typing import Any
+
+from asynctasq.drivers.damaged import read_bytes, read_count, read_error, read_instant_us, read_reason, read_text
 from asynctasq.kernel.lifecycle import derive_state
-from asynctasq.kernel.messages import MICROSECONDS, DeadReason, Depth, ErrorRecord, State, StoredMessage
+from asynctasq.kernel.messages import MICROSECONDS, Depth, State, StoredMessage
 
 __all__ = ["depth_from", "stored_message"]
 
 
-def stored_message(
-    row: tuple[str, str, bytes, bool, int, int, int, int, str | None, str | None], now_us: int
-) -> StoredMessage:
-    """Return what an operator sees of one row.
+def stored_message(row: tuple[Any, ...], now_us: int, *, dead: bool) -> StoredMessage:
+    """Return what an operator sees of one row, however damaged.
 
     Its columns: id, queue, body, leased, attempts, crashes, enqueued_us, visible_us, reason, error (JSON).
     """
     message_id, queue, body, leased, attempts, crashes, enqueued_us, visible_us, reason, error = row
-    state = State.DEAD if reason is not None else derive_state(leased=leased, visible_at=visible_us, now=now_us)
+    visible_us = read_instant_us(visible_us)
+    state = State.DEAD if dead else derive_state(leased=bool(leased), visible_at=visible_us, now=now_us)
     return StoredMessage(
-        id=message_id,
-        queue=queue,
-        body=body,
+        id=read_text(message_id),
+        queue=read_text(queue),
+        body=read_bytes(body),
         state=state,
-        attempts=attempts,
-        crashes=crashes,
-        enqueued_at=enqueued_us / MICROSECONDS,
+        attempts=read_count(attempts),
+        crashes=read_count(crashes),
+        enqueued_at=read_instant_us(enqueued_us) / MICROSECONDS,
         visible_at=visible_us / MICROSECONDS,
-        reason=DeadReason(reason) if reason is not None else None,
-        error=ErrorRecord.from_json(error) if error is not None else None,
+        reason=read_reason(reason) if dead else None,
+        error=read_error(error),
     )
 
 

@@ -18,10 +18,12 @@ from urllib.parse import unquote
 from asynctasq.clock import SystemClock
 from asynctasq.drivers.base import YES, Capabilities, Driver, Page, Settlements, partial
 from asynctasq.drivers.checks import check_follow_ups, check_messages, check_queue_names, is_message_id
+from asynctasq.drivers.damaged import log_damaged
 from asynctasq.drivers.loops import PerLoop
+from asynctasq.drivers.retention import DEAD_MAX, DEAD_TTL_S, RETENTION_OPTIONS, Retention
 from asynctasq.drivers.sql.settlements import queues_to_wake
 from asynctasq.drivers.sql.waiting import Wakeups
-from asynctasq.drivers.sqlite_driver import statements
+from asynctasq.drivers.sqlite_driver import retention, statements
 from asynctasq.drivers.sqlite_driver.callers_transaction import run_in, run_in_async
 from asynctasq.drivers.sqlite_driver.commit_notices import notice_folder, send_notices
 from asynctasq.drivers.sqlite_driver.schema import SQLiteFile, Steps, mapped_errors
@@ -60,6 +62,7 @@ class SQLiteDriver(Driver):
     poll_s: how often to check for commits of other processes, only while a call waits, and ten times a second at most
     once nothing has happened for two seconds: who stores messages gives notice.
     max_page_count: limit of the file's size in pages (of 4096 bytes unless the file says otherwise).
+    dead_ttl, dead_max: how many seconds dead letters stay, and how many in a queue.
     """
 
     capabilities = Capabilities(
@@ -73,7 +76,7 @@ class SQLiteDriver(Driver):
         body_bytes_max=BODY_BYTES_MAX,
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the options of an address
         self,
         path: str | os.PathLike[str] = DEFAULT_PATH,
         *,
@@ -83,6 +86,8 @@ class SQLiteDriver(Driver):
         poll_s: float = 0.01,
         body_bytes_max: int | None = BODY_BYTES_MAX,
         max_page_count: int | None = None,
+        dead_ttl: float = DEAD_TTL_S,
+        dead_max: int = DEAD_MAX,
     ) -> None:
         _check_options(durability, busy_timeout_s, poll_s)
         _check_limits(body_bytes_max, max_page_count)
@@ -97,7 +102,14 @@ class SQLiteDriver(Driver):
         self._clock = SystemClock()
         self._wakeups = Wakeups.for_store(f"sqlite:{os.path.realpath(self._file.path)}")
         durable = YES if durability == "full" else partial(NORMAL_DURABILITY)
-        self.capabilities = replace(type(self).capabilities, durable=durable, body_bytes_max=body_bytes_max)
+        self._retention = Retention(dead_ttl, dead_max)
+        self.capabilities = replace(
+            type(self).capabilities,
+            durable=durable,
+            body_bytes_max=body_bytes_max,
+            dead_ttl=dead_ttl,
+            dead_max=dead_max,
+        )
         self._sessions = PerLoop(self._start_session, Session.close, Session.abandon)
 
     @classmethod
@@ -116,6 +128,7 @@ class SQLiteDriver(Driver):
             "poll_s": float,
             "body_bytes_max": int,
             "max_page_count": int,
+            **RETENTION_OPTIONS,
         }
         return cls(unquote(path[1:]) or DEFAULT_PATH, **read_options("SQLite driver", {**in_url, **options}, known))
 
@@ -163,6 +176,7 @@ class SQLiteDriver(Driver):
         check_queue_names(queues)
         if limit <= 0:
             return []
+        await self._prune(queues)
         operation = Operation(
             steps=lambda now_us: statements.reserve(queues, limit, lease_s, now_us),
             now_us=self._now_us,
@@ -170,12 +184,24 @@ class SQLiteDriver(Driver):
             on_cancelled=self._hand_back,
         )
         if wait_s <= 0:
-            return (await self._run(operation)).leases
+            return self._leases(await self._run(operation))
         found = await self._wait(queues, wait_s, operation, lambda reserved: bool(reserved.leases))
         return found.leases if found else []
 
+    async def _prune(self, queues: Sequence[str]) -> bool:
+        """Remove some of what has expired, if it is time to look; return whether there is more."""
+        operation = Operation(
+            steps=lambda now_us: retention.prune(queues, self._retention, now_us),
+            now_us=self._now_us,
+            try_read=lambda now_us: retention.nothing_to_prune(queues, self._retention, now_us),
+        )
+        now = asyncio.get_running_loop().time() + self.clock_offset
+        return await self._retention.prune(lambda: self._run(operation), now=now)
+
     async def wait_visible(self, queues: Sequence[str], *, wait_s: float) -> bool:
         check_queue_names(queues)
+        if await self._prune(queues):
+            return True  # the caller's next reserve removes more
         operation = Operation(
             steps=lambda now_us: statements.next_due(queues, now_us), now_us=self._now_us, writes=False
         )
@@ -195,6 +221,7 @@ class SQLiteDriver(Driver):
         with session.waiting(queues) as waiter:
             while not waiter.closed:
                 reserved = await session.submit(operation)
+                log_damaged(self, reserved.damaged)
                 if is_found(reserved):
                     return reserved
                 remaining_s = deadline - loop.time()
@@ -237,6 +264,7 @@ class SQLiteDriver(Driver):
         if limit <= 0:
             return await self.settle(settlements), []
         check_queue_names(queues)
+        await self._prune(queues)
         operation = Operation(
             steps=lambda now_us: statements.turn(settlements, queues, limit, lease_s, now_us),
             now_us=self._now_us,
@@ -244,7 +272,11 @@ class SQLiteDriver(Driver):
             on_cancelled=lambda result: self._hand_back(result[1]),
         )
         lost, reserved = await self._run(operation)
-        return lost, reserved.leases
+        return lost, self._leases(reserved)
+
+    def _leases(self, reserved: ReserveResult) -> list[Lease]:
+        log_damaged(self, reserved.damaged)
+        return reserved.leases
 
     def _check_settlements(self, settlements: Settlements) -> frozenset[str]:
         """Raise if a follow-up can't be stored; return the queues to wake."""
@@ -299,7 +331,7 @@ class SQLiteDriver(Driver):
         expires_us, result = found
         if expires_us > self._now_us():
             return result
-        await self._write(statements.prune_results)
+        await self._write(retention.prune_results)
         return None
 
     # -- inside the caller's transaction ---------------------------------------------------------

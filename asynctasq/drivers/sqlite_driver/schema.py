@@ -62,7 +62,7 @@ SCHEMA = (
     )""",
     """CREATE INDEX asynctasq_message_due ON asynctasq_message (queue, visible_us, arrival, leased)
        WHERE death IS NULL""",
-    "CREATE INDEX asynctasq_message_dead ON asynctasq_message (queue, death) WHERE death IS NOT NULL",
+    "CREATE INDEX asynctasq_message_dead ON asynctasq_message (queue, death, visible_us) WHERE death IS NOT NULL",
     """CREATE TABLE asynctasq_result (
         id TEXT PRIMARY KEY, expires_us INTEGER NOT NULL, body BLOB NOT NULL
     ) WITHOUT ROWID""",
@@ -245,7 +245,13 @@ def _check_path(file: SQLiteFile) -> None:
     make_file(file.path)
 
 
+def _text(data: bytes) -> str:
+    return data.decode(errors="surrogateescape")
+
+
 def _set_up(connection: sqlite3.Connection, file: SQLiteFile) -> None:
+    # Bytes that are no text are read nevertheless: the other rows of the statement may be good.
+    connection.text_factory = _text
     cursor = connection.cursor()
     mode = cursor.execute("PRAGMA journal_mode = WAL").fetchone()[0]
     if mode != "wal":

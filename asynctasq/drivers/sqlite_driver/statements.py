@@ -7,12 +7,15 @@ statement gives up the interpreter's lock, and getting it back may take long whe
 
 from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from asynctasq.drivers.base import Page, Settlements
+from asynctasq.drivers.damaged import CLAIMS_MAX, DamagedMessage, queue_names, read_bytes, read_instant_us
 from asynctasq.drivers.sql.rows import depth_from, stored_message
 from asynctasq.drivers.sql.settlements import independent_batches
+from asynctasq.drivers.sqlite_driver.damaged_rows import DUE_COLUMNS, bury_damaged, is_readable
+from asynctasq.drivers.sqlite_driver.retention import RESULTS_PRUNED, prune_results
 from asynctasq.drivers.sqlite_driver.schema import Row, Step, Steps
 from asynctasq.kernel.messages import (
     MICROSECONDS,
@@ -40,7 +43,6 @@ __all__ = [
     "list_messages",
     "next_due",
     "next_due_unless_visible",
-    "prune_results",
     "purge",
     "queues",
     "redrive",
@@ -52,16 +54,17 @@ __all__ = [
 ]
 
 TOKEN_BITS = 32
-TOKEN_MAX = 2**94
+TOKEN_MAX = 2**95
 DELAY_S_MAX = 1e12
-PRUNED_AT_ONCE = 100
 
 INSERT = """INSERT OR IGNORE INTO asynctasq_message (id, queue, visible_us, enqueued_us, body)
     VALUES (?, ?, ?, ?, ?)"""
-DUE = """SELECT arrival, id, token, attempts, crashes, leased, visible_us, enqueued_us, body FROM asynctasq_message
-    WHERE queue = ? AND death IS NULL AND visible_us <= ? ORDER BY visible_us, arrival LIMIT ?"""
+LIVING = f"SELECT {', '.join(DUE_COLUMNS)} FROM asynctasq_message WHERE queue = ? AND death IS NULL"
+DUE = f"{LIVING} AND visible_us <= ? ORDER BY visible_us, arrival LIMIT ?"
+# Texts and bytes come after all numbers, so what has such an instant would never be due.
+UNDATED = f"{LIVING} AND visible_us >= '' LIMIT ?"
 NEXT_DUE = """SELECT visible_us FROM asynctasq_message
-    WHERE queue = ? AND death IS NULL ORDER BY visible_us LIMIT 1"""
+    WHERE queue = ? AND death IS NULL AND visible_us {} ORDER BY visible_us LIMIT 1"""
 LEASE = """UPDATE asynctasq_message
     SET visible_us = ?, crashes = crashes + leased, leased = 1, token = token + 1
     WHERE arrival IN (SELECT value FROM json_each(?))"""
@@ -81,17 +84,23 @@ BURY = """UPDATE asynctasq_message SET leased = 0, visible_us = ?, attempts = at
         SELECT max(death) FROM asynctasq_message AS other
         WHERE other.queue = asynctasq_message.queue AND other.death IS NOT NULL
     ), 0) WHERE arrival = ?"""
-STORED_COLUMNS = """id, queue, body, leased, attempts, crashes, enqueued_us, visible_us, reason, error"""
+STORED_COLUMNS = (
+    """death IS NOT NULL, id, queue, body, leased, attempts, crashes, enqueued_us, visible_us, reason, error"""
+)
 REMOVE = "DELETE FROM asynctasq_message WHERE id IN (SELECT value FROM json_each(?)) AND"
 WAITING = "death IS NULL AND (leased = 0 OR visible_us <= ?)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReserveResult:
-    """The leases and how their rows were before; without leases, when the next message is due."""
+    """The leases and how their rows were before; without leases, when the next message is due.
+
+    `damaged` became dead letters instead.
+    """
 
     leases: list[Lease]
     rows: list[Row] = field(default_factory=list[Row])
+    damaged: list[DamagedMessage] = field(default_factory=list[DamagedMessage])
     due_us: int | None = None
     now_us: int = 0
 
@@ -122,20 +131,28 @@ def store(messages: Sequence[Message], now_us: int) -> Steps[list[str]]:
 
 
 def reserve(queues: Iterable[str], limit: int, lease_s: float, now_us: int) -> Steps[ReserveResult]:
-    """Lease up to `limit` visible messages."""
+    """Lease up to `limit` visible messages; make dead letters of those that can't be read."""
     until = _instant_after(now_us, lease_s)
-    leases: list[Lease] = []
-    rows: list[Row] = []
+    result = ReserveResult(leases=[])
     for queue in dict.fromkeys(queues):
-        if len(rows) >= limit:
-            break
-        found = yield Step(DUE, (queue, now_us, limit - len(rows)))
-        rows += found
-        leases += [_lease(queue, row, until) for row in found]
-    if rows:
-        yield Step(LEASE, (until, _json([row[0] for row in rows])))
-        return ReserveResult(leases=leases, rows=rows)
-    return (yield from next_due(queues, now_us))
+        for _ in range(CLAIMS_MAX):
+            if (room := limit - len(result.rows)) <= 0:
+                break
+            found = yield Step(DUE, (queue, now_us, room))
+            if len(found) < room:
+                found += yield Step(UNDATED, (queue, room - len(found)))
+            good = [row for row in found if is_readable(row)]
+            if good:
+                result.rows.extend(good)
+                result.leases.extend([_lease(queue, row, until) for row in good])
+                yield Step(LEASE, (until, _json([row[0] for row in good])))
+            if len(good) == len(found):
+                break
+            damaged = [row for row in found if not is_readable(row)]
+            result.damaged.extend((yield from bury_damaged(queue, damaged, now_us)))
+    if result.rows:
+        return result
+    return replace((yield from next_due(queues, now_us)), damaged=result.damaged)
 
 
 def _lease(queue: str, row: Row, until_us: int) -> Lease:
@@ -165,7 +182,9 @@ def next_due(queues: Iterable[str], now_us: int) -> Steps[ReserveResult]:
     """Lease nothing; return when the next message of these queues is due."""
     found: list[int] = []
     for queue in dict.fromkeys(queues):
-        found += [row[0] for row in (yield Step(NEXT_DUE, (queue,)))]
+        found += [row[0] for row in (yield Step(NEXT_DUE.format("< ''"), (queue,)))]
+        if (yield Step(NEXT_DUE.format(">= ''"), (queue,))):
+            found.append(now_us)
     return ReserveResult(leases=[], due_us=min(found, default=None), now_us=now_us)
 
 
@@ -226,7 +245,7 @@ def _held(leases: Sequence[Lease]) -> Steps[tuple[list[int | None], set[str]]]:
 
 def _parse_token(token: str) -> tuple[int, int]:
     """Return arrival and number; for a token that we never granted, those of no row."""
-    if token.isascii() and token.isdigit() and len(token) <= 28 and (number := int(token)) < TOKEN_MAX:
+    if token.isascii() and token.isdigit() and len(token) <= 29 and (number := int(token)) < TOKEN_MAX:
         return number >> TOKEN_BITS, number & (1 << TOKEN_BITS) - 1
     return 0, 0
 
@@ -262,7 +281,7 @@ class _SettlementPlan:
             yield Step(COMPLETE, (_json(self._completed),))
         if self._results:
             # Each write removes more than it adds, so expired results never pile up, without a background task.
-            yield from prune_results(self._now_us, at_most=2 * len(self._results) + PRUNED_AT_ONCE)
+            yield from prune_results(self._now_us, at_most=2 * len(self._results) + RESULTS_PRUNED)
             yield Step("INSERT OR REPLACE INTO asynctasq_result VALUES (?, ?, ?)", self._results, many=True)
         if self._released:
             yield Step(RELEASE, self._released, many=True)
@@ -289,7 +308,7 @@ def depth(queue: str, now_us: int) -> Steps[Depth]:
         f"SELECT count(*), min(visible_us) {count} NULL AND visible_us <= ?", (queue, now_us)
     )
     ((later, reserved),) = yield Step(
-        f"SELECT count(*), coalesce(sum(leased), 0) {count} NULL AND visible_us > ?", (queue, now_us)
+        f"SELECT count(*), coalesce(sum(leased <> 0), 0) {count} NULL AND visible_us > ?", (queue, now_us)
     )
     ((dead,),) = yield Step(f"SELECT count(*) {count} NOT NULL", (queue,))
     return depth_from(
@@ -306,14 +325,14 @@ def redrive(queue: str, limit: int, now_us: int) -> Steps[int]:
     yield Step(
         """UPDATE asynctasq_message SET visible_us = ?, attempts = 0, crashes = 0, death = NULL, reason = NULL,
            error = NULL WHERE arrival IN (SELECT value FROM json_each(?))""",
-        (now_us, _json([arrival for (arrival,) in rows])),
+        (now_us, str([arrival for (arrival,) in rows])),
     )
     return len(rows)
 
 
 def queues() -> Steps[list[str]]:
     """Return the names of all queues, each found by one step in an index."""
-    names: set[str] = set()
+    names: set[object] = set()
     for state in ("NULL", "NOT NULL"):
         first = f"SELECT min(queue) FROM asynctasq_message WHERE death IS {state}"
         rows = yield Step(
@@ -322,17 +341,13 @@ def queues() -> Steps[list[str]]:
             ) SELECT queue FROM name WHERE queue IS NOT NULL"""
         )
         names.update(name for (name,) in rows)
-    return sorted(names)
+    return queue_names(names)
 
 
 def find(message_id: str, now_us: int) -> Steps[StoredMessage | None]:
     """Return one message."""
     rows = yield Step(f"SELECT {STORED_COLUMNS} FROM asynctasq_message WHERE id = ?", (message_id,))
-    return stored_message(_columns(rows[0]), now_us) if rows else None
-
-
-def _columns(row: Row) -> Any:
-    return row
+    return stored_message(rows[0][1:], now_us, dead=rows[0][0]) if rows else None
 
 
 class _Filter(NamedTuple):
@@ -342,7 +357,7 @@ class _Filter(NamedTuple):
 
 FILTERS = {
     State.READY: _Filter("death IS NULL AND visible_us <= ?", takes_now=True),
-    State.RESERVED: _Filter("death IS NULL AND leased = 1 AND visible_us > ?", takes_now=True),
+    State.RESERVED: _Filter("death IS NULL AND leased <> 0 AND visible_us > ?", takes_now=True),
     State.SCHEDULED: _Filter("death IS NULL AND leased = 0 AND visible_us > ?", takes_now=True),
     State.DEAD: _Filter("death IS NOT NULL", takes_now=False),
     State.COMPLETED: _Filter("0", takes_now=False),
@@ -355,12 +370,12 @@ def list_messages(queue: str, state: State | None, limit: int, after: int, now_u
     chosen = _Filter("1", takes_now=False) if state is None else FILTERS[state]
     params = [queue, after, *([now_us] if chosen.takes_now else []), limit + 1]
     rows = yield Step(
-        f"""SELECT {STORED_COLUMNS}, arrival FROM asynctasq_message
+        f"""SELECT arrival, {STORED_COLUMNS} FROM asynctasq_message
             WHERE queue = ? AND arrival > ? AND {chosen.sql} ORDER BY arrival LIMIT ?""",
         params,
     )
-    more = str(rows[limit - 1][-1]) if len(rows) > limit else None
-    return Page(messages=[stored_message(_columns(row[:-1]), now_us) for row in rows[:limit]], cursor=more)
+    more = str(rows[limit - 1][0]) if len(rows) > limit else None
+    return Page(messages=[stored_message(row[2:], now_us, dead=row[1]) for row in rows[:limit]], cursor=more)
 
 
 def remove(ids_json: str, *, dead: bool, now_us: int) -> Steps[AbstractSet[str]]:
@@ -380,13 +395,4 @@ def purge(queue: str, now_us: int) -> Steps[int]:
 def fetch_result(message_id: str) -> Steps[tuple[int, bytes] | None]:
     """Return when a result expires, and the result."""
     rows = yield Step("SELECT expires_us, body FROM asynctasq_result WHERE id = ?", (message_id,))
-    return (rows[0][0], rows[0][1]) if rows else None
-
-
-def prune_results(now_us: int, *, at_most: int = PRUNED_AT_ONCE) -> Steps[None]:
-    """Remove expired results."""
-    yield Step(
-        """DELETE FROM asynctasq_result WHERE id IN (
-            SELECT id FROM asynctasq_result WHERE expires_us <= ? ORDER BY expires_us LIMIT ?)""",
-        (now_us, at_most),
-    )
+    return (read_instant_us(rows[0][0]), read_bytes(rows[0][1])) if rows else None

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
 
-from asynctasq.drivers.checks import check_message_id
+from asynctasq.drivers.checks import ID_CHARACTERS_MAX, check_message_id
+from asynctasq.drivers.damaged import is_count, is_instant_us
 from asynctasq.errors import BodyTooLarge
 from asynctasq.kernel.messages import (
     MICROSECONDS,
@@ -287,12 +288,12 @@ def _read_envelope(reply: dict[str, Any]) -> Envelope:
     try:
         header = json.loads(text)
         version, message_id = int(header["asynctasq"]), str(header["id"])
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return foreign
     if version > WIRE_VERSION:
         raise NewerVersion(f"message {message_id} has wire version {version}; this asynctasq reads {WIRE_VERSION}")
     try:
-        return Envelope(
+        read = Envelope(
             id=message_id,
             body=body,
             attempts=int(header.get("attempts", 0)),
@@ -302,8 +303,12 @@ def _read_envelope(reply: dict[str, Any]) -> Envelope:
             due_in_us=int(header.get("due_in_us", 0)),
             reason=header.get("dead"),
         )
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return foreign
+    enqueued_us = 0 if read.enqueued_us is None else read.enqueued_us
+    numbers = is_count(read.attempts) and is_count(read.crashes) and is_count(read.copy)
+    instants = is_instant_us(enqueued_us) and is_instant_us(read.due_in_us)
+    return read if numbers and instants and 0 < len(read.id) <= ID_CHARACTERS_MAX else foreign
 
 
 def receipt_of(token: str) -> str:

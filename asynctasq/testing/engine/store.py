@@ -9,7 +9,7 @@ from functools import partial
 
 from asynctasq.drivers.base import Settlements
 from asynctasq.drivers.memory_driver import MemoryDriver
-from asynctasq.drivers.memory_driver.driver import MemoryRow
+from asynctasq.drivers.memory_driver.row import MemoryRow
 from asynctasq.kernel.messages import Lease, Message, State
 from asynctasq.testing.clock import VirtualClock
 from asynctasq.testing.transactions import Change

@@ -306,9 +306,9 @@ async def test_results_past_their_time_are_removed_in_passing(store: PostgresHar
     a, b = await driver.reserve([Q], limit=2, lease_s=600)
     await driver.settle([(a, Complete(result=b"1", result_ttl_s=10))])
     driver.clock_offset += 100
-    driver._prune_at = 0.0
 
     await driver.settle([(b, Complete(result=b"2", result_ttl_s=10))])
+    await driver.reserve([Q], limit=1, lease_s=600)
 
     assert [row[0] for row in await other.fetch("SELECT id FROM asynctasq_results")] == ["b"]
 

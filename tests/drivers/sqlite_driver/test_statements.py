@@ -12,7 +12,8 @@ import pytest
 
 from asynctasq.drivers.base import Driver
 from asynctasq.drivers.memory_driver import MemoryDriver
-from asynctasq.drivers.sqlite_driver import SQLiteDriver, statements
+from asynctasq.drivers.retention import Retention
+from asynctasq.drivers.sqlite_driver import SQLiteDriver, retention, statements
 from asynctasq.drivers.sqlite_driver.schema import Steps
 from asynctasq.kernel.messages import (
     Bury,
@@ -346,6 +347,8 @@ LATER_US = int(NOW * 1e6) + 20_000
         lambda: statements.find("s1", 0),
         lambda: statements.remove('["s1"]', dead=False, now_us=0),
         lambda: statements.fetch_result("s1"),
+        lambda: retention.prune(["a"], Retention(1, 1), LATER_US),
+        lambda: retention.nothing_to_prune(["a"], Retention(1, 1), LATER_US),
     ],
 )
 def test_every_operation_walks_an_index(big: sqlite3.Connection, operation: Any, analyzed: bool) -> None:

@@ -29,11 +29,12 @@
 local CHUNK = 2000
 local PAD = string.rep('.', 49)
 local AFTER_PAD = 66
+local NUMBER_END = 9e15
 local NO_COUNTS = string.rep('0', 32)
 local ARGV = ARGV
 local base = string.match(KEYS[1], '^(.*:)')
 local MESSAGES, STATES, ERRORS, QUEUES = base .. 'messages', base .. 'states', base .. 'errors', base .. 'queues'
-local sub, byte, format, min = string.sub, string.byte, string.format, math.min
+local sub, byte, find, format, min = string.sub, string.byte, string.find, string.format, math.min
 local LEASED, HAS_ERROR = byte('L'), byte('1')
 -- While a cluster moves our slot to another node, a script fails at the first key that is not here, or not yet made: this
 -- one never is, so that it fails before anything was changed.
@@ -48,6 +49,17 @@ end
 
 local function integer(number)
   return format('%.0f', number)
+end
+
+-- Take so many numbers of the sequence and return the one before them. What no driver has set it to is left for the time,
+-- which is above every number given out.
+local function take_numbers(count)
+  local last = redis.call('INCRBY', KEYS[1], count)
+  if last < count or last >= NUMBER_END then
+    redis.call('SET', KEYS[1], integer(now))
+    last = redis.call('INCRBY', KEYS[1], count)
+  end
+  return last - count
 end
 
 -- Whether this token is the latest, and its lease was not ended.

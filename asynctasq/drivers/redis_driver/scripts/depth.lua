@@ -8,5 +8,5 @@ return {
   redis.call('ZCARD', due) - ready,
   redis.call('ZCARD', leased) - expired,
   redis.call('ZCARD', base .. 'dead:' .. ARGV[2]),
-  oldest <= now and integer(now - oldest) or '',
+  oldest <= now and integer(min(now - oldest, 2 ^ 53)) or '',
 }

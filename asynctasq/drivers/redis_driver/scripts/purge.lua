@@ -18,7 +18,7 @@ local function remove_from(key, highest, id_at)
     local ids, members = {}, {}
     local found = redis.call('ZRANGEBYSCORE', key, '-inf', highest, 'LIMIT', kept, limit)
     for _, member in ipairs(found) do
-      if tonumber(sub(member, 1, 16)) <= last then
+      if (tonumber(sub(member, 1, 16)) or 0) <= last then
         ids[#ids + 1], members[#members + 1] = sub(member, id_at), member
       end
     end

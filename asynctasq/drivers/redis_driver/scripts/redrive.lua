@@ -9,20 +9,25 @@ while moved < limit do
   local ids, scores, written = {}, {}, {}
   for i = 1, #members do
     ids[i] = sub(members[i], 17)
-    scores[2 * i - 1], scores[2 * i] = integer(now), members[i]
   end
   local states = fetch(STATES, ids)
   for i = 1, #members do
-    written[2 * i - 1] = ids[i]
-    written[2 * i] = sub(states[i], 1, 32) .. 'F0' .. NO_COUNTS .. queue
+    -- A member that leads to no message is only removed.
+    if redis.call('HEXISTS', MESSAGES, ids[i]) == 1 then
+      local state, at = states[i] or '', #written
+      local token = find(state, VALUE) and sub(state, 1, 32) or sub(members[i], 1, 16) .. padded(now)
+      written[at + 1], written[at + 2] = ids[i], token .. 'F0' .. NO_COUNTS .. queue
+      scores[at + 1], scores[at + 2] = integer(now), members[i]
+    end
   end
   call_in_chunks('HSET', STATES, written)
   call_in_chunks('ZADD', due, scores)
   redis.call('ZREMRANGEBYRANK', dead, 0, #members - 1)
   call_in_chunks('HDEL', ERRORS, ids)
-  moved = moved + #members
+  moved = moved + #written / 2
 end
 if moved > 0 then
   wake(queue)
 end
+delete_if_empty(queue)
 return moved

@@ -9,7 +9,8 @@ local function sorted_set_of(state, queue, arrival, id)
     return wants_dead and base .. 'dead:' .. queue, member
   elseif mode == 'L' then
     key, member = base .. 'leased:' .. queue, arrival .. PAD .. id
-    return not wants_dead and tonumber(redis.call('ZSCORE', key, member)) <= now and key, member
+    local ends = tonumber(redis.call('ZSCORE', key, member) or nil)
+    return not wants_dead and (not ends or ends <= now) and key, member
   end
   return not wants_dead and key, member
 end
@@ -18,7 +19,7 @@ for i = 3, #ARGV do
   local id = ARGV[i]
   local value = redis.call('HGET', MESSAGES, id)
   if value then
-    local queue = sub(value, 33, string.find(value, '\0', 33, true) - 1)
+    local queue = sub(value, 33, (find(value, '%z', 33) or 33) - 1)
     local key, member = sorted_set_of(redis.call('HGET', STATES, id) or '', queue, sub(value, 1, 16), id)
     if key then
       redis.call('ZREM', key, member)

@@ -1,4 +1,6 @@
 -- Lease visible messages: first by visible_at, then by arrival, expired leases among them.
+-- One call makes about so many dead letters of damaged messages, so that it does not block the server.
+local DAMAGED_MAX = 1000
 
 -- Merge two lists of member, score, member, score, ... in the order of the queue; return members, whether each
 -- was an expired lease, and how many came from the first list.
@@ -40,11 +42,12 @@ local function leased_state(state, crashed)
   return sub(state, 1, 16) .. padded(token) .. 'L' .. sub(state, 34, 50) .. padded(crashes) .. sub(state, 67)
 end
 
-local function lease_from(queue, room, until_at, reply)
+-- Return how many were found, and how many of them are leased now; the others were damaged.
+local function lease_from(queue, room, until_at, reply, damaged)
   local due, leased = base .. 'due:' .. queue, base .. 'leased:' .. queue
   local members, crashed, fresh = choose(due, leased, room)
   if #members == 0 then
-    return 0
+    return 0, 0
   end
   local ids = {}
   for i = 1, #members do
@@ -52,33 +55,46 @@ local function lease_from(queue, room, until_at, reply)
   end
   local values, states = fetch(MESSAGES, ids), fetch(STATES, ids)
   local first_state = padded(now) .. 'L0' .. NO_COUNTS .. queue
-  local written, scores, at = {}, {}, #reply
+  local written, scores, removed, at, last = {}, {}, {}, #reply, 0
   for i = 1, #ids do
     local id, arrival = ids[i], sub(members[i], 1, 16)
-    local state = states[i] and leased_state(states[i], crashed[i]) or arrival .. first_state
-    written[2 * i - 1], written[2 * i] = id, state
-    scores[2 * i - 1], scores[2 * i] = until_at, arrival .. PAD .. id
-    reply[at + 1], reply[at + 2], reply[at + 3] = id, state, values[i]
-    at = at + 3
+    local member = arrival .. PAD .. id
+    local readable, stray = is_readable(id, arrival, queue, values[i], states[i]), crashed[i] and members[i] ~= member
+    if readable and not stray then
+      local state = states[i] and leased_state(states[i], crashed[i]) or arrival .. first_state
+      written[last + 1], written[last + 2] = id, state
+      scores[last + 1], scores[last + 2] = until_at, member
+      reply[at + 1], reply[at + 2], reply[at + 3] = id, state, values[i]
+      at, last = at + 3, last + 2
+    else
+      stray = stray or is_stray(arrival, id, queue, values[i], states[i])
+      bury_damaged(members[i], id, queue, values[i], states[i], damaged, stray)
+      if crashed[i] then
+        removed[#removed + 1] = members[i]
+      end
+    end
   end
   call_in_chunks('HSET', STATES, written)
   call_in_chunks('ZADD', leased, scores)
+  call_in_chunks('ZREM', leased, removed)
   if fresh > 0 then
     redis.call('ZREMRANGEBYRANK', due, 0, fresh - 1)
   end
-  return #members
+  return #members, last / 2
 end
 
--- Reply: the end of the leases, then id, state and stored message of each.
+-- Return the end of the leases, then id, state and stored message of each; and what bury_damaged tells of each.
 local function reserve(first, queues, limit, lease)
   local until_at = integer(now + lease)
-  local reply = { until_at }
+  local reply, damaged = { until_at }, {}
   for i = first, first + queues - 1 do
-    while limit > 0 do
-      local leased_count = lease_from(ARGV[i], min(limit, 1000), until_at, reply)
+    while limit > 0 and #damaged < 3 * DAMAGED_MAX do
+      local found, leased_count = lease_from(ARGV[i], min(limit, 1000), until_at, reply, damaged)
       limit = limit - leased_count
-      if leased_count == 0 then
+      if found == 0 then
         break
+      elseif leased_count < found then
+        delete_if_empty(ARGV[i])
       end
     end
     -- A client that could not take all wakes the next one, so one token is enough for many messages.
@@ -86,5 +102,5 @@ local function reserve(first, queues, limit, lease)
       wake(ARGV[i])
     end
   end
-  return reply
+  return reply, damaged
 end

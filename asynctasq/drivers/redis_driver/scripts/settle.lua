@@ -58,8 +58,8 @@ end
 
 -- The state of a message that stays: counters changed, no longer leased.
 local function unleased_state(id, state, mode, flags, error_flag)
-  local attempts = tonumber(sub(state, 35, 50)) + sub(flags, 1, 1)
-  local crashes = tonumber(sub(state, 51, 66)) + sub(flags, 2, 2)
+  local attempts = (tonumber(sub(state, 35, 50)) or 0) + sub(flags, 1, 1)
+  local crashes = (tonumber(sub(state, 51, 66)) or 0) + sub(flags, 2, 2)
   return sub(state, 1, 32) .. mode .. error_flag .. padded(attempts) .. padded(crashes) .. sub(state, 67)
 end
 
@@ -83,7 +83,7 @@ local function bury(id, state, arrival, queue, cursor)
   elseif byte(state, 34) == HAS_ERROR then
     append(pending, 'without_error', id)
   end
-  append(pending.dead, queue, redis.call('INCR', KEYS[1]), arrival .. id)
+  append(pending.dead, queue, integer(take_numbers(1) + 1), arrival .. id)
   return unleased_state(id, state, 'D', flags, error_flag) .. '\0' .. reason .. '\0' .. integer(now)
 end
 

@@ -10,18 +10,18 @@ for i = 1, #ids do
   if value then
     local mode, visible = sub(state, 33, 33), nil
     if mode == 'D' then
-      visible = string.match(state, '%d+$')
+      visible = string.match(state, '%z(%d+)$')
     else
-      local queue = sub(value, 33, string.find(value, '\0', 33, true) - 1)
+      local queue = sub(value, 33, (find(value, '%z', 33) or 33) - 1)
       local place, pad = 'due:', ''
       if mode == 'L' then
         place, pad = 'leased:', PAD
       end
-      visible = integer(redis.call('ZSCORE', base .. place .. queue, sub(value, 1, 16) .. pad .. ids[i]))
+      visible = redis.call('ZSCORE', base .. place .. queue, sub(value, 1, 16) .. pad .. ids[i])
     end
     local at = #reply
     reply[at + 1], reply[at + 2], reply[at + 3] = ids[i], value, state
-    reply[at + 4], reply[at + 5] = errors[i] or '', visible
+    reply[at + 4], reply[at + 5] = errors[i] or '', visible or '0'
   end
 end
 return reply

@@ -13,7 +13,7 @@ local function store_run(queue, delay, first, count, new)
       end
     end
     if #fresh > 0 then
-      local arrival = redis.call('INCRBY', KEYS[1], #fresh) - #fresh
+      local arrival = take_numbers(#fresh)
       local values, scores = {}, {}
       for k = 1, #fresh do
         local i, number = fresh[k], padded(arrival + k)
@@ -21,8 +21,9 @@ local function store_run(queue, delay, first, count, new)
         scores[2 * k - 1], scores[2 * k] = visible, number .. ARGV[i]
         new[#new + 1] = ARGV[i]
       end
-      redis.call('HSET', MESSAGES, unpack(values))
+      -- The message last: it is not new any more once it is there, should the other key be of another type.
       redis.call('ZADD', key, unpack(scores))
+      redis.call('HSET', MESSAGES, unpack(values))
     end
   end
   if #new > before then
