@@ -67,6 +67,12 @@ class Settings(BaseSettings):
     )
     broker_timeout_s: PositiveSeconds = Field(60.0, description="Seconds without the backend before a worker gives up.")
     body_bytes_max: PositiveCount = Field(10 * 1024 * 1024, description="Largest encoded message, in bytes.")
+    dead_ttl: PositiveSeconds | None = Field(
+        None, description="Seconds until a dead letter is removed; default: 90 days. Not for SQS."
+    )
+    dead_max: PositiveCount | None = Field(
+        None, description="Dead letters kept in a queue, the newest; default: 100,000. Not for SQS."
+    )
     signing_keys: Annotated[Mapping[str, SecretStr] | None, NoDecode] = Field(
         None, description="Key id -> secret; bodies are signed with the first and accepted with any."
     )

@@ -10,7 +10,7 @@ from asynctasq.codec.limits import Limits
 from asynctasq.codec.signing import SigningKeys
 from asynctasq.config import Settings, load_settings
 from asynctasq.drivers.base import Driver
-from asynctasq.drivers.urls import create_driver, names_kind_of, sqlite_url
+from asynctasq.drivers.urls import SCHEMES, create_driver, names_kind_of, split_options, sqlite_url
 from asynctasq.errors import ConfigError, DispatchError
 from asynctasq.queue import MessageFactory, Queue, background_loop
 from asynctasq.tasks.dispatching import set_default_dispatcher
@@ -88,6 +88,10 @@ def driver_from(settings: Settings, name: str) -> Driver:
     elif kind == "sqlite" and not is_url:
         options = {"durability": settings.sqlite_durability}
         address = address if settings.sqlite_path is None else sqlite_url(Path(settings.sqlite_path))
+    if kind in SCHEMES and kind != "sqs":
+        in_url = split_options(address)[1]
+        kept = {"dead_ttl": settings.dead_ttl, "dead_max": settings.dead_max}
+        options |= {option: value for option, value in kept.items() if option not in in_url}
     return create_driver(address, **{key: value for key, value in options.items() if value is not None})
 
 

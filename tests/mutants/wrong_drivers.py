@@ -214,6 +214,13 @@ class RedriveKeepsAttempts(MemoryDriver):
         return moved
 
 
+class KeepsDeadLetters(MemoryDriver):
+    """Removes nothing, whatever age it claims for dead letters."""
+
+    def _prune(self, now: int) -> None:
+        del now
+
+
 class RedriveTakesTheNewest(MemoryDriver):
     """Newest death first."""
 
@@ -406,6 +413,7 @@ WRONG: tuple[Wrong, ...] = (
     Wrong(driver=CountsNoCrash, fails="test_leases.test_an_expired_lease_is_taken_over_as_a_crash", in_programs=True),
     Wrong(driver=CountsHandBacks, fails="test_settle.test_release_counts_what_it_says", in_programs=True),
     Wrong(driver=RedriveKeepsAttempts, fails="test_dead_letters.test_redrive_starts_counting_anew", in_programs=True),
+    Wrong(driver=KeepsDeadLetters, fails="test_dead_letters.test_a_dead_letter_is_removed_at_its_age"),
     Wrong(driver=RedriveTakesTheNewest, fails="test_dead_letters.test_redrive_moves_the_oldest_death_first"),
     Wrong(driver=RedriveForgetsTokens, fails="test_dead_letters.test_an_old_lease_does_not_settle_a_redriven_message"),
     Wrong(driver=CountsTokensPerMessage, fails="test_reserve.test_a_lease_of_an_earlier_life_settles_nothing"),

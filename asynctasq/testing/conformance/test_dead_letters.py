@@ -3,6 +3,7 @@
 import asyncio
 
 from asynctasq.kernel.messages import Bury, Complete, DeadReason, ErrorRecord, Release
+from asynctasq.testing.conformance.harness import NotPossible
 from asynctasq.testing.conformance.running import conforms
 from asynctasq.testing.conformance.store_under_test import Q, StoreUnderTest, ids, message
 
@@ -18,7 +19,8 @@ async def _bury(store: StoreUnderTest, *names: str, queue: str = Q) -> None:
 @conforms("Bury: the message becomes a dead letter, and stays one")
 async def test_a_dead_letter_is_never_reserved(store: StoreUnderTest) -> None:
     await _bury(store, "m")
-    await store.advance(10 * 365 * 24 * 3600 if store.virtual else 1)
+    ttl_s = store.capabilities.dead_ttl or 10 * 365 * 24 * 3600
+    await store.advance(ttl_s * 0.9 if store.virtual else 1)
 
     await store.assert_nothing_visible()
 
@@ -38,6 +40,34 @@ async def test_a_dead_letter_keeps_what_an_operator_needs(store: StoreUnderTest)
         assert stored is not None
         assert (stored.body, stored.reason, stored.error) == (name.encode(), reason, error)
         assert (stored.attempts, stored.crashes) == (number % 2, 1 - number % 2)
+
+
+@conforms("Capabilities.dead_ttl: a dead letter is removed at that age, not before", needs="clock_offset")
+async def test_a_dead_letter_is_removed_at_its_age(store: StoreUnderTest) -> None:
+    ttl_s = store.capabilities.dead_ttl
+    if ttl_s is None:
+        raise NotPossible("the driver claims no age at which it removes dead letters")
+    await _bury(store, "old")
+    await store.advance(ttl_s / 2)
+    await _bury(store, "young")
+    await _work(store)
+    await store.assert_depth(dead=2)
+
+    await store.advance(ttl_s / 2)
+    await _work(store)
+
+    await store.assert_depth(dead=1)
+    assert await store.driver.redrive(Q, limit=10) == 1
+    assert (await store.take_one()).message_id == "young"
+    await store.put("old")  # its id is free again
+
+
+async def _work(store: StoreUnderTest) -> None:
+    """Do what a worker does, twice: what is to go is looked for now and then."""
+    for _ in range(2):
+        await store.advance(60)
+        await store.put("work")
+        await store.settle((await store.take_one(), Complete()))
 
 
 @conforms("redrive: dead letters back to ready; return how many were moved", needs="redrive")
