@@ -15,7 +15,7 @@ from asynctasq.core.task_factory import TaskFactory
 from asynctasq.core.waiting import WorkWaiter
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.memory_driver import MemoryDriver
-from asynctasq.drivers.memory_driver import driver as memory_module
+from asynctasq.drivers.memory_driver import row as memory_row_module
 from asynctasq.errors import TaskTimeoutError, UndecodableBody, UnsupportedVersion
 from asynctasq.kernel import decide as decide_module
 from asynctasq.kernel import retry as retry_module
@@ -56,7 +56,9 @@ def _without_jitter(original: Any) -> Any:
     return delay
 
 
-@_plant(memory_module, "derive_state", "expired lease shown as reserved", "it can't be cancelled, nor seen as ready")
+@_plant(
+    memory_row_module, "derive_state", "expired lease shown as reserved", "it can't be cancelled, nor seen as ready"
+)
 def _leased_is_reserved(original: Any) -> Any:
     return lambda *, leased, **given: State.RESERVED if leased else original(leased=leased, **given)
 

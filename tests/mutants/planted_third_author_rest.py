@@ -17,7 +17,7 @@ from asynctasq.core.lanes import lanes as lanes_module
 from asynctasq.core.queue_order import QueueOrder
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.memory_driver import MemoryDriver
-from asynctasq.drivers.memory_driver import driver as memory_module
+from asynctasq.drivers.memory_driver import row as memory_row_module
 from asynctasq.kernel.messages import Release
 from asynctasq.kernel.retry import Delays
 from asynctasq.queue import MessageFactory, Queue
@@ -40,7 +40,10 @@ def _everywhere(called: str, breaks: str, make: Callable[[Any], Any], *places: t
 
 
 @_plant(
-    memory_module, "derive_state", "due at this instant is not ready", "< for <=: what was just dispatched is scheduled"
+    memory_row_module,
+    "derive_state",
+    "due at this instant is not ready",
+    "< for <=: what was just dispatched is scheduled",
 )
 def _strictly_before(original: Any) -> Any:
     def state(*, now: int, **given: Any) -> Any:
