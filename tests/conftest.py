@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 import tests.effort  # noqa: F401 - registers the profile of the quick run
+from asynctasq.core import setup
 from tests.leftovers import left_behind, mark_processes
 from tests.needs import needs_of
 from tests.patience import patient_s
@@ -46,3 +47,11 @@ def _is_xdist_worker(config: pytest.Config) -> bool:
 def _no_implicit_event_loop() -> None:
     """Keep asyncio from making a loop that nobody closes when pytest-asyncio asks for the current one."""
     asyncio.set_event_loop(None)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_configured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give each test the configuration of its environment, whatever another one has configured."""
+    monkeypatch.setattr(setup, "_current", None)
+    monkeypatch.setattr(setup, "_pinned", False)
+    monkeypatch.setattr(setup, "_replaced", [])

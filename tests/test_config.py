@@ -18,13 +18,6 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def application(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(setup, "_current", None)
-    monkeypatch.setattr(setup, "_pinned", False)
-    monkeypatch.setattr(setup, "_replaced", [])
-
-
 def pyproject(root: Path, table: str) -> None:
     (root / "pyproject.toml").write_text(f"[tool.asynctasq]\n{table}\n")
 
@@ -163,7 +156,7 @@ def test_signing_keys_are_a_json_object_outside_of_python(
         {"driver": "nosuch://user:hunter2@host"},
     ],
 )
-def test_no_secret_is_in_an_error(application: None, given: dict[str, Any]) -> None:
+def test_no_secret_is_in_an_error(root: Path, given: dict[str, Any]) -> None:
     with pytest.raises(ConfigError) as wrong:
         asynctasq.init(given)
 
@@ -186,7 +179,7 @@ def test_no_secret_is_shown_by_settings(root: Path, given: dict[str, Any]) -> No
     assert "hunter2" not in f"{settings!r}{settings}"
 
 
-def test_init_twice_leaves_the_second(application: None) -> None:
+def test_init_twice_leaves_the_second(root: Path) -> None:
     asynctasq.init(driver="memory", concurrency=1)
 
     asynctasq.init({"driver": "memory", "concurrency": 2})
@@ -194,7 +187,7 @@ def test_init_twice_leaves_the_second(application: None) -> None:
     assert setup.current_setup().settings.concurrency == 2
 
 
-def test_a_wrong_init_leaves_the_earlier(application: None) -> None:
+def test_a_wrong_init_leaves_the_earlier(root: Path) -> None:
     asynctasq.init(driver="memory", concurrency=1)
 
     with pytest.raises(ConfigError):
@@ -203,7 +196,7 @@ def test_a_wrong_init_leaves_the_earlier(application: None) -> None:
     assert setup.current_setup().settings.concurrency == 1
 
 
-def test_init_after_a_pinned_setup_is_ignored(application: None) -> None:
+def test_init_after_a_pinned_setup_is_ignored(root: Path) -> None:
     setup.install(setup.Setup(load_settings({"driver": "memory", "concurrency": 7})), pin=True)
 
     asynctasq.init(driver="memory", concurrency=1)
@@ -211,14 +204,14 @@ def test_init_after_a_pinned_setup_is_ignored(application: None) -> None:
     assert setup.current_setup().settings.concurrency == 7
 
 
-def test_init_after_a_pinned_setup_is_still_checked(application: None) -> None:
+def test_init_after_a_pinned_setup_is_still_checked(root: Path) -> None:
     setup.install(setup.Setup(load_settings({"driver": "memory"})), pin=True)
 
     with pytest.raises(ConfigError, match="concurency"):
         asynctasq.init(concurency=1)
 
 
-def test_without_init_the_environment_is_read(application: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_init_the_environment_is_read(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ASYNCTASQ_DRIVER", "memory")
 
     assert str(setup.default_queue().driver) == "memory (this process only)"

@@ -11,7 +11,6 @@ import re
 import sys
 import textwrap
 import types
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -85,13 +84,10 @@ def namespace(name: str) -> dict[str, Any]:
 
 
 @pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for missing in NOT_INSTALLED:
         monkeypatch.setitem(sys.modules, missing, types.ModuleType(missing))
     monkeypatch.setattr("time.sleep", lambda seconds: None)
-    monkeypatch.setattr(setup, "_current", None)
-    yield
-    setup._replaced.clear()
 
 
 async def execute(code: str, name: str) -> dict[str, Any]:

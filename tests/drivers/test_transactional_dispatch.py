@@ -371,12 +371,6 @@ async def test_run_sync_of_an_async_session_dispatches_with_it(
 # -- which queue -----------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def fresh_setup(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(setup, "_current", None)
-
-
-@pytest.mark.usefixtures("fresh_setup")
 @pytest.mark.parametrize("app_database", DATABASES, indirect=True)
 async def test_it_goes_to_the_queue_that_init_names(request: pytest.FixtureRequest, app_database: AppDatabase) -> None:
     kind = request.node.callspec.params["app_database"]
@@ -391,7 +385,6 @@ async def test_it_goes_to_the_queue_that_init_names(request: pytest.FixtureReque
     await driver.close()
 
 
-@pytest.mark.usefixtures("fresh_setup")
 async def test_a_driver_without_transactions_names_what_to_use_instead() -> None:
     init(driver="memory")
 

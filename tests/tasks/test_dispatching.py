@@ -149,12 +149,9 @@ class ModuleLevel(AsyncTask[None]):
 
 
 @pytest.fixture
-def application(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[setup.Setup]:
-    monkeypatch.setattr(setup, "_current", None)
-    monkeypatch.setattr(setup, "_pinned", False)
+def application(tmp_path: Any) -> setup.Setup:
     setup.init({"driver": "memory", "sqlite_path": str(tmp_path / "queue.db")})
-    yield setup.current_setup()
-    setup._replaced.clear()
+    return setup.current_setup()
 
 
 class ByName(AsyncTask[None]):

@@ -1,7 +1,5 @@
 """What tests of FakeQueue share."""
 
-from collections.abc import Iterator
-
 import pytest
 
 import asynctasq
@@ -16,11 +14,9 @@ def queue(fake_queue: FakeQueue) -> FakeQueue:
 
 
 @pytest.fixture
-def outside(monkeypatch: pytest.MonkeyPatch) -> Iterator[MemoryDriver]:
+def outside() -> MemoryDriver:
     """The queue that is configured: what is not faked goes there."""
-    monkeypatch.setattr(setup, "_current", None)
     asynctasq.init(driver="memory")
     driver = setup.current_setup().queue.driver
     assert isinstance(driver, MemoryDriver)
-    yield driver
-    setup._replaced.clear()
+    return driver

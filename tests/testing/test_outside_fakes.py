@@ -2,8 +2,6 @@
 
 import pytest
 
-from asynctasq.core import setup
-
 pytest_plugins = ["pytester"]
 
 TASKS = """
@@ -17,11 +15,6 @@ class Note(AsyncTask[None]):
     text: str
     async def execute(self) -> None: ...
 """
-
-
-@pytest.fixture(autouse=True)
-def _nothing_configured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(setup, "_current", None)
 
 
 def run(

@@ -15,7 +15,6 @@ from sqlalchemy.orm import Session
 
 import asynctasq
 from asynctasq import AsyncTask, SyncTask
-from asynctasq.core import setup
 from asynctasq.errors import BodyTooLarge, ConfigError, UnsupportedFeature
 from asynctasq.testing import FakeQueue
 from asynctasq.testing.transactions.control_statements import Control, ControlStatement, control_statements
@@ -36,11 +35,8 @@ class Kept(AsyncTask[int]):
 
 
 @pytest.fixture(autouse=True)
-def _nothing_configured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    monkeypatch.setattr(setup, "_current", None)
+def _in_an_empty_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    yield
-    setup._replaced.clear()
 
 
 @pytest.fixture
