@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 
 from asynctasq.errors import Snooze
 from asynctasq.tasks import AsyncProcessTask, AsyncTask, SyncProcessTask, SyncTask
+from tests.security.hostile_children import FORGED_REPLY, frame, send
 
 RAN: Counter[str] = Counter()
 BUILDING = [False]
@@ -134,6 +135,15 @@ class ExitsElsewhere:
 
 class ConstructorExitsInChild(Fails, ExitsElsewhere, SyncProcessTask[None]):
     def execute(self) -> None: ...
+
+
+class AnswersForItself(Fails, SyncProcessTask[None]):
+    """Writes to the pipe of its child process what an answer to another request looks like."""
+
+    max_crashes = 1
+
+    def execute(self) -> None:
+        send(frame(FORGED_REPLY))
 
 
 class ConstructorExitsInWorker(Fails, ExitsElsewhere, AsyncTask[None]):

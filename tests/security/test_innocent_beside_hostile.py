@@ -61,7 +61,7 @@ class Hostile:
     drivers: Sequence[str] = KINDS
 
 
-UNDECODABLE = DeadReason.UNDECODABLE
+UNDECODABLE, UNKNOWN = DeadReason.UNDECODABLE, DeadReason.UNKNOWN_TASK
 HOSTILE = [
     Hostile("retry after the end of time", lambda: body(retry=1e18), UNDECODABLE),
     Hostile("retry after the end of the calendar", lambda: body(retry=1e12), UNDECODABLE),
@@ -69,6 +69,11 @@ HOSTILE = [
     Hostile("a task's name of 5 MB", lambda: body(task=HUGE), UNDECODABLE),
     Hostile("an argument's name of 5 MB", lambda: body(arguments={HUGE: 1}), DeadReason.BAD_ARGUMENTS),
     Hostile("no envelope", lambda: b"\xc1\x01\x00\xff", UNDECODABLE),
+    Hostile("a million empty lists", lambda: body(arguments={"text": [[]] * 1_000_000}), UNDECODABLE),
+    Hostile("a class of the standard library", lambda: body(task="subprocess:Popen"), UNKNOWN),
+    Hostile("a script of the project", lambda: body(task="tests.security.hostile_script:Gone"), UNKNOWN),
+    Hostile("the set-up of the tests", lambda: body(task="tests.conftest:pytest_configure"), UNKNOWN),
+    Hostile("an answer to another request from a child", tasks.AnswersForItself, DeadReason.CRASHED),
     Hostile("a message of 3 million characters", lambda: tasks.ToFloat("é" * 3_000_000)),
     Hostile("a message of control characters", lambda: tasks.ToFloat("\x00\x1b" * 100_000)),
     Hostile("a result larger than the backend takes", tasks.LargeResult, drivers=("mysql",)),
