@@ -110,10 +110,8 @@ class MySQLDriver(Driver):
         in_url, bare = read_address("MySQL driver", url).options, url.partition("?")[0]
         known: dict[str, type] = {
             "table_prefix": str,
-            "max_connections": int,
-            "clock_offset": float,
-            "body_bytes_max": int,
-            "command_timeout_s": float,
+            **dict.fromkeys(("max_connections", "body_bytes_max"), int),
+            **dict.fromkeys(("clock_offset", "command_timeout_s"), float),
             **RETENTION_OPTIONS,
             "rng": random.Random,
             **ADDRESS_OPTIONS,

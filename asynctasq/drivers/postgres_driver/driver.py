@@ -124,12 +124,9 @@ class PostgresDriver(Driver):
         self.tls = self._address.tls.text
         self._where = redact(url)
         self._max_connections = max_connections
-        self._statement_cache = statement_cache
-        self._listen = listen
+        self._statement_cache, self._listen = statement_cache, listen
         self._auto_migrate = auto_migrate
-        self._command_timeout_s = command_timeout_s
-        self._poll_s_max = poll_s_max
-        self._body_bytes_max = body_bytes_max
+        self._command_timeout_s, self._poll_s_max = command_timeout_s, poll_s_max
         self._rng = rng or random.Random()
         self._scan_bounds = ScanBounds()
         self._wakeups = Wakeups.for_store(f"{self._address.dsn} {self._names.channel}")
@@ -210,7 +207,7 @@ class PostgresDriver(Driver):
     # -- storing ---------------------------------------------------------------------------------
 
     async def enqueue(self, messages: Sequence[Message]) -> list[str]:
-        check_messages(messages, body_bytes_max=self._body_bytes_max)
+        check_messages(messages, body_bytes_max=self.capabilities.body_bytes_max)
         if not messages:
             return []
         batches = message_batches(messages)
@@ -293,7 +290,7 @@ class PostgresDriver(Driver):
         return {lease.message_id for lease in leases if (lease.message_id, lease.token) not in held}
 
     async def settle(self, settlements: Settlements) -> AbstractSet[str]:
-        check_follow_ups(settlements, body_bytes_max=self._body_bytes_max)
+        check_follow_ups(settlements, body_bytes_max=self.capabilities.body_bytes_max)
         batches, lost = independent_batches(settlements)
         for batch in batches:
             lost |= await self._settle_batch(batch)
@@ -312,7 +309,7 @@ class PostgresDriver(Driver):
         self, settlements: Settlements, queues: Sequence[str], *, limit: int, lease_s: float
     ) -> tuple[AbstractSet[str], list[Lease]]:
         check_queue_names(queues)
-        check_follow_ups(settlements, body_bytes_max=self._body_bytes_max)
+        check_follow_ups(settlements, body_bytes_max=self.capabilities.body_bytes_max)
         await self._prune(queues, len(settlements))
         batches, lost = independent_batches(settlements)
         plain = is_plain(settlements)
@@ -335,29 +332,28 @@ class PostgresDriver(Driver):
     async def _prune(self, queues: Sequence[str], settled: int = 0) -> bool:
         """Remove some of what has expired, if it is time to look; return whether there is more."""
         most = max(PRUNED_AT_ONCE, 2 * settled)  # more than the call may add
-
         now = asyncio.get_running_loop().time() + self.clock_offset
         return await self._retention.prune(lambda: self._inspection.prune(queues, self._retention, most), now=now)
 
     # -- in the caller's transaction ---------------------------------------------------------------
 
     async def enqueue_in(self, connection: Any, messages: Sequence[Message]) -> list[str]:
-        check_messages(messages, body_bytes_max=self._body_bytes_max)
+        check_messages(messages, body_bytes_max=self.capabilities.body_bytes_max)
         # A connection to another database is refused; to tell it, the id of our own store must be known.
         await self.open()
         return await self._callers_transaction.enqueue(connection, messages, self._store)
 
     def enqueue_in_sync(self, connection: Any, messages: Sequence[Message]) -> list[str]:
-        check_messages(messages, body_bytes_max=self._body_bytes_max)
+        check_messages(messages, body_bytes_max=self.capabilities.body_bytes_max)
         return self._callers_transaction.enqueue_sync(connection, messages, self._store)
 
     async def settle_in(self, connection: Any, settlements: Settlements) -> AbstractSet[str]:
-        check_follow_ups(settlements, body_bytes_max=self._body_bytes_max)
+        check_follow_ups(settlements, body_bytes_max=self.capabilities.body_bytes_max)
         await self.open()
         return await self._callers_transaction.settle(connection, settlements, self._store)
 
     def settle_in_sync(self, connection: Any, settlements: Settlements) -> AbstractSet[str]:
-        check_follow_ups(settlements, body_bytes_max=self._body_bytes_max)
+        check_follow_ups(settlements, body_bytes_max=self.capabilities.body_bytes_max)
         return self._callers_transaction.settle_sync(connection, settlements, self._store)
 
     # -- inspecting ---------------------------------------------------------------------------------
