@@ -54,6 +54,7 @@ async def life(sim: Simulation) -> None:
         _handed_back,
         _hurried,
         _hurried_alone,
+        _idle_alone,
         _in_time,
         _any_time,
         _woken,
@@ -301,6 +302,21 @@ async def _hurried_alone(sim: Simulation, driver: Frail) -> None:
     want(now() - stopped < within_s, "shutdown", f"took {now() - stopped} s when asked twice, with its backend away")
     driver.away = False
     await asyncio.sleep(31)  # what it held is free once its lease has ended
+
+
+async def _idle_alone(sim: Simulation, driver: Frail) -> None:
+    """Ask once while the backend is away and nothing runs: the worker does not wait for its next try to reach it."""
+    worker = _worker(sim, driver)
+    running = asyncio.get_running_loop().create_task(worker.start())
+    await asyncio.sleep(1)
+    driver.away = True
+    await asyncio.sleep(2 + sim.rng.random() * 20)
+    worker.stop()
+    stopped = now()
+    await asyncio.wait_for(running, 1000)
+    within_s = 0.2 + 2 * driver.reply_s
+    want(now() - stopped < within_s, "shutdown", f"an idle worker took {now() - stopped} s, with its backend away")
+    driver.away = False
 
 
 async def _any_time(sim: Simulation, driver: Frail) -> None:
