@@ -82,17 +82,32 @@ class StopRequest:
                 raise
 
 
+_requests: list[Callable[[], None]] = []
+"""What the workers of the main thread's loop are to be asked at a signal."""
+
+
+def _request_all() -> None:
+    for request in _requests:
+        request()
+
+
 @contextmanager
 def on_stop_signals(request: Callable[[], None]) -> Generator[None]:
-    """Call `request` at SIGTERM and SIGINT meanwhile; does nothing outside of the main thread."""
+    """Call `request`, and those of other workers in this loop, at SIGTERM and SIGINT meanwhile.
+
+    Does nothing outside of the main thread.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     loop = asyncio.get_running_loop()
+    _requests.append(request)
     for number in STOP_SIGNALS:
-        loop.add_signal_handler(number, request)
+        loop.add_signal_handler(number, _request_all)
     try:
         yield
     finally:
-        for number in STOP_SIGNALS:
-            loop.remove_signal_handler(number)
+        _requests.remove(request)
+        if not _requests:
+            for number in STOP_SIGNALS:
+                loop.remove_signal_handler(number)

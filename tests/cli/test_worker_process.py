@@ -342,3 +342,31 @@ def test_on_a_full_disk_a_dispatch_is_refused_and_the_worker_runs_what_is_there(
     assert settled == {"complete"}
     assert folder.notes == ["first"]
     assert folder.python(f"from asynctasq import init; init(driver={url!r})\nnote('b').dispatch_sync()").returncode == 0
+
+
+TWO_WORKERS = """
+import asyncio, sys
+from asynctasq import Worker
+from asynctasq.drivers.sqlite_driver import SQLiteDriver
+
+async def main():
+    async with asyncio.TaskGroup() as workers:
+        for name in sys.argv[1:]:
+            workers.create_task(Worker(SQLiteDriver(name), ["default"]).start())
+
+asyncio.run(main())
+"""
+
+
+def test_a_signal_stops_all_workers_of_a_process(folder: Folder) -> None:
+    for name in ("a.db", "b.db"):
+        folder.dispatch(f"from asynctasq import init; init(driver='sqlite:///{name}')\nnote({name!r}).dispatch_sync()")
+    process = subprocess.Popen(
+        [sys.executable, "-c", TWO_WORKERS, "a.db", "b.db"], cwd=folder.path, env=folder.environment({})
+    )
+    folder.workers.append(process)  # pyright: ignore[reportArgumentType] - its output is not read
+    wait_until(lambda: sorted(folder.notes) == ["a.db", "b.db"], "both have run their task")
+
+    process.send_signal(signal.SIGTERM)
+
+    assert process.wait(SOON_S) == ExitCode.DONE
