@@ -32,6 +32,8 @@ class Listener:
         self._closed = False
         self._not_before = 0.0
         self._heard_at = 0.0
+        self.on_silence: Callable[[], None] = lambda: None
+        """Called when the connection did not answer."""
 
     @property
     def listens(self) -> bool:
@@ -64,6 +66,7 @@ class Listener:
             self._heard_at = asyncio.get_running_loop().time()
         except LOST:
             connection.terminate()
+            self.on_silence()
         except BaseException:
             connection.terminate()
             raise
@@ -89,6 +92,11 @@ class Listener:
     def _lost(self, _connection: Any) -> None:
         if not self._closed:
             self._wake(None)
+
+    def drop(self) -> None:
+        """Listen on another connection from the next call of `ensure` on."""
+        if self._connection is not None:
+            self._connection.terminate()
 
     async def close(self) -> None:
         """Stop listening."""

@@ -22,6 +22,8 @@ class LoopResources:
         self.pool = pool
         self.waiters: set[Waiter] = set()
         self._listener = listener
+        if listener is not None:  # what makes one connection silent has most likely made all silent
+            pool.on_silence, listener.on_silence = listener.drop, pool.discard_idle
         self._poll_backoff = poll_backoff
         # Poll now and then also while listening, in case a wake-up was lost.
         self._listen_backoff = PollBackoff(first_s=LISTEN_POLL_S, longest_s=LISTEN_POLL_S, rng=rng)

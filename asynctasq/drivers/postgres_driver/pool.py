@@ -29,18 +29,22 @@ LOCK_WAIT_S = 4.0
 
 
 class Pool:
-    """Up to `max_connections` connections of one loop, the one used last first."""
+    """Up to `max_connections` connections of one loop, the one used last first.
+
+    `on_silence` is called when a connection did not answer or could not be opened: others are most likely silent, too.
+    """
 
     def __init__(
         self, connect: Callable[[], Awaitable[Any]], *, max_connections: int, command_timeout_s: float
     ) -> None:
-        self._connect = connect
+        self._open = connect
         self._answer_limit = AnswerLimit(command_timeout_s)
         self._slots = asyncio.Semaphore(max_connections)
         self._idle: list[Any] = []
         self._busy: dict[Any, None] = {}
         self._all_idle = asyncio.Event()
         self._closed = False
+        self.on_silence: Callable[[], None] = lambda: None
 
     async def run(
         self,
@@ -77,6 +81,13 @@ class Pool:
             raise TimeoutError(f"no answer within {limit_s:g} s")
         return task
 
+    async def _connect(self) -> Any:
+        try:
+            return await self._open()
+        except (OSError, TimeoutError):
+            self.on_silence()
+            raise
+
     def _take_idle(self) -> Any | None:
         while self._idle:
             connection = self._idle.pop()
@@ -92,7 +103,8 @@ class Pool:
         if not task.done() or task.cancelled() or _sent_nothing(task) or connection.is_closed():
             # Most likely the server went away, or the network is silent: for the idle connections as well.
             connection.terminate()
-            self._discard_idle()
+            self.discard_idle()
+            self.on_silence()
         elif self._closed or connection.is_in_transaction():
             connection.terminate()
         else:
@@ -116,7 +128,8 @@ class Pool:
             if not cleaning_up.done():
                 connection.terminate()
 
-    def _discard_idle(self) -> None:
+    def discard_idle(self) -> None:
+        """Drop the connections that nobody uses."""
         for connection in self._idle:
             connection.terminate()
         self._idle.clear()

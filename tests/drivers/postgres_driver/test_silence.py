@@ -83,6 +83,35 @@ async def test_a_listening_connection_that_is_silent_is_replaced(
     await asyncio.wait([waiting])
 
 
+async def test_one_silent_connection_tells_of_the_others(
+    monkeypatch: pytest.MonkeyPatch, relay: SilentRelay, driver: PostgresDriver
+) -> None:
+    monkeypatch.setattr("asynctasq.drivers.silence.SILENCE_S", 0.2)
+    monkeypatch.setattr("asynctasq.drivers.postgres_driver.listener.SILENCE_S", 0.2)
+    assert not await driver.wait_visible([Q], wait_s=0)
+    resources: Any = driver._resources.get_if_open()
+    pool, listener = resources.pool, resources._listener
+    assert listener.listens
+
+    relay.begin_silence()
+    relay.end_silence()
+    with pytest.raises(DriverUnavailable):
+        await driver.reserve([Q], limit=1, lease_s=60)
+
+    assert not listener.listens
+    assert not await driver.wait_visible([Q], wait_s=0)
+    assert listener.listens
+    assert pool._idle
+
+    relay.begin_silence()
+    relay.end_silence()
+    monkeypatch.setattr("asynctasq.drivers.postgres_driver.listener.PING_S", 0.0)
+    assert await listener.ensure()
+
+    assert not pool._idle
+    assert await driver.reserve([Q], limit=1, lease_s=60) == []
+
+
 async def _wait_for_ever(driver: PostgresDriver) -> None:
     """Wait as a worker does, which goes on when a poll has met a silent connection."""
     while True:
