@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from asynctasq.testing.conformance import SUITE_VERSION
+from asynctasq.testing.conformance.selection import BUILT_IN
 
 __all__ = ["STATUSES", "Entry", "Report", "render_markdown", "render_terminal"]
 
@@ -47,9 +48,9 @@ class Report:
         self.entries.append(next((old for old in same if old.status in ("failed", "error", "not run")), entry))
 
     def drivers(self) -> list[str]:
-        """Return the drivers, the memory driver first, then in the order they were met."""
-        names = dict.fromkeys(entry.driver for entry in self.entries)
-        return sorted(names, key=lambda name: name != "memory")
+        """Return the drivers: ours in the order of `BUILT_IN`, then others by name."""
+        names = {entry.driver for entry in self.entries}
+        return [*(name for name in BUILT_IN if name in names), *sorted(names.difference(BUILT_IN))]
 
     def subjects(self) -> list[str]:
         """Return the subjects, sorted."""
