@@ -7,6 +7,7 @@ Only the standard library is needed here, so a server can be made ready whatever
 
 import atexit
 import contextlib
+import fcntl
 import functools
 import os
 import pwd
@@ -19,7 +20,7 @@ import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 
 from asynctasq.drivers.urls import read_address, redact
 from asynctasq.testing.patience import patient_s
@@ -45,6 +46,7 @@ class Server:
     _commands: ServerCommands | None = None
     _data: Path = Path()
     _port: int = 0
+    _port_lock: IO[bytes] | None = None
     _process: subprocess.Popen[bytes] | None = None
     _watchdog: subprocess.Popen[bytes] | None = None
 
@@ -71,7 +73,8 @@ class Server:
             self._process = _spawn(commands.serve(self._data, self._port), commands.user, log.fileno())
         self._watchdog = _watchdog(self._process.pid)
         deadline = time.monotonic() + patient_s(60)
-        while not commands.is_ready(self._port):
+        # Another server may answer there, while ours ends since it can't have the port.
+        while not commands.is_ready(self._port) or self._process.poll() is not None:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
                 tail = log_path.read_text(errors="replace")[-800:]
@@ -110,6 +113,8 @@ class Server:
         if self.owned:
             self.stop(kill=True)
             shutil.rmtree(self._data, ignore_errors=True)
+            if self._port_lock is not None:
+                self._port_lock.close()
 
     def _own_commands(self) -> ServerCommands:
         if self._commands is None:
@@ -181,7 +186,7 @@ def start_server(kind: str, *options: str) -> Server:
 
     commands = replace(plain, serve=serve)
     for last_try in (False, False, True):
-        port = _free_port()
+        port, lock = _free_port()
         server = Server(
             kind=kind,
             url=commands.url(port),
@@ -189,6 +194,7 @@ def start_server(kind: str, *options: str) -> Server:
             _commands=commands,
             _data=_new_data(kind, commands),
             _port=port,
+            _port_lock=lock,
         )
         try:
             server.start()
@@ -296,8 +302,18 @@ def _remove_at_exit(path: Path) -> None:
     atexit.register(remove)
 
 
-def _free_port() -> int:
-    with contextlib.closing(socket.socket()) as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
+def _free_port() -> tuple[int, IO[bytes]]:
+    """Return a port that nobody uses, and a lock: until it is closed, no other run of tests gets the port from here."""
+    folder = Path(tempfile.gettempdir()) / f"asynctasq-ports-{os.geteuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    while True:
+        with contextlib.closing(socket.socket()) as probe:
+            probe.bind((HOST, 0))
+            port: int = probe.getsockname()[1]
+            lock = (folder / str(port)).open("wb")
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:  # of a server that has not opened its port yet
+                lock.close()
+            else:
+                return port, lock

@@ -9,20 +9,23 @@ import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from asynctasq.drivers.redis_driver import RedisDriver
+from asynctasq.testing.servers.server import _free_port
 from tests.patience import SOON_S, wait_until
+
+_kept: list[IO[bytes]] = []
+"""The locks of the ports, for as long as this process runs."""
 
 
 def free_port() -> int:
     """Return a free port, low enough for the bus port of a cluster node, which is 10000 above."""
     while True:
-        with contextlib.closing(socket.socket()) as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-            if port < 55_000:
-                return port
+        port, lock = _free_port()
+        _kept.append(lock)
+        if port < 55_000:
+            return port
 
 
 class RedisServer:

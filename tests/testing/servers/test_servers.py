@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import asyncmy
@@ -14,6 +15,7 @@ import pytest
 
 from asynctasq.testing.servers import NotPossible, Server, Servers, ServerUnavailable, start_server
 from asynctasq.testing.servers import commands as _server_commands
+from asynctasq.testing.servers import server as server_module
 from asynctasq.testing.servers.server import KINDS
 from tests.patience import SOON_S, wait_until
 
@@ -189,3 +191,32 @@ def test_a_server_that_does_not_start_shows_its_log(redis: Server, monkeypatch: 
 
     with pytest.raises(ServerUnavailable, match=r"did not start; its log ends with:(.|\n)*manifest"):
         redis.start()
+
+
+def test_no_port_is_given_twice_before_its_server_has_opened_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, lock = server_module._free_port()
+    chosen = iter([first, first])
+
+    class Probe(socket.socket):
+        def bind(self, address: Any) -> None:
+            super().bind((address[0], next(chosen, 0)))
+
+    monkeypatch.setattr(server_module.socket, "socket", Probe)
+    second, other = server_module._free_port()
+
+    assert second != first
+    lock.close()
+    other.close()
+
+
+def test_a_server_whose_port_another_one_has_is_not_taken_for_ready(
+    redis: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    real = server_module._free_port
+    taken = iter([(redis._port, (tmp_path / "lock").open("wb"))])
+    monkeypatch.setattr(server_module, "_free_port", lambda: next(taken, None) or real())
+
+    other = start_server("redis")
+
+    assert other.url != redis.url
+    other.remove()
