@@ -132,8 +132,10 @@ class FakeDispatcher(Dispatcher[BaseTask[Any]]):
 
     def _messages(self, tasks: Sequence[BaseTask[Any]]) -> list[Message]:
         """Encode all of them before any is stored: an error leaves nothing behind."""
-        factory = replace(self._factory, limits=self._like.limits)
-        messages = [factory.message(task) for task in tasks]
+        limits = self._like.limits
+        if limits is not self._factory.limits:
+            self._factory = replace(self._factory, limits=limits)
+        messages = [self._factory.message(task) for task in tasks]
         self._like.check_messages(tasks, messages)
         for task, message in zip(tasks, messages, strict=True):
             self._unstored[message.id] = (type(task), message, options_of(task).max_attempts)

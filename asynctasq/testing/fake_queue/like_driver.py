@@ -46,9 +46,8 @@ class LikeDriver:
         queue = self._queue
         if queue is None:
             return DEFAULT_LIMITS
-        return replace(
-            DEFAULT_LIMITS, body_bytes_max=min(DEFAULT_LIMITS.body_bytes_max, queue.factory.limits.body_bytes_max)
-        )
+        most = queue.factory.limits.body_bytes_max
+        return DEFAULT_LIMITS if most >= DEFAULT_LIMITS.body_bytes_max else replace(DEFAULT_LIMITS, body_bytes_max=most)
 
     def check(self, tasks: Sequence[BaseTask[Any]], *, in_transaction: bool) -> list[Driver | None]:
         """Refuse what a driver of these tasks lacks; return the drivers, each once.
