@@ -20,7 +20,7 @@ import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import Self
 
 from asynctasq.drivers.urls import read_address, redact
 from asynctasq.testing.patience import patient_s
@@ -46,7 +46,7 @@ class Server:
     _commands: ServerCommands | None = None
     _data: Path = Path()
     _port: int = 0
-    _port_lock: IO[bytes] | None = None
+    _port_lock: int | None = None
     _process: subprocess.Popen[bytes] | None = None
     _watchdog: subprocess.Popen[bytes] | None = None
 
@@ -68,12 +68,13 @@ class Server:
         commands = self._own_commands()
         if self._process is not None:
             return
+        if _is_listened_on(self._port):  # it would answer in place of ours, which could not open the port
+            raise ServerUnavailable(f"a private {self.kind} server can't start: port {self._port} is in use")
         log_path = self._data / "server.log"
         with log_path.open("ab") as log:
             self._process = _spawn(commands.serve(self._data, self._port), commands.user, log.fileno())
         self._watchdog = _watchdog(self._process.pid)
         deadline = time.monotonic() + patient_s(60)
-        # Another server may answer there, while ours ends since it can't have the port.
         while not commands.is_ready(self._port) or self._process.poll() is not None:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
@@ -114,7 +115,8 @@ class Server:
             self.stop(kill=True)
             shutil.rmtree(self._data, ignore_errors=True)
             if self._port_lock is not None:
-                self._port_lock.close()
+                os.close(self._port_lock)
+                self._port_lock = None
 
     def _own_commands(self) -> ServerCommands:
         if self._commands is None:
@@ -302,18 +304,31 @@ def _remove_at_exit(path: Path) -> None:
     atexit.register(remove)
 
 
-def _free_port() -> tuple[int, IO[bytes]]:
-    """Return a port that nobody uses, and a lock: until it is closed, no other run of tests gets the port from here."""
+def _free_port() -> tuple[int, int]:
+    """Return a port that nobody uses, and the descriptor of a lock.
+
+    Until that is closed, no other run of tests gets the port from here.
+    """
     folder = Path(tempfile.gettempdir()) / f"asynctasq-ports-{os.geteuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     while True:
         with contextlib.closing(socket.socket()) as probe:
             probe.bind((HOST, 0))
             port: int = probe.getsockname()[1]
-            lock = (folder / str(port)).open("wb")
+            lock = os.open(folder / str(port), os.O_RDWR | os.O_CREAT, 0o600)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:  # of a server that has not opened its port yet
-                lock.close()
+                os.close(lock)
             else:
                 return port, lock
+
+
+def _is_listened_on(port: int) -> bool:
+    with contextlib.closing(socket.socket()) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections that have ended do not count
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return True
+    return False

@@ -9,21 +9,17 @@ import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import Any, Self
 
 from asynctasq.drivers.redis_driver import RedisDriver
 from asynctasq.testing.servers.server import _free_port
 from tests.patience import SOON_S, wait_until
 
-_kept: list[IO[bytes]] = []
-"""The locks of the ports, for as long as this process runs."""
-
 
 def free_port() -> int:
     """Return a free port, low enough for the bus port of a cluster node, which is 10000 above."""
     while True:
-        port, lock = _free_port()
-        _kept.append(lock)
+        port, _ = _free_port()  # locked for as long as this process runs
         if port < 55_000:
             return port
 

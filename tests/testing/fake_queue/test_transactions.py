@@ -225,7 +225,7 @@ def test_what_a_task_dispatches_in_its_own_transaction_runs_after_the_commit(
 # -- what is refused -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("wrong", [object(), "default", 7])
+@pytest.mark.parametrize("wrong", [object(), "nowhere", 7])
 def test_what_is_no_connection_is_refused(wrong: object) -> None:
     with FakeQueue() as queue:
         with pytest.raises(UnsupportedFeature, match="is not a connection we can use; give an asyncpg"):

@@ -205,15 +205,15 @@ def test_no_port_is_given_twice_before_its_server_has_opened_it(monkeypatch: pyt
     second, other = server_module._free_port()
 
     assert second != first
-    lock.close()
-    other.close()
+    os.close(lock)
+    os.close(other)
 
 
 def test_a_server_whose_port_another_one_has_is_not_taken_for_ready(
     redis: Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     real = server_module._free_port
-    taken = iter([(redis._port, (tmp_path / "lock").open("wb"))])
+    taken = iter([(redis._port, os.open(tmp_path / "lock", os.O_RDWR | os.O_CREAT))])
     monkeypatch.setattr(server_module, "_free_port", lambda: next(taken, None) or real())
 
     other = start_server("redis")
