@@ -4,8 +4,9 @@ import asyncio
 import math
 import signal
 import threading
-from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Generator
+from contextlib import AsyncExitStack, contextmanager
+from types import TracebackType
 
 from asynctasq.clock import Clock
 
@@ -57,29 +58,45 @@ class StopRequest:
             return
         self._changed.clear()
 
-    @asynccontextmanager
-    async def cancelling(self, at: Callable[[], float]) -> AsyncGenerator[None]:
+    def cancelling(self, at: Callable[[], float]) -> "_Cancelling":
         """Cancel the body at an instant that every request may move; then it ends here, without an error."""
-        loop = asyncio.get_running_loop()
+        return _Cancelling(self._clock, self._listeners, at)
 
-        def move() -> None:
-            left_s = at() - self._clock.monotonic()
-            if left_s < math.inf and not first.expired() and not second.expired():
-                first.reschedule(loop.time() + max(0.0, left_s))
-                second.reschedule(loop.time() + max(0.0, left_s) + CANCEL_AGAIN_S)
 
-        first, second = asyncio.timeout(None), asyncio.timeout(None)
+class _Cancelling:
+    """A context manager that is no generator: one left open by a simulated crash would be a step more at the end."""
+
+    def __init__(self, clock: Clock, listeners: list[Callable[[], None]], at: Callable[[], float]) -> None:
+        self._clock = clock
+        self._listeners = listeners
+        self._at = at
+        self._first, self._second = asyncio.timeout(None), asyncio.timeout(None)
+        self._stack = AsyncExitStack()
+
+    def _move(self) -> None:
+        left_s = self._at() - self._clock.monotonic()
+        if left_s < math.inf and not self._first.expired() and not self._second.expired():
+            now = asyncio.get_running_loop().time()
+            self._first.reschedule(now + max(0.0, left_s))
+            self._second.reschedule(now + max(0.0, left_s) + CANCEL_AGAIN_S)
+
+    async def __aenter__(self) -> None:
+        await self._stack.enter_async_context(self._second)
+        await self._stack.enter_async_context(self._first)
+        self._move()
+        self._listeners.append(self._move)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        self._listeners.remove(self._move)
         try:
-            async with second, first:
-                move()
-                self._listeners.append(move)
-                try:
-                    yield
-                finally:
-                    self._listeners.remove(move)
+            await self._stack.__aexit__(kind, error, trace)
         except TimeoutError:
-            if not first.expired():
+            if not self._first.expired():
                 raise
+            return True
+        return isinstance(error, TimeoutError) and self._first.expired()
 
 
 _requests: list[Callable[[], None]] = []
