@@ -14,33 +14,10 @@ from asynctasq.drivers.urls import create_driver
 from asynctasq.errors import ConfigError, DispatchError, DriverMisconfigured, DriverUnavailable
 from asynctasq.kernel.messages import Bury, Complete, DeadReason, Lease, Message, Release
 from asynctasq.testing.conformance.harnesses.postgres import PostgresHarness
-from asynctasq.testing.servers import Servers
 from tests.drivers.postgres_driver.support import Q, ids, make, messages, waits_for_lock
 from tests.patience import SOON_S, until
 
 UNREACHABLE_URL = "postgresql://someone:s3cr3t@127.0.0.1:1/nothing"
-
-
-@pytest.fixture
-async def store(conformance_servers: Servers) -> AsyncIterator[PostgresHarness]:
-    harness = PostgresHarness(conformance_servers.postgres())
-    await harness.prepare()
-    yield harness
-    for driver in harness.drivers:
-        await driver.close()
-    await harness.clean_up()
-
-
-@pytest.fixture
-async def bare(conformance_servers: Servers) -> AsyncIterator[PostgresHarness]:
-    """A database without our tables."""
-    harness = PostgresHarness(conformance_servers.postgres())
-    async with harness.admin() as admin:
-        await admin.execute(f'CREATE DATABASE "{harness.database}"')
-    yield harness
-    for driver in harness.drivers:
-        await driver.close()
-    await harness.clean_up()
 
 
 @pytest.fixture

@@ -1,21 +1,10 @@
 """The PostgreSQL driver and the memory driver, step by step through the same random program."""
 
-from collections.abc import AsyncIterator
-
 import pytest
 
 from asynctasq.drivers.postgres_driver import PostgresDriver
 from asynctasq.testing.conformance.harnesses.postgres import PostgresHarness
-from asynctasq.testing.servers import Servers
 from tests.drivers.redis_driver.test_model import Program
-
-
-@pytest.fixture
-async def store(conformance_servers: Servers) -> AsyncIterator[PostgresHarness]:
-    harness = PostgresHarness(conformance_servers.postgres())
-    await harness.prepare()
-    yield harness
-    await harness.clean_up()
 
 
 @pytest.mark.parametrize("statement_cache", [True, False])

@@ -4,7 +4,6 @@ import asyncio
 import logging
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,6 @@ from asynctasq.testing.conformance.test_connections import *  # noqa: F403 - the
 from asynctasq.testing.conformance.test_transactions import *  # noqa: F403 - the tests
 from asynctasq.testing.conformance.test_turn import *  # noqa: F403 - the tests
 from asynctasq.testing.conformance.test_waiting import *  # noqa: F403 - the tests
-from asynctasq.testing.servers import Servers
 from tests.drivers.postgres_driver.pgbouncer import PgBouncer
 from tests.patience import SOON_S, until
 
@@ -42,16 +40,6 @@ async def dispatch():
 
 asyncio.run(dispatch())
 """
-
-
-@pytest.fixture
-async def bare(conformance_servers: Servers) -> AsyncIterator[PostgresHarness]:
-    """A database without our tables."""
-    harness = PostgresHarness(conformance_servers.postgres())
-    async with harness.admin() as admin:
-        await admin.execute(f'CREATE DATABASE "{harness.database}"')
-    yield harness
-    await harness.clean_up()
 
 
 def run(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":

@@ -10,21 +10,12 @@ import pytest
 from asynctasq.drivers.postgres_driver import PostgresDriver
 from asynctasq.errors import DriverUnavailable
 from asynctasq.testing.conformance.harnesses.postgres import PostgresHarness
-from asynctasq.testing.servers import Servers
 from tests.drivers.postgres_driver.support import Q, ids, messages
 from tests.faults.silent_relay import SilentRelay
 from tests.patience import until
 
 FAR_S = 3600.0
 OTHERS = "FROM pg_stat_activity WHERE datname = $1 AND application_name = 'asynctasq'"
-
-
-@pytest.fixture
-async def store(conformance_servers: Servers) -> AsyncIterator[PostgresHarness]:
-    harness = PostgresHarness(conformance_servers.postgres())
-    await harness.prepare()
-    yield harness
-    await harness.clean_up()
 
 
 @pytest.fixture

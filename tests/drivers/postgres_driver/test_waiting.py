@@ -24,16 +24,6 @@ FAR_S = 3600.0
 
 
 @pytest.fixture
-async def store(conformance_servers: Servers) -> AsyncIterator[PostgresHarness]:
-    harness = PostgresHarness(conformance_servers.postgres())
-    await harness.prepare()
-    yield harness
-    for driver in harness.drivers:
-        await driver.close()
-    await harness.clean_up()
-
-
-@pytest.fixture
 def _looks_far_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who listens looks by itself only after an hour, so that what comes in time was woken."""
     monkeypatch.setattr("asynctasq.drivers.postgres_driver.loop_resources.LISTEN_POLL_S", FAR_S)

@@ -14,9 +14,9 @@ import pytest
 
 from asynctasq.drivers.sqlite_driver import SQLiteDriver, commit_notices, thread
 from asynctasq.kernel.messages import Lease, Message
+from tests.drivers.sqlite_driver.support import FAR_S
 from tests.patience import SOON_S, until
 
-FAR_S = 3600.0
 STORE = """
 import asyncio, sys
 from asynctasq.drivers.sqlite_driver import SQLiteDriver
@@ -34,11 +34,6 @@ asyncio.run(main())
 @pytest.fixture(autouse=True)
 def _no_recheck(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("asynctasq.drivers.sqlite_driver.driver.RECHECK_S", FAR_S)
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "queue.db"
 
 
 def sockets(path: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""What only the SQLite driver has: its file, its thread, wake-ups across processes, and connections of the caller."""
+"""What only the SQLite driver has: its addresses, its file, full disks and locks, its thread, results."""
 
 import asyncio
 import gc
@@ -7,26 +7,19 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from asynctasq.drivers.sqlite_driver import SQLiteDriver, statements
+from asynctasq.drivers.sqlite_driver import SQLiteDriver
 from asynctasq.drivers.sqlite_driver.schema import SCHEMA_VERSION
-from asynctasq.drivers.sqlite_driver.thread import Operation
 from asynctasq.drivers.urls import create_driver
 from asynctasq.errors import ConfigError, DriverError, DriverMisconfigured, DriverUnavailable
-from asynctasq.kernel.messages import Complete, Lease, Message
-from tests.patience import SOON_S, until, wait_until
-
-FAR_S = 3600.0
-
-
-def message(number: int, *, queue: str = "mail", delay_s: float = 0.0, body: bytes = b"x") -> Message:
-    return Message(id=f"m{number}", queue=queue, body=body, delay_s=delay_s)
-
+from asynctasq.kernel.messages import Complete
+from tests.drivers.sqlite_driver.support import FAR_S, connection_of, message, reserve, write_lock
+from tests.patience import SOON_S, wait_until
 
 EARLIER_THREADS: set[threading.Thread] = set()
 """Threads of drivers that other tests of this process left to the garbage collector."""
@@ -41,32 +34,6 @@ def remember_earlier_threads() -> None:
 def threads() -> list[threading.Thread]:
     """Return the driver threads that this test started."""
     return [each for each in threading.enumerate() if each.name == "asynctasq-sqlite" and each not in EARLIER_THREADS]
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "queue.db"
-
-
-@pytest.fixture
-async def driver(path: Path) -> AsyncIterator[SQLiteDriver]:
-    driver = SQLiteDriver(path)
-    yield driver
-    await driver.close()
-
-
-async def reserve(driver: SQLiteDriver, limit: int = 100, *, wait_s: float = 0) -> list[Lease]:
-    return await driver.reserve(["mail"], limit=limit, lease_s=30, wait_s=wait_s)
-
-
-@contextmanager
-def write_lock(path: Path) -> Iterator[sqlite3.Connection]:
-    """Hold the write lock of the file, as another process would."""
-    with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as other:
-        other.execute("BEGIN IMMEDIATE")
-        yield other
-        if other.in_transaction:
-            other.execute("ROLLBACK")
 
 
 # -- addresses and options -----------------------------------------------------------------------
@@ -130,14 +97,6 @@ async def test_durability_decides_how_commits_reach_the_disk(path: Path, durabil
     assert pragmas == ["wal", synchronous]
     assert str(driver.capabilities.durable).startswith("yes" if durability == "full" else "partial")
     await driver.close()
-
-
-def connection_of(driver: SQLiteDriver) -> sqlite3.Connection:
-    session = driver._sessions.get_if_open()
-    assert session is not None
-    connection = session._main._connection
-    assert connection is not None
-    return connection
 
 
 # -- the file ------------------------------------------------------------------------------------
@@ -389,163 +348,6 @@ async def test_close_is_bounded_while_the_file_is_locked(path: Path) -> None:
     with pytest.raises(DriverUnavailable, match="locked"):
         await stuck
     assert not threads()
-
-
-# -- waiting -------------------------------------------------------------------------------------
-
-
-@pytest.fixture(autouse=True)
-def _no_recheck(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The look that makes up for lost wake-ups is an hour away, so that what comes in time was woken."""
-    monkeypatch.setattr("asynctasq.drivers.sqlite_driver.driver.RECHECK_S", FAR_S)
-
-
-async def test_another_instance_in_this_process_wakes_at_once(path: Path) -> None:
-    waiting, storing = SQLiteDriver(path, poll_s=FAR_S), SQLiteDriver(path, poll_s=FAR_S)
-    task = asyncio.create_task(reserve(waiting, wait_s=FAR_S))
-    await wait_is_registered(waiting)
-
-    await storing.enqueue([message(1)])
-
-    async with asyncio.timeout(SOON_S):
-        assert [lease.message_id for lease in await task] == ["m1"]
-    await waiting.close()
-    await storing.close()
-
-
-async def wait_is_registered(driver: SQLiteDriver) -> None:
-    """Return when a call of this driver waits."""
-
-    def waits() -> bool:
-        session = driver._sessions.get_if_open()
-        return session is not None and any(waiter._event._waiters for waiter in session.waiters)
-
-    await until(waits, "a call waits")
-
-
-async def test_another_loop_in_this_process_wakes_at_once(path: Path) -> None:
-    waiting = SQLiteDriver(path, poll_s=FAR_S)
-    task = asyncio.create_task(reserve(waiting, wait_s=FAR_S))
-    await wait_is_registered(waiting)
-
-    def store() -> None:
-        async def main() -> None:
-            await waiting.enqueue([message(1)])
-            await waiting.close()
-
-        asyncio.run(main())
-
-    await asyncio.to_thread(store)
-
-    async with asyncio.timeout(SOON_S):
-        assert [lease.message_id for lease in await task] == ["m1"]
-    await waiting.close()
-
-
-async def test_a_commit_of_another_process_wakes(driver: SQLiteDriver, path: Path) -> None:
-    task = asyncio.create_task(reserve(driver, wait_s=FAR_S))
-    await wait_is_registered(driver)
-    program = (
-        "import asyncio\nfrom asynctasq.drivers.sqlite_driver import SQLiteDriver as D\n"
-        "from asynctasq.kernel.messages import Message\n"
-        f"asyncio.run(D({str(path)!r}).enqueue([Message(id='m1', queue='mail', body=b'')]))"
-    )
-    child = await asyncio.create_subprocess_exec(sys.executable, "-c", program)
-    assert await child.wait() == 0
-
-    async with asyncio.timeout(SOON_S):
-        assert [lease.message_id for lease in await task] == ["m1"]
-
-
-async def test_waiting_ends_when_the_next_message_is_due(path: Path) -> None:
-    driver = SQLiteDriver(path, poll_s=FAR_S)
-    await driver.enqueue([message(1, delay_s=0.2), message(2, delay_s=FAR_S)])
-
-    async with asyncio.timeout(SOON_S):
-        leases = await reserve(driver, wait_s=FAR_S)
-
-    assert [lease.message_id for lease in leases] == ["m1"]
-    await driver.close()
-
-
-async def test_other_calls_go_on_while_one_waits(driver: SQLiteDriver) -> None:
-    task = asyncio.create_task(driver.wait_visible(["mail"], wait_s=FAR_S))
-    await wait_is_registered(driver)
-
-    async with asyncio.timeout(SOON_S):
-        assert await driver.turn([], ["other"], limit=1, lease_s=30) == (frozenset(), [])
-
-    await driver.close()
-    assert await task is False
-
-
-async def test_the_file_is_not_polled_while_nothing_waits(driver: SQLiteDriver) -> None:
-    await driver.wait_visible(["mail"], wait_s=0.05)
-    statements_seen: list[str] = []
-    connection_of(driver).set_trace_callback(statements_seen.append)
-
-    await asyncio.sleep(0.1)  # ten looks, if there were any
-
-    assert statements_seen == []
-
-
-# -- cancelling ----------------------------------------------------------------------------------
-
-
-async def test_a_reserve_cancelled_before_it_began_takes_nothing(driver: SQLiteDriver, path: Path) -> None:
-    await driver.enqueue([message(1)])
-    with write_lock(path):
-        first = asyncio.create_task(driver.enqueue([message(2)]))  # keeps the thread busy until the lock is free
-        await asyncio.sleep(0)
-        task = asyncio.create_task(reserve(driver))
-        await asyncio.sleep(0)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-    await first
-
-    assert [(lease.message_id, lease.crashes) for lease in await reserve(driver)] == [("m1", 0), ("m2", 0)]
-
-
-@pytest.mark.parametrize("together", [False, True])
-async def test_a_reserve_cancelled_too_late_gives_back_what_it_took(
-    driver: SQLiteDriver, path: Path, together: bool
-) -> None:
-    await driver.enqueue([message(1), message(2)])
-    task = asyncio.create_task(reserve(driver, 1))
-    await asyncio.sleep(0)
-    with closing(sqlite3.connect(path)) as other:
-        # The loop stands still meanwhile, so the result can't be received.
-        while other.execute("SELECT sum(leased) FROM asynctasq_message").fetchone() == (0,):
-            pass
-    loop = asyncio.get_running_loop()
-    while not loop._ready:  # type: ignore[attr-defined]  # until the thread has handed the result to the loop
-        pass
-    if together:
-        loop.call_soon(task.cancel)  # after the result, before the task sees it
-    else:
-        task.cancel()
-
-    with pytest.raises(asyncio.CancelledError):
-        await task
-
-    leases = await reserve(driver)
-    assert [(lease.message_id, lease.attempt, lease.crashes) for lease in leases] == [("m1", 1, 0), ("m2", 1, 0)]
-
-
-async def test_a_given_back_message_keeps_its_place_and_fences_the_lost_lease(driver: SQLiteDriver) -> None:
-    await driver.enqueue([message(1), message(2)])
-    session = await driver._sessions.get()
-    taken = await session.submit(
-        Operation(steps=lambda now: statements.reserve(["mail"], 1, 30, now), now_us=driver._now_us)
-    )
-    hand_back = driver._hand_back(taken)
-    assert hand_back is not None
-
-    await session.submit(hand_back)
-
-    leases = await reserve(driver)
-    assert [lease.message_id for lease in leases] == ["m1", "m2"]
-    assert await driver.settle([(taken.leases[0], Complete())]) == {"m1"}
 
 
 # -- threads and loops ---------------------------------------------------------------------------

@@ -14,13 +14,9 @@ import pytest
 from asynctasq.drivers.sqlite_driver import SQLiteDriver, statements
 from asynctasq.drivers.sqlite_driver.callers_transaction import in_transaction
 from asynctasq.errors import BodyTooLarge, DriverError, DriverUnavailable, InvalidQueueName, UnsupportedFeature
-from asynctasq.kernel.messages import Complete, Message, Release
-from tests.drivers.sqlite_driver.support import run_plain
+from asynctasq.kernel.messages import Complete, Release
+from tests.drivers.sqlite_driver.support import message, run_plain
 from tests.patience import SOON_S
-
-
-def message(number: int, *, queue: str = "mail", body: bytes = b"x") -> Message:
-    return Message(id=f"m{number}", queue=queue, body=body)
 
 
 @pytest.fixture
