@@ -5,10 +5,12 @@ it a dead letter, so that it is told once and nothing behind it waits; a listing
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
 from typing import NamedTuple
 
 from asynctasq.drivers.checks import is_message_id
+from asynctasq.errors import DriverError
 from asynctasq.kernel.messages import QUEUE_NAME, DeadReason, ErrorRecord
 from asynctasq.logs import get_logger
 
@@ -20,6 +22,7 @@ __all__ = [
     "is_count",
     "is_instant_us",
     "is_message",
+    "leases_kept",
     "log_damaged",
     "queue_names",
     "read_bytes",
@@ -105,6 +108,15 @@ def log_damaged(where: object, found: Iterable[DamagedMessage]) -> None:
         error = ErrorRecord.from_json(message.error).message
         what = f"message {message.message_id} becomes a dead letter" if message.message_id else "an entry is removed"
         logger.error("queue %s of %s: %s: %s", message.queue, where, what, error)
+
+
+@contextmanager
+def leases_kept(where: object) -> Generator[None]:
+    """Log an error of the backend instead of raising it: what a claim has leased until then is to be run."""
+    try:
+        yield
+    except DriverError as error:
+        logger.warning("%s: a claim was cut short; what is left comes with a later one: %s", where, error)
 
 
 # -- reading what can be read ----------------------------------------------------------------------

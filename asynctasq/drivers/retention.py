@@ -1,5 +1,6 @@
 """How long a store keeps what no worker needs any more, and when a driver looks for what is to go; removes nothing."""
 
+import asyncio
 import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -44,13 +45,14 @@ class Retention:
         """The age of a dead letter at its end, in microseconds."""
         return round(min(self.dead_ttl, 1e11) * MICROSECONDS)
 
-    async def prune(self, step: Callable[[], Awaitable[bool]], *, now: float) -> bool:
-        """Make a step if it is due at `now`, on a clock that moves with the driver's; return whether it left something.
+    async def prune(self, step: Callable[[], Awaitable[bool]], *, clock_offset: float) -> bool:
+        """Make a step if it is due, on a clock that moves with the driver's; return whether it left something.
 
         A step says so itself. One that the backend refuses is logged and made again later.
 
         Raises: DriverUnavailable.
         """
+        now = asyncio.get_running_loop().time() + clock_offset
         last_at, self._last_at = self._last_at, now
         if last_at is None:  # the first call of all has other things to do
             return False

@@ -2,16 +2,14 @@
 
 import asyncio
 from collections.abc import Set as AbstractSet
-from contextlib import suppress
 from dataclasses import replace
 
 from asynctasq.drivers.base import Settlements
-from asynctasq.drivers.damaged import CLAIMS_MAX, log_damaged
+from asynctasq.drivers.damaged import CLAIMS_MAX, leases_kept, log_damaged
 from asynctasq.drivers.mysql_driver.claim_cursors import ClaimCursors
 from asynctasq.drivers.mysql_driver.statement_runner import StatementRunner
 from asynctasq.drivers.mysql_driver.statements import Statements
 from asynctasq.drivers.mysql_driver.steps import Claim, Claimed, bury_damaged, turn
-from asynctasq.errors import DriverError
 from asynctasq.kernel.messages import Lease
 
 __all__ = ["Claims"]
@@ -42,8 +40,7 @@ class Claims:
             )
         else:
             self._cursors.note_partial_scan(claimed.last, full=full)
-        # An error from here on must not lose what was leased.
-        with suppress(DriverError):
+        with leases_kept(self._where):
             if start_after and not full:  # there may be messages before those positions
                 before = await self._claim_rest(claim, claimed, offset_us)
                 claimed.leases[:0] = before.leases

@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import replace
@@ -225,13 +225,13 @@ class MySQLDriver(Driver):
     async def _prune(self, queues: Sequence[str], settled: int = 0) -> bool:
         """Remove some of what has expired, if it is time to look; return whether there is more."""
         most = max(PRUNED_AT_ONCE, 2 * settled)  # more than the call may add
-        now = asyncio.get_running_loop().time() + self.clock_offset
-        return await self._retention.prune(
-            lambda: self._runner.run_steps(
+
+        def step() -> Awaitable[bool]:
+            return self._runner.run_steps(
                 lambda: prune(self._sql, queues, self._retention, most=most, offset_us=self._offset_us)
-            ),
-            now=now,
-        )
+            )
+
+        return await self._retention.prune(step, clock_offset=self.clock_offset)
 
     async def _hand_back(self, claiming: "asyncio.Future[tuple[AbstractSet[str], list[Lease]]]") -> None:
         """Release what a cancelled call leased after all; a lease that can't be released in time expires."""

@@ -1,13 +1,11 @@
 """Claims of the PostgreSQL driver: where each starts, and what becomes of rows that can't be read; no SQL text."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 from typing import Any
 
-from asynctasq.drivers.damaged import CLAIMS_MAX
+from asynctasq.drivers.damaged import CLAIMS_MAX, leases_kept
 from asynctasq.drivers.postgres_driver.inspection import Inspection
 from asynctasq.drivers.postgres_driver.rows import ScanBounds, first_visible_us, is_readable, leases_from
-from asynctasq.errors import DriverError
 from asynctasq.kernel.messages import Lease
 
 __all__ = ["ClaimValues", "Claims"]
@@ -48,7 +46,7 @@ class Claims:
         """
         won: list[str] | None = rows[-1][-1]
         leases, damaged = self._leases(rows, claim)
-        with suppress(DriverError):  # which must not lose what was leased
+        with leases_kept(self._where):
             for _ in range(CLAIMS_MAX):
                 if not damaged:
                     break

@@ -332,8 +332,8 @@ class PostgresDriver(Driver):
     async def _prune(self, queues: Sequence[str], settled: int = 0) -> bool:
         """Remove some of what has expired, if it is time to look; return whether there is more."""
         most = max(PRUNED_AT_ONCE, 2 * settled)  # more than the call may add
-        now = asyncio.get_running_loop().time() + self.clock_offset
-        return await self._retention.prune(lambda: self._inspection.prune(queues, self._retention, most), now=now)
+        step = partial(self._inspection.prune, queues, self._retention, most)
+        return await self._retention.prune(step, clock_offset=self.clock_offset)
 
     # -- in the caller's transaction ---------------------------------------------------------------
 

@@ -310,7 +310,7 @@ class RedisDriver(Driver):
             numbers = keep.dead_ttl_us, keep.dead_max, PRUNED_AT_ONCE
             return bool(await self.script("prune", *numbers, *queues, queues=queues))
 
-        return await keep.prune(step, now=asyncio.get_running_loop().time() + self.clock_offset)
+        return await keep.prune(step, clock_offset=self.clock_offset)
 
     async def _hand_back(self, pool: Pool, leases: Sequence[Lease]) -> None:
         """Release the leases of a cancelled call, so that they do not expire and count as crashes."""

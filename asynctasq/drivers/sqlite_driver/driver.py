@@ -8,7 +8,7 @@ import asyncio
 import json
 import math
 import os
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import replace
@@ -190,13 +190,16 @@ class SQLiteDriver(Driver):
 
     async def _prune(self, queues: Sequence[str]) -> bool:
         """Remove some of what has expired, if it is time to look; return whether there is more."""
-        operation = Operation(
-            steps=lambda now_us: retention.prune(queues, self._retention, now_us),
-            now_us=self._now_us,
-            try_read=lambda now_us: retention.nothing_to_prune(queues, self._retention, now_us),
-        )
-        now = asyncio.get_running_loop().time() + self.clock_offset
-        return await self._retention.prune(lambda: self._run(operation), now=now)
+
+        def step() -> Awaitable[bool]:
+            operation = Operation(
+                steps=lambda now_us: retention.prune(queues, self._retention, now_us),
+                now_us=self._now_us,
+                try_read=lambda now_us: retention.nothing_to_prune(queues, self._retention, now_us),
+            )
+            return self._run(operation)
+
+        return await self._retention.prune(step, clock_offset=self.clock_offset)
 
     async def wait_visible(self, queues: Sequence[str], *, wait_s: float) -> bool:
         check_queue_names(queues)

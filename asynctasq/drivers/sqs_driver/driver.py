@@ -27,7 +27,7 @@ from asynctasq.drivers.sqs_driver.redrive import read_depth, redrive
 from asynctasq.drivers.sqs_driver.settle import Settler, first_copy
 from asynctasq.drivers.sqs_driver.wire import DELAY_S_MAX, HEADER_BYTES_MAX, MESSAGE_BYTES_MAX, Writer, check_message
 from asynctasq.drivers.tls import describe
-from asynctasq.drivers.urls import read_address, read_options, redact
+from asynctasq.drivers.urls import ServerAddress, read_address, read_options, redact
 from asynctasq.errors import ConfigError, DriverError, DriverUnavailable
 from asynctasq.kernel.messages import Complete, Depth, Lease, Message, check_queue_name
 
@@ -106,13 +106,13 @@ class SQSDriver(Driver):
         clock: Clock | None = None,
         clock_offset: float = 0.0,
     ) -> None:
-        for name, url in {"endpoint_url": endpoint_url, "queue_url_prefix": queue_url_prefix}.items():
-            _check_url(name, url)
+        endpoint = _read_url("endpoint_url", endpoint_url or "https://aws")
+        if queue_url_prefix is not None:
+            _read_url("queue_url_prefix", queue_url_prefix)
         if not 2 * HEADER_BYTES_MAX <= message_bytes_max <= MESSAGE_BYTES_MAX:
             raise ConfigError(
                 f"message_bytes_max must be from {2 * HEADER_BYTES_MAX} to {MESSAGE_BYTES_MAX}, not {message_bytes_max}"
             )
-        endpoint = read_address("SQS driver", endpoint_url or "https://aws")
         hosts = [endpoint.host_and_port(host, 443)[0] for host in endpoint.hosts]
         self.tls = describe(
             hosts, encrypted=endpoint.scheme == "https", checked="certificate and host name are", by="endpoint_url"
@@ -270,9 +270,7 @@ class SQSDriver(Driver):
         )
 
 
-def _check_url(name: str, url: str | None) -> None:
-    if url is None:
-        return
+def _read_url(name: str, url: str) -> ServerAddress:
     try:
         parts = read_address(name, url)
     except ConfigError as error:
@@ -281,6 +279,7 @@ def _check_url(name: str, url: str | None) -> None:
         raise ConfigError(f"{name} must be an http:// or https:// address")
     if parts.user is not None or parts.password is not None:
         raise ConfigError(f"{name} takes no user and password: requests are signed with AWS credentials")
+    return parts
 
 
 def _partly_stored(messages: Sequence[Message], failures: Sequence[Failure | None]) -> DriverError:

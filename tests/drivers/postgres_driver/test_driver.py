@@ -414,3 +414,20 @@ async def test_dead_letters_stay_out_of_the_claim(store: PostgresHarness, other:
     assert ids(await driver.reserve([Q], limit=5, lease_s=60)) == ["b"]
     assert await driver.redrive(Q, limit=5) == 1
     assert ids(await driver.reserve([Q], limit=5, lease_s=60)) == ["a"]
+
+
+async def test_a_claim_that_can_not_bury_what_is_damaged_keeps_its_leases_and_says_so(
+    store: PostgresHarness, other: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    driver = make(store)
+    await driver.enqueue(messages("good", "damaged"))
+    await other.execute("UPDATE asynctasq_messages SET attempts = -1 WHERE id = 'damaged'")
+
+    async def refuse(*_: object) -> None:
+        raise DriverUnavailable("the server is gone")
+
+    monkeypatch.setattr(driver._inspection, "bury_damaged", refuse)
+
+    assert ids(await driver.reserve([Q], limit=5, lease_s=60)) == ["good"]
+    assert "a claim was cut short" in caplog.text
+    assert "the server is gone" in caplog.text
