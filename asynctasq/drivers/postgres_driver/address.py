@@ -11,7 +11,7 @@ from urllib.parse import quote, unquote
 import asyncpg
 
 from asynctasq.drivers.postgres_driver.errors import mapped_errors
-from asynctasq.drivers.postgres_driver.pool import LOCK_WAIT_S, Operation, close_bounded
+from asynctasq.drivers.postgres_driver.pool import CANCELLED_GRACE_S, LOCK_WAIT_S, Operation, close_bounded
 from asynctasq.drivers.silence import keep_alive
 from asynctasq.drivers.tls import describe, is_local, verifying_context
 from asynctasq.drivers.urls import read_address
@@ -129,14 +129,23 @@ class Address:
 
     async def connect(self, prepare: bool, settings: str = SET_PLANNER) -> Any:
         """Open a connection; with the settings that our statements count on, if they are to stay prepared on it."""
-        async with asyncio.timeout(self.timeout_s):
-            return await self._connect(settings if prepare else None)
+        opening = asyncio.ensure_future(self._connect(settings if prepare else None))
+        try:
+            await asyncio.wait((opening,))
+        except asyncio.CancelledError:
+            await _give_up(opening)
+            raise
+        return opening.result()
 
     async def connect_for_calls(self, prepare: bool) -> Any:
         """Open a connection on which no call waits long for a lock."""
         return await self.connect(prepare, SET_FOR_CALLS)
 
     async def _connect(self, settings: str | None) -> Any:
+        async with asyncio.timeout(self.timeout_s):
+            return await self._connect_and_set(settings)
+
+    async def _connect_and_set(self, settings: str | None) -> Any:
         options: dict[str, Any] = {} if self.password is None else {"password": self.password}
         if self.tls.mode is not None:
             options["ssl"] = self.tls.argument()
@@ -170,6 +179,20 @@ class Address:
                 raise
             await close_bounded(connection)
             return result
+
+
+async def _give_up(opening: "asyncio.Future[Any]") -> None:
+    """Let a connect end by itself if that takes a moment: asyncpg, cancelled in it, leaves an exception to the loop."""
+    try:
+        await asyncio.wait((opening,), timeout=CANCELLED_GRACE_S)
+    finally:
+        opening.add_done_callback(_drop)
+        opening.cancel()
+
+
+def _drop(opening: "asyncio.Future[Any]") -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().terminate()
 
 
 async def is_pooled(connection: Any, where: str) -> bool:

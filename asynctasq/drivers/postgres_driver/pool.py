@@ -15,7 +15,7 @@ import asyncpg
 from asynctasq.drivers.loops import close_socket
 from asynctasq.drivers.silence import AnswerLimit
 
-__all__ = ["LOCK_WAIT_S", "OnCancelled", "Operation", "Pool", "close_bounded", "close_its_socket"]
+__all__ = ["CANCELLED_GRACE_S", "LOCK_WAIT_S", "OnCancelled", "Operation", "Pool", "close_bounded", "close_its_socket"]
 
 T = TypeVar("T")
 

@@ -343,3 +343,20 @@ async def test_a_full_pool_waits_instead_of_opening_more() -> None:
     pool = Pool(connect, max_connections=2, command_timeout_s=5)
 
     assert max(await asyncio.gather(*(pool.run(operation) for _ in range(20)))) == 2
+
+
+async def test_a_connect_that_is_cancelled_at_any_step_leaves_no_exception_behind(store: PostgresHarness) -> None:
+    told: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(str(context)))
+    for steps in range(40):
+        driver = make(store)
+        opening = asyncio.create_task(driver._address.connect(prepare=True))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        opening.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            (await opening).terminate()
+        await asyncio.sleep(0)
+        gc.collect()
+
+    assert told == []
