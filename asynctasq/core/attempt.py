@@ -117,8 +117,7 @@ class AttemptRunner:
         attempt.task_name, attempt.max_attempts = envelope.task, envelope.max_attempts
         if attempt.asyncio_task is not None:
             attempt.asyncio_task.set_name(str(attempt))
-        now = self._environment.clock.monotonic()
-        match screen(crashes=lease.crashes, max_crashes=envelope.max_crashes, deadline=attempt.deadline, now=now):
+        match self._screen(attempt, envelope.max_crashes):
             case Verdict.STALE:
                 return None
             case Verdict.BURY:
@@ -128,13 +127,17 @@ class AttemptRunner:
             case Verdict.RUN:
                 return await self._import_and_run(attempt, envelope)
 
+    def _screen(self, attempt: InFlightAttempt, max_crashes: int) -> Verdict:
+        now, crashes = self._environment.clock.monotonic(), attempt.lease.crashes
+        return screen(crashes=crashes, max_crashes=max_crashes, deadline=attempt.deadline, now=now)
+
     async def _import_and_run(self, attempt: InFlightAttempt, envelope: Envelope) -> Settlement | None:
         lease = attempt.lease
         try:
             invocation = await self._task_factory.find(lease.message_id, lease.attempt, envelope)
         except CodecError as error:
             return self._unrunnable(attempt, error)
-        if self._environment.clock.monotonic() >= attempt.deadline:  # the import may have taken long
+        if self._screen(attempt, envelope.max_crashes) is Verdict.STALE:  # the import may have taken long
             return None
         run = AttemptRun(attempt, invocation)
         outcome = await self._execute(run)
