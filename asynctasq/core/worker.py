@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 
 from asynctasq.codec.limits import Limits
 from asynctasq.codec.signing import SigningKeys
@@ -204,15 +204,17 @@ class Worker:
         settlements, self._to_settle = self._to_settle, []
         asked_at, asked_now = self._clock.monotonic(), self._clock.now()
         try:
-            with self._kept_if_cancelled(settlements):
-                lost, leases = await self.driver.turn(
-                    settlements, self.queues.next(), limit=limit, lease_s=self.settings.lease_s
-                )
+            lost, leases = await self.driver.turn(
+                settlements, self.queues.next(), limit=limit, lease_s=self.settings.lease_s
+            )
+        except asyncio.CancelledError:  # the time to stop is over
+            self._to_settle[:0] = settlements  # settling twice is safe, not settling is not
+            raise
         except (DriverError, DispatchError) as error:
             if settlements and (is_refusal(error) or self._reconnect.is_check_due):
                 await self._settle_apart(settlements, error, asked_now)
             elif isinstance(error, DriverError):
-                self._to_settle[:0] = settlements  # settling twice is safe, not settling is not
+                self._to_settle[:0] = settlements
                 await self._reconnect.wait(error)
             else:
                 raise
@@ -227,23 +229,17 @@ class Worker:
         self, settlements: Sequence[tuple[Lease, Settlement]], error: Refusal, asked_now: float
     ) -> None:
         """Settle one by one, so that a settlement that the backend refuses keeps no other from being settled."""
-        with self._kept_if_cancelled(settlements):
+        try:
             done = await settle_apart(self.driver, settlements, error, lease_s=self.settings.lease_s)
+        except asyncio.CancelledError:
+            self._to_settle[:0] = settlements
+            raise
         self._ledger.settled(done.settled, done.lost, asked_now)
         self._to_settle[:0] = done.left
         if done.error is not None:
             await self._reconnect.wait(done.error)
         else:
             self._reconnect.reset()
-
-    @contextmanager
-    def _kept_if_cancelled(self, settlements: Sequence[tuple[Lease, Settlement]]) -> Generator[None]:
-        """Keep the settlements of a call that is cut when the time to stop is over: settling twice is safe."""
-        try:
-            yield
-        except asyncio.CancelledError:
-            self._to_settle[:0] = settlements
-            raise
 
     async def _handle_wake_up(self) -> None:
         await self._wake_up.wait()

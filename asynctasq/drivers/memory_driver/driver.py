@@ -360,6 +360,8 @@ class MemoryDriver(Driver):
 
     def _prune(self, now: int) -> None:
         """Remove expired results, and dead letters that are too old or too many; the oldest death is the first."""
+        if not self._expiries and not self._dead:
+            return
         while self._expiries and self._expiries[0][0] <= now:
             expiry, message_id = heapq.heappop(self._expiries)
             if self._results.get(message_id, (0, b""))[0] == expiry:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from asynctasq.codec.envelope import decode_envelope
+from asynctasq.drivers.base import Driver
 from asynctasq.errors import CodecError, DriverUnavailable
 from asynctasq.kernel.ledger import Entry, Kind
 from asynctasq.kernel.messages import Message
@@ -31,8 +32,14 @@ class Filter:
         self._only = None if only is None else tuple(only)
         self._except = tuple(except_)
 
-    def fakes(self, task: BaseTask[Any]) -> bool:
-        """Say whether this dispatch stays in the FakeQueue."""
+    def part(self, tasks: Sequence[BaseTask[Any]]) -> tuple[Sequence[BaseTask[Any]], list[BaseTask[Any]]]:
+        """Part the tasks that stay in the FakeQueue from those that are let through."""
+        if self._only is None and not self._except:
+            return tasks, []
+        faked = [task for task in tasks if self._fakes(task)]
+        return faked, [task for task in tasks if not self._fakes(task)]
+
+    def _fakes(self, task: BaseTask[Any]) -> bool:
         if self._only is not None:
             return isinstance(task, self._only)
         return not isinstance(task, self._except)
@@ -69,11 +76,11 @@ class FakeDispatcher(Dispatcher[BaseTask[Any]]):
         engine.store.describe = self._describe
 
     async def dispatch(self, tasks: Sequence[BaseTask[Any]], *, connection: Any = None) -> list[str]:
-        ids = await self._store([task for task in tasks if self._chosen.fakes(task)], connection)
-        passed = [task for task in tasks if not self._chosen.fakes(task)]
-        if passed:
-            ids |= _by_task(passed, await default_dispatcher().dispatch(passed, connection=connection))
-        return [ids[id(task)].pop(0) for task in tasks]
+        faked, passed = self._chosen.part(tasks)
+        ids = await self._store(faked, connection)
+        if not passed:
+            return ids
+        return _in_order(tasks, faked, ids, passed, await default_dispatcher().dispatch(passed, connection=connection))
 
     def dispatch_sync(self, tasks: Sequence[BaseTask[Any]], *, connection: Any = None) -> list[str]:
         """Do `dispatch`; inside a running loop refused as the application's own queue refuses it.
@@ -82,47 +89,45 @@ class FakeDispatcher(Dispatcher[BaseTask[Any]]):
         """
         if connection is None:
             refuse_running_loop()
-        ids = self._store_now([task for task in tasks if self._chosen.fakes(task)], connection)
-        passed = [task for task in tasks if not self._chosen.fakes(task)]
-        if passed:
-            ids |= _by_task(passed, default_dispatcher().dispatch_sync(passed, connection=connection))
-        return [ids[id(task)].pop(0) for task in tasks]
+        faked, passed = self._chosen.part(tasks)
+        ids = self._store_now(faked, connection)
+        if not passed:
+            return ids
+        return _in_order(tasks, faked, ids, passed, default_dispatcher().dispatch_sync(passed, connection=connection))
 
-    async def _store(self, tasks: Sequence[BaseTask[Any]], connection: Any) -> dict[int, list[str]]:
-        """Store the messages, through the line of the worker that dispatches them if one does."""
+    async def _store(self, tasks: Sequence[BaseTask[Any]], connection: Any) -> list[str]:
+        """Store the messages, through the line of the worker that dispatches them if one does; return their ids."""
         worker = current_worker_driver.get()
         if not tasks or (worker is None and connection is None):
             return self._store_now(tasks, None)
-        drivers = self._like.check(tasks, in_transaction=connection is not None)
-        messages = self._messages(tasks)
+        messages, drivers = self._messages(tasks, in_transaction=connection is not None)
         if connection is None:
             assert worker is not None, "decided above"
             await worker.enqueue(messages)
         else:
-            watches = [await self.engine.transactions.begin(connection, driver) for driver in drivers]
+            watches = [await self.engine.transactions.begin(connection, driver) for driver in _each_once(drivers)]
             if worker is None:
                 self._store_on(watches[0], messages)
             else:
                 await worker.enqueue_on(watches[0], messages)
-        return _by_task(tasks, [message.id for message in messages])
+        return [message.id for message in messages]
 
-    def _store_now(self, tasks: Sequence[BaseTask[Any]], connection: Any) -> dict[int, list[str]]:
+    def _store_now(self, tasks: Sequence[BaseTask[Any]], connection: Any) -> list[str]:
         if not tasks:
-            return {}
+            return []
         worker = current_worker_driver.get()
         if worker is not None and worker.is_killed:
             raise DriverUnavailable("this simulated worker has crashed; nothing of it reaches the queue")
-        drivers = self._like.check(tasks, in_transaction=connection is not None)
-        messages = self._messages(tasks)
+        messages, drivers = self._messages(tasks, in_transaction=connection is not None)
         if connection is None:
             self.engine.store.enqueue_now(messages)
         else:
-            watches = [self.engine.transactions.begin_sync(connection, driver) for driver in drivers]
+            watches = [self.engine.transactions.begin_sync(connection, driver) for driver in _each_once(drivers)]
             if worker is None:
                 self._store_on(watches[0], messages)
             else:
                 worker.enqueue_on_sync(watches[0], messages)
-        return _by_task(tasks, [message.id for message in messages])
+        return [message.id for message in messages]
 
     def _store_on(self, watch: Watch, messages: Sequence[Message]) -> None:
         """Store the messages when the transaction commits that `watch` follows."""
@@ -130,16 +135,20 @@ class FakeDispatcher(Dispatcher[BaseTask[Any]]):
         with engine.store.deferring(lambda change: engine.transactions.add(watch, change)):
             engine.store.enqueue_now(messages)
 
-    def _messages(self, tasks: Sequence[BaseTask[Any]]) -> list[Message]:
-        """Encode all of them before any is stored: an error leaves nothing behind."""
+    def _messages(
+        self, tasks: Sequence[BaseTask[Any]], *, in_transaction: bool
+    ) -> tuple[list[Message], list[Driver | None]]:
+        """Encode all of them before any is stored: an error leaves nothing behind. Return their drivers, too."""
+        drivers = self._like.drivers_of(tasks)
+        self._like.check(tasks, drivers, in_transaction=in_transaction)
         limits = self._like.limits
         if limits is not self._factory.limits:
             self._factory = replace(self._factory, limits=limits)
         messages = [self._factory.message(task) for task in tasks]
-        self._like.check_messages(tasks, messages)
+        self._like.check_messages(drivers, messages)
         for task, message in zip(tasks, messages, strict=True):
             self._unstored[message.id] = (type(task), message, options_of(task).max_attempts)
-        return messages
+        return messages, drivers
 
     def _enqueued(self, message_id: str) -> tuple[type[BaseTask[Any]], Message, int]:
         """Return what a message says of itself that was stored by `queue.driver.enqueue`, past this dispatcher."""
@@ -184,9 +193,19 @@ def task_of(body: bytes) -> tuple[type[BaseTask[Any]], int]:
         return BaseTask, 0
 
 
-def _by_task(tasks: Sequence[BaseTask[Any]], ids: Sequence[str]) -> dict[int, list[str]]:
-    """Return the ids by task; one instance may be dispatched twice in a batch."""
+def _in_order(
+    tasks: Sequence[BaseTask[Any]],
+    faked: Sequence[BaseTask[Any]],
+    faked_ids: Sequence[str],
+    passed: Sequence[BaseTask[Any]],
+    passed_ids: Sequence[str],
+) -> list[str]:
+    """Return the ids in the order of `tasks`; one instance may be dispatched twice in a batch."""
     found: dict[int, list[str]] = {}
-    for task, task_id in zip(tasks, ids, strict=True):
+    for task, task_id in zip([*faked, *passed], [*faked_ids, *passed_ids], strict=True):
         found.setdefault(id(task), []).append(task_id)
-    return found
+    return [found[id(task)].pop(0) for task in tasks]
+
+
+def _each_once(drivers: Sequence[Driver | None]) -> list[Driver | None]:
+    return list({id(driver): driver for driver in drivers}.values())

@@ -49,29 +49,30 @@ class LikeDriver:
         most = queue.factory.limits.body_bytes_max
         return DEFAULT_LIMITS if most >= DEFAULT_LIMITS.body_bytes_max else replace(DEFAULT_LIMITS, body_bytes_max=most)
 
-    def check(self, tasks: Sequence[BaseTask[Any]], *, in_transaction: bool) -> list[Driver | None]:
-        """Refuse what a driver of these tasks lacks; return the drivers, each once.
+    def drivers_of(self, tasks: Sequence[BaseTask[Any]]) -> list[Driver | None]:
+        """Return where each of these tasks would go; None where nothing is known of the driver."""
+        queue = self._queue
+        if queue is None:
+            return [self._like for _ in tasks]
+        return [self._driver_of(task, queue) for task in tasks]
+
+    def check(self, tasks: Sequence[BaseTask[Any]], drivers: Sequence[Driver | None], *, in_transaction: bool) -> None:
+        """Refuse what the driver of each of these tasks lacks.
 
         Raises: UnsupportedFeature.
         """
-        drivers: list[Driver | None] = []
-        for task in tasks:
-            driver = self._driver_of(task)
+        for task, driver in zip(tasks, drivers, strict=True):
             if driver is not None:
                 check_keeps_results(task, driver)
                 if in_transaction:
                     check_transactional(driver)
-            if driver not in drivers:
-                drivers.append(driver)
-        return drivers
 
-    def check_messages(self, tasks: Sequence[BaseTask[Any]], messages: Sequence[Message]) -> None:
-        """Refuse what a driver would not store.
+    def check_messages(self, drivers: Sequence[Driver | None], messages: Sequence[Message]) -> None:
+        """Refuse what the driver of each of these messages would not store.
 
         Raises: InvalidQueueName, BodyTooLarge, DispatchError.
         """
-        for task, message in zip(tasks, messages, strict=True):
-            driver = self._driver_of(task)
+        for driver, message in zip(drivers, messages, strict=True):
             check_messages([message], body_bytes_max=None if driver is None else driver.capabilities.body_bytes_max)
 
     @property
@@ -84,10 +85,7 @@ class LikeDriver:
             self._from_environment.append(_queue_of_environment())
         return self._from_environment[0]
 
-    def _driver_of(self, task: BaseTask[Any]) -> Driver | None:
-        queue = self._queue
-        if queue is None:
-            return self._like
+    def _driver_of(self, task: BaseTask[Any], queue: Queue) -> Driver | None:
         try:
             driver = queue.driver_of(task)
         except MissingExtra:

@@ -10,6 +10,7 @@ import weakref
 from asyncio import events
 from collections.abc import AsyncGenerator, Coroutine, Generator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, TypeVar
 
 from asynctasq.testing.errors import UnhandledErrors
@@ -30,11 +31,14 @@ class LoopLifecycle(BaseLoop):
         asyncio.BaseEventLoop.__init__(self)  # a selector is made when it is needed, see RealWorld
         self._selector = self._ssock = self._csock = None
         self._internal_fds = 0
-        self._transports: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
         self._signal_handlers: dict[int, Any] = {}
         self._unix_server_sockets: dict[Any, Any] = {}
         self.unhandled: list[dict[str, Any]] = []
         self._generators: dict[int, weakref.ref[AsyncGenerator[Any, Any]]] = {}
+
+    @cached_property
+    def _transports(self) -> weakref.WeakValueDictionary[int, Any]:
+        return weakref.WeakValueDictionary()
 
     def _run_all(self) -> None:
         """Run until stopped."""

@@ -5,6 +5,7 @@
 import asyncio
 import selectors
 from collections.abc import Callable, Collection
+from functools import cached_property
 from typing import Any, Final
 from weakref import WeakSet
 
@@ -42,9 +43,10 @@ class RealWorld(BaseLoop):
     real_io: bool
     on_refusal: Callable[[RealWorldAccess], None] | None = None
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._given_up: WeakSet[Any] = WeakSet()
+    @cached_property
+    def _given_up(self) -> WeakSet[Any]:
+        """What tasks wait for that will not be waited for any more in real time."""
+        return WeakSet()
 
     def remove_reader(self, fd: Any) -> bool:
         return self._selector is not None and super().remove_reader(fd)
