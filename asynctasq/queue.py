@@ -14,7 +14,6 @@ from asynctasq.codec.arguments import pack_arguments, unpack_result
 from asynctasq.codec.envelope import encode_envelope
 from asynctasq.codec.limits import DEFAULT_LIMITS, Limits
 from asynctasq.codec.signing import SigningKeys, open_result
-from asynctasq.codec.validation import InvalidArguments, validate_arguments
 from asynctasq.drivers.base import Driver, KeepsResults, Transactional
 from asynctasq.errors import DispatchError, UnsupportedFeature
 from asynctasq.kernel.envelope import Envelope
@@ -98,6 +97,8 @@ def _check_attributes(task: BaseTask[Any], definition: TaskDefinition) -> None:
 
 
 def _validate(arguments: Mapping[str, object], definition: TaskDefinition) -> None:
+    from asynctasq.codec.validation import InvalidArguments, validate_arguments  # few tasks need it
+
     try:
         validate_arguments(arguments, definition.signature.annotations)
     except InvalidArguments as error:

@@ -10,7 +10,6 @@ from typing import Final, cast
 
 from asynctasq.codec import annotations
 from asynctasq.codec._structure import check_budget, check_hashes, check_structure, needs_structure_check
-from asynctasq.codec._unserializable import find_unserializable
 from asynctasq.codec.extensions import DECODERS, ENCODERS, Unsupported, standard_type
 from asynctasq.codec.limits import DEFAULT_LIMITS, Limits
 from asynctasq.codec.orm import references
@@ -83,6 +82,8 @@ class Encoding:
             if len(data) <= SEARCHED_BYTES_MAX:
                 check_budget(data, self._limits, trusted=True)
         except FAILURES as error:
+            from asynctasq.codec._unserializable import find_unserializable  # rarely needed
+
             for root, root_path in roots():
                 find_unserializable(
                     root,

@@ -11,7 +11,6 @@ from asynctasq.codec.envelope import decode_envelope
 from asynctasq.codec.limits import DECODE_S_MAX, DEFAULT_LIMITS, OFF_LOOP_BYTES, Limits
 from asynctasq.codec.orm.references import LoadInAnotherLoop, has_references, resolve_for_hooks, resolve_references
 from asynctasq.codec.signing import SigningKeys, sign_result
-from asynctasq.codec.validation import InvalidArguments, validate_arguments
 from asynctasq.core.module_imports import ModuleImports
 from asynctasq.core.tracebacks import exception_text
 from asynctasq.errors import BadSignature, TaskTimeoutError, UndecodableBody, UnknownTask
@@ -109,6 +108,8 @@ class TaskFactory:
         if has_references(arguments):
             arguments = await self._with_models(invocation, arguments, timeout_s)
         if invocation.definition.validate:
+            from asynctasq.codec.validation import InvalidArguments, validate_arguments  # few tasks need it
+
             try:
                 validate_arguments(arguments, invocation.definition.signature.annotations)
             except InvalidArguments as error:

@@ -44,7 +44,7 @@ SCHEMES: dict[str, tuple[str, str]] = {
 """Scheme -> (class to import, address to use when only the name is given)."""
 NAME = re.compile(r"[a-z][a-z0-9+_-]*")
 HOST = r"(?:\[[0-9A-Fa-f:.]+\]|[\w.%-]*)(?::[0-9]{1,5})?"
-ADDRESS = re.compile(
+ADDRESS = (
     r"(?P<scheme>[a-z][a-z0-9+]*)://(?:(?P<userinfo>[^/?#]*)@)?"
     rf"(?P<hosts>{HOST}(?:,{HOST})*)(?P<path>/[^?#@]*)?(?:\?(?P<query>[^#@]*))?"
 )
@@ -75,7 +75,7 @@ def read_address(owner: str, url: str) -> ServerAddress:
 
     Raises: ConfigError that shows no part of it, since any may be the password's.
     """
-    found = ADDRESS.fullmatch(url)
+    found = re.fullmatch(ADDRESS, url)
     if found is None or not url.isprintable() or any(port > PORT_MAX for port in _ports(found["hosts"])):
         raise ConfigError(
             f"{owner}: the address can't be read; write SCHEME://USER:PASSWORD@HOST:PORT/..., the port a number, no "

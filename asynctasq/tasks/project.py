@@ -7,7 +7,7 @@ from pathlib import Path
 
 from asynctasq.errors import ConfigError
 
-__all__ = ["is_placed_by_others", "project_file", "project_root"]
+__all__ = ["is_placed_by_others", "main_module_name", "project_file", "project_root"]
 
 _MARKERS = ("pyproject.toml", "setup.cfg", "setup.py", ".git")
 ROOT_UID = 0
@@ -25,6 +25,21 @@ def project_root(start: Path | None = None) -> Path:
         if any((folder / marker).exists() for marker in _MARKERS):
             return folder
     return start
+
+
+def main_module_name() -> str:
+    """Return the name by which the program that runs can be imported; `__main__` in an interactive session."""
+    main = sys.modules["__main__"]
+    spec = getattr(main, "__spec__", None)
+    if spec is not None:
+        return str(spec.name)
+    file = getattr(main, "__file__", None)
+    if file is None:
+        return "__main__"
+    path = Path(file).resolve()
+    root = project_root()
+    inside = path.relative_to(root) if path.is_relative_to(root) else Path(path.name)
+    return ".".join(inside.with_suffix("").parts)
 
 
 def _is_one_project(folder: Path, start: Path) -> bool:

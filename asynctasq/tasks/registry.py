@@ -3,10 +3,7 @@
 import sys
 import threading
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-from asynctasq.tasks.project import project_root
 
 __all__ = ["known_names", "register", "registered", "source_file", "task_name"]
 
@@ -57,18 +54,8 @@ def known_names() -> list[str]:
 
 def task_name(module: str, qualname: str) -> str:
     """Return the name under which a definition travels; `__main__` becomes the name it can be imported by."""
-    return f"{_main_module_name() if module == '__main__' else module}:{qualname}"
+    if module == "__main__":
+        from asynctasq.tasks.project import main_module_name  # pathlib, which it needs, is slow to import
 
-
-def _main_module_name() -> str:
-    main = sys.modules["__main__"]
-    spec = getattr(main, "__spec__", None)
-    if spec is not None:
-        return str(spec.name)
-    file = getattr(main, "__file__", None)
-    if file is None:
-        return "__main__"
-    path = Path(file).resolve()
-    root = project_root()
-    inside = path.relative_to(root) if path.is_relative_to(root) else Path(path.name)
-    return ".".join(inside.with_suffix("").parts)
+        module = main_module_name()
+    return f"{module}:{qualname}"

@@ -13,7 +13,7 @@ from asynctasq.kernel.envelope import VAR_KEYWORD, VAR_POSITIONAL
 
 __all__ = ["Signature", "field_names", "signature_of", "signature_of_fields"]
 
-_CLASS_VAR = re.compile(r"(?:\w+\s*\.\s*)?ClassVar\b")
+_CLASS_VAR = r"(?:\w+\s*\.\s*)?ClassVar\b"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +136,7 @@ def field_names(cls: type[object], is_base: Callable[[type[object]], bool]) -> l
 
 def _is_class_var(annotation: object) -> bool:
     if isinstance(annotation, str):
-        return _CLASS_VAR.match(annotation) is not None
+        return re.match(_CLASS_VAR, annotation) is not None
     return annotation is ClassVar or typing.get_origin(annotation) is ClassVar
 
 

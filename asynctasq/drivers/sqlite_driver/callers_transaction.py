@@ -7,7 +7,6 @@ from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar, cast
 
-from asynctasq.drivers.sql.caller_connections import CallerConnection, SyncCallerConnection, adapt, adapt_sync
 from asynctasq.drivers.sql.steps import run_steps, run_steps_async
 from asynctasq.drivers.sqlite_driver.schema import Row, SQLiteFile, Step, Steps, ensure_schema, run_on
 from asynctasq.errors import DriverError, UnsupportedFeature
@@ -52,7 +51,7 @@ def _is_same_file(path: str, ours: str) -> bool:
 def run_in(connection: Any, steps: Steps[T], file: SQLiteFile) -> T:
     """Run an operation on a `sqlite3.Connection`. Raises the errors of sqlite3 unmapped."""
     if not isinstance(connection, sqlite3.Connection):
-        return _run_adapted_sync(adapt_sync(connection, dialect="sqlite"), steps, file)
+        return _run_adapted_sync(connection, steps, file)
     refuse_autocommit_mode(connection)
     cursor = connection.cursor()
     cursor.row_factory = None
@@ -79,7 +78,7 @@ async def run_in_async(connection: Any, steps: Steps[T], file: SQLiteFile) -> T:
     if aiosqlite is None or not isinstance(connection, aiosqlite.Connection):
         if isinstance(connection, sqlite3.Connection):
             return run_in(connection, steps, file)
-        return await _run_adapted(adapt(connection, dialect="sqlite"), steps, file)
+        return await _run_adapted(connection, steps, file)
     try:
         begun = connection.in_transaction
     except ValueError as error:
@@ -103,7 +102,11 @@ async def _execute(cursor: Any, step: Step) -> list[Row]:
     return list(await cursor.fetchall())
 
 
-async def _run_adapted(callers: CallerConnection, steps: Steps[T], file: SQLiteFile) -> T:
+async def _run_adapted(connection: Any, steps: Steps[T], file: SQLiteFile) -> T:
+    from asynctasq.drivers.sql.caller_connections import adapt  # rarely needed, and slow to import
+
+    callers = adapt(connection, dialect="sqlite")
+
     async def execute(step: Step) -> list[Row]:
         rows: list[Row] = []
         for params in _parameter_sets(step):
@@ -114,7 +117,11 @@ async def _run_adapted(callers: CallerConnection, steps: Steps[T], file: SQLiteF
     return await run_steps_async(in_transaction(steps, file, begun=False), execute)
 
 
-def _run_adapted_sync(callers: SyncCallerConnection, steps: Steps[T], file: SQLiteFile) -> T:
+def _run_adapted_sync(connection: Any, steps: Steps[T], file: SQLiteFile) -> T:
+    from asynctasq.drivers.sql.caller_connections import adapt_sync  # as above
+
+    callers = adapt_sync(connection, dialect="sqlite")
+
     def execute(step: Step) -> list[Row]:
         rows: list[Row] = []
         for params in _parameter_sets(step):
