@@ -8,13 +8,14 @@ from typing import Any, ClassVar
 import pytest
 
 from asynctasq import AsyncProcessTask, AsyncTask, Retry, Snooze, SyncProcessTask, SyncTask, current_task, task
+from asynctasq.core.task_factory import TaskFactory
 from asynctasq.errors import DispatchError, TaskDefinitionError, TaskExpiredError, WorkerCrashedError
 from asynctasq.kernel.ledger import Kind, check
 from asynctasq.kernel.messages import DeadReason, Message, StoredMessage
 from asynctasq.tasks import BaseTask
 from asynctasq.tasks.definition import options_of
 from asynctasq.tasks.options import Duration
-from asynctasq.testing import Crash, FakeQueue, SkewClock
+from asynctasq.testing import Crash, FakeQueue, Simulation, SkewClock, simulate
 
 HOUR_S = 3600
 RAN: list[str] = []
@@ -245,6 +246,39 @@ def test_a_redriven_message_has_all_its_time_again() -> None:
         queue.run_until_idle_sync()
 
         queue.assert_completed(Price)
+
+
+class AlwaysLate(Price):
+    pass
+
+
+def test_the_time_that_an_import_takes_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = TaskFactory.find
+
+    async def find_slowly(self: TaskFactory, *args: Any, **kwargs: Any) -> Any:
+        await asyncio.sleep(5)
+        return await find(self, *args, **kwargs)
+
+    monkeypatch.setattr(TaskFactory, "find", find_slowly)
+    with FakeQueue() as queue:
+        Price().with_options(expires=5).dispatch_sync()
+        AlwaysLate().with_options(expires=5.000001).dispatch_sync()
+
+        queue.run_until_idle_sync()
+
+        queue.assert_expired(Price)
+        queue.assert_completed(AlwaysLate)
+
+
+@simulate(runs=20, faults=SkewClock(worker="w1", seconds=7200))
+async def test_a_simulation_honours_it_under_any_schedule(sim: Simulation) -> None:
+    young = await Price().delay(59.999999).dispatch()
+    late = await Retried().dispatch()
+
+    await sim.settle()
+
+    sim.queue.assert_completed(young)
+    sim.queue.assert_expired(late)
 
 
 # -- where it is written -----------------------------------------------------------------------------
