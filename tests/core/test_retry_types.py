@@ -222,6 +222,33 @@ def test_an_inherited_policy_may_be_taken_back() -> None:
 # -- an exception whose class is not imported here ---------------------------------------------------
 
 
+class Loses(SyncProcessTask[None]):
+    max_attempts = 3
+    retry_delay = 0
+    retry_on: Any = (OSError,)
+
+    def execute(self) -> None:
+        from tests.core.only_in_children import LostThere
+
+        raise LostThere("the connection")
+
+
+class LosesForGood(Loses):
+    retry_on: Any = None
+    give_up_on = (ConnectionResetError,)
+
+
+def test_an_exception_that_only_the_child_has_imported_is_retried_by_its_type() -> None:
+    with FakeQueue(real_executors=True) as queue:
+        Loses().dispatch_sync()
+        LosesForGood().dispatch_sync()
+
+        queue.run_until_idle_sync()
+
+        queue.assert_failed(Loses, with_=RemoteError, attempts=3)
+        queue.assert_failed(LosesForGood, with_=RemoteError, attempts=1)
+
+
 def returned(error: BaseException) -> BaseException:
     return unpack_exception(pack_exception(error))
 
