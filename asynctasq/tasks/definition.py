@@ -99,17 +99,24 @@ def check_unchanged(task: BaseTask[Any], definition: TaskDefinition, given: Mapp
 
 
 def _check_kept(task: BaseTask[Any], name: str, value: object) -> None:
-    """Raise DispatchError if the constructor keeps this argument as it is; it is called once more to find out."""
+    """Raise DispatchError if the constructor keeps this argument as it is; it is called once more to find out.
+
+    An equal value of the same type is no change.
+    """
     cls = type(task)
     if name in cls._transformed:
         return
     args, kwargs = task._arguments_given
+    assigned = vars(task)[name]
     try:
         kept = getattr(cls(*args, **kwargs), name, cls)
-    except Exception:  # noqa: BLE001 - the constructor is the user's
-        kept = cls
+        same = type(assigned) is type(value) and bool(assigned == value)
+    except Exception:  # noqa: BLE001 - the constructor is the user's, and so may the values be
+        kept, same = cls, False
     if kept is not value:
         cls._transformed.add(name)
+        return
+    if same:
         return
     raise DispatchError(
         f"{definition_of(cls).name}: the attribute {name!r} was assigned after the task was built, and would not reach "

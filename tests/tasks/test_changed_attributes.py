@@ -82,6 +82,15 @@ def test_an_assigned_attribute_is_told_at_the_dispatch(build: Any, name: str) ->
         queue.assert_nothing_dispatched()
 
 
+def test_an_equal_value_of_the_same_type_is_no_change() -> None:
+    with FakeQueue() as queue:
+        assigned(Fields(to="ada", copies=2000), "copies", int("2000")).dispatch_sync()
+        with pytest.raises(DispatchError, match="'copies' was assigned"):
+            assigned(Fields(to="ada", copies=2000), "copies", 2000.0).dispatch_sync()
+
+        queue.assert_dispatched(Fields, times=1)
+
+
 def test_a_constructor_that_changes_what_it_is_given_keeps_working() -> None:
     SEEN.clear()
     with FakeQueue() as queue:
