@@ -4,7 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from asynctasq.tasks import AsyncProcessTask, AsyncTask, SyncProcessTask, SyncTask, Task, task
-from asynctasq.tasks.base import dispatch_many, dispatch_many_sync
+from asynctasq.tasks.batches import dispatch_many, dispatch_many_sync
 from asynctasq.tasks.dispatching import set_default_dispatcher
 
 # Imported when first used, so that `import asynctasq` stays fast.

@@ -1,5 +1,7 @@
 """Every exception of asynctasq; imports nothing of ours, so that any floor may raise them."""
 
+from typing import Protocol
+
 __all__ = [
     "DELAY_S_MAX",
     "AsyncTasqError",
@@ -21,6 +23,7 @@ __all__ = [
     "Retry",
     "Snooze",
     "TaskDefinitionError",
+    "TaskExpiredError",
     "TaskSignal",
     "TaskTimeoutError",
     "UndecodableBody",
@@ -146,6 +149,10 @@ class TaskTimeoutError(AsyncTasqError, TimeoutError):
     """An attempt ran longer than the task's `timeout`."""
 
 
+class TaskExpiredError(AsyncTasqError):
+    """A message was given up because no attempt of it could start within `expires` of its dispatch."""
+
+
 class WorkerCrashedError(AsyncTasqError):
     """A message was given up because the workers that ran it died, `max_crashes` times."""
 
@@ -154,34 +161,41 @@ DELAY_S_MAX = 100 * 366 * 86_400.0
 """The longest duration, a hundred years. A longer one is taken for a mistake, and stores can't hold it."""
 
 
+class _TimeDelta(Protocol):
+    """A `datetime.timedelta`, which this module may not import."""
+
+    def total_seconds(self) -> float: ...
+
+
 class TaskSignal(Exception):
     """Base of what a task raises to say how its attempt is settled."""
 
 
 class Retry(TaskSignal):
-    """Raise to end the attempt as failed and try again, after `after_s` seconds if given; less than 0 means at once.
+    """Raise to end the attempt as failed and try again, `after` so long (seconds or timedelta); less than 0 is at once.
 
-    Counts as an attempt; when none remains the message is a dead letter.
+    Without `after` the task's `retry_delay` decides. It counts as an attempt; when none remains the message is a dead
+    letter.
 
-    Raises: ValueError where it is made, if `after_s` is no such number.
+    Raises: ValueError where it is made, if `after` is no such duration.
     """
 
-    def __init__(self, reason: str = "retry requested", *, after_s: float | None = None) -> None:
+    def __init__(self, reason: str = "retry requested", *, after: float | _TimeDelta | None = None) -> None:
         super().__init__(reason)
-        self.after_s = None if after_s is None else _checked_delay_s(after_s, "Retry(after_s=...)")
+        self.after_s = None if after is None else _checked_delay_s(after, "Retry(after=...)")
 
 
 class Snooze(TaskSignal):
-    """Raise to run again after `delay_s` seconds, less than 0 means at once; not counted as an attempt.
+    """Raise to run again after `delay` (seconds or timedelta), less than 0 means at once; not counted as an attempt.
 
     A message that was snoozed before waits a second at least: nothing else would end a loop of them.
 
-    Raises: ValueError where it is made, if `delay_s` is no such number.
+    Raises: ValueError where it is made, if `delay` is no such duration.
     """
 
-    def __init__(self, delay_s: float, reason: str = "snoozed") -> None:
+    def __init__(self, delay: float | _TimeDelta, reason: str = "snoozed") -> None:
         super().__init__(reason)
-        self.delay_s = _checked_delay_s(delay_s, "Snooze(delay_s)")
+        self.delay_s = _checked_delay_s(delay, "Snooze(delay)")
 
 
 class Reject(TaskSignal):
@@ -193,6 +207,8 @@ class Reject(TaskSignal):
 
 def _checked_delay_s(value: object, what: str) -> float:
     """Return a delay in seconds; the comparison is false for NaN as well."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value <= DELAY_S_MAX:
-        raise ValueError(f"{what} must be a number of seconds, a hundred years at most, not {value!r}")
-    return max(0.0, float(value))
+    total_seconds = getattr(value, "total_seconds", None)
+    number: object = total_seconds() if callable(total_seconds) else value
+    if isinstance(number, bool) or not isinstance(number, int | float) or not number <= DELAY_S_MAX:
+        raise ValueError(f"{what} must be a number of seconds or a timedelta, a hundred years at most, not {value!r}")
+    return max(0.0, float(number))

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -15,13 +16,21 @@ from asynctasq.codec.envelope import encode_envelope
 from asynctasq.codec.limits import DEFAULT_LIMITS, Limits
 from asynctasq.codec.signing import SigningKeys, open_result
 from asynctasq.drivers.base import Driver, KeepsResults, Transactional
-from asynctasq.errors import DispatchError, UnsupportedFeature
+from asynctasq.errors import DELAY_S_MAX, DispatchError, UnsupportedFeature
 from asynctasq.kernel.envelope import Envelope
 from asynctasq.kernel.messages import Message
 from asynctasq.tasks.base import RESERVED, BaseTask
-from asynctasq.tasks.definition import TaskDefinition, arguments_of, definition_of, options_of, set_dispatched_id
+from asynctasq.tasks.definition import (
+    TaskDefinition,
+    arguments_of,
+    check_unchanged,
+    definition_of,
+    options_of,
+    set_dispatched,
+)
 from asynctasq.tasks.dispatching import Dispatcher
 from asynctasq.tasks.functions import TaskFunction
+from asynctasq.tasks.options import Options
 
 __all__ = [
     "MessageFactory",
@@ -49,7 +58,7 @@ class MessageFactory:
     limits: Limits = DEFAULT_LIMITS
 
     def message(self, task: BaseTask[Any]) -> Message:
-        """Return the message that runs `task`, and set the id on the task.
+        """Return the message that runs `task`, and set id and instant of the dispatch on the task.
 
         Raises: UnserializableValue, BodyTooLarge, DispatchError.
         """
@@ -59,19 +68,24 @@ class MessageFactory:
         if definition.validate:
             _validate(given, definition)
         arguments = pack_arguments(definition.name, given, annotations, self.limits)
+        check_unchanged(task, definition, given)
+        now = self.clock.now()
+        plain = options.at is None and options.expires_s is None
+        delay_s = options.delay_s if plain else _delay_s(options, now, definition)
         envelope = Envelope(
             task=definition.name,
             arguments=arguments,
             max_attempts=options.max_attempts,
             retry=options.retry,
-            dispatched_at=self.clock.now(),
+            dispatched_at=now,
             timeout_s=options.timeout_s,
             keep_result_s=options.keep_result_s,
             max_crashes=options.max_crashes,
             missing=options.missing,
+            expires_s=options.expires_s,
         )
         task_id = options.task_id or self.new_id()
-        set_dispatched_id(task, task_id)
+        set_dispatched(task, task_id, datetime.fromtimestamp(now, UTC))
         return Message(
             id=task_id,
             queue=options.queue,
@@ -80,12 +94,26 @@ class MessageFactory:
                 key=self.keys,
                 limits=self.limits,
                 belongs_to=(task_id, options.queue),
-                expires_at=None
-                if self.signing_ttl_s is None
-                else envelope.dispatched_at + options.delay_s + self.signing_ttl_s,
+                expires_at=None if self.signing_ttl_s is None else now + delay_s + self.signing_ttl_s,
             ),
-            delay_s=options.delay_s,
+            delay_s=delay_s,
         )
+
+
+def _delay_s(options: Options, now: float, definition: TaskDefinition) -> float:
+    """Return by how many seconds the message is delayed.
+
+    Raises: DispatchError for a delay that no driver stores, or in which the message expires.
+    """
+    delay_s = options.delay_s if options.at is None else max(0.0, options.at - now)
+    if delay_s > DELAY_S_MAX:
+        raise DispatchError(f"{definition.name}: at() names an instant that is more than a hundred years away")
+    if options.expires_s is not None and delay_s >= options.expires_s:
+        raise DispatchError(
+            f"{definition.name} is to run {delay_s:g} s after its dispatch at the soonest and expires "
+            f"{options.expires_s:g} s after it, so it could never run; give it a longer `expires` or a shorter delay"
+        )
+    return delay_s
 
 
 def _check_attributes(task: BaseTask[Any], definition: TaskDefinition) -> None:

@@ -222,7 +222,8 @@ class PlainModel:
         dead = [one for one in self.messages.values() if one["queue"] == queue and one["reason"] is not None]
         chosen = sorted(dead, key=lambda one: one["death"])[:limit]
         for message in chosen:
-            message |= {"attempts": 0, "crashes": 0, "reason": None, "error": None, "due": self.now, "death": 0}
+            message |= {"attempts": 0, "crashes": 0, "reason": None, "error": None, "death": 0}
+            message |= {"due": self.now, "enqueued": self.now}
             self.moves.append(("dead", "REDRIVE", self.state(message)))
         return len(chosen)
 

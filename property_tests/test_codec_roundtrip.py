@@ -31,6 +31,7 @@ from asynctasq.errors import (
     UnserializableValue,
     UnsupportedVersion,
 )
+from asynctasq.kernel.envelope import MISSING
 from asynctasq.kernel.retry import Delays, Exponential, Fixed
 from tests.effort import examples
 
@@ -363,6 +364,8 @@ ENVELOPES = st.builds(
     keep_result_s=st.none() | LIMITS_S,
     max_crashes=st.integers(1, 10),
     headers=st.dictionaries(TEXTS, TEXTS, max_size=2),
+    missing=st.sampled_from(MISSING),
+    expires_s=st.none() | LIMITS_S,
 )
 KEYS_OLD = SigningKeys({"old": b"o" * 32})
 KEYS_BOTH = SigningKeys({"old": b"o" * 32, "new": b"n" * 32}, sign_with="new")

@@ -67,7 +67,7 @@ class Acts(AsyncTask[str]):
             case "snooze":
                 raise Snooze(SNOOZE_S)
             case "again" | "at once":
-                raise Retry(self.key, after_s=AGAIN_S[act])
+                raise Retry(self.key, after=AGAIN_S[act])
             case "reject":
                 raise Reject(self.key)
             case "die":

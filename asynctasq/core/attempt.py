@@ -6,7 +6,7 @@ from typing import cast
 
 from asynctasq.core.current_task import running_task
 from asynctasq.core.exception_codec import log_error, record_of
-from asynctasq.core.hooks import AttemptEnvironment, HookCaller, record_event
+from asynctasq.core.hooks import AttemptEnvironment, HookCaller, may_retry, record_event
 from asynctasq.core.in_flight import (
     AttemptRun,
     CancelReason,
@@ -28,6 +28,7 @@ from asynctasq.errors import (
     Reject,
     Retry,
     Snooze,
+    TaskExpiredError,
     TaskTimeoutError,
     UnsupportedVersion,
     WorkerCrashedError,
@@ -46,6 +47,7 @@ from asynctasq.kernel.decide import (
     Verdict,
     asks_should_retry,
     decide,
+    is_expired,
     screen,
 )
 from asynctasq.kernel.envelope import MAX_CRASHES_DEFAULT, MAX_CRASHES_MOST, Envelope
@@ -74,8 +76,9 @@ SNOOZED_MAX = 10_000
 class AttemptRunner:
     """Runs attempts one at a time or many at once; of those that have ended it knows which were snoozed.
 
-    `hook_timeout_s` bounds `failed` and `should_retry`; without `completion_factory` no task can settle itself. With
-    `fetch_values` the value that a child process returned is in `InFlightAttempt.value` too, whether or not it is kept.
+    Leases were asked for `lease_s`. `hook_timeout_s` bounds `failed` and `should_retry`; without `completion_factory`
+    no task can settle itself. With `fetch_values` the value that a child process returned is in
+    `InFlightAttempt.value` too, whether or not it is kept.
     """
 
     def __init__(
@@ -84,6 +87,7 @@ class AttemptRunner:
         lanes: Lanes,
         *,
         environment: AttemptEnvironment,
+        lease_s: float,
         hook_timeout_s: float = 30.0,
         completion_factory: CompletionFactory | None = None,
         fetch_values: bool = False,
@@ -91,6 +95,7 @@ class AttemptRunner:
         self._task_factory = task_factory
         self._lanes = lanes
         self._environment = environment
+        self._lease_s = lease_s
         self._completion_factory = completion_factory
         self._fetch_values = fetch_values
         self._snoozed: dict[str, None] = {}
@@ -117,19 +122,26 @@ class AttemptRunner:
         attempt.task_name, attempt.max_attempts = envelope.task, envelope.max_attempts
         if attempt.asyncio_task is not None:
             attempt.asyncio_task.set_name(str(attempt))
-        match self._screen(attempt, envelope.max_crashes):
+        match self._screen(attempt, envelope):
             case Verdict.STALE:
                 return None
             case Verdict.BURY:
                 return self._bury_crashed(attempt)
             case Verdict.GIVE_UP:
                 return await self._give_up(attempt, envelope)
+            case Verdict.EXPIRE:
+                return await self._expire(attempt, envelope)
             case Verdict.RUN:
                 return await self._import_and_run(attempt, envelope)
 
-    def _screen(self, attempt: InFlightAttempt, max_crashes: int) -> Verdict:
-        now, crashes = self._environment.clock.monotonic(), attempt.lease.crashes
-        return screen(crashes=crashes, max_crashes=max_crashes, deadline=attempt.deadline, now=now)
+    def _screen(self, attempt: InFlightAttempt, envelope: Envelope) -> Verdict:
+        now, lease, expired = self._environment.clock.monotonic(), attempt.lease, False
+        if (expires_s := envelope.expires_s) is not None:
+            attempt.held_since = now if attempt.held_since is None else attempt.held_since
+            held_s = now - attempt.held_since
+            expired = is_expired(lease, lease_s=self._lease_s, held_s=held_s, expires_s=expires_s)
+        crashes, most, deadline = lease.crashes, envelope.max_crashes, attempt.deadline
+        return screen(crashes=crashes, max_crashes=most, deadline=deadline, now=now, expired=expired)
 
     async def _import_and_run(self, attempt: InFlightAttempt, envelope: Envelope) -> Settlement | None:
         lease = attempt.lease
@@ -137,8 +149,11 @@ class AttemptRunner:
             invocation = await self._task_factory.find(lease.message_id, lease.attempt, envelope)
         except CodecError as error:
             return self._unrunnable(attempt, error)
-        if self._screen(attempt, envelope.max_crashes) is Verdict.STALE:  # the import may have taken long
+        verdict = self._screen(attempt, envelope)  # the import may have taken long
+        if verdict is Verdict.STALE:
             return None
+        if verdict is Verdict.EXPIRE:
+            return await self._expire(attempt, envelope)
         run = AttemptRun(attempt, invocation)
         outcome = await self._execute(run)
         if attempt.settled_in_transaction and not isinstance(outcome, Succeeded | Interrupted):
@@ -249,7 +264,7 @@ class AttemptRunner:
             case _ if reason is not None:
                 return Unrunnable(reason=reason, error=record_of(error))
             case _:
-                return Failed(error=record_of(error))
+                return Failed(error=record_of(error), wants_retry=may_retry(run, error))
 
     def _snoozed_again(self, message_id: str) -> bool:
         """Return whether this worker has snoozed the message before; remember that it does."""
@@ -312,16 +327,31 @@ class AttemptRunner:
 
     async def _give_up(self, attempt: InFlightAttempt, envelope: Envelope) -> Settlement:
         """Bury a message whose workers died `max_crashes` times; call its `failed` hook if its task can be built."""
-        invocation = await self._find_crashed(attempt, envelope)
-        if invocation is not None:
-            await self._hooks.failed(AttemptRun(attempt, invocation), _crash_error(attempt, attempt.lease.crashes))
+        await self._tell_failed(attempt, envelope, _crash_error(attempt, attempt.lease.crashes))
         return self._bury_crashed(attempt)
 
-    async def _find_crashed(self, attempt: InFlightAttempt, envelope: Envelope) -> Invocation | None:
-        """Return what the message invokes; None if its module can't be imported, which a child process tries first."""
+    async def _expire(self, attempt: InFlightAttempt, envelope: Envelope) -> Settlement:
+        """Bury a message that is too old to start; call its `failed` hook if its task can be built."""
+        number, age = attempt.lease.attempt, f"{envelope.expires_s:g} s after its dispatch"
+        error = TaskExpiredError(f"{attempt.task_name} has expired: {age} attempt {number} had not started")
+        logger.warning("message %s becomes a dead letter: %s", attempt.lease.message_id, error)
+        await self._tell_failed(attempt, envelope, error)
+        return Bury(reason=DeadReason.EXPIRED, error=record_of(error))
+
+    async def _tell_failed(self, attempt: InFlightAttempt, envelope: Envelope, error: Exception) -> None:
+        """Call `failed` of a task of which nothing else runs any more, if it can be found."""
+        invocation = await self._find_for_hook(attempt, envelope)
+        if invocation is not None:
+            await self._hooks.failed(AttemptRun(attempt, invocation), error)
+
+    async def _find_for_hook(self, attempt: InFlightAttempt, envelope: Envelope) -> Invocation | None:
+        """Return what the message invokes; None if its module can't be imported.
+
+        A child process tries first to import that of a message that crashed before.
+        """
         lease = attempt.lease
         try:
-            if registered(envelope.task) is None:
+            if lease.crashes and registered(envelope.task) is None:
                 request = Request(message_id=lease.message_id, attempt=lease.attempt, body=lease.body, only_import=True)
                 await self._lanes.run_in_process(request, IMPORT_S_MAX)
             return await self._task_factory.find(lease.message_id, lease.attempt, envelope)

@@ -6,6 +6,7 @@ No exception object crosses a process boundary: its class is found among what is
 import builtins
 import logging
 import sys
+from collections.abc import Collection
 from typing import cast
 
 from asynctasq.codec.limits import Limits
@@ -19,15 +20,31 @@ from asynctasq.core.tracebacks import (
 )
 from asynctasq.kernel.messages import ErrorRecord
 
-__all__ = ["RemoteError", "log_error", "pack_exception", "record_of", "unpack_exception"]
+__all__ = ["RemoteError", "is_one_of", "log_error", "pack_exception", "record_of", "unpack_exception"]
 
 NAME_CHARS_MAX = 500
+CLASSES_MAX = 30
+"""Of how many classes that an exception derives from the names leave a child process."""
 PARTS_LIMITS = Limits(body_bytes_max=64 * 1024)
 """How large the arguments and the attributes of an exception may be to leave a child process with it."""
 
 
 class RemoteError(Exception):
-    """Replaces an exception of a child process whose class is not imported here, or that can't be made again."""
+    """Replaces an exception of a child process whose class is not imported here, or that can't be made again.
+
+    `classes` are the names, `module:qualname`, of the class it has there and of those that this derives from.
+    """
+
+    def __init__(self, text: str, classes: Collection[str] = ()) -> None:
+        super().__init__(text)
+        self.classes = classes
+
+
+def is_one_of(error: BaseException, types: tuple[type[BaseException], ...]) -> bool:
+    """Return whether an exception is of one of these types, here or in the child process that raised it."""
+    if type(error) is RemoteError:
+        return any(_name_of(one) in error.classes for one in types)
+    return issubclass(type(error), types)
 
 
 def record_of(error: BaseException) -> ErrorRecord:
@@ -56,15 +73,28 @@ def pack_exception(error: BaseException) -> bytes:
     drop_library_frames(error)
     record = record_of(error)
     texts = [_sendable(text) for text in (_qualified_name(error), record.message, record.traceback)]
-    return pack([*texts, _plain(error, "args"), _plain(error, "__dict__")], path="exception")
+    classes = [_sendable(name) for name in _class_names(error)]
+    return pack([*texts, _plain(error, "args"), _plain(error, "__dict__"), classes], path="exception")
 
 
 def _qualified_name(error: BaseException) -> str:
     """Return by what name the worker may find the class: one that is cut is not found, and a RemoteError is made."""
     try:
-        return f"{type(error).__module__}:{type(error).__qualname__}"[:NAME_CHARS_MAX]
+        return _name_of(type(error))
     except BaseException:  # noqa: BLE001 - a metaclass may be user code
         return ":" + class_name(type(error))
+
+
+def _name_of(cls: type[object]) -> str:
+    return f"{cls.__module__}:{cls.__qualname__}"[:NAME_CHARS_MAX]
+
+
+def _class_names(error: BaseException) -> list[str]:
+    """Return the names of the exception's class and of those it derives from."""
+    try:
+        return [_name_of(cls) for cls in type(error).__mro__[:CLASSES_MAX]]
+    except BaseException:  # noqa: BLE001 - a metaclass may be user code
+        return []
 
 
 def _sendable(text: str) -> str:
@@ -86,8 +116,12 @@ def unpack_exception(data: bytes) -> BaseException:
 
     The class must be a builtin or in a module that is imported already; else the result is a `RemoteError`.
     """
-    name, message, trace, args, attributes = cast("tuple[str, str, str, object, object]", unpack(data))
-    error = _restore(_find(name), args, attributes) or RemoteError(f"{name.partition(':')[2]}: {message}")
+    name, message, trace, args, attributes, classes = cast(
+        "tuple[str, str, str, object, object, list[str]]", unpack(data)
+    )
+    error = _restore(_find(name), args, attributes)
+    if error is None:
+        error = RemoteError(f"{name.partition(':')[2]}: {message}", classes)
     error.__cause__ = RemoteTraceback(f"\n{trace}")
     return error
 

@@ -5,21 +5,23 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Any, Protocol, cast
 
 from asynctasq.clock import Clock
-from asynctasq.core.exception_codec import log_error
+from asynctasq.core.exception_codec import is_one_of, log_error
 from asynctasq.core.in_flight import AttemptRun, InFlightAttempt, clear_cancellation
 from asynctasq.core.lanes.lanes import Lanes
 from asynctasq.core.task_factory import BadArguments, TaskFactory
 from asynctasq.core.tracebacks import class_name, exception_text
-from asynctasq.errors import CodecError
+from asynctasq.errors import CodecError, TaskTimeoutError
+from asynctasq.kernel.decide import is_retried
 from asynctasq.kernel.ledger import Entry, Kind
 from asynctasq.kernel.retry import RandomSource
 from asynctasq.logs import get_logger
 from asynctasq.tasks.base import BaseTask
 
-__all__ = ["AttemptEnvironment", "HookCaller", "record_event"]
+__all__ = ["AttemptEnvironment", "HookCaller", "may_retry", "record_event"]
 
 logger = get_logger(__name__)
 
@@ -49,6 +51,17 @@ def record_event(
     if environment.record is not None:
         at, worker = environment.clock.now(), environment.name
         environment.record(Entry.of(attempt.lease, kind, at=at, worker=worker, detail=detail, error=error, value=value))
+
+
+def may_retry(run: AttemptRun, error: BaseException) -> bool:
+    """Return whether the task's class lets a failure be retried: before `should_retry` is asked, if it is.
+
+    Of what kept the task from being built the class says nothing, but a timeout is one wherever it struck.
+    """
+    cls = run.invocation.cls
+    if (cls.retry_on is None and cls.give_up_on is None) or not (run.built or isinstance(error, TaskTimeoutError)):
+        return True
+    return is_retried(partial(is_one_of, error), retry_on=cls.retry_on, give_up_on=cls.give_up_on)
 
 
 class HookCaller:
@@ -86,7 +99,7 @@ class HookCaller:
             return
         if run.attempt.cancel_reason is not None:  # the worker that takes the message over calls the hook
             raise asyncio.CancelledError
-        record_event(self._environment, run.attempt, Kind.HOOK, "failed")
+        record_event(self._environment, run.attempt, Kind.HOOK, "failed", exception)
         try:
             async with asyncio.timeout(self._timeout_s):
                 await self._call(run, task.failed, exception)

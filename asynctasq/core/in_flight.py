@@ -35,7 +35,8 @@ class InFlightAttempt:
 
     `deadline` is when the lease ends, on the worker's monotonic clock. `settled_in_transaction` says whether the task
     settled the attempt in its own transaction; it is False when the lease was lost by then. `max_attempts` is that of
-    its message, once that is decoded.
+    its message, once that is decoded. The worker has had the lease since `held_since` at least; it is set for messages
+    that expire.
     """
 
     lease: Lease
@@ -45,6 +46,7 @@ class InFlightAttempt:
     max_attempts: int = MAX_CRASHES_DEFAULT
     asyncio_task: "asyncio.Task[None] | None" = None
     begun: bool = False
+    held_since: float | None = None
     value: object = None
     exception: BaseException | None = None
     settled_in_transaction: bool | None = None

@@ -81,6 +81,7 @@ class Worker:
             task_factory,
             self._lanes,
             environment=self._runtime,
+            lease_s=self.settings.lease_s,
             hook_timeout_s=self.settings.hook_timeout_s,
             completion_factory=LeaseCompletionFactory(
                 queue_driver, self._renewer, task_factory, clock=self._clock, lease_s=self.settings.lease_s

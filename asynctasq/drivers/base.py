@@ -151,9 +151,9 @@ class Driver(Protocol):
         ...
 
     async def redrive(self, queue: str, *, limit: int) -> int:
-        """Move up to `limit` dead letters, oldest death first, back to ready; attempts and crashes start again at 0.
+        """Move up to `limit` dead letters, oldest death first, back to ready.
 
-        Returns how many were moved.
+        They begin anew: attempts and crashes are 0, and `enqueued_at` is now. Returns how many were moved.
         """
         ...
 

@@ -10,7 +10,7 @@ from uuid import uuid4
 from asynctasq.logs import get_logger
 from asynctasq.queue import MessageFactory, Queue, refuse_running_loop
 from asynctasq.tasks.base import BaseTask
-from asynctasq.tasks.definition import definition_of, options_of, set_dispatched_id
+from asynctasq.tasks.definition import definition_of, options_of, set_dispatched
 from asynctasq.tasks.dispatching import Dispatcher, current_dispatcher
 
 __all__ = ["PendingDispatch", "prepare_dispatch", "refuse_blocking_commit", "send", "send_sync"]
@@ -40,7 +40,7 @@ def prepare_dispatch(task: BaseTask[Any]) -> PendingDispatch:
     fixed = copy.copy(task).with_options(task_id=task_id)
     factory = dispatcher.factory if isinstance(dispatcher, Queue) else MessageFactory()
     factory.message(fixed)
-    set_dispatched_id(task, task_id)
+    set_dispatched(task, task_id, fixed.dispatched_at)
     return PendingDispatch(task_id=task_id, task=fixed, dispatcher=dispatcher)
 
 

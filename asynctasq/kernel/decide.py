@@ -1,11 +1,22 @@
 """Decides what an attempt's outcome means for its message; runs no code of a task."""
 
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import assert_never
 
 from asynctasq.errors import DELAY_S_MAX
-from asynctasq.kernel.messages import Bury, Complete, DeadReason, ErrorRecord, Release, Settlement
+from asynctasq.kernel.messages import (
+    MICROSECONDS,
+    Bury,
+    Complete,
+    DeadReason,
+    ErrorRecord,
+    Lease,
+    Release,
+    Settlement,
+    microseconds,
+)
 from asynctasq.kernel.retry import RandomSource, RetryPolicy, delay_before_next
 
 __all__ = [
@@ -24,6 +35,8 @@ __all__ = [
     "asks_should_retry",
     "attempts_remain",
     "decide",
+    "is_expired",
+    "is_retried",
     "screen",
 ]
 
@@ -110,10 +123,11 @@ class Verdict(enum.Enum):
     STALE = "stale"
     GIVE_UP = "give up"
     BURY = "bury"
+    EXPIRE = "expire"
 
 
-def screen(*, crashes: int, max_crashes: int, deadline: float, now: float) -> Verdict:
-    """Decide about a new lease: it has ended, its message crashed too often, or its attempt may run.
+def screen(*, crashes: int, max_crashes: int, deadline: float, now: float, expired: bool = False) -> Verdict:
+    """Decide about a new lease: it has ended, its message crashed too often or has expired, or its attempt may run.
 
     A message that crashed too often is given up, which calls its `failed`; if that crashed as often, too, it is buried.
     `deadline` and `now` are of one clock. Under a lease that may have ended no attempt may start: another worker may
@@ -123,7 +137,31 @@ def screen(*, crashes: int, max_crashes: int, deadline: float, now: float) -> Ve
         return Verdict.STALE
     if crashes >= 2 * max_crashes:
         return Verdict.BURY
-    return Verdict.GIVE_UP if crashes >= max_crashes else Verdict.RUN
+    if crashes >= max_crashes:
+        return Verdict.GIVE_UP
+    return Verdict.EXPIRE if expired else Verdict.RUN
+
+
+def is_expired(lease: Lease, *, lease_s: float, held_s: float, expires_s: float) -> bool:
+    """Return whether the message of a lease that was asked for `lease_s` is too old to start, by the driver's clock.
+
+    `held_s` is how long the worker has had the lease. No clock of a worker tells an instant here. Instants are whole
+    microseconds kept as floats, so that only their difference, rounded, is exact.
+    """
+    age_us = round((lease.expires_at - lease.enqueued_at) * MICROSECONDS) - microseconds(lease_s)
+    return age_us + int(held_s * MICROSECONDS) >= max(1, microseconds(expires_s))
+
+
+def is_retried(
+    failure: Callable[[tuple[type[Exception], ...]], bool],
+    *,
+    retry_on: tuple[type[Exception], ...] | None,
+    give_up_on: tuple[type[Exception], ...] | None,
+) -> bool:
+    """Return whether a failure may be retried at all, by its type; `failure` says whether it is one of some types."""
+    if give_up_on is not None and failure(give_up_on):
+        return False
+    return retry_on is None or failure(retry_on)
 
 
 def attempts_remain(attempt: int, max_attempts: int) -> bool:

@@ -49,6 +49,7 @@ class Envelope:
     `max_attempts`, `retry` and `timeout_s` as they were when the task was dispatched, at `dispatched_at`
     (seconds since the epoch). The result is kept for `keep_result_s` seconds, or not at all if None.
     `headers` are texts for tracing. `missing` says what becomes of an attempt whose model is gone.
+    An attempt starts less than `expires_s` seconds after the message was stored, or at any time if None.
     """
 
     task: str
@@ -61,3 +62,4 @@ class Envelope:
     max_crashes: int = MAX_CRASHES_DEFAULT
     headers: Mapping[str, str] = field(default_factory=lambda: NO_HEADERS)
     missing: Missing = MISSING_DEFAULT
+    expires_s: float | None = None

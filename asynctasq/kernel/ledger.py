@@ -67,7 +67,8 @@ class Entry(NamedTuple):
     REDRIVEN and REMOVED are what an operator did: a dead letter is ready again, a message was removed.
     CRASHED and STOPPED are about a whole worker and have no message; FAULT, what a simulation did, is about a
     worker, or about a message that was "delivered twice"; NOTE is what it did that explains no deviation. `error` is
-    the exception itself of a failed attempt and `value` what one returned, where the ledger is in the same process.
+    the exception itself of a failed attempt, or that given to `failed`, and `value` what one returned, where the ledger
+    is in the same process.
     """
 
     at: float
@@ -276,7 +277,7 @@ def _never_early(history: MessageHistory, _alive: Collection[str], tolerance_s: 
 def _failed_hook_once(history: MessageHistory, _alive: Collection[str], _tolerance_s: float) -> Iterator[str]:
     final = history.final
     hooks = sum(1 for entry in history.of(Kind.HOOK) if entry.detail == "failed")
-    buried = final is not None and final.detail in ("bury: failed", "bury: rejected")
+    buried = final is not None and final.detail in ("bury: failed", "bury: rejected", "bury: expired")
     if buried and hooks == 0:
         yield "became a dead letter without its failed() hook"
     undisturbed = not history.disturbed

@@ -52,6 +52,7 @@ class DeadReason(enum.Enum):
     UNKNOWN_TASK = "unknown_task"
     BAD_ARGUMENTS = "bad_arguments"
     BAD_SIGNATURE = "bad_signature"
+    EXPIRED = "expired"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +95,8 @@ class Lease:
 
     `token` is the fencing number: it differs at every reserve of the message, and only the
     latest one settles or extends. `attempt` counts executions from 1, `crashes` the earlier
-    leases that ended without settling. Instants are seconds since the epoch on the driver's clock.
+    leases that ended without settling. Instants are seconds since the epoch on the driver's clock; the message was
+    stored, or as a dead letter driven again, at `enqueued_at`.
     """
 
     message_id: str

@@ -7,9 +7,8 @@ from asynctasq.tasks.base import (
     SyncProcessTask,
     SyncTask,
     Task,
-    dispatch_many,
-    dispatch_many_sync,
 )
+from asynctasq.tasks.batches import dispatch_many, dispatch_many_sync
 from asynctasq.tasks.dispatching import Dispatcher
 from asynctasq.tasks.functions import TaskFunction, task
 from asynctasq.tasks.mode import Mode

@@ -1,15 +1,15 @@
 """The four classes that users derive from: what a task is, says of itself, and can be asked to do."""
 
-from collections.abc import Awaitable, Generator, Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import replace
 from datetime import datetime
 from operator import attrgetter
-from typing import Any, ClassVar, Generic, Self, TypeVar, cast, dataclass_transform, final
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, cast, dataclass_transform, final
 from uuid import UUID
 
 from asynctasq.drivers.base import Driver
-from asynctasq.errors import AsyncTasqError, DispatchError, TaskDefinitionError
+from asynctasq.errors import DispatchError, TaskDefinitionError
 from asynctasq.kernel.messages import check_queue_name
 from asynctasq.kernel.retry import Exponential, Fixed
 from asynctasq.tasks.class_checks import (
@@ -19,22 +19,23 @@ from asynctasq.tasks.class_checks import (
     check_parameters,
     check_settings,
     check_validate,
+    has_execute,
 )
 from asynctasq.tasks.completing import completing, completing_sync
 from asynctasq.tasks.dispatching import current_dispatcher
+from asynctasq.tasks.mistaken_calls import NOTHING, not_awaitable, not_dispatched
 from asynctasq.tasks.mode import Mode
 from asynctasq.tasks.options import (
     SETTINGS,
     Duration,
+    ExceptionTypes,
     Missing,
     Options,
     RetryStrategy,
+    changed_options,
     class_options,
-    keep_result_s,
-    max_crashes_of,
-    missing_model,
+    instant,
     seconds,
-    whole_number,
 )
 from asynctasq.tasks.registry import register, task_name
 from asynctasq.tasks.signatures import Signature, field_names, signature_of, signature_of_fields
@@ -47,8 +48,6 @@ __all__ = [
     "SyncProcessTask",
     "SyncTask",
     "Task",
-    "dispatch_many",
-    "dispatch_many_sync",
 ]
 
 T_co = TypeVar("T_co", covariant=True)
@@ -72,7 +71,9 @@ class BaseTask(Generic[T_co]):
     retry_delay_max: ClassVar[Duration] = 3600
     """The cap of the exponential strategy."""
     timeout: ClassVar[Duration | None] = None
-    """Seconds that one attempt may execute; None for no limit."""
+    """Seconds that one attempt may execute, more than 0; None for no limit."""
+    expires: ClassVar[Duration | None] = None
+    """How long after its dispatch an attempt may still start, more than 0 seconds; None for ever."""
     max_crashes: ClassVar[int] = 3
     """After how many crashes of its worker or child the message is given up."""
     keep_result: ClassVar[bool | Duration] = False
@@ -80,6 +81,10 @@ class BaseTask(Generic[T_co]):
     missing: ClassVar[Missing] = "retry"
     """When a model it was dispatched with is not in the database: "retry" as any failure, "fail" at once, or "none"
     to run with None in its place."""
+    retry_on: ClassVar[ExceptionTypes | None] = None
+    """Retry a failure only if it is one of these; None for any. `should_retry` is asked about these alone."""
+    give_up_on: ClassVar[ExceptionTypes | None] = None
+    """Never retry a failure that is one of these, whatever `retry_on` says; `should_retry` is not asked."""
     validate: ClassVar[bool] = False
     """Check the arguments against their annotations with pydantic, at the dispatch and before the task is built."""
     _driver_override: ClassVar[str | Driver | None] = None
@@ -95,6 +100,7 @@ class BaseTask(Generic[T_co]):
     _task_id: str | None = None
     _current_attempt: int = 0
     _dispatched_at: datetime | None = None
+    _is_running: bool = False
 
     _arguments_given: tuple[tuple[object, ...], dict[str, object]]
     _options: Options
@@ -102,6 +108,8 @@ class BaseTask(Generic[T_co]):
     _arguments_become_attributes: ClassVar[bool] = True
     _has_constructor: ClassVar[bool] = False
     _signature_of_fields: ClassVar[Signature | None] = None
+    _transformed: ClassVar[set[str]]
+    """The arguments that the constructor is known not to keep as they are."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -110,7 +118,8 @@ class BaseTask(Generic[T_co]):
             return
         cls._has_constructor = cls.__init__ is not cast("Any", BaseTask).__init__
         cls._signature_of_fields = None
-        cls._runnable = _has_execute(cls)
+        cls._transformed = set()
+        cls._runnable = has_execute(cls, KINDS)
         check_overrides(cls, BaseTask)
         check_driver_override(cls, cls._driver_override)
         check_validate(cls, cls.validate)
@@ -156,8 +165,13 @@ class BaseTask(Generic[T_co]):
 
     @final
     def delay(self, delay: Duration) -> Self:
-        """Run it no sooner than `delay` (seconds or timedelta, more than 0) after the dispatch."""
-        return self._change(delay_s=seconds(delay, "delay", above_zero=True))
+        """Run it no sooner than `delay` (seconds or timedelta, 0 or more) after the dispatch."""
+        return self._change(delay_s=seconds(delay, "delay", above_zero=False), at=None)
+
+    @final
+    def at(self, when: datetime) -> Self:
+        """Run it no sooner than `when`, which must have a time zone; what has passed at the dispatch means now."""
+        return self._change(at=instant(when, "at"), delay_s=0.0)
 
     @final
     def retry_after(self, delay: Duration) -> Self:
@@ -173,6 +187,7 @@ class BaseTask(Generic[T_co]):
         *,
         max_attempts: int | None = None,
         timeout: Duration | None = None,
+        expires: Duration | None = None,
         max_crashes: int | None = None,
         keep_result: bool | Duration | None = None,
         missing: Missing | None = None,
@@ -182,19 +197,15 @@ class BaseTask(Generic[T_co]):
 
         `task_id` is the idempotency key: while a message with it lives, dispatching again stores nothing.
         """
-        changes: dict[str, object] = {}
-        if max_attempts is not None:
-            changes["max_attempts"] = whole_number(max_attempts, "max_attempts", least=0)
-        if timeout is not None:
-            changes["timeout_s"] = seconds(timeout, "timeout", above_zero=True)
-        if max_crashes is not None:
-            changes["max_crashes"] = max_crashes_of(max_crashes)
-        if keep_result is not None:
-            changes["keep_result_s"] = keep_result_s(keep_result)
-        if missing is not None:
-            changes["missing"] = missing_model(missing)
-        if task_id is not None:
-            changes["task_id"] = str(task_id if isinstance(task_id, UUID) else UUID(task_id))
+        changes = changed_options(
+            max_attempts=max_attempts,
+            timeout=timeout,
+            expires=expires,
+            max_crashes=max_crashes,
+            keep_result=keep_result,
+            missing=missing,
+            task_id=task_id,
+        )
         return self._change(**changes)
 
     # -- dispatching ------------------------------------------------------------------------------
@@ -256,11 +267,24 @@ class BaseTask(Generic[T_co]):
         Raises: AsyncTasqError where the task neither runs nor was dispatched: None would be a bad idempotency key.
         """
         if self._task_id is None:
-            raise AsyncTasqError(
-                f"this {type(self).__qualname__} has no id: it was not dispatched, and no worker runs it; "
-                "in a test, run it with perform() or in a FakeQueue"
-            )
+            raise not_dispatched(self, "id")
         return self._task_id
+
+    @final
+    @property
+    def dispatched_at(self) -> datetime:
+        """When the running task was dispatched, in UTC, the same in every attempt; elsewhere its latest dispatch.
+
+        By the clock of the process that dispatched it. Raises: AsyncTasqError where `task_id` does.
+        """
+        if self._dispatched_at is None:
+            raise not_dispatched(self, "instant of dispatch")
+        return self._dispatched_at
+
+    if not TYPE_CHECKING:  # to type checkers a task is not awaitable
+
+        def __await__(self) -> None:
+            raise not_awaitable(self)
 
     # -- hooks ------------------------------------------------------------------------------------
 
@@ -367,34 +391,3 @@ RESERVED = frozenset(name for kind in KINDS for name in dir(kind) if not name.st
 
 def _is_ours(cls: type[object]) -> bool:
     return cls is BaseTask or cls in KINDS
-
-
-class _Nothing:
-    """An awaitable that need not be awaited, so that `failed` works with and without `await`."""
-
-    __slots__ = ()
-
-    def __await__(self) -> Generator[None, None, None]:
-        return
-        yield
-
-
-NOTHING = _Nothing()
-
-
-def _has_execute(cls: type[BaseTask[Any]]) -> bool:
-    execute = getattr(cls, "execute", None)
-    return execute is not None and all(execute is not getattr(kind, "execute", None) for kind in KINDS)
-
-
-async def dispatch_many(tasks: Sequence[BaseTask[Any]], *, connection: Any = None) -> list[str]:
-    """Dispatch all of `tasks`, in one round trip per driver; return their ids in order.
-
-    The messages of one driver are stored all or none, where the driver claims `atomic_enqueue`.
-    """
-    return await current_dispatcher().dispatch(tasks, connection=connection)
-
-
-def dispatch_many_sync(tasks: Sequence[BaseTask[Any]], *, connection: Any = None) -> list[str]:
-    """Do `dispatch_many` from code that has no event loop."""
-    return current_dispatcher().dispatch_sync(tasks, connection=connection)

@@ -16,10 +16,17 @@ __all__ = [
     "check_parameters",
     "check_settings",
     "check_validate",
+    "has_execute",
 ]
 
 SETTING_TYPES = (bool, int, float, str, timedelta, Sequence, type(None))
 """What a setting's value may be; an attribute of another type is no misspelt setting."""
+
+
+def has_execute(cls: type[object], kinds: Iterable[type[object]]) -> bool:
+    """Return whether the class has an `execute` other than that of the kind of task it is."""
+    execute = getattr(cls, "execute", None)
+    return execute is not None and all(execute is not getattr(kind, "execute", None) for kind in kinds)
 
 
 def check_execute(cls: type[object], mode: Mode) -> None:

@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from asynctasq.drivers.base import Driver
+from asynctasq.errors import DispatchError
 from asynctasq.tasks.base import BaseTask
 from asynctasq.tasks.mode import Mode
 from asynctasq.tasks.options import Options
@@ -20,9 +21,10 @@ from asynctasq.tasks.signatures import Signature
 __all__ = [
     "TaskDefinition",
     "arguments_of",
+    "check_unchanged",
     "definition_of",
     "options_of",
-    "set_dispatched_id",
+    "set_dispatched",
     "set_metadata",
     "task_id_of",
 ]
@@ -33,6 +35,7 @@ class TaskDefinition:
     """One task class: its name, how it runs, what its constructor takes and `execute` returns, its own driver.
 
     `validate` says whether the arguments are checked against their annotations, `runnable` whether it has an `execute`.
+    `defaults` are those of the arguments that become attributes; None if arguments do not.
     """
 
     name: str
@@ -42,6 +45,7 @@ class TaskDefinition:
     returns: object
     validate: bool = False
     runnable: bool = True
+    defaults: Mapping[str, object] | None = None
 
 
 def definition_of(cls: type[BaseTask[Any]]) -> TaskDefinition:
@@ -49,14 +53,16 @@ def definition_of(cls: type[BaseTask[Any]]) -> TaskDefinition:
     known = cls.__dict__.get("_definition")
     if isinstance(known, TaskDefinition) and known.driver is cls._driver_override and known.validate is cls.validate:
         return known
+    signature = cls._signature()
     made = TaskDefinition(
         name=cls._task_name,
         mode=cls._mode,
-        signature=cls._signature(),
+        signature=signature,
         driver=cls._driver_override,
         returns=cls._return_annotation(),
         validate=cls.validate,
         runnable=cls._runnable,
+        defaults=signature.defaults() if cls._arguments_become_attributes else None,
     )
     cls._definition = made
     return made
@@ -74,6 +80,50 @@ def arguments_of(task: BaseTask[Any]) -> Mapping[str, object]:
     return signature.bind(args, kwargs) if args or not signature.plain else kwargs
 
 
+def check_unchanged(task: BaseTask[Any], definition: TaskDefinition, given: Mapping[str, object]) -> None:
+    """Refuse a task an attribute of which was assigned since it was built: the arguments travel, and it would not.
+
+    Only an argument that the constructor keeps under its own name, as it is, is judged.
+
+    Raises: DispatchError.
+    """
+    if definition.defaults is None:
+        return
+    attributes = vars(task)
+    for name, value in given.items():
+        if attributes.get(name, value) is not value:
+            _check_kept(task, name, value)
+    for name, value in definition.defaults.items():
+        if name not in given and attributes.get(name, value) is not value:
+            _check_kept(task, name, value)
+
+
+def _check_kept(task: BaseTask[Any], name: str, value: object) -> None:
+    """Raise DispatchError if the constructor keeps this argument as it is; it is called once more to find out.
+
+    An equal value of the same type is no change.
+    """
+    cls = type(task)
+    if name in cls._transformed:
+        return
+    args, kwargs = task._arguments_given
+    assigned = vars(task)[name]
+    try:
+        kept = getattr(cls(*args, **kwargs), name, cls)
+        same = type(assigned) is type(value) and bool(assigned == value)
+    except Exception:  # noqa: BLE001 - the constructor is the user's, and so may the values be
+        kept, same = cls, False
+    if kept is not value:
+        cls._transformed.add(name)
+        return
+    if same:
+        return
+    raise DispatchError(
+        f"{definition_of(cls).name}: the attribute {name!r} was assigned after the task was built, and would not reach "
+        f"the worker, which builds the task from the arguments given to {cls.__qualname__}(...); build another task"
+    )
+
+
 def task_id_of(task: BaseTask[Any]) -> str | None:
     """Return the id of the message that runs this task, or of its latest dispatch."""
     return task._task_id
@@ -84,9 +134,11 @@ def set_metadata(task: BaseTask[Any], *, task_id: str, attempt: int, dispatched_
     task._task_id = task_id
     task._current_attempt = attempt - 1
     task._dispatched_at = dispatched_at
+    task._is_running = True
 
 
-def set_dispatched_id(task: BaseTask[Any], task_id: str) -> None:
-    """Set the id of a task's latest dispatch; a running task that dispatches itself again keeps its own."""
-    if task._dispatched_at is None:
+def set_dispatched(task: BaseTask[Any], task_id: str, at: datetime) -> None:
+    """Set id and instant of a task's latest dispatch; a running task that dispatches itself again keeps its own."""
+    if not task._is_running:
         task._task_id = task_id
+        task._dispatched_at = at

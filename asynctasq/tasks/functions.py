@@ -5,12 +5,13 @@
 import functools
 import inspect
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
 from asynctasq.drivers.base import Driver
 from asynctasq.errors import TaskDefinitionError
-from asynctasq.tasks.base import AsyncProcessTask, AsyncTask, BaseTask, SyncProcessTask, SyncTask
-from asynctasq.tasks.options import SETTINGS, Duration, Missing, RetryStrategy, nearest_setting
+from asynctasq.tasks.base import RESERVED, AsyncProcessTask, AsyncTask, BaseTask, SyncProcessTask, SyncTask
+from asynctasq.tasks.mistaken_calls import no_attribute
+from asynctasq.tasks.options import SETTINGS, Duration, ExceptionTypes, Missing, RetryStrategy, nearest_setting
 from asynctasq.tasks.signatures import Signature, signature_of
 
 __all__ = ["TaskFunction", "task"]
@@ -53,6 +54,12 @@ class TaskFunction(Generic[P, R]):
         """Do `dispatch` from code that has no event loop."""
         return self(*args, **kwargs).dispatch_sync()
 
+    if not TYPE_CHECKING:  # to type checkers it has no other attributes
+
+        def __getattr__(self, name: str) -> None:
+            function = self.__dict__.get("__qualname__", "?")
+            raise no_attribute(function, name, of_task=name in RESERVED)
+
 
 class _Decorator(Protocol):
     @overload
@@ -74,9 +81,12 @@ def task(
     retry_strategy: RetryStrategy = ...,
     retry_delay_max: Duration = ...,
     timeout: Duration | None = ...,
+    expires: Duration | None = ...,
     max_crashes: int = ...,
     keep_result: bool | Duration = ...,
     missing: Missing = ...,
+    retry_on: ExceptionTypes | None = ...,
+    give_up_on: ExceptionTypes | None = ...,
     validate: bool = ...,
     driver: str | Driver | None = ...,
     process: bool = ...,
@@ -115,7 +125,9 @@ def _task_class(function: Callable[..., Any], settings: Mapping[str, object], *,
     signature = signature_of(function, bound=False)
 
     def initialise(self: BaseTask[Any], /, *args: Any, **kwargs: Any) -> None:
-        if args or not signature.fits(kwargs):
+        if not signature.plain:
+            signature.bind(args, kwargs)
+        elif args or not signature.fits(kwargs):
             signature.inspected.bind(*args, **kwargs)
         self._options = self._options_now()
 

@@ -3,11 +3,12 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from difflib import get_close_matches
 from typing import Literal, TypeVar, cast
+from uuid import UUID
 
-from asynctasq.errors import DELAY_S_MAX
+from asynctasq.errors import DELAY_S_MAX, TaskSignal
 from asynctasq.kernel.envelope import COUNT_MAX, MAX_CRASHES_MOST, MISSING, MISSING_DEFAULT, Missing
 from asynctasq.kernel.messages import check_queue_name
 from asynctasq.kernel.retry import Delays, Exponential, Fixed, RetryPolicy
@@ -16,9 +17,12 @@ __all__ = [
     "RETRY_STRATEGIES",
     "SETTINGS",
     "Duration",
+    "ExceptionTypes",
     "Missing",
     "Options",
     "RetryStrategy",
+    "changed_options",
+    "instant",
     "missing_model",
     "nearest_setting",
     "one_of",
@@ -34,9 +38,12 @@ SETTINGS = (
     "retry_strategy",
     "retry_delay_max",
     "timeout",
+    "expires",
     "max_crashes",
     "keep_result",
     "missing",
+    "retry_on",
+    "give_up_on",
 )
 """The attributes of a task class that `class_options` reads."""
 OTHER_NAMES = {
@@ -51,20 +58,29 @@ OTHER_NAMES = {
     "soft_time_limit": "timeout",
     "queue_name": "queue",
     "result_ttl": "keep_result",
+    "expiry": "expires",
+    "autoretry_for": "retry_on",
+    "dont_autoretry_for": "give_up_on",
 }
 """What other libraries call a setting."""
 
 NAME_LENGTH_MAX = 80
+UNLIMITED = "a task without a time limit"
+NEVER_EXPIRES = "a task that never expires"
 
 Choice = TypeVar("Choice", bound=str)
 Duration = float | timedelta
+ExceptionTypes = tuple[type[Exception], ...]
 RetryStrategy = Literal["fixed", "exponential"]
 RETRY_STRATEGIES: tuple[RetryStrategy, ...] = ("fixed", "exponential")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """Everything about a dispatch but the task and its arguments. Durations in seconds."""
+    """Everything about a dispatch but the task and its arguments. Durations in seconds.
+
+    `at` is an instant, in seconds since the epoch, and takes the place of `delay_s`.
+    """
 
     queue: str
     max_attempts: int
@@ -75,6 +91,8 @@ class Options:
     missing: Missing = MISSING_DEFAULT
     delay_s: float = 0.0
     task_id: str | None = None
+    expires_s: float | None = None
+    at: float | None = None
 
 
 def nearest_setting(name: str) -> str | None:
@@ -98,6 +116,31 @@ def seconds(value: object, what: str, *, above_zero: bool) -> float:
     if number > DELAY_S_MAX:
         raise ValueError(f"{what} must be a hundred years at most, not {value!r}")
     return float(number)
+
+
+def limit_s(value: object, what: str, otherwise: str) -> float | None:
+    """Return a limit of time in seconds, None for no limit.
+
+    Raises: ValueError as `seconds`; for 0, which some read as no limit and others as none at all, it says `otherwise`.
+    """
+    if value is None:
+        return None
+    try:
+        return seconds(value, what, above_zero=True)
+    except ValueError as error:
+        raise ValueError(f"{error}; {otherwise} has {what} = None") from None
+
+
+def instant(value: object, what: str) -> float:
+    """Return a datetime in seconds since the epoch; raise ValueError if it is none, or has no time zone."""
+    if not isinstance(value, datetime):
+        raise ValueError(f"{what} must be a datetime with a time zone, not {value!r}; for a duration there is delay()")
+    if value.utcoffset() is None:
+        raise ValueError(
+            f"{what} must have a time zone, and {value!r} has none: worker and dispatcher may be in two. "
+            "Write datetime(..., tzinfo=UTC), or value.astimezone() if it is the local time here"
+        )
+    return value.timestamp()
 
 
 def whole_number(value: object, what: str, *, least: int, most: int = COUNT_MAX) -> int:
@@ -151,6 +194,66 @@ def missing_model(value: object) -> Missing:
     return one_of(value, "missing", MISSING)
 
 
+def exception_types(value: object, what: str) -> ExceptionTypes | None:
+    """Return the exception types of a setting, None if it is not used.
+
+    Raises: ValueError for what is no tuple of them, is empty, or names what is no failure of a task.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, tuple):
+        hint = f": ({value.__name__},)" if isinstance(value, type) else ""
+        raise ValueError(f"{what} must be a tuple of exception types{hint}, not {value!r}")
+    types = cast("tuple[object, ...]", value)
+    if not types:
+        raise ValueError(f"{what} is empty; name an exception type, or leave it None")
+    for one in types:
+        if not isinstance(one, type) or not issubclass(one, Exception):
+            raise ValueError(f"{what} must name subclasses of Exception, not {one!r}")
+        if issubclass(one, TaskSignal):
+            raise ValueError(f"{what} names {one.__name__}, which is no failure: raising it says itself what is next")
+    return cast("ExceptionTypes", types)
+
+
+def check_retry_types(retry_on: object, give_up_on: object) -> None:
+    """Raise ValueError for exception types that are none, or that leave nothing to be retried."""
+    retried, given_up = exception_types(retry_on, "retry_on"), exception_types(give_up_on, "give_up_on")
+    if retried and given_up and all(issubclass(one, given_up) for one in retried):
+        raise ValueError(
+            "every type in retry_on is one in give_up_on, which wins, or a subclass of one, so nothing would be "
+            "retried; take it out of one of the two, or set max_attempts = 1"
+        )
+
+
+def changed_options(
+    *,
+    max_attempts: object = None,
+    timeout: object = None,
+    expires: object = None,
+    max_crashes: object = None,
+    keep_result: object = None,
+    missing: object = None,
+    task_id: object = None,
+) -> dict[str, object]:
+    """Return the fields of `Options` that these settings change, checked; None changes nothing."""
+    changes: dict[str, object] = {}
+    if max_attempts is not None:
+        changes["max_attempts"] = whole_number(max_attempts, "max_attempts", least=0)
+    if timeout is not None:
+        changes["timeout_s"] = limit_s(timeout, "timeout", UNLIMITED)
+    if expires is not None:
+        changes["expires_s"] = limit_s(expires, "expires", NEVER_EXPIRES)
+    if max_crashes is not None:
+        changes["max_crashes"] = max_crashes_of(max_crashes)
+    if keep_result is not None:
+        changes["keep_result_s"] = keep_result_s(keep_result)
+    if missing is not None:
+        changes["missing"] = missing_model(missing)
+    if task_id is not None:
+        changes["task_id"] = str(task_id if isinstance(task_id, UUID) else UUID(cast("str", task_id)))
+    return changes
+
+
 def class_options(source: object) -> Options:
     """Read and check the settings of a task class.
 
@@ -160,12 +263,13 @@ def class_options(source: object) -> Options:
     def read(name: str) -> object:
         return getattr(source, name)
 
-    timeout = read("timeout")
+    check_retry_types(read("retry_on"), read("give_up_on"))
     return Options(
         queue=check_queue_name(cast("str", read("queue"))),
         max_attempts=whole_number(read("max_attempts"), "max_attempts", least=0),
         retry=retry_policy(read("retry_delay"), read("retry_strategy"), read("retry_delay_max")),
-        timeout_s=None if timeout is None else seconds(timeout, "timeout", above_zero=True),
+        timeout_s=limit_s(read("timeout"), "timeout", UNLIMITED),
+        expires_s=limit_s(read("expires"), "expires", NEVER_EXPIRES),
         max_crashes=max_crashes_of(read("max_crashes")),
         keep_result_s=keep_result_s(read("keep_result")),
         missing=missing_model(read("missing")),

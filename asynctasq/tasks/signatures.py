@@ -52,6 +52,13 @@ class Signature:
                 arguments[name] = value
         return arguments
 
+    def defaults(self) -> Mapping[str, object]:
+        """Return the arguments that need not be given, with their values."""
+        parameters = self.inspected.parameters.values()
+        return {
+            parameter.name: parameter.default for parameter in parameters if parameter.default is not parameter.empty
+        }
+
     def _check_extra(self, names: Mapping[str, object]) -> None:
         """Refuse keywords that would travel under the name of another argument."""
         if self.plain:

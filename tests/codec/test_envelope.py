@@ -52,12 +52,18 @@ def test_the_bytes_of_version_one_stay_as_they_are():
         dataclasses.replace(ENVELOPE, headers={"traceparent": "00-é"}),
         dataclasses.replace(ENVELOPE, missing="none"),
         dataclasses.replace(ENVELOPE, missing="fail", headers={"a": "b"}, timeout_s=1.5),
+        dataclasses.replace(ENVELOPE, expires_s=0.5),
+        dataclasses.replace(ENVELOPE, expires_s=60.0, missing="fail", keep_result_s=5.0),
         dataclasses.replace(ENVELOPE, retry=Exponential(base_s=1.0, factor=3.0, cap_s=10.0, jitter=False)),
         dataclasses.replace(ENVELOPE, retry=Delays(delays_s=(1.0, 5.0, 0.0)), max_attempts=0),
     ],
 )
 def test_every_field_comes_back(envelope):
     assert decode_envelope(encode_envelope(envelope)) == envelope
+
+
+def test_a_body_written_before_there_was_an_expiry_has_none():
+    assert decode_envelope(body_of([*FIELDS, "fail"])).expires_s is None
 
 
 def test_a_newer_version_is_told_apart_whatever_follows():
@@ -77,7 +83,12 @@ BAD = {
     "trailing bytes": body_of(FIELDS) + b"\x00",
     "a map": body_of({"task": "x"}),
     "too few fields": body_of(FIELDS[:4]),
-    "too many fields": body_of([*FIELDS, "none", 1]),
+    "too many fields": body_of([*FIELDS, "none", 5, 1]),
+    "an expiry of zero": body_of([*FIELDS, "none", 0]),
+    "a negative expiry": body_of([*FIELDS, "none", -1]),
+    "an expiry beyond a century": body_of([*FIELDS, "none", 1e10]),
+    "an expiry that is text": body_of([*FIELDS, "none", "5"]),
+    "an expiry that is nothing": body_of([*FIELDS, "none", None]),
     "an unknown answer to a missing model": body_of([*FIELDS, "ignore"]),
     "an answer that is a number": body_of([*FIELDS, 1]),
     "a task that is bytes": changed(0, b"app:Task"),

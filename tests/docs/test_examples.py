@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 HOW_TO = (
     "judge-a-real-run",
     "replay-a-failure",
+    "retries",
     "simulate-crashes",
     "test-django",
     "test-on-a-real-driver",

@@ -27,6 +27,7 @@ from tests.mutants.programs import (
 from tests.mutants.random_arguments import carried
 from tests.mutants.random_driver_calls import stored
 from tests.mutants.random_tasks import drawn
+from tests.mutants.task_words import aged, policed
 from tests.mutants.tasks import Careless, Choosy, Long, Plain
 from tests.mutants.worker_lifecycle import life
 
@@ -108,6 +109,8 @@ CASES: Final = (
     Case(workload=outage, faults=Faults(fail_before=0.05), every=8),
     Case(workload=outage, faults=Faults(fail_before=0.05, stop=0.02), every=8),
     Case(workload=outage, faults=Faults(fail_before=0.05, fail_after=0.05, latency=SLOW), every=8),
+    Case(workload=aged, faults=Faults(clock_skew=7200), every=8),
+    Case(workload=policed, faults=(), every=8),
     Case(workload=drawn, faults=()),
     Case(workload=stored, faults=()),
     Case(workload=carried, faults=(), every=2),

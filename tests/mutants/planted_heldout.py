@@ -25,7 +25,7 @@ from asynctasq.kernel.retry import Exponential
 from asynctasq.queue import MessageFactory
 from asynctasq.tasks import base as base_module
 from asynctasq.tasks import options as options_module
-from asynctasq.tasks.definition import options_of, set_dispatched_id, task_id_of
+from asynctasq.tasks.definition import options_of, set_dispatched, task_id_of
 from tests.mutants.planting import Change, Mutant, planter
 
 __all__ = ["HELD_OUT"]
@@ -390,7 +390,7 @@ def _id_of_the_first(original: Any) -> Any:
         made = original(self, task)
         if earlier is None:
             return made
-        set_dispatched_id(task, earlier)
+        set_dispatched(task, earlier, task.dispatched_at)
         return replace(made, id=earlier)
 
     return message

@@ -33,7 +33,7 @@ from asynctasq.kernel.envelope import VAR_POSITIONAL
 from asynctasq.kernel.messages import Bury, Complete, DeadReason, ErrorRecord, Release, microseconds
 from asynctasq.kernel.retry import Exponential, Fixed, delay_before_next
 from asynctasq.queue import Queue
-from asynctasq.tasks import base as base_module
+from asynctasq.tasks import options as options_module
 from asynctasq.tasks.base import BaseTask
 from asynctasq.tasks.options import SETTINGS, class_options, seconds
 from asynctasq.tasks.signatures import Signature
@@ -377,7 +377,7 @@ SECOND_AUTHOR.append(
         name="keep_result=True is one second",
         breaks="a bool is an int: what should be kept for a day is gone when it is asked for",
         changes=(
-            Change(owner=base_module, name="keep_result_s", make=_true_is_one),
+            Change(owner=options_module, name="keep_result_s", make=_true_is_one),
             Change(owner=BaseTask, name="__init__", make=_class_true_is_one),
         ),
     )

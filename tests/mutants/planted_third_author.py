@@ -184,11 +184,10 @@ def _last_wins(original: Any) -> Any:
 @_plant(MemoryDriver, "redrive", "redriven goes to the front", "what failed overtakes all that waits")
 def _redriven_first(original: Any) -> Any:
     async def redrive(self: Any, queue: str, *, limit: int) -> int:
-        chosen = list(self._dead.get(queue, {}))[:limit]
+        chosen = {name: self._rows[name].enqueued_us for name in list(self._dead.get(queue, {}))[:limit]}
         count = await original(self, queue, limit=limit)
-        for message_id in chosen:
-            row = self._rows[message_id]
-            self._place(row, row.enqueued_us)
+        for message_id, enqueued_us in chosen.items():
+            self._place(self._rows[message_id], enqueued_us)
         return int(count)
 
     return redrive

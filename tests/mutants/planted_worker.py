@@ -19,7 +19,7 @@ from asynctasq.core.worker import Worker
 from asynctasq.errors import DriverUnavailable, Reject
 from asynctasq.kernel.decide import Failed, Succeeded
 from asynctasq.kernel.messages import Bury, Complete, DeadReason, Release
-from asynctasq.tasks import base as base_module
+from asynctasq.tasks import options as options_module
 from asynctasq.tasks.base import BaseTask
 from tests.mutants.planting import Change, Mutant, attribute
 
@@ -391,7 +391,7 @@ WORKER: tuple[Mutant, ...] = (
     Mutant(
         name="timeout=0 falsy",
         breaks="no time at all becomes no limit",
-        changes=attribute(base_module, "seconds", _zero_is_none),
+        changes=attribute(options_module, "seconds", _zero_is_none),
     ),
     Mutant(
         name="retry_after of a dispatch lost",

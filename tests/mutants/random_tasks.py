@@ -79,7 +79,7 @@ class ByScript:
             case "snoozes":
                 raise Snooze(SOON_NS / 1e9)
             case "asks again" | "asks again soon":
-                raise Retry(self.key, after_s=SOON_NS / 1e9 if does == "asks again soon" else None)
+                raise Retry(self.key, after=SOON_NS / 1e9 if does == "asks again soon" else None)
         raise ERRORS[does](f"{self.key} {does}") from KeyError("the cause") if does == "raises for a cause" else None
 
     def begin(self) -> Run:

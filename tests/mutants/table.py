@@ -11,6 +11,7 @@ from tests.mutants.planted_second_author_rest import SECOND_AUTHOR_REST
 from tests.mutants.planted_third_author import THIRD_AUTHOR
 from tests.mutants.planted_third_author_rest import THIRD_AUTHOR_REST
 from tests.mutants.planted_undrawn import UNDRAWN
+from tests.mutants.planted_words import WORDS
 from tests.mutants.planted_worker import WORKER
 from tests.mutants.planting import Mutant
 
@@ -29,6 +30,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
         *SECOND_AUTHOR_REST,
         *THIRD_AUTHOR,
         *THIRD_AUTHOR_REST,
+        *WORDS,
     )
 }
 

@@ -189,7 +189,7 @@ class AsksAgain(Watched):
     async def execute(self) -> str:
         await self.run()
         if self.attempt == 1:
-            raise Retry("sooner than the policy says", after_s=3)
+            raise Retry("sooner than the policy says", after=3)
         return self.key
 
 
@@ -200,7 +200,7 @@ class AsksAgainAtOnce(Watched):
     async def execute(self) -> str:
         await self.run()
         if self.attempt == 1:
-            raise Retry("at once", after_s=0)
+            raise Retry("at once", after=0)
         return self.key
 
 
@@ -212,7 +212,7 @@ class AsksTooOften(Watched):
 
     async def execute(self) -> str:
         await self.run()
-        raise Retry(f"{self.key} wants more", after_s=None)
+        raise Retry(f"{self.key} wants more", after=None)
 
 
 class Once(Watched):

@@ -214,6 +214,17 @@ class RedriveKeepsAttempts(MemoryDriver):
         return moved
 
 
+class RedriveKeepsTheAge(MemoryDriver):
+    """A redriven message that had expired expires again."""
+
+    async def redrive(self, queue: str, *, limit: int) -> int:
+        before = {name: row.enqueued_us for name, row in self._rows.items()}
+        moved = await super().redrive(queue, limit=limit)
+        for name, enqueued_us in before.items():
+            self._rows[name].enqueued_us = enqueued_us
+        return moved
+
+
 class KeepsDeadLetters(MemoryDriver):
     """Removes nothing, whatever age it claims for dead letters."""
 
@@ -414,6 +425,7 @@ WRONG: tuple[Wrong, ...] = (
     Wrong(driver=CountsHandBacks, fails="test_settle.test_release_counts_what_it_says", in_programs=True),
     Wrong(driver=RedriveKeepsAttempts, fails="test_dead_letters.test_redrive_starts_counting_anew", in_programs=True),
     Wrong(driver=KeepsDeadLetters, fails="test_dead_letters.test_a_dead_letter_is_removed_at_its_age"),
+    Wrong(driver=RedriveKeepsTheAge, fails="test_dead_letters.test_redrive_begins_a_new_life"),
     Wrong(driver=RedriveTakesTheNewest, fails="test_dead_letters.test_redrive_moves_the_oldest_death_first"),
     Wrong(driver=RedriveForgetsTokens, fails="test_dead_letters.test_an_old_lease_does_not_settle_a_redriven_message"),
     Wrong(driver=CountsTokensPerMessage, fails="test_reserve.test_a_lease_of_an_earlier_life_settles_nothing"),

@@ -72,15 +72,6 @@ def test_what_a_constructor_makes_for_itself_need_not_travel() -> None:
     assert [(Client, "http://x")] == SEEN
 
 
-def test_an_attribute_set_later_does_not_travel() -> None:
-    built = UsesClient("http://x")
-    built.url = "http://elsewhere"
-
-    run(built)
-
-    assert [(Client, "http://x")] == SEEN
-
-
 class Every(SyncTask[None]):
     def __init__(self, first: int, /, second: int, *rest: int, third: int = 3, **named: Any) -> None:
         super().__init__()

@@ -38,7 +38,9 @@ LINKS: list[Callable[[BaseTask[Any]], BaseTask[Any]]] = [
     lambda task: task.on_queue("bulk"),
     lambda task: task.delay(5),
     lambda task: task.retry_after(7),
-    lambda task: task.with_options(max_attempts=9, timeout=11, max_crashes=2, keep_result=13, task_id=TASK_ID),
+    lambda task: task.with_options(
+        max_attempts=9, timeout=11, expires=17, max_crashes=2, keep_result=13, task_id=TASK_ID
+    ),
 ]
 
 
@@ -52,7 +54,7 @@ def test_links_of_a_chain_have_the_same_effect_in_any_order(order: tuple[int, ..
     options = options_of(chained)
     assert (options.queue, options.delay_s, options.retry) == ("bulk", 5.0, Fixed(delay_s=7.0))
     assert (options.max_attempts, options.timeout_s, options.max_crashes) == (9, 11.0, 2)
-    assert (options.keep_result_s, options.task_id) == (13.0, TASK_ID)
+    assert (options.keep_result_s, options.task_id, options.expires_s) == (13.0, TASK_ID, 17.0)
 
 
 @pytest.mark.parametrize("link", LINKS)
@@ -75,15 +77,16 @@ def test_a_chain_never_changes_the_class(build: Callable[[], BaseTask[Any]]) -> 
     assert (Mail.queue, Mail.max_attempts, Mail.retry_delay, Mail.timeout) == ("default", 3, 60, None)
 
 
-@pytest.mark.parametrize(("given", "delay_s"), [(1, 1.0), (0.5, 0.5), (timedelta(minutes=1), 60.0), (1e-6, 1e-6)])
+@pytest.mark.parametrize(
+    ("given", "delay_s"),
+    [(1, 1.0), (0.5, 0.5), (timedelta(minutes=1), 60.0), (1e-6, 1e-6), (0, 0.0), (timedelta(0), 0.0)],
+)
 def test_delay_takes_seconds_or_a_timedelta(given: Any, delay_s: float) -> None:
     assert options_of(Mail().delay(given)).delay_s == delay_s
 
 
-@pytest.mark.parametrize(
-    "given", [0, -1, 0.0, -0.0, NAN, INFINITE, 1e300, True, "5", None, timedelta(0), timedelta(-1)]
-)
-def test_a_delay_that_is_not_above_zero_is_refused_at_the_call(given: Any) -> None:
+@pytest.mark.parametrize("given", [-1, -1e-9, NAN, INFINITE, 1e300, True, "5", None, timedelta(-1)])
+def test_a_delay_below_zero_is_refused_at_the_call(given: Any) -> None:
     with pytest.raises(ValueError, match="delay must be"):
         Mail().delay(given)
 
@@ -111,6 +114,9 @@ def test_retry_after_is_where_an_exponential_strategy_starts() -> None:
         ("max_attempts", 1.0),
         ("timeout", 0),
         ("timeout", -3),
+        ("expires", 0),
+        ("expires", -3),
+        ("expires", "soon"),
         ("timeout", NAN),
         ("timeout", True),
         ("max_crashes", 0),

@@ -56,6 +56,18 @@ class Flaky(AsyncTask[str]):
         ran.append(f"failed: {exception}")
 
 
+class Aging(AsyncTask[None]):
+    expires = 60
+    retry_delay = [50, 10]
+
+    async def execute(self) -> None:
+        ran.append("try")
+        raise ConnectionError("bank closed")
+
+    async def failed(self, exception: Exception) -> None:
+        ran.append(type(exception).__name__)
+
+
 class Parent(AsyncTask[None]):
     async def execute(self) -> None:
         await note.dispatch("child")
@@ -149,6 +161,20 @@ async def test_a_task_that_fails_for_good_is_a_dead_letter(real_queue: RealQueue
     assert ran == ["failed: bank closed"]
     assert (await real_queue.driver.depth("default")).dead == 1
     assert "expected retries at [10, 25]" in failure(real_queue.assert_retried_at, [10, 25])
+
+
+async def test_what_has_expired_runs_no_more_until_it_is_driven_again(real_queue: RealQueue) -> None:
+    await Aging().dispatch()
+
+    result = await real_queue.run_until_idle()
+
+    assert (result.expired, result.failed) == (1, 0)
+    assert ran == ["try", "try", "TaskExpiredError"]
+    real_queue.assert_expired(Aging, times=1)
+    ran.clear()
+    assert await real_queue.driver.redrive("default", limit=1) == 1
+    await real_queue.run_due()
+    assert ran == ["try"]
 
 
 async def test_what_tasks_dispatch_lands_there_too_on_whatever_queue(real_queue: RealQueue) -> None:

@@ -1,9 +1,9 @@
 """What type checkers must accept; both check this file in strict mode, nothing runs it."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
 
-from asynctasq import AsyncProcessTask, AsyncTask, SyncProcessTask, SyncTask, dispatch_many, task
+from asynctasq import AsyncProcessTask, AsyncTask, Retry, Snooze, SyncProcessTask, SyncTask, dispatch_many, task
 from asynctasq.drivers.memory_driver import MemoryDriver
 from asynctasq.tasks import BaseTask, TaskFunction
 from asynctasq.testing import FakeQueue, History, Performed
@@ -15,6 +15,9 @@ class Email(AsyncTask[bool]):
     retry_delay = timedelta(seconds=30)
     retry_strategy = "exponential"
     timeout = 10
+    expires = timedelta(hours=1)
+    retry_on = (OSError, ValueError)
+    give_up_on = (ConnectionRefusedError,)
     keep_result = True
 
     def __init__(self, to: str, **kwargs: Any) -> None:
@@ -22,6 +25,10 @@ class Email(AsyncTask[bool]):
         self.to = to
 
     async def execute(self) -> bool:
+        if not self.to:
+            raise Retry("nobody", after=timedelta(minutes=5))
+        if self.attempt == 2:
+            raise Snooze(timedelta(hours=1))
         return bool(self.to)
 
     async def failed(self, exception: Exception) -> None: ...
@@ -77,12 +84,19 @@ def render(name: str) -> str:
     return name
 
 
+@task(expires=60, retry_on=(OSError,), give_up_on=None)
+def send(name: str) -> str:
+    return name
+
+
 async def use() -> None:
     assert_type(Email(to="a").on_queue("b").delay(5).retry_after(timedelta(seconds=1)).with_options(timeout=1), Email)
     assert_type(await Email("a").dispatch(), str)
     assert_type(Blocking().dispatch_sync(), str)
     assert_type(await Email("a").execute(), bool)
     assert_type(Email("a").task_id, str)
+    assert_type(Email("a").dispatched_at, datetime)
+    assert_type(Email("a").at(datetime.now(UTC)).with_options(expires=5), Email)
     assert_type(Invite(to="a", copies=2).on_queue("b"), Invite)
     assert_type(await InviteLater(to="a", days=0.5).dispatch(), str)
     assert_type(add(1, b=2), BaseTask[int])

@@ -44,6 +44,14 @@ Invite(copies=2)  # missing field
 Invite(to=5)  # wrong type of a field
 Invite(to="a", cc="b")  # unknown field
 
+greet.delay("a")  # a call of another library
+
+async def awaits() -> None:
+    await greet("a")  # a task that is not dispatched
+
+@task(retry_on=(int,))  # no exception type
+def whole() -> None: ...
+
 greet("a", times=2)  # fine
 """
 
@@ -74,6 +82,9 @@ def wrong_lines(tmp_path_factory: pytest.TempPathFactory) -> set[int]:
         "missing field",
         "wrong type of a field",
         "unknown field",
+        "a call of another library",
+        "a task that is not dispatched",
+        "no exception type",
     ],
 )
 def test_mypy_finds(wrong_lines: set[int], mistake: str) -> None:

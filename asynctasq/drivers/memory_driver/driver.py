@@ -304,7 +304,8 @@ class MemoryDriver(Driver):
                 row = self._rows[message_id]
                 row.attempts = row.crashes = 0
                 row.reason = row.error = None
-                self._place(row, self._now())
+                row.enqueued_us = self._now()
+                self._place(row, row.enqueued_us)
             return len(chosen)
 
     async def queues(self) -> list[str]:

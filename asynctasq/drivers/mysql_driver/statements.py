@@ -335,7 +335,7 @@ class Statements:
             f" ORDER BY queue, dead, visible_us, seq LIMIT {limit} FOR UPDATE SKIP LOCKED) AS c"
             f" STRAIGHT_JOIN {self.messages} AS m FORCE INDEX (PRIMARY) ON m.seq = c.seq"
             " SET m.dead = 0, m.attempts = 0, m.crashes = 0, m.reason = NULL, m.error = NULL,"
-            f" m.visible_us = {now}"
+            f" m.visible_us = {now}, m.enqueued_us = {now}"
         )
 
     def queues(self) -> str:

@@ -121,7 +121,8 @@ class Statements:
                 SELECT m.id FROM {m} m WHERE m.queue = $2::text AND m.reason IS NOT NULL
                 ORDER BY m.visible_us, m.seq LIMIT $3::bigint FOR UPDATE SKIP LOCKED
             ), moved AS (
-                UPDATE {m} m SET reason = NULL, error = NULL, attempts = 0, crashes = 0, visible_us = clock.us
+                UPDATE {m} m SET reason = NULL, error = NULL, attempts = 0, crashes = 0, visible_us = clock.us,
+                    enqueued_us = clock.us
                 FROM clock, chosen WHERE m.id = chosen.id RETURNING m.queue
             ), {self._woken("moved")}
             SELECT (SELECT count(*) FROM moved), (SELECT count(*) FROM woken)"""

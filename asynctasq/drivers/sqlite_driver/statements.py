@@ -323,9 +323,9 @@ def redrive(queue: str, limit: int, now_us: int) -> Steps[int]:
         (queue, max(0, limit)),
     )
     yield Step(
-        """UPDATE asynctasq_message SET visible_us = ?, attempts = 0, crashes = 0, death = NULL, reason = NULL,
-           error = NULL WHERE arrival IN (SELECT value FROM json_each(?))""",
-        (now_us, str([arrival for (arrival,) in rows])),
+        """UPDATE asynctasq_message SET visible_us = ?, enqueued_us = ?, attempts = 0, crashes = 0, death = NULL,
+           reason = NULL, error = NULL WHERE arrival IN (SELECT value FROM json_each(?))""",
+        (now_us, now_us, str([arrival for (arrival,) in rows])),
     )
     return len(rows)
 

@@ -94,8 +94,8 @@ class Envelope:
         )
 
     def redriven(self) -> "Envelope":
-        """Return the copy whose counts start again at 0."""
-        return replace(self, attempts=0, crashes=0, reason=None, error=None)
+        """Return the copy whose counts start again at 0, and its age."""
+        return replace(self, attempts=0, crashes=0, enqueued_us=None, reason=None, error=None)
 
     def header(self, bytes_max: int) -> str:
         """Return the JSON text; the error is cut, its end kept, until the message fits."""

@@ -93,6 +93,19 @@ async def test_redrive_starts_counting_anew(store: StoreUnderTest) -> None:
     assert (lease.attempt, lease.crashes) == (1, 0)
 
 
+@conforms("redrive: `enqueued_at` is the time of the redrive", needs="redrive")
+async def test_redrive_begins_a_new_life(store: StoreUnderTest) -> None:
+    await _bury(store, "m")
+    passed_s = 1000.0 if store.virtual else 3.0
+    await store.advance(passed_s)
+    assert await store.driver.redrive(Q, limit=1) == 1
+
+    lease = await store.take_one(lease_s=30)
+
+    age_s = lease.expires_at - 30 - lease.enqueued_at
+    assert -1.5 <= age_s < passed_s / 2, f"{age_s} s old after the redrive"
+
+
 @conforms("redrive: reason and error are cleared", needs="inspects")
 async def test_redrive_clears_reason_and_error(store: StoreUnderTest) -> None:
     error = ErrorRecord(type="E", message="m")

@@ -83,7 +83,10 @@ def raise_unserved(engine: Engine) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DrainResult:
-    """How many attempts ended in which way, how much virtual time passed, what was raised."""
+    """How many attempts ended in which way, how much virtual time passed, what was raised.
+
+    `expired` counts the messages that were too old for another attempt; they are not among the failed ones.
+    """
 
     succeeded: int = 0
     retried: int = 0
@@ -91,6 +94,7 @@ class DrainResult:
     snoozed: int = 0
     crashed: int = 0
     handed_back: int = 0
+    expired: int = 0
     virtual_elapsed: timedelta = timedelta()
     errors: tuple[BaseException, ...] = field(default=())
 
@@ -99,6 +103,7 @@ FIELDS = {
     "complete": "succeeded",
     "retry": "retried",
     "bury": "failed",
+    "bury: expired": "expired",
     "snooze": "snoozed",
     "crash": "crashed",
     "hand back": "handed_back",
@@ -110,7 +115,7 @@ def summarise(entries: Sequence[Entry], elapsed: timedelta) -> DrainResult:
     counts = dict.fromkeys(FIELDS.values(), 0)
     for entry in entries:
         if entry.kind is Kind.SETTLED:
-            counts[FIELDS[entry.detail.partition(":")[0]]] += 1
+            counts[FIELDS.get(entry.detail) or FIELDS[entry.detail.partition(":")[0]]] += 1
     errors = tuple(entry.error for entry in entries if entry.kind is Kind.ENDED and entry.error is not None)
     return DrainResult(**counts, virtual_elapsed=elapsed, errors=errors)
 

@@ -56,6 +56,8 @@ class History(Generic[R_co]):
     attempts: list[AttemptRecord] = field(default_factory=list[AttemptRecord])
     hooks: list[str] = field(default_factory=list[str])
     settlement: str = ""
+    given_up_with: BaseException | None = None
+    """What the latest `failed` was called with."""
 
     @property
     def completed(self) -> bool:
@@ -68,6 +70,11 @@ class History(Generic[R_co]):
         return self.settlement.startswith("bury")
 
     @property
+    def expired(self) -> bool:
+        """Whether it became a dead letter because it was too old for an attempt to start."""
+        return self.settlement == "bury: expired"
+
+    @property
     def value(self) -> R_co | None:
         """What the task returned in the attempt that completed it; None if it is not completed."""
         done = (attempt.value for attempt in reversed(self.attempts) if attempt.settlement == "complete")
@@ -75,7 +82,9 @@ class History(Generic[R_co]):
 
     @property
     def exception(self) -> BaseException | None:
-        """What the last attempt that raised, raised."""
+        """What the last attempt that raised, raised; of an expired task the `TaskExpiredError`."""
+        if self.expired and self.given_up_with is not None:
+            return self.given_up_with
         return next((a.exception for a in reversed(self.attempts) if a.exception is not None), None)
 
     @property
@@ -120,6 +129,9 @@ class History(Generic[R_co]):
                 f"  attempt {attempt.number} at {attempt.started_at_s:g}s on {attempt.worker}: "
                 f"{attempt.outcome or 'did not end'}{raised}{hooks} -> {attempt.settlement or 'not settled'}"
             )
+        if self.expired:
+            hooks = " hooks: failed" if self.given_up_with is not None else ""
+            lines.append(f"  expired before attempt {self.attempts_made + 1} could start{hooks}")
         return "\n".join(lines)
 
 
@@ -154,6 +166,7 @@ def _apply(history: History[Any], running: dict[tuple[str, str], AttemptRecord],
             attempt.value = entry.value
         case Kind.HOOK:
             history.hooks.append(entry.detail)
+            history.given_up_with = entry.error or history.given_up_with
             if attempt is not None:
                 attempt.hooks.append(entry.detail)
         case Kind.SETTLED:

@@ -70,6 +70,13 @@ class Outcomes(Recording):
         counted = f" after {attempts} attempts" if attempts is not None else ""
         self._fail(f"expected {_name(task)} to fail for good{wanted}{counted}", task)
 
+    def assert_expired(self, task: TaskReference | str, *, times: int | None = None) -> None:
+        """Assert that a dispatch of this task became a dead letter since it was too old; or exactly `times` of them."""
+        expired = [history for history in self._histories(task) if history.expired]
+        if (times is None and not expired) or (times is not None and len(expired) != times):
+            wanted = "to expire" if times is None else f"to expire {times} times"
+            self._fail(f"expected {_name(task)} {wanted}; {len(expired)} did", task)
+
     def assert_retried_at(self, seconds: Sequence[float], *, task: TaskReference | str | None = None) -> None:
         """Assert when it ran again, retried or after a snooze, in virtual seconds since the dispatch.
 

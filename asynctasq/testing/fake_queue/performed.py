@@ -18,7 +18,7 @@ else:
 
 __all__ = ["Performed"]
 
-_UNRUNNABLE = frozenset(DeadReason) - {DeadReason.FAILED, DeadReason.REJECTED, DeadReason.CRASHED}
+_UNRUNNABLE = frozenset(DeadReason) - {DeadReason.FAILED, DeadReason.REJECTED, DeadReason.CRASHED, DeadReason.EXPIRED}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from asynctasq.core.completion import transactional
 from asynctasq.core.in_flight import AttemptCompletion, CompletionFactory, InFlightAttempt, TransactionOutcome
 from asynctasq.core.runtime import SharedLoopRuntime, SimulatedRuntime, WorkerSettings
 from asynctasq.core.task_factory import TaskFactory
-from asynctasq.errors import AsyncTasqError
+from asynctasq.errors import DELAY_S_MAX, AsyncTasqError
 from asynctasq.kernel.messages import Lease, Message
 from asynctasq.queue import MessageFactory
 from asynctasq.tasks.application import Application
@@ -94,12 +94,17 @@ async def _perform(engine: Engine, message: Message, *, attempt: int) -> Perform
         attempt=attempt,
         crashes=0,
         enqueued_at=engine.clock.now(),
-        expires_at=float("inf"),
+        expires_at=engine.clock.now() + DELAY_S_MAX,
     )
     in_flight = InFlightAttempt(lease, deadline=float("inf"))
     try:
         runner = AttemptRunner(
-            task_factory, lanes, environment=runtime, completion_factory=_CompletionFactory(engine), fetch_values=True
+            task_factory,
+            lanes,
+            environment=runtime,
+            lease_s=DELAY_S_MAX,
+            completion_factory=_CompletionFactory(engine),
+            fetch_values=True,
         )
         settlement = await runner.run(in_flight)
     finally:

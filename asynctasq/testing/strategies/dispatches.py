@@ -171,6 +171,7 @@ def _envelopes() -> SearchStrategy[Envelope]:
         keep_result_s=st.none() | delays(),
         max_crashes=st.integers(1, 5),
         missing=st.sampled_from(MISSING),
+        expires_s=st.none() | delays().filter(bool),
     )
 
 

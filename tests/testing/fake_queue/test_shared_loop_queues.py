@@ -137,7 +137,7 @@ async def test_snoozes_and_retries_by_hand_come_at_their_virtual_times() -> None
         async def execute(self) -> None:
             await in_the_world()
             if self.attempt < 3:
-                raise Retry(after_s=self.attempt * 86_400)
+                raise Retry(after=self.attempt * 86_400)
 
     async with FakeQueue() as queue:
         await Again().dispatch()

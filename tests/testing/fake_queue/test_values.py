@@ -74,7 +74,7 @@ class Ends(AsyncTask[str]):
         self.how = how
 
     async def execute(self) -> str:
-        errors = {"retry": Retry(after_s=1), "snooze": Snooze(5), "reject": Reject("no"), "fail": ValueError("bad")}
+        errors = {"retry": Retry(after=1), "snooze": Snooze(5), "reject": Reject("no"), "fail": ValueError("bad")}
         if self.how in errors:
             raise errors[self.how]
         return self.how

@@ -4,7 +4,7 @@
 -- same slot of a cluster, and its name is derived here instead of being declared: which queues a settlement or
 -- a message found by its id belongs to is known only once it was read.
 --
---   messages   hash   id -> arrival(16) enqueued(16) queue NUL body      written once, never rewritten
+--   messages   hash   id -> arrival(16) enqueued(16) queue NUL body      rewritten by a redrive only
 --   states     hash   id -> arrival(16) token(16) mode(1) error(1) attempts(16) crashes(16) queue
 --                     only once a message was reserved; a dead letter adds NUL reason NUL time of death
 --                     mode: L leased, D dead letter, F neither; error: 1 if there is one

@@ -13,7 +13,11 @@ while moved < limit do
   local states = fetch(STATES, ids)
   for i = 1, #members do
     -- A member that leads to no message is only removed.
-    if redis.call('HEXISTS', MESSAGES, ids[i]) == 1 then
+    local value = redis.call('HGET', MESSAGES, ids[i])
+    if value then
+      if find(value, VALUE) then
+        redis.call('HSET', MESSAGES, ids[i], sub(value, 1, 16) .. padded(now) .. sub(value, 33))
+      end
       local state, at = states[i] or '', #written
       local token = find(state, VALUE) and sub(state, 1, 32) or sub(members[i], 1, 16) .. padded(now)
       written[at + 1], written[at + 2] = ids[i], token .. 'F0' .. NO_COUNTS .. queue

@@ -1,0 +1,5 @@
+"""An exception that only child processes import."""
+
+
+class LostThere(ConnectionResetError):
+    """A kind of OSError."""
