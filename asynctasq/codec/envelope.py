@@ -159,7 +159,10 @@ def _to_fields(envelope: Envelope) -> list[object]:
         _retry_to_wire(envelope.retry),
         envelope.dispatched_at,
     ]
-    if envelope.missing != MISSING_DEFAULT:
+    if envelope.scheduled_for is not None:
+        fields += (envelope.timeout_s, envelope.keep_result_s, envelope.max_crashes)
+        fields += (dict(envelope.headers), envelope.missing, envelope.scheduled_for)
+    elif envelope.missing != MISSING_DEFAULT:
         fields += (envelope.timeout_s, envelope.keep_result_s, envelope.max_crashes)
         fields += (dict(envelope.headers), envelope.missing)
     elif envelope.headers:
@@ -176,7 +179,7 @@ def _to_fields(envelope: Envelope) -> list[object]:
 def _from_fields(fields: list[object]) -> Envelope:
     """Check every type and range, so that nothing later meets a value that `_to_fields` does not write."""
     count = len(fields)
-    if count < FIELDS_MIN or count > FIELDS_MIN + 5:
+    if count < FIELDS_MIN or count > FIELDS_MIN + 6:
         raise ValueError(f"{count} of them")
     task, arguments = fields[0], fields[1]
     if type(task) is not str or type(arguments) is not bytes:
@@ -195,6 +198,7 @@ def _from_fields(fields: list[object]) -> Envelope:
         max_crashes=MAX_CRASHES_DEFAULT if count < 8 else _count(fields[7], least=1, most=MAX_CRASHES_MOST),
         headers=NO_HEADERS if count < 9 else _headers(fields[8]),
         missing=MISSING_DEFAULT if count < 10 else _missing(fields[9]),
+        scheduled_for=None if count < 11 or fields[10] is None else _instant(fields[10]),
     )
 
 
@@ -253,7 +257,7 @@ def _number(value: object) -> float:
 def _instant(value: object) -> float:
     number = _number(value)
     if number > LATEST_INSTANT:
-        raise ValueError("the instant of dispatch is after the year 9999")
+        raise ValueError("an instant is after the year 9999")
     return number
 
 

@@ -44,6 +44,12 @@ class Invocation:
         """When the task was dispatched, aware, UTC."""
         return datetime.fromtimestamp(self.envelope.dispatched_at, UTC)
 
+    @property
+    def scheduled_for(self) -> datetime | None:
+        """The tick of a schedule that it runs, aware, UTC; None for a dispatch."""
+        at = self.envelope.scheduled_for
+        return None if at is None else datetime.fromtimestamp(at, UTC)
+
 
 class TaskFactory:
     """Decodes messages and builds the tasks they invoke, those of one application only.
@@ -168,6 +174,7 @@ class TaskFactory:
             task_id=invocation.message_id,
             attempt=invocation.attempt,
             dispatched_at=invocation.dispatched_at,
+            scheduled_for=invocation.scheduled_for,
         )
         return task
 

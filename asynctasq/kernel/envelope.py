@@ -48,7 +48,8 @@ class Envelope:
     `task` is the name `module:qualname`, `arguments` the packed dict of name to value. A retry uses
     `max_attempts`, `retry` and `timeout_s` as they were when the task was dispatched, at `dispatched_at`
     (seconds since the epoch). The result is kept for `keep_result_s` seconds, or not at all if None.
-    `headers` are texts for tracing. `missing` says what becomes of an attempt whose model is gone.
+    `headers` are texts for tracing. `missing` says what becomes of an attempt whose model is gone. `scheduled_for` is
+    the tick of a schedule that it runs, in seconds since the epoch.
     """
 
     task: str
@@ -61,3 +62,4 @@ class Envelope:
     max_crashes: int = MAX_CRASHES_DEFAULT
     headers: Mapping[str, str] = field(default_factory=lambda: NO_HEADERS)
     missing: Missing = MISSING_DEFAULT
+    scheduled_for: float | None = None

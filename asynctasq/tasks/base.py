@@ -1,6 +1,6 @@
 """The four classes that users derive from: what a task is, says of itself, and can be asked to do."""
 
-from collections.abc import Awaitable, Generator, Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import replace
 from datetime import datetime
@@ -23,6 +23,7 @@ from asynctasq.tasks.class_checks import (
 from asynctasq.tasks.completing import completing, completing_sync
 from asynctasq.tasks.dispatching import current_dispatcher
 from asynctasq.tasks.mode import Mode
+from asynctasq.tasks.nothing import NOTHING
 from asynctasq.tasks.options import (
     SETTINGS,
     Duration,
@@ -37,6 +38,7 @@ from asynctasq.tasks.options import (
     whole_number,
 )
 from asynctasq.tasks.registry import register, task_name
+from asynctasq.tasks.schedules import Schedule, schedules_in
 from asynctasq.tasks.signatures import Signature, field_names, signature_of, signature_of_fields
 
 __all__ = [
@@ -83,6 +85,8 @@ class BaseTask(Generic[T_co]):
     validate: ClassVar[bool] = False
     """Check the arguments against their annotations with pydantic, at the dispatch and before the task is built."""
     _driver_override: ClassVar[str | Driver | None] = None
+    schedule: ClassVar[Schedule | Sequence[Schedule]]
+    """When workers run it by themselves; of the class's own body only, a subclass inherits none."""
 
     _mode: ClassVar[Mode] = Mode.LOOP
     _task_name: ClassVar[str] = ""
@@ -95,6 +99,7 @@ class BaseTask(Generic[T_co]):
     _task_id: str | None = None
     _current_attempt: int = 0
     _dispatched_at: datetime | None = None
+    _scheduled_for: datetime | None = None
 
     _arguments_given: tuple[tuple[object, ...], dict[str, object]]
     _options: Options
@@ -121,6 +126,7 @@ class BaseTask(Generic[T_co]):
         elif not cls._has_constructor:
             check_parameters(cls, field_names(cls, _is_ours), RESERVED.difference(SETTINGS))
         cls._read_settings()
+        schedules_in(cls)
         register(cls._task_name, cls)
 
     def __new__(cls, /, *args: Any, **kwargs: Any) -> Self:
@@ -262,6 +268,12 @@ class BaseTask(Generic[T_co]):
             )
         return self._task_id
 
+    @final
+    @property
+    def scheduled_for(self) -> datetime | None:
+        """The tick of the schedule that is run, aware, UTC, the same in every attempt; None if it was dispatched."""
+        return self._scheduled_for
+
     # -- hooks ------------------------------------------------------------------------------------
 
     def failed(self, exception: Exception) -> Any:  # noqa: ARG002 - a hook
@@ -367,19 +379,6 @@ RESERVED = frozenset(name for kind in KINDS for name in dir(kind) if not name.st
 
 def _is_ours(cls: type[object]) -> bool:
     return cls is BaseTask or cls in KINDS
-
-
-class _Nothing:
-    """An awaitable that need not be awaited, so that `failed` works with and without `await`."""
-
-    __slots__ = ()
-
-    def __await__(self) -> Generator[None, None, None]:
-        return
-        yield
-
-
-NOTHING = _Nothing()
 
 
 def _has_execute(cls: type[BaseTask[Any]]) -> bool:

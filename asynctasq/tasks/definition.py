@@ -79,11 +79,20 @@ def task_id_of(task: BaseTask[Any]) -> str | None:
     return task._task_id
 
 
-def set_metadata(task: BaseTask[Any], *, task_id: str, attempt: int, dispatched_at: datetime) -> None:
+def set_metadata(
+    task: BaseTask[Any],
+    *,
+    task_id: str,
+    attempt: int,
+    dispatched_at: datetime,
+    scheduled_for: datetime | None = None,
+) -> None:
     """Set what a running task knows of itself; `attempt` counts from 1."""
     task._task_id = task_id
     task._current_attempt = attempt - 1
     task._dispatched_at = dispatched_at
+    if scheduled_for is not None:
+        task._scheduled_for = scheduled_for
 
 
 def set_dispatched_id(task: BaseTask[Any], task_id: str) -> None:

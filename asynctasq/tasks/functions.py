@@ -11,6 +11,7 @@ from asynctasq.drivers.base import Driver
 from asynctasq.errors import TaskDefinitionError
 from asynctasq.tasks.base import AsyncProcessTask, AsyncTask, BaseTask, SyncProcessTask, SyncTask
 from asynctasq.tasks.options import SETTINGS, Duration, Missing, RetryStrategy, nearest_setting
+from asynctasq.tasks.schedules import Schedule
 from asynctasq.tasks.signatures import Signature, signature_of
 
 __all__ = ["TaskFunction", "task"]
@@ -80,6 +81,7 @@ def task(
     validate: bool = ...,
     driver: str | Driver | None = ...,
     process: bool = ...,
+    schedule: Schedule | Sequence[Schedule] = ...,
 ) -> _Decorator: ...
 def task(function: Callable[..., Any] | None = None, /, *, process: bool = False, **settings: Any) -> Any:
     """Make a function a task: `@task`, or `@task(queue="emails", process=True)`.
@@ -103,7 +105,7 @@ def task(function: Callable[..., Any] | None = None, /, *, process: bool = False
     return decorate if function is None else decorate(function)
 
 
-_SETTINGS = ("driver", "validate", *SETTINGS)
+_SETTINGS = ("driver", "validate", "schedule", *SETTINGS)
 
 
 def _task_class(function: Callable[..., Any], settings: Mapping[str, object], *, process: bool) -> type[BaseTask[Any]]:
