@@ -20,6 +20,7 @@ from asynctasq.core.lanes.lanes import Lanes
 from asynctasq.core.lanes.process_pool import ChildCrashed
 from asynctasq.core.module_imports import IMPORT_S_MAX
 from asynctasq.core.task_factory import Invocation, TaskFactory, dead_reason_of
+from asynctasq.core.tickers import Tickers
 from asynctasq.core.tracebacks import drop_library_frames, exception_text
 from asynctasq.errors import (
     CodecError,
@@ -52,6 +53,7 @@ from asynctasq.kernel.envelope import MAX_CRASHES_DEFAULT, MAX_CRASHES_MOST, Env
 from asynctasq.kernel.ledger import Kind
 from asynctasq.kernel.messages import Bury, Complete, DeadReason, ErrorRecord, Release, Settlement
 from asynctasq.kernel.retry import Fixed
+from asynctasq.kernel.schedule import TICKER_TASK
 from asynctasq.logs import get_logger
 from asynctasq.tasks.base import AsyncTask, SyncTask
 from asynctasq.tasks.completing import running_completion
@@ -76,6 +78,7 @@ class AttemptRunner:
 
     `hook_timeout_s` bounds `failed` and `should_retry`; without `completion_factory` no task can settle itself. With
     `fetch_values` the value that a child process returned is in `InFlightAttempt.value` too, whether or not it is kept.
+    `tickers` run the messages that keep schedules going.
     """
 
     def __init__(
@@ -87,12 +90,14 @@ class AttemptRunner:
         hook_timeout_s: float = 30.0,
         completion_factory: CompletionFactory | None = None,
         fetch_values: bool = False,
+        tickers: Tickers | None = None,
     ) -> None:
         self._task_factory = task_factory
         self._lanes = lanes
         self._environment = environment
         self._completion_factory = completion_factory
         self._fetch_values = fetch_values
+        self._tickers = tickers
         self._snoozed: dict[str, None] = {}
         self._hooks = HookCaller(task_factory, lanes, environment=environment, timeout_s=hook_timeout_s)
 
@@ -114,6 +119,8 @@ class AttemptRunner:
             return self._newer_version(attempt, error)
         except CodecError as error:
             return self._unrunnable(attempt, error)
+        if envelope.task == TICKER_TASK and self._tickers is not None:
+            return await self._tickers.tick(attempt, envelope)
         attempt.task_name, attempt.max_attempts = envelope.task, envelope.max_attempts
         if attempt.asyncio_task is not None:
             attempt.asyncio_task.set_name(str(attempt))
