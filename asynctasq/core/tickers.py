@@ -178,7 +178,6 @@ class Tickers:
             enqueued_at=lease.enqueued_at,
             next_tick=next_tick_of(definition.rule),
             successor=successor,
-            check_s=self._check_s,
             paused=paused,
         )
         if plan.ticker is None:

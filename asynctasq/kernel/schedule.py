@@ -49,7 +49,7 @@ SCHEDULES_QUEUE = "asynctasq.schedules"
 NAMESPACE = uuid.UUID("5f4a3c1e-3b5d-5c07-9d59-2f1a8f6f3e11")
 
 CHECK_S = 60.0
-"""A ticker sleeps no longer, so that a worker of newer code finds what its schedule has become."""
+"""How often a worker looks after the schedules of its code."""
 MISFIRE_AFTER_S = 60.0
 """A tick that is later than this is one that was missed."""
 RUN_ALL_MAX = 100
@@ -133,13 +133,14 @@ def plan_ticks(
     next_tick: NextTick,
     successor: tuple[ScheduleDefinition, NextTick] | None = None,
     paused: bool = False,
-    check_s: float = CHECK_S,
 ) -> TickPlan:
     """Decide about a ticker that became visible: which ticks are run, and when it is to become visible again.
 
     A new one has its first tick after `enqueued_at`. What is due is due by its own definition; with a `successor` it
     goes on as that, from now on. While it is `paused`, what is due is passed over.
     """
+    # The difference of two floats may be just below a tick that is due, and rounded to it after.
+    now, enqueued_at = _whole(now) / MICROSECONDS, _whole(enqueued_at) / MICROSECONDS
     next_at = next_tick(enqueued_at) if ticker.next_at is None else ticker.next_at
     definition, following = successor or (ticker.definition, next_tick)
     last_at = ticker.last_at
@@ -154,7 +155,7 @@ def plan_ticks(
     if next_at is None:
         return TickPlan(ticks=ticks, ticker=None)
     after = Ticker(definition=definition, next_at=next_at, last_at=last_at)
-    return TickPlan(ticks=ticks, ticker=after, delay_s=min(check_s, seconds_between(now, next_at)))
+    return TickPlan(ticks=ticks, ticker=after, delay_s=seconds_between(now, next_at))
 
 
 def _due(misfire: Misfire, first: float, now: float, next_tick: NextTick) -> list[float]:
