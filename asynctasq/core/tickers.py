@@ -14,7 +14,7 @@ from asynctasq.core.runtime import WorkerSettings
 from asynctasq.core.schedule_duty import ScheduleDuty, ScheduleStore, Standing, check_keeps_schedules, note
 from asynctasq.core.schedule_messages import ScheduleMessages, definitions_of, scheduled_tasks
 from asynctasq.drivers.base import Driver
-from asynctasq.errors import DriverError, UndecodableBody
+from asynctasq.errors import CodecError, DriverError, UndecodableBody
 from asynctasq.kernel.envelope import Envelope
 from asynctasq.kernel.messages import Bury, Complete, DeadReason, Lease, Release, Settlement, State, StoredMessage
 from asynctasq.kernel.schedule import ScheduleDefinition, Ticker, derived_id, plan_ticks, ticker_id
@@ -135,7 +135,10 @@ class Tickers:
 
         It only takes the place of one whose next tick is far: between two calls, no tick must be due.
         """
-        before = self._messages.ticker_in(stored.id, stored.queue, stored.body)
+        try:
+            before = self._messages.ticker_in(stored.id, stored.queue, stored.body)
+        except CodecError:  # it becomes a dead letter when it is run
+            return None
         if before.definition == definition or not standing.is_first or before.next_at is None:
             return None
         if standing.now - stored.visible_at > UNSERVED_AFTER * self._check_s:  # in a queue that nobody serves any more
