@@ -49,7 +49,8 @@ class WorkerSettings:
     abandon_s: how long a thread may outlive its time limit before its slot is given up.
     burst: end as soon as nothing is visible and nothing runs.
     handle_signals: SIGTERM and SIGINT drain the worker.
-    schedules: which schedules the worker keeps going; None for those of all imported tasks.
+    schedules: which schedules the worker keeps going; None for those of all imported tasks,
+        or, in a test run, for none.
     schedule_check_s: how often it looks after them; for three times as long its code counts after it has died.
     fetch_values: the ledger has what a process task returned, too, whether or not it is kept.
     """

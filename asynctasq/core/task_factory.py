@@ -19,7 +19,7 @@ from asynctasq.kernel.envelope import Envelope
 from asynctasq.kernel.messages import DeadReason
 from asynctasq.tasks.application import Application
 from asynctasq.tasks.base import BaseTask
-from asynctasq.tasks.definition import TaskDefinition, definition_of, set_metadata
+from asynctasq.tasks.definition import TaskDefinition, definition_of, set_metadata, set_scheduled_for
 from asynctasq.tasks.registry import registered
 
 __all__ = ["BadArguments", "Invocation", "TaskFactory", "dead_reason_of"]
@@ -43,12 +43,6 @@ class Invocation:
     def dispatched_at(self) -> datetime:
         """When the task was dispatched, aware, UTC."""
         return datetime.fromtimestamp(self.envelope.dispatched_at, UTC)
-
-    @property
-    def scheduled_for(self) -> datetime | None:
-        """The tick of a schedule that it runs, aware, UTC; None for a dispatch."""
-        at = self.envelope.scheduled_for
-        return None if at is None else datetime.fromtimestamp(at, UTC)
 
 
 class TaskFactory:
@@ -174,8 +168,9 @@ class TaskFactory:
             task_id=invocation.message_id,
             attempt=invocation.attempt,
             dispatched_at=invocation.dispatched_at,
-            scheduled_for=invocation.scheduled_for,
         )
+        if (tick := invocation.envelope.scheduled_for) is not None:
+            set_scheduled_for(task, datetime.fromtimestamp(tick, UTC))
         return task
 
     def pack_result(self, definition: TaskDefinition, value: object) -> bytes:

@@ -19,7 +19,7 @@ from asynctasq.kernel.envelope import Envelope
 from asynctasq.kernel.messages import Bury, Complete, DeadReason, Lease, Release, Settlement, State, StoredMessage
 from asynctasq.kernel.schedule import ScheduleDefinition, Ticker, derived_id, plan_ticks, ticker_id
 from asynctasq.logs import get_logger
-from asynctasq.tasks.schedules import next_tick_of
+from asynctasq.tasks.schedules import are_kept_by_default, next_tick_of
 
 __all__ = ["Tickers", "pause_id"]
 
@@ -65,10 +65,10 @@ class Tickers:
         Raises: ConfigError for schedules that can't work, UnsupportedFeature if the driver can't keep any.
         """
         scheduled = self._scheduled
-        if scheduled is None:
+        if scheduled is None and are_kept_by_default():
             scheduled = scheduled_tasks(other_processes=bool(self._driver.capabilities.cross_process))
-        self._definitions = definitions_of(scheduled)
-        if self._definitions:
+        if scheduled:
+            self._definitions = definitions_of(scheduled)
             check_keeps_schedules(self._driver)
             self._queues = {definition.queue: None for definition in self._definitions.values()}
             self._keeping = asyncio.create_task(self._keep(), name="schedules")

@@ -5,7 +5,7 @@ from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import replace
 from datetime import datetime
 from operator import attrgetter
-from typing import Any, ClassVar, Generic, Self, TypeVar, cast, dataclass_transform, final
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, cast, dataclass_transform, final
 from uuid import UUID
 
 from asynctasq.drivers.base import Driver
@@ -17,8 +17,10 @@ from asynctasq.tasks.class_checks import (
     check_execute,
     check_overrides,
     check_parameters,
+    check_schedules,
     check_settings,
     check_validate,
+    has_execute,
 )
 from asynctasq.tasks.completing import completing, completing_sync
 from asynctasq.tasks.dispatching import current_dispatcher
@@ -38,8 +40,12 @@ from asynctasq.tasks.options import (
     whole_number,
 )
 from asynctasq.tasks.registry import register, task_name
-from asynctasq.tasks.schedules import Schedule, schedules_in
 from asynctasq.tasks.signatures import Signature, field_names, signature_of, signature_of_fields
+
+if TYPE_CHECKING:
+    from asynctasq.tasks.schedules import Schedule
+else:  # imported when a class has one, so that `import asynctasq` stays fast
+    Schedule = object
 
 __all__ = [
     "RESERVED",
@@ -115,7 +121,7 @@ class BaseTask(Generic[T_co]):
             return
         cls._has_constructor = cls.__init__ is not cast("Any", BaseTask).__init__
         cls._signature_of_fields = None
-        cls._runnable = _has_execute(cls)
+        cls._runnable = has_execute(cls, KINDS)
         check_overrides(cls, BaseTask)
         check_driver_override(cls, cls._driver_override)
         check_validate(cls, cls.validate)
@@ -126,7 +132,7 @@ class BaseTask(Generic[T_co]):
         elif not cls._has_constructor:
             check_parameters(cls, field_names(cls, _is_ours), RESERVED.difference(SETTINGS))
         cls._read_settings()
-        schedules_in(cls)
+        check_schedules(cls)
         register(cls._task_name, cls)
 
     def __new__(cls, /, *args: Any, **kwargs: Any) -> Self:
@@ -379,11 +385,6 @@ RESERVED = frozenset(name for kind in KINDS for name in dir(kind) if not name.st
 
 def _is_ours(cls: type[object]) -> bool:
     return cls is BaseTask or cls in KINDS
-
-
-def _has_execute(cls: type[BaseTask[Any]]) -> bool:
-    execute = getattr(cls, "execute", None)
-    return execute is not None and all(execute is not getattr(kind, "execute", None) for kind in KINDS)
 
 
 async def dispatch_many(tasks: Sequence[BaseTask[Any]], *, connection: Any = None) -> list[str]:

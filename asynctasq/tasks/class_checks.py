@@ -14,8 +14,10 @@ __all__ = [
     "check_execute",
     "check_overrides",
     "check_parameters",
+    "check_schedules",
     "check_settings",
     "check_validate",
+    "has_execute",
 ]
 
 SETTING_TYPES = (bool, int, float, str, timedelta, Sequence, type(None))
@@ -43,6 +45,20 @@ def check_execute(cls: type[object], mode: Mode) -> None:
         raise TaskDefinitionError(
             f"{cls.__qualname__}.execute must be `def`; for async code derive from AsyncTask or AsyncProcessTask"
         )
+
+
+def has_execute(cls: type[object], kinds: Iterable[type[object]]) -> bool:
+    """Say whether the class, or one that it derives from, has an `execute` that is not that of one of our kinds."""
+    execute = getattr(cls, "execute", None)
+    return execute is not None and all(execute is not getattr(kind, "execute", None) for kind in kinds)
+
+
+def check_schedules(cls: type[object]) -> None:
+    """Raise TaskDefinitionError if the class's own `schedule` is none."""
+    if "schedule" in cls.__dict__:
+        from asynctasq.tasks.schedules import schedules_in
+
+        schedules_in(cls)
 
 
 def check_overrides(cls: type[object], base: type[object]) -> None:

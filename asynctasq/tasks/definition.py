@@ -24,6 +24,7 @@ __all__ = [
     "options_of",
     "set_dispatched_id",
     "set_metadata",
+    "set_scheduled_for",
     "task_id_of",
 ]
 
@@ -79,20 +80,16 @@ def task_id_of(task: BaseTask[Any]) -> str | None:
     return task._task_id
 
 
-def set_metadata(
-    task: BaseTask[Any],
-    *,
-    task_id: str,
-    attempt: int,
-    dispatched_at: datetime,
-    scheduled_for: datetime | None = None,
-) -> None:
+def set_metadata(task: BaseTask[Any], *, task_id: str, attempt: int, dispatched_at: datetime) -> None:
     """Set what a running task knows of itself; `attempt` counts from 1."""
     task._task_id = task_id
     task._current_attempt = attempt - 1
     task._dispatched_at = dispatched_at
-    if scheduled_for is not None:
-        task._scheduled_for = scheduled_for
+
+
+def set_scheduled_for(task: BaseTask[Any], tick: datetime) -> None:
+    """Set the tick of a schedule that the task runs."""
+    task._scheduled_for = tick
 
 
 def set_dispatched_id(task: BaseTask[Any], task_id: str) -> None:

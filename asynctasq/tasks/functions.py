@@ -5,14 +5,16 @@
 import functools
 import inspect
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
 from asynctasq.drivers.base import Driver
 from asynctasq.errors import TaskDefinitionError
 from asynctasq.tasks.base import AsyncProcessTask, AsyncTask, BaseTask, SyncProcessTask, SyncTask
 from asynctasq.tasks.options import SETTINGS, Duration, Missing, RetryStrategy, nearest_setting
-from asynctasq.tasks.schedules import Schedule
 from asynctasq.tasks.signatures import Signature, signature_of
+
+if TYPE_CHECKING:
+    from asynctasq.tasks.schedules import Schedule
 
 __all__ = ["TaskFunction", "task"]
 
@@ -81,7 +83,7 @@ def task(
     validate: bool = ...,
     driver: str | Driver | None = ...,
     process: bool = ...,
-    schedule: Schedule | Sequence[Schedule] = ...,
+    schedule: "Schedule | Sequence[Schedule]" = ...,
 ) -> _Decorator: ...
 def task(function: Callable[..., Any] | None = None, /, *, process: bool = False, **settings: Any) -> Any:
     """Make a function a task: `@task`, or `@task(queue="emails", process=True)`.

@@ -15,7 +15,16 @@ from asynctasq.errors import TaskDefinitionError
 from asynctasq.kernel.schedule import MISFIRES, CronRule, EveryRule, Misfire, NextTick, Rule, every_after
 from asynctasq.tasks.options import Duration, one_of, seconds
 
-__all__ = ["Cron", "Every", "Schedule", "jitter_seconds", "next_tick_of", "schedules_in"]
+__all__ = [
+    "Cron",
+    "Every",
+    "Schedule",
+    "are_kept_by_default",
+    "jitter_seconds",
+    "keep_by_default",
+    "next_tick_of",
+    "schedules_in",
+]
 
 NAME_CHARS_MAX = 200
 PERIOD_S_MIN = 1.0
@@ -153,6 +162,24 @@ def _next_of_cron(rule: CronRule) -> NextTick:
             'write minute, hour, day of month, month and day of week, as in "30 2 * * MON-FRI"'
         ) from None
     return next_tick
+
+
+_kept_by_default = True
+
+
+def keep_by_default(keep: bool) -> bool:
+    """Say whether workers that are not told which schedules to keep going keep all; return what was said before.
+
+    In a test run they keep none: what one test module schedules is no business of the workers of another.
+    """
+    global _kept_by_default
+    before, _kept_by_default = _kept_by_default, keep
+    return before
+
+
+def are_kept_by_default() -> bool:
+    """Return what `keep_by_default` said last."""
+    return _kept_by_default
 
 
 def schedules_in(cls: type[Any]) -> tuple[Schedule, ...]:

@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -23,7 +25,7 @@ from asynctasq.kernel.messages import State
 from asynctasq.kernel.schedule import ScheduleDefinition, Tick, Ticker, ticker_id
 from asynctasq.tasks.application import Application
 from asynctasq.tasks.schedules import Schedule
-from tests.patience import until
+from tests.patience import SOON_S, until
 
 RAN: list[str] = []
 KEYS = {"2026": b"k" * 32}
@@ -228,6 +230,42 @@ async def test_a_worker_without_schedules_asks_the_store_for_nothing_more() -> N
         await until(lambda: driver._dead.get("default"))
 
     assert calls == []
+
+
+PROGRAM = """
+import asyncio
+from asynctasq import AsyncTask, Every, Worker
+from asynctasq.drivers.memory_driver import MemoryDriver
+
+class Ticking(AsyncTask[None]):
+    schedule = Every(seconds=1)
+
+    async def execute(self) -> None:
+        print("ticked")
+        worker.stop()
+
+worker = Worker(MemoryDriver())
+asyncio.run(worker.start())
+"""
+
+
+def test_a_worker_keeps_the_schedules_of_all_imported_tasks_unless_told_otherwise() -> None:
+    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=SOON_S, check=True)
+
+    assert done.stdout == "ticked\n"
+
+
+async def test_in_a_test_run_a_worker_keeps_none_unless_told_which() -> None:
+    class Ticking(AsyncTask[None]):
+        schedule = Every(weeks=9)
+
+        async def execute(self) -> None: ...
+
+    driver = MemoryDriver()
+    worker = Worker(driver, settings=WorkerSettings(handle_signals=False, burst=True))
+    await worker.start()
+
+    assert await driver.queues() == []
 
 
 async def test_a_driver_that_can_not_keep_schedules_is_refused_at_the_start() -> None:

@@ -32,8 +32,8 @@ class EngineOptions:
     real_s_max: float = 60.0
     on_refusal: OnRefusal = "fail_test"
     start: datetime = EPOCH
-    schedules: tuple[ScheduledTask, ...] | None = ()
-    """Which schedules the workers keep going; None for those of all imported tasks."""
+    schedules: tuple[ScheduledTask, ...] = ()
+    """Which schedules the workers keep going."""
     schedule_check_s: float = 86_400.0
     """How often they look after them: seldom, since nobody deploys in a test, and each look is a step of it."""
     chooses: str = ""

@@ -48,13 +48,13 @@ def _frozen_now() -> datetime | None:
     return _aware(datetime.fromisoformat(api.freeze_factories[-1]().isoformat()))
 
 
-def schedules_of(chosen: bool | Sequence[TaskReference]) -> tuple[ScheduledTask, ...] | None:
-    """Return the schedules that a FakeQueue keeps going; None for those of all imported tasks.
+def schedules_of(chosen: bool | Sequence[TaskReference]) -> tuple[ScheduledTask, ...]:
+    """Return the schedules that a FakeQueue keeps going: those of all imported tasks, or of some.
 
     Raises: ValueError for a task that has none.
     """
     if isinstance(chosen, bool):
-        return None if chosen else ()
+        return tuple(scheduled_tasks(other_processes=False)) if chosen else ()
     classes = [task_class_of(task) for task in chosen]
     found = [item for item in scheduled_tasks(other_processes=False) if item.task in classes]
     for cls in classes:
