@@ -14,7 +14,7 @@ from asynctasq.core.runtime import WorkerSettings
 from asynctasq.core.schedule_duty import ScheduleDuty, ScheduleStore, Standing, check_keeps_schedules, note
 from asynctasq.core.schedule_messages import ScheduleMessages, definitions_of, scheduled_tasks
 from asynctasq.drivers.base import Driver
-from asynctasq.errors import CodecError, DriverError, UndecodableBody
+from asynctasq.errors import CodecError, DispatchError, DriverError, UndecodableBody
 from asynctasq.kernel.envelope import Envelope
 from asynctasq.kernel.messages import Bury, Complete, DeadReason, Lease, Release, Settlement, State, StoredMessage
 from asynctasq.kernel.schedule import ScheduleDefinition, Ticker, derived_id, plan_ticks, ticker_id
@@ -91,7 +91,7 @@ class Tickers:
             try:
                 for queue in list(self._queues):
                     await self._look(queue)
-            except DriverError as error:
+            except (DriverError, DispatchError) as error:
                 logger.warning("the schedules can't be looked after, trying again in %g s: %s", RETRY_S, error)
                 pause_s = min(RETRY_S, pause_s)
             await asyncio.sleep(pause_s)
@@ -141,7 +141,8 @@ class Tickers:
             return None
         if before.definition == definition or not standing.is_first or before.next_at is None:
             return None
-        if standing.now - stored.visible_at > UNSERVED_AFTER * self._check_s:  # in a queue that nobody serves any more
+        moved, overdue_s = stored.queue != definition.queue, standing.now - stored.visible_at
+        if moved and overdue_s > UNSERVED_AFTER * self._check_s:  # from a queue that nobody serves any more
             return Ticker(definition=definition, next_at=before.next_at, last_at=before.last_at)
         if before.next_at - standing.now < FAR_AFTER * self._check_s:
             return None
@@ -173,8 +174,7 @@ class Tickers:
                 return Complete()
             logger.info("schedule %r goes on as the code has it now: %s", definition.name, own.rule)
             successor = (own, next_tick_of(own.rule))
-        is_due = ticker.next_at is not None and ticker.next_at <= now
-        paused = is_due and await check_keeps_schedules(self._driver).find(pause_id(definition.name)) is not None
+        paused = await check_keeps_schedules(self._driver).find(pause_id(definition.name)) is not None
         plan = plan_ticks(
             ticker,
             now=now,

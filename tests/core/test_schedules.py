@@ -405,6 +405,29 @@ async def test_a_paused_schedule_does_not_run_until_it_is_resumed() -> None:
         await until(lambda: RAN)
 
 
+async def test_what_was_due_before_a_pause_passes_by_as_well() -> None:
+    driver, own = MemoryDriver(), definition(Every(weeks=9, misfire="run_all"))
+    operator = ScheduleOperator(driver, ScheduleMessages(), {"report": own})
+    await operator.pause("report")
+    await driver.enqueue([ScheduleMessages().ticker(Ticker(definition=own, next_at=1_000.0))])
+
+    async with working(driver, scheduled(Every(weeks=9, misfire="run_all"))):
+        await until(finds(driver, "report", State.SCHEDULED))
+
+    assert RAN == []
+
+
+async def test_a_late_ticker_of_a_served_queue_is_left_to_who_runs_it() -> None:
+    driver = MemoryDriver()
+    before = Ticker(definition=definition(Every(weeks=9), task=Elsewhere), next_at=1_000.0)
+    await driver.enqueue([ScheduleMessages().ticker(before)])
+
+    async with working(driver, scheduled(Every(weeks=3), task=Elsewhere)):
+        await until(lambda: _looked(driver))
+
+    assert ticker_of(await driver.find(ticker_id("report"))) == before
+
+
 async def test_a_run_by_hand_is_beside_the_ticks() -> None:
     driver = MemoryDriver()
     operator = ScheduleOperator(driver, ScheduleMessages(), {"report": definition(Every(weeks=9))})
