@@ -8,7 +8,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, assert_never, get_args
 
 from asynctasq.kernel.messages import MICROSECONDS
 
@@ -167,6 +167,8 @@ def _due(misfire: Misfire, first: float, now: float, next_tick: NextTick) -> lis
             return _latest(next_tick, first, now, 1)
         case "skip":
             return [at for at in _latest(next_tick, first, now, 1) if now - at <= MISFIRE_AFTER_S]
+        case _:  # pragma: no cover - closed union
+            assert_never(misfire)
 
 
 def _latest(next_tick: NextTick, first: float, now: float, count: int) -> list[float]:

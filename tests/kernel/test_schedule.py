@@ -7,6 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from asynctasq.kernel.ledger import Entry, Kind, check
 from asynctasq.kernel.schedule import (
     RUN_ALL_MAX,
     CronRule,
@@ -283,3 +284,20 @@ def test_the_code_seen_first_the_latest_is_current_if_it_is_on_duty(
     codes: list[str], on_duty: set[str], expected: str | None
 ) -> None:
     assert current_code(codes, on_duty) == expected
+
+
+def test_rules_are_shown_as_they_are_written() -> None:
+    assert str(CronRule(expression="0 3 * * *", tz="UTC")) == "0 3 * * *"
+    assert str(EveryRule(period_s=90)) == "every 90 s"
+
+
+def test_the_ledger_judges_no_ticker_which_has_many_lives_under_one_id() -> None:
+    lives = [
+        Entry(
+            at=float(at), kind=kind, message_id=ticker_id("report"), worker="w", attempt=1, token=str(at), detail=detail
+        )
+        for at in range(3)
+        for kind, detail in ((Kind.RESERVED, ""), (Kind.SETTLED, "complete"))
+    ]
+
+    assert check(lives, exact=True) == []
