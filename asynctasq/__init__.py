@@ -12,6 +12,7 @@ _NAMES_IN = {
     "core.current_task": "current_task",
     "core.setup": "close init",
     "core.worker": "Worker",
+    "tasks.schedules": "Cron Every",
     "errors": "AsyncTasqError Reject Retry Snooze TaskTimeoutError",
 }
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from asynctasq.core.setup import close, init
     from asynctasq.core.worker import Worker
     from asynctasq.errors import AsyncTasqError, Reject, Retry, Snooze, TaskTimeoutError
+    from asynctasq.tasks.schedules import Cron, Every
 else:
 
     def __getattr__(name: str) -> Any:
@@ -34,7 +36,7 @@ set_default_dispatcher(lambda: importlib.import_module("asynctasq.core.setup").d
 
 __version__ = "0.1.0"
 __all__ = [
-    "AsyncProcessTask", "AsyncTask", "AsyncTasqError", "Reject", "Retry", "Snooze", "SyncProcessTask", "SyncTask",
-    "Task", "TaskTimeoutError", "Worker", "close", "current_task", "dispatch_many", "dispatch_many_sync", "init",
-    "task",
+    "AsyncProcessTask", "AsyncTask", "AsyncTasqError", "Cron", "Every", "Reject", "Retry", "Snooze", "SyncProcessTask",
+    "SyncTask", "Task", "TaskTimeoutError", "Worker", "close", "current_task", "dispatch_many", "dispatch_many_sync",
+    "init", "task",
 ]  # fmt: skip

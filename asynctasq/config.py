@@ -4,18 +4,21 @@ import json
 import os
 import tomllib
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, Self, cast
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from asynctasq.drivers.urls import names_kind_of, redact
 from asynctasq.errors import ConfigError
+from asynctasq.kernel.schedule import Misfire
 from asynctasq.tasks.project import project_file, project_root
+from asynctasq.tasks.schedules import Cron, Every, Schedule
 
-__all__ = ["ENV_PREFIX", "Settings", "load_settings"]
+__all__ = ["ENV_PREFIX", "ScheduleSetting", "Settings", "load_settings"]
 
 ENV_PREFIX = "ASYNCTASQ_"
 NO_SETTINGS = frozenset({"test_patience"})
@@ -27,6 +30,39 @@ ADDRESSES = frozenset({"driver", "redis_url", "postgres_url", "mysql_url", "sqs_
 Names = Annotated[tuple[str, ...], NoDecode]
 PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 PositiveCount = Annotated[int, Field(ge=1)]
+
+
+class ScheduleSetting(BaseModel):
+    """One schedule in the settings: the task as `module:name`, and `cron` or `every`, seconds or {minutes = 5}."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    task: str = Field(pattern=r".+:.+")
+    cron: str | None = None
+    every: float | Mapping[Literal["weeks", "days", "hours", "minutes", "seconds"], float] | None = None
+    tz: str | None = None
+    misfire: Misfire = "run_once"
+    jitter: float = 0
+    arguments: Mapping[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        self.schedule()
+        return self
+
+    def schedule(self) -> Schedule:
+        """Return the schedule; raise ValueError if it can't work."""
+        if (self.cron is None) == (self.every is None):
+            raise ValueError("give either cron or every")
+        if self.cron is not None:
+            tz = self.tz or "UTC"
+            return Cron(self.cron, tz=tz, misfire=self.misfire, jitter=self.jitter, arguments=self.arguments)
+        if self.tz is not None:
+            raise ValueError("every has no time zone; leave tz out, or use cron")
+        every = self.every
+        if isinstance(every, Mapping):
+            every = timedelta(**{str(unit): count for unit, count in every.items()}).total_seconds()
+        return Every(seconds=every or 0.0, misfire=self.misfire, jitter=self.jitter, arguments=self.arguments)
 
 
 class Settings(BaseSettings):
@@ -53,6 +89,9 @@ class Settings(BaseSettings):
         None, description="What queue URLs start with, if the worker may not look them up."
     )
     app: Names = Field((), description="Modules that define tasks, separated by commas.")
+    schedules: Annotated[Mapping[str, ScheduleSetting], NoDecode] = Field(
+        {}, description="Name -> task and when workers run it: cron or every, and tz, misfire, jitter, arguments."
+    )
     queues: str = Field("default", description="Queues of a worker: a,b in strict order or a:3,b:1 by weight.")
     concurrency: PositiveCount = Field(10, description="Attempts at once in a worker.")
     process_pool_size: PositiveCount | None = Field(
@@ -84,6 +123,17 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("schedules", mode="before")
+    @classmethod
+    def _read_schedules(cls, value: object) -> object:
+        """Read the JSON object that the environment and .env hold."""
+        try:
+            return json.loads(value) if isinstance(value, str) else value
+        except ValueError:
+            raise ValueError(
+                'must be a JSON object such as {"nightly": {"task": "shop:Report", "cron": "0 3 * * *"}}'
+            ) from None
 
     @field_validator("signing_keys", mode="before")
     @classmethod

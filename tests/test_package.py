@@ -24,6 +24,8 @@ def test_the_public_names_are_these() -> None:
         "AsyncProcessTask",
         "AsyncTask",
         "AsyncTasqError",
+        "Cron",
+        "Every",
         "Reject",
         "Retry",
         "Snooze",

@@ -98,7 +98,7 @@ async def _demo(driver: Driver, console: Console) -> _TaskTable:
     worker = Worker(
         driver,
         process_pool_size=1,
-        settings=WorkerSettings(application=application, handle_signals=False),
+        settings=WorkerSettings(application=application, handle_signals=False, schedules=()),
         runtime=runtime,
     )
     place = printable(str(driver))

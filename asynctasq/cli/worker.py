@@ -1,21 +1,21 @@
 """`asynctasq worker`: configuration, banner, run, exit code."""
 
-import importlib
 import json
 import os
 import sys
-import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from asynctasq.cli.application import prepare_application
 from asynctasq.cli.early_signals import end_at_stop_signals, stop_requested
 from asynctasq.cli.output import AttemptLines, configure_logging
-from asynctasq.config import Settings, load_settings
-from asynctasq.core.orms import open_orms, set_up_django
+from asynctasq.config import Settings
+from asynctasq.core.orms import open_orms
 from asynctasq.core.runtime import ProductionRuntime, WorkerSettings
-from asynctasq.core.setup import Setup, install, signing_key_bytes
+from asynctasq.core.schedule_messages import ScheduledTask, configured_schedules, scheduled_tasks
+from asynctasq.core.setup import Setup, signing_key_bytes
 from asynctasq.core.shutdown import on_stop_signals
 from asynctasq.core.standard_streams import tolerate_output_errors
 from asynctasq.core.worker import Worker
@@ -23,7 +23,6 @@ from asynctasq.errors import ConfigError
 from asynctasq.kernel.texts import printable
 from asynctasq.tasks.application import Application
 from asynctasq.tasks.definition import definition_of
-from asynctasq.tasks.project import project_root
 from asynctasq.tasks.registry import known_names, registered
 from asynctasq.utils.loop import run_despite_exits
 
@@ -54,17 +53,11 @@ def run_worker(
     end_at_stop_signals()
     tolerate_output_errors()  # here, too: Django has a main of its own
     configure_logging(_log_level(output.log_level), as_json=output.json)
-    root = project_root()
-    path = _import_path(root, folders)
-    settings = load_settings(given, root=root)
-    setup = Setup(settings)
-    install(setup, pin=True)
-    set_up_django()
-    application = Application(settings.app, root, path=path)
-    _load(application)
+    prepared = prepare_application(given, folders)
+    settings, setup, application = prepared.settings, prepared.setup, prepared.application
     worker = _worker(settings, setup, application, output, burst=burst, max_tasks=max_tasks)
     _banner(worker, settings, setup, output)
-    run_despite_exits(_serve(worker, root))
+    run_despite_exits(_serve(worker, prepared.root))
 
 
 async def _serve(worker: Worker, root: Path) -> None:
@@ -79,31 +72,6 @@ def _log_level(name: str) -> str:
     if name.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
         raise ConfigError(f"log level {name!r} is unknown; use DEBUG, INFO, WARNING or ERROR")
     return name
-
-
-def _import_path(root: Path, folders: tuple[str, ...]) -> tuple[str, ...]:
-    """Put the given folders first on `sys.path`, the current one and the project root last; return them.
-
-    Last, so that no file beside a project takes the place of an installed library.
-    """
-    path = tuple(dict.fromkeys([*folders, str(Path.cwd()), str(root)]))
-    sys.path[:] = [*folders, *(entry for entry in sys.path if entry not in folders)]
-    sys.path += [entry for entry in path if entry not in sys.path]
-    return path
-
-
-def _load(application: Application) -> None:
-    for module in application.modules:
-        try:
-            importlib.import_module(module)
-        except (Exception, SystemExit) as error:
-            if stop_requested():
-                raise
-            if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
-                text = f"there is no module {error.name!r} in {', '.join(application.path)} or installed"
-            else:
-                text = f"it can't be imported\n{traceback.format_exc()}"
-            raise ConfigError(f"--app {module}: {text}") from error
 
 
 def _worker(
@@ -131,10 +99,16 @@ def _worker(
             broker_timeout_s=settings.broker_timeout_s,
             body_bytes_max=settings.body_bytes_max,
             burst=burst,
+            schedules=_schedules(settings, application),
             handle_signals=False,  # `_serve` does, from before the worker starts
         ),
         runtime=ProductionRuntime(record=record),
     )
+
+
+def _schedules(settings: Settings, application: Application) -> tuple[ScheduledTask, ...]:
+    """Return the schedules of the imported tasks, and those that the settings give."""
+    return (*scheduled_tasks(other_processes=True), *configured_schedules(settings.schedules, application))
 
 
 def _unserved_queues(served: Sequence[str]) -> list[str]:

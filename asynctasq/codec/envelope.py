@@ -159,9 +159,11 @@ def _to_fields(envelope: Envelope) -> list[object]:
         _retry_to_wire(envelope.retry),
         envelope.dispatched_at,
     ]
-    if envelope.expires_s is not None:
+    if envelope.expires_s is not None or envelope.scheduled_for is not None:
         fields += (envelope.timeout_s, envelope.keep_result_s, envelope.max_crashes)
         fields += (dict(envelope.headers), envelope.missing, envelope.expires_s)
+        if envelope.scheduled_for is not None:
+            fields.append(envelope.scheduled_for)
     elif envelope.missing != MISSING_DEFAULT:
         fields += (envelope.timeout_s, envelope.keep_result_s, envelope.max_crashes)
         fields += (dict(envelope.headers), envelope.missing)
@@ -179,7 +181,7 @@ def _to_fields(envelope: Envelope) -> list[object]:
 def _from_fields(fields: list[object]) -> Envelope:
     """Check every type and range, so that nothing later meets a value that `_to_fields` does not write."""
     count = len(fields)
-    if count < FIELDS_MIN or count > FIELDS_MIN + 6:
+    if count < FIELDS_MIN or count > FIELDS_MIN + 7:
         raise ValueError(f"{count} of them")
     task, arguments = fields[0], fields[1]
     if type(task) is not str or type(arguments) is not bytes:
@@ -198,7 +200,8 @@ def _from_fields(fields: list[object]) -> Envelope:
         max_crashes=MAX_CRASHES_DEFAULT if count < 8 else _count(fields[7], least=1, most=MAX_CRASHES_MOST),
         headers=NO_HEADERS if count < 9 else _headers(fields[8]),
         missing=MISSING_DEFAULT if count < 10 else _missing(fields[9]),
-        expires_s=None if count < 11 else _duration(fields[10], above_zero=True),
+        expires_s=None if count < 11 or (count > 11 and fields[10] is None) else _duration(fields[10], above_zero=True),
+        scheduled_for=None if count < 12 else _instant(fields[11]),
     )
 
 
@@ -257,7 +260,7 @@ def _number(value: object) -> float:
 def _instant(value: object) -> float:
     number = _number(value)
     if number > LATEST_INSTANT:
-        raise ValueError("the instant of dispatch is after the year 9999")
+        raise ValueError("an instant is after the year 9999")
     return number
 
 

@@ -19,7 +19,9 @@ from asynctasq.core.lanes.child import ReplyKind, Request
 from asynctasq.core.lanes.lanes import Lanes
 from asynctasq.core.lanes.process_pool import ChildCrashed
 from asynctasq.core.module_imports import IMPORT_S_MAX
+from asynctasq.core.runtime import WorkerSettings
 from asynctasq.core.task_factory import Invocation, TaskFactory, dead_reason_of
+from asynctasq.core.tickers import Tickers
 from asynctasq.core.tracebacks import drop_library_frames, exception_text
 from asynctasq.errors import (
     CodecError,
@@ -54,6 +56,7 @@ from asynctasq.kernel.envelope import MAX_CRASHES_DEFAULT, MAX_CRASHES_MOST, Env
 from asynctasq.kernel.ledger import Kind
 from asynctasq.kernel.messages import Bury, Complete, DeadReason, ErrorRecord, Release, Settlement
 from asynctasq.kernel.retry import Fixed
+from asynctasq.kernel.schedule import TICKER_TASK
 from asynctasq.logs import get_logger
 from asynctasq.tasks.base import AsyncTask, SyncTask
 from asynctasq.tasks.completing import running_completion
@@ -76,9 +79,9 @@ SNOOZED_MAX = 10_000
 class AttemptRunner:
     """Runs attempts one at a time or many at once; of those that have ended it knows which were snoozed.
 
-    Leases were asked for `lease_s`. `hook_timeout_s` bounds `failed` and `should_retry`; without `completion_factory`
-    no task can settle itself. With `fetch_values` the value that a child process returned is in
-    `InFlightAttempt.value` too, whether or not it is kept.
+    Of `settings` count `lease_s`, which leases were asked for, `hook_timeout_s`, and `fetch_values`: the value that a
+    child process returned is in `InFlightAttempt.value` too, whether or not it is kept. Without `completion_factory` no
+    task can settle itself. `tickers` run the messages that keep schedules going.
     """
 
     def __init__(
@@ -87,19 +90,18 @@ class AttemptRunner:
         lanes: Lanes,
         *,
         environment: AttemptEnvironment,
-        lease_s: float,
-        hook_timeout_s: float = 30.0,
+        settings: WorkerSettings,
         completion_factory: CompletionFactory | None = None,
-        fetch_values: bool = False,
+        tickers: Tickers | None = None,
     ) -> None:
         self._task_factory = task_factory
         self._lanes = lanes
         self._environment = environment
-        self._lease_s = lease_s
+        self._settings = settings
         self._completion_factory = completion_factory
-        self._fetch_values = fetch_values
+        self._tickers = tickers
         self._snoozed: dict[str, None] = {}
-        self._hooks = HookCaller(task_factory, lanes, environment=environment, timeout_s=hook_timeout_s)
+        self._hooks = HookCaller(task_factory, lanes, environment=environment, timeout_s=settings.hook_timeout_s)
 
     async def run(self, attempt: InFlightAttempt) -> Settlement | None:
         """Run the attempt and return how to settle it; None if the lease ended before anything ran."""
@@ -119,29 +121,36 @@ class AttemptRunner:
             return self._newer_version(attempt, error)
         except CodecError as error:
             return self._unrunnable(attempt, error)
+        if envelope.task == TICKER_TASK and self._tickers is not None:
+            return await self._tickers.tick(attempt, envelope)
         attempt.task_name, attempt.max_attempts = envelope.task, envelope.max_attempts
         if attempt.asyncio_task is not None:
             attempt.asyncio_task.set_name(str(attempt))
-        match self._screen(attempt, envelope):
-            case Verdict.STALE:
-                return None
-            case Verdict.BURY:
-                return self._bury_crashed(attempt)
-            case Verdict.GIVE_UP:
-                return await self._give_up(attempt, envelope)
-            case Verdict.EXPIRE:
-                return await self._expire(attempt, envelope)
-            case Verdict.RUN:
-                return await self._import_and_run(attempt, envelope)
+        verdict = self._screen(attempt, envelope)
+        if verdict is Verdict.RUN:
+            return await self._import_and_run(attempt, envelope)
+        return await self._end_unstarted(attempt, envelope, verdict)
 
     def _screen(self, attempt: InFlightAttempt, envelope: Envelope) -> Verdict:
         now, lease, expired = self._environment.clock.monotonic(), attempt.lease, False
         if (expires_s := envelope.expires_s) is not None:
             attempt.held_since = now if attempt.held_since is None else attempt.held_since
             held_s = now - attempt.held_since
-            expired = is_expired(lease, lease_s=self._lease_s, held_s=held_s, expires_s=expires_s)
+            expired = is_expired(lease, lease_s=self._settings.lease_s, held_s=held_s, expires_s=expires_s)
         crashes, most, deadline = lease.crashes, envelope.max_crashes, attempt.deadline
         return screen(crashes=crashes, max_crashes=most, deadline=deadline, now=now, expired=expired)
+
+    async def _end_unstarted(self, attempt: InFlightAttempt, envelope: Envelope, verdict: Verdict) -> Settlement | None:
+        """Return how a message is settled of which nothing may run; None if the lease has ended."""
+        match verdict:
+            case Verdict.STALE:
+                return None
+            case Verdict.BURY:
+                return self._bury_crashed(attempt)
+            case Verdict.EXPIRE:
+                return await self._expire(attempt, envelope)
+            case _:
+                return await self._give_up(attempt, envelope)
 
     async def _import_and_run(self, attempt: InFlightAttempt, envelope: Envelope) -> Settlement | None:
         lease = attempt.lease
@@ -150,10 +159,8 @@ class AttemptRunner:
         except CodecError as error:
             return self._unrunnable(attempt, error)
         verdict = self._screen(attempt, envelope)  # the import may have taken long
-        if verdict is Verdict.STALE:
-            return None
-        if verdict is Verdict.EXPIRE:
-            return await self._expire(attempt, envelope)
+        if verdict is not Verdict.RUN:
+            return await self._end_unstarted(attempt, envelope, verdict)
         run = AttemptRun(attempt, invocation)
         outcome = await self._execute(run)
         if attempt.settled_in_transaction and not isinstance(outcome, Succeeded | Interrupted):
@@ -201,13 +208,13 @@ class AttemptRunner:
             message_id=lease.message_id,
             attempt=lease.attempt,
             body=lease.body,
-            keep_result=ttl_s is not None or self._fetch_values,
+            keep_result=ttl_s is not None or self._settings.fetch_values,
             file=source_file(invocation.cls),
         )
         reply = await self._lanes.run_in_process(request, invocation.envelope.timeout_s)
         match reply.kind:
             case ReplyKind.RETURNED:
-                if self._fetch_values and reply.result is not None:
+                if self._settings.fetch_values and reply.result is not None:
                     run.attempt.value = self._task_factory.unpack_result(invocation.definition, reply.result)
                 if ttl_s is None or reply.result is None:
                     return Succeeded()

@@ -6,7 +6,7 @@ import random
 import secrets
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from typing import Protocol, Self
@@ -20,10 +20,12 @@ from asynctasq.core.lanes.child import ChildSettings
 from asynctasq.core.lanes.lanes import InlineLanes, Lanes, LocalLanes, WorkerLanes
 from asynctasq.core.leases import LeaseRenewer, LoopLeaseRenewer, ThreadLeaseRenewer
 from asynctasq.core.orms import attempt_scope
+from asynctasq.core.schedule_messages import ScheduledTask
 from asynctasq.core.task_factory import TaskFactory
 from asynctasq.drivers.base import Driver
 from asynctasq.kernel.ledger import Entry
 from asynctasq.kernel.retry import RandomSource
+from asynctasq.kernel.schedule import CHECK_S
 from asynctasq.logs import get_logger
 from asynctasq.tasks.application import Application
 from asynctasq.tasks.options import whole_number
@@ -47,6 +49,9 @@ class WorkerSettings:
     abandon_s: how long a thread may outlive its time limit before its slot is given up.
     burst: end as soon as nothing is visible and nothing runs.
     handle_signals: SIGTERM and SIGINT drain the worker.
+    schedules: which schedules the worker keeps going; None for those of all imported tasks,
+        or, in a test run, for none.
+    schedule_check_s: how often it looks after them; for three times as long its code counts after it has died.
     fetch_values: the ledger has what a process task returned, too, whether or not it is kept.
     """
 
@@ -61,6 +66,8 @@ class WorkerSettings:
     abandon_s: float = 60.0
     burst: bool = False
     handle_signals: bool = True
+    schedules: Sequence[ScheduledTask] | None = None
+    schedule_check_s: float = CHECK_S
     fetch_values: bool = False
     process_pool_size: int | None = None
     process_pool_max_tasks_per_child: int | None = None

@@ -18,7 +18,7 @@ from asynctasq.kernel.envelope import Envelope
 from asynctasq.kernel.messages import DeadReason
 from asynctasq.tasks.application import Application
 from asynctasq.tasks.base import BaseTask
-from asynctasq.tasks.definition import TaskDefinition, definition_of, set_metadata
+from asynctasq.tasks.definition import TaskDefinition, definition_of, set_metadata, set_scheduled_for
 from asynctasq.tasks.registry import registered
 
 __all__ = ["BadArguments", "Invocation", "TaskFactory", "dead_reason_of"]
@@ -170,6 +170,8 @@ class TaskFactory:
             attempt=invocation.attempt,
             dispatched_at=invocation.dispatched_at,
         )
+        if (tick := invocation.envelope.scheduled_for) is not None:
+            set_scheduled_for(task, datetime.fromtimestamp(tick, UTC))
         return task
 
     def pack_result(self, definition: TaskDefinition, value: object) -> bytes:

@@ -14,9 +14,11 @@ from asynctasq.core.in_flight import CancelReason, InFlightAttempt
 from asynctasq.core.queue_order import parse_queues
 from asynctasq.core.reconnect import ReconnectBackoff
 from asynctasq.core.runtime import ProductionRuntime, Runtime, WorkerSettings
+from asynctasq.core.schedule_messages import ScheduleMessages
 from asynctasq.core.settling import Refusal, is_refusal, settle_apart, unsettled_error
 from asynctasq.core.shutdown import StopRequest, on_stop_signals
 from asynctasq.core.task_factory import TaskFactory
+from asynctasq.core.tickers import Tickers
 from asynctasq.core.waiting import WorkWaiter
 from asynctasq.core.worker_ledger import WorkerLedger
 from asynctasq.drivers.base import Driver
@@ -77,16 +79,17 @@ class Worker:
         )
         self._lanes = self._runtime.lanes(self.settings, task_factory, threads=self.concurrency)
         self._renewer = self._runtime.renewer(queue_driver, self.settings)
+        messages = ScheduleMessages(keys=keys, limits=limits)
+        self._tickers = Tickers(queue_driver, messages, self.settings, worker=self.name)
         self._runner = AttemptRunner(
             task_factory,
             self._lanes,
             environment=self._runtime,
-            lease_s=self.settings.lease_s,
-            hook_timeout_s=self.settings.hook_timeout_s,
+            settings=self.settings,
             completion_factory=LeaseCompletionFactory(
                 queue_driver, self._renewer, task_factory, clock=self._clock, lease_s=self.settings.lease_s
             ),
-            fetch_values=self.settings.fetch_values,
+            tickers=self._tickers,
         )
         self._ledger = WorkerLedger(self._runtime)
         self._in_flight: dict[str, InFlightAttempt] = {}
@@ -149,6 +152,7 @@ class Worker:
         stop, end_s = self._stop, self.settings.end_timeout_s
         async with stop.cancelling(lambda: stop.requested_at):
             await self.driver.open()
+        self._tickers.start()
         self._renewer.start(self._on_lost)
         async with stop.cancelling(lambda: stop.deadline + end_s * CALL_SHARE):
             await self._run_until_stop()
@@ -169,6 +173,7 @@ class Worker:
         async with stop.cancelling(lambda: max(stop.deadline + self.settings.end_timeout_s, latest)):
             await self._waiter.stop()
             await self._renewer.stop()
+            await self._tickers.stop()
             await self.driver.close()
         self._stop = self._new_stop_request()  # for the next start
         self._ledger.stopped()

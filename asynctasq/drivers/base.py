@@ -135,6 +135,9 @@ class Driver(Protocol):
         Each entry is atomic, its follow-ups included, and fenced by its token. There is no instant at
         which a message is nowhere or twice. A late one counts while nobody else has reserved the message
         since. Repeating it is safe: the second time the id is returned as lost and nothing changes.
+
+        A follow-up of `Complete` may have the id of the message that is completed: it is a new message, with attempts,
+        crashes and `enqueued_at` of its own, under no lease, whatever else is settled in the same call.
         """
         ...
 

@@ -50,6 +50,7 @@ class Envelope:
     (seconds since the epoch). The result is kept for `keep_result_s` seconds, or not at all if None.
     `headers` are texts for tracing. `missing` says what becomes of an attempt whose model is gone.
     An attempt starts less than `expires_s` seconds after the message was stored, or at any time if None.
+    `scheduled_for` is the tick of a schedule that it runs, in seconds since the epoch.
     """
 
     task: str
@@ -63,3 +64,4 @@ class Envelope:
     headers: Mapping[str, str] = field(default_factory=lambda: NO_HEADERS)
     missing: Missing = MISSING_DEFAULT
     expires_s: float | None = None
+    scheduled_for: float | None = None

@@ -12,6 +12,7 @@ from itertools import pairwise, zip_longest
 from typing import NamedTuple
 
 from asynctasq.kernel.messages import Lease
+from asynctasq.kernel.schedule import is_of_schedule
 
 __all__ = ["EXACT_INVARIANTS", "INVARIANTS", "Entry", "Kind", "Violation", "check", "message_histories", "timeline"]
 
@@ -162,6 +163,8 @@ def message_histories(entries: Iterable[Entry]) -> dict[str, MessageHistory]:
     crashes: list[Entry] = []
     faults: list[Entry] = []
     for entry in entries:
+        if is_of_schedule(entry.message_id):  # it has many lives under one id
+            continue
         if entry.message_id:
             by_message[entry.message_id].append(entry)
         elif entry.kind is Kind.CRASHED:

@@ -17,6 +17,7 @@ from asynctasq.tasks.class_checks import (
     check_execute,
     check_overrides,
     check_parameters,
+    check_schedules,
     check_settings,
     check_validate,
     has_execute,
@@ -39,6 +40,11 @@ from asynctasq.tasks.options import (
 )
 from asynctasq.tasks.registry import register, task_name
 from asynctasq.tasks.signatures import Signature, field_names, signature_of, signature_of_fields
+
+if TYPE_CHECKING:
+    from asynctasq.tasks.schedules import Schedule
+else:  # imported when a class has one, so that `import asynctasq` stays fast
+    Schedule = object
 
 __all__ = [
     "RESERVED",
@@ -88,6 +94,8 @@ class BaseTask(Generic[T_co]):
     validate: ClassVar[bool] = False
     """Check the arguments against their annotations with pydantic, at the dispatch and before the task is built."""
     _driver_override: ClassVar[str | Driver | None] = None
+    schedule: ClassVar[Schedule | Sequence[Schedule]]
+    """When workers run it by themselves; of the class's own body only, a subclass inherits none."""
 
     _mode: ClassVar[Mode] = Mode.LOOP
     _task_name: ClassVar[str] = ""
@@ -101,6 +109,7 @@ class BaseTask(Generic[T_co]):
     _current_attempt: int = 0
     _dispatched_at: datetime | None = None
     _is_running: bool = False
+    _scheduled_for: datetime | None = None
 
     _arguments_given: tuple[tuple[object, ...], dict[str, object]]
     _options: Options
@@ -130,6 +139,7 @@ class BaseTask(Generic[T_co]):
         elif not cls._has_constructor:
             check_parameters(cls, field_names(cls, _is_ours), RESERVED.difference(SETTINGS))
         cls._read_settings()
+        check_schedules(cls)
         register(cls._task_name, cls)
 
     def __new__(cls, /, *args: Any, **kwargs: Any) -> Self:
@@ -280,6 +290,12 @@ class BaseTask(Generic[T_co]):
         if self._dispatched_at is None:
             raise not_dispatched(self, "instant of dispatch")
         return self._dispatched_at
+
+    @final
+    @property
+    def scheduled_for(self) -> datetime | None:
+        """The tick of the schedule that is run, aware, UTC, the same in every attempt; None if it was dispatched."""
+        return self._scheduled_for
 
     if not TYPE_CHECKING:  # to type checkers a task is not awaitable
 

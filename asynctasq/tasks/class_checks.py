@@ -14,6 +14,7 @@ __all__ = [
     "check_execute",
     "check_overrides",
     "check_parameters",
+    "check_schedules",
     "check_settings",
     "check_validate",
     "has_execute",
@@ -50,6 +51,14 @@ def check_execute(cls: type[object], mode: Mode) -> None:
         raise TaskDefinitionError(
             f"{cls.__qualname__}.execute must be `def`; for async code derive from AsyncTask or AsyncProcessTask"
         )
+
+
+def check_schedules(cls: type[object]) -> None:
+    """Raise TaskDefinitionError if the class's own `schedule` is none."""
+    if "schedule" in cls.__dict__:
+        from asynctasq.tasks.schedules import schedules_in
+
+        schedules_in(cls)
 
 
 def check_overrides(cls: type[object], base: type[object]) -> None:

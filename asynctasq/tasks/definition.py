@@ -26,6 +26,7 @@ __all__ = [
     "options_of",
     "set_dispatched",
     "set_metadata",
+    "set_scheduled_for",
     "task_id_of",
 ]
 
@@ -135,6 +136,11 @@ def set_metadata(task: BaseTask[Any], *, task_id: str, attempt: int, dispatched_
     task._current_attempt = attempt - 1
     task._dispatched_at = dispatched_at
     task._is_running = True
+
+
+def set_scheduled_for(task: BaseTask[Any], tick: datetime) -> None:
+    """Set the tick of a schedule that the task runs."""
+    task._scheduled_for = tick
 
 
 def set_dispatched(task: BaseTask[Any], task_id: str, at: datetime) -> None:

@@ -14,6 +14,9 @@ from asynctasq.tasks.mistaken_calls import no_attribute
 from asynctasq.tasks.options import SETTINGS, Duration, ExceptionTypes, Missing, RetryStrategy, nearest_setting
 from asynctasq.tasks.signatures import Signature, signature_of
 
+if TYPE_CHECKING:
+    from asynctasq.tasks.schedules import Schedule
+
 __all__ = ["TaskFunction", "task"]
 
 P = ParamSpec("P")
@@ -90,6 +93,7 @@ def task(
     validate: bool = ...,
     driver: str | Driver | None = ...,
     process: bool = ...,
+    schedule: "Schedule | Sequence[Schedule]" = ...,
 ) -> _Decorator: ...
 def task(function: Callable[..., Any] | None = None, /, *, process: bool = False, **settings: Any) -> Any:
     """Make a function a task: `@task`, or `@task(queue="emails", process=True)`.
@@ -113,7 +117,7 @@ def task(function: Callable[..., Any] | None = None, /, *, process: bool = False
     return decorate if function is None else decorate(function)
 
 
-_SETTINGS = ("driver", "validate", *SETTINGS)
+_SETTINGS = ("driver", "validate", "schedule", *SETTINGS)
 
 
 def _task_class(function: Callable[..., Any], settings: Mapping[str, object], *, process: bool) -> type[BaseTask[Any]]:

@@ -8,6 +8,7 @@ import pytest
 
 from asynctasq.errors import DispatchError
 from asynctasq.tasks.dispatching import Dispatcher, set_outside_fakes
+from asynctasq.tasks.schedules import keep_by_default
 
 if TYPE_CHECKING:
     from asynctasq.testing.fake_queue.implicit import ImplicitFake
@@ -27,14 +28,17 @@ class RealQueueRule:
         self._refused: DispatchError | None = None
         self._fake: ImplicitFake | None = None
         self._before: Any = None
+        self._kept_before = True
 
     def install(self) -> None:
-        """Decide about dispatches from now on."""
+        """Decide about dispatches from now on; no worker keeps schedules going without being told which."""
         self._before = set_outside_fakes(self._provide)
+        self._kept_before = keep_by_default(False)
 
     def uninstall(self) -> None:
         """Leave it to whoever decided before."""
         set_outside_fakes(self._before)
+        keep_by_default(self._kept_before)
 
     @contextmanager
     def for_test(self, marked: tuple[object, ...] | None) -> Generator[None]:

@@ -44,6 +44,6 @@ async def run_burst_worker(
 
     Raises: DriverError if the backend can't be used.
     """
-    settings = WorkerSettings(lease_s=lease_s, burst=True, handle_signals=False)
+    settings = WorkerSettings(lease_s=lease_s, burst=True, handle_signals=False, schedules=())
     runtime = ProductionRuntime(record=None if ledger is None else ledger.record)
     await Worker(driver, queues, concurrency, settings=settings, runtime=runtime).start()

@@ -143,7 +143,8 @@ def test_the_reference_names_every_command_option_and_exit_code() -> None:
 
     for name, command in commands.items():
         section = page.partition(f"## `asynctasq {name}`")[2].partition("\n## ")[0]
-        options = {option for parameter in command.params for option in parameter.opts if option.startswith("--")}
+        parameters = [one for part in getattr(command, "commands", {"": command}).values() for one in part.params]
+        options = {option for parameter in parameters for option in parameter.opts if option.startswith("--")}
         assert set(re.findall(r"^\| `(--[a-z-]+)", section, re.MULTILINE)) == options - {"--help"}
     for code in ExitCode:
         assert f"| {code.value} |" in page

@@ -18,6 +18,7 @@ HOW_TO = (
     "judge-a-real-run",
     "replay-a-failure",
     "retries",
+    "run-every-night",
     "simulate-crashes",
     "test-django",
     "test-on-a-real-driver",
@@ -30,7 +31,7 @@ PAGES = [
     WITH_A_DATABASE,
     *(ROOT / "docs" / "tutorial" / f"{name}.md" for name in ("testing", "writing-tasks")),
     *(ROOT / "docs" / "how-to" / f"{name}.md" for name in HOW_TO),
-    *(ROOT / "docs" / "reference" / f"{name}.md" for name in ("hypothesis", "testing")),
+    *(ROOT / "docs" / "reference" / f"{name}.md" for name in ("hypothesis", "schedules", "testing")),
 ]
 FILE = re.compile(r"^<!-- file: (\S+) -->\n```\w+\n(.*?)^```", re.DOTALL | re.MULTILINE)
 """A file that the page's tests import or that configures them."""

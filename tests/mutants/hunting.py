@@ -27,6 +27,7 @@ from tests.mutants.programs import (
 from tests.mutants.random_arguments import carried
 from tests.mutants.random_driver_calls import stored
 from tests.mutants.random_tasks import drawn
+from tests.mutants.scheduled import scheduled, scheduled_under_faults
 from tests.mutants.task_words import aged, policed
 from tests.mutants.tasks import Careless, Choosy, Long, Plain
 from tests.mutants.worker_lifecycle import life
@@ -114,6 +115,9 @@ CASES: Final = (
     Case(workload=drawn, faults=()),
     Case(workload=stored, faults=()),
     Case(workload=carried, faults=(), every=2),
+    Case(workload=scheduled, faults=(), every=16, workers=1),
+    Case(workload=scheduled_under_faults, every=4),
+    Case(workload=scheduled_under_faults, faults=Faults(lost_reply=0.1, crash=0.05), every=4),
 )
 
 

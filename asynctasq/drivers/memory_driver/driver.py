@@ -248,8 +248,11 @@ class MemoryDriver(Driver):
             else:
                 self._end(row, settlement)
                 if settlement.follow_ups:
-                    self._store(settlement.follow_ups)
+                    self._follow(settlement.follow_ups)
         return lost
+
+    def _follow(self, messages: Sequence[Message]) -> None:
+        self._store(messages)
 
     def _held(self, lease: Lease) -> MemoryRow | None:
         row = self._rows.get(lease.message_id)

@@ -44,6 +44,31 @@ async def test_turn_may_reserve_a_follow_up(store: StoreUnderTest) -> None:
     assert ids(leases or await store.take(1)) == ["next"]
 
 
+@conforms("turn: each of several may be completed by a follow-up of its own id", needs="atomic_settle")
+async def test_turn_lets_messages_go_on_under_their_ids(store: StoreUnderTest) -> None:
+    await store.put("a", "b", "c", "d")
+    leases = {lease.message_id: lease for lease in await store.take(4)}
+    await store.advance(1000 if store.virtual else 1)
+    later = 500.0 if store.virtual else 2.0
+    settlements: Settlements = [
+        (leases["a"], Complete(follow_ups=(message("run-a", queue="next"), message("a", body=b"2", delay_s=later)))),
+        (leases["c"], Release(counted=True, delay_s=90_000)),
+        (leases["b"], Complete(follow_ups=(message("b", body=b"2", queue="next"),))),
+        (leases["d"], Complete()),
+    ]
+
+    lost, reserved = await store.driver.turn(settlements, [Q], limit=5, lease_s=LONG_S)
+
+    assert (lost, reserved) == (set(), [])
+    assert sorted(ids(await store.take(2, "next"))) == ["b", "run-a"]
+    assert await store.driver.settle(settlements) == set(leases), "the leases of the earlier messages are over"
+    await store.assert_depth(scheduled=2)
+    await store.advance(later)
+    again = await store.take_one()
+    assert (again.message_id, again.body, again.attempt, again.crashes) == ("a", b"2", 1, 0)
+    assert again.enqueued_at > leases["a"].enqueued_at, "it was enqueued anew"
+
+
 @conforms("turn: `limit` may be 0")
 async def test_a_turn_with_limit_zero_only_settles(store: StoreUnderTest) -> None:
     lease = await store.lease("a")

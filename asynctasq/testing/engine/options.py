@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Literal, Protocol
 
 from asynctasq.clock import Clock
+from asynctasq.core.schedule_messages import ScheduledTask
 from asynctasq.drivers.base import Driver, Settlements
 from asynctasq.kernel.ledger import Entry
 from asynctasq.testing.clock import EPOCH
@@ -31,6 +32,10 @@ class EngineOptions:
     real_s_max: float = 60.0
     on_refusal: OnRefusal = "fail_test"
     start: datetime = EPOCH
+    schedules: tuple[ScheduledTask, ...] = ()
+    """Which schedules the workers keep going."""
+    schedule_check_s: float = 86_400.0
+    """How often they look after them: seldom, since nobody deploys in a test, and each look is a step of it."""
     chooses: str = ""
     """What was asked for that needs a simulation's loop, which chooses what runs next."""
 

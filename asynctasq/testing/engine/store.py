@@ -11,6 +11,7 @@ from asynctasq.drivers.base import Settlements
 from asynctasq.drivers.memory_driver import MemoryDriver
 from asynctasq.drivers.memory_driver.row import MemoryRow
 from asynctasq.kernel.messages import Lease, Message, State
+from asynctasq.kernel.schedule import is_of_schedule
 from asynctasq.testing.clock import VirtualClock
 from asynctasq.testing.transactions import Change
 
@@ -45,18 +46,24 @@ class FakeStore(MemoryDriver):
         self.on_look: Callable[[], None] | None = None
         """Is called before anyone looks at what is left to do."""
         self.on_forgotten: Callable[[Sequence[str]], None] | None = None
+        self.keeps_schedules = False
+        """Whether there may be messages that keep schedules going: they are no work left to do."""
+        self._followed: list[str] = []
         self.describe: Callable[[str], object] | None = None
         self.on_redriven: Callable[[AbstractSet[str]], None] | None = None
         self.on_removed: Callable[[AbstractSet[str]], None] | None = None
 
     @property
     def pending(self) -> int:
-        """How many messages live that are neither dead letters nor hidden, nor in a queue that no worker serves."""
+        """How many tasks are left to run that are neither hidden nor in a queue that no worker serves."""
         self._looked_at()
-        if self._served is None and not self._hidden:
+        if self._served is None and not self._hidden and not self.keeps_schedules:
             return len(self._rows) - sum(len(dead) for dead in self._dead.values())
-        rows = self._rows.values()
-        return sum(1 for row in rows if row.reason is None and row.message.id not in self._hidden and self._serves(row))
+        return sum(1 for row in self._work() if row.message.id not in self._hidden and self._serves(row))
+
+    def _work(self) -> Iterable[MemoryRow]:
+        """Return the living messages that run tasks."""
+        return [row for row in self._rows.values() if row.reason is None and not is_of_schedule(row.message.id)]
 
     def any_visible(self) -> bool:
         """Say whether a reserve of some queue would bring something now."""
@@ -65,9 +72,9 @@ class FakeStore(MemoryDriver):
             return self._first_due(ANY_QUEUE) <= self._now()
 
     def pending_ids(self) -> list[str]:
-        """Return the ids of all living messages that are no dead letters, hidden ones included."""
+        """Return the ids of all living messages that run tasks and are no dead letters, hidden ones included."""
         self._looked_at()
-        return [message_id for message_id, row in self._rows.items() if row.reason is None]
+        return [row.message.id for row in self._work()]
 
     def _looked_at(self) -> None:
         if self.on_look is not None:
@@ -76,8 +83,7 @@ class FakeStore(MemoryDriver):
     def unserved(self) -> dict[str, int]:
         """Return how many of them lie in queues that no worker serves, by queue."""
         self._looked_at()
-        rows = self._rows.values()
-        return dict(Counter(row.message.queue for row in rows if row.reason is None and not self._serves(row)))
+        return dict(Counter(row.message.queue for row in self._work() if not self._serves(row)))
 
     @property
     def size(self) -> int:
@@ -152,9 +158,9 @@ class FakeStore(MemoryDriver):
         for _, settlement in settlements:
             self._check(settlement.follow_ups)
         defer = deferred_to.get()
+        if defer is None:
+            return self._settle_and_tell(settlements)
         with self._lock:
-            if defer is None:
-                return self._settle_now(settlements)
             lost = {lease.message_id for lease, _ in settlements if self._held(lease) is None}
         settles = frozenset(lease.message_id for lease, _ in settlements) - lost
         change = Change(apply=lambda: self._settle_at_commit(settlements, change), settles=settles)
@@ -162,10 +168,21 @@ class FakeStore(MemoryDriver):
         return lost
 
     def _settle_at_commit(self, settlements: Settlements, change: Change) -> None:
-        with self._lock:
-            lost = self._settle_now(settlements)
+        lost = self._settle_and_tell(settlements)
         if change.on_settled is not None:
             change.on_settled(settlements, lost)
+
+    def _settle_and_tell(self, settlements: Settlements) -> AbstractSet[str]:
+        """Settle; `on_stored` is called with the ids of the follow-ups that are new."""
+        with self._lock:
+            lost = self._settle_now(settlements)
+            followed, self._followed = self._followed, []
+        if followed and self.on_stored is not None:
+            self.on_stored(followed)
+        return lost
+
+    def _follow(self, messages: Sequence[Message]) -> None:
+        self._followed += self._store(messages)
 
     @contextmanager
     def deferring(self, defer: Callable[[Change], None]) -> Generator[None]:
@@ -197,7 +214,7 @@ class FakeStore(MemoryDriver):
     def _remove(self, message_ids: Sequence[str], states: AbstractSet[State]) -> set[str]:
         removed = super()._remove(message_ids, states)
         if self.on_removed is not None:
-            self.on_removed(removed)
+            self.on_removed({message_id for message_id in removed if not is_of_schedule(message_id)})
         return removed
 
     async def wait_visible(self, queues: Sequence[str], *, wait_s: float) -> bool:

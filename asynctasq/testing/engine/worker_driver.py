@@ -8,9 +8,18 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Self, cast
 
-from asynctasq.drivers.base import YES, Capabilities, Driver, Notifies, Settlements, Transactional
+from asynctasq.drivers.base import (
+    YES,
+    Capabilities,
+    Driver,
+    Inspectable,
+    Notifies,
+    Page,
+    Settlements,
+    Transactional,
+)
 from asynctasq.errors import DriverUnavailable
-from asynctasq.kernel.messages import Depth, Lease, Message
+from asynctasq.kernel.messages import Depth, Lease, Message, State, StoredMessage
 from asynctasq.testing.engine.process import SimulatedProcess
 from asynctasq.testing.engine.store import FakeStore
 from asynctasq.testing.transactions import Change, Transactions
@@ -61,7 +70,7 @@ class ReserveGate:
         await self._opened.wait()
 
 
-class WorkerDriver(Driver, Notifies, Transactional):
+class WorkerDriver(Driver, Inspectable, Notifies, Transactional):
     """The driver as one worker sees it. `inner` is the store, or a faulty driver around it.
 
     What is stored or settled "in" a connection is so when the transaction of that connection commits.
@@ -202,6 +211,30 @@ class WorkerDriver(Driver, Notifies, Transactional):
         await self._gate.wait_open()
         await self._block_if_killed()
         return await cast("Notifies", self._inner).wait_visible(() if self._all_queues else queues, wait_s=wait_s)
+
+    async def queues(self) -> list[str]:
+        return await (await self._inspected()).queues()
+
+    async def find(self, message_id: str) -> StoredMessage | None:
+        return await (await self._inspected()).find(message_id)
+
+    async def list_messages(
+        self, queue: str, *, state: State | None = None, limit: int = 100, cursor: str | None = None
+    ) -> Page:
+        return await (await self._inspected()).list_messages(queue, state=state, limit=limit, cursor=cursor)
+
+    async def cancel(self, message_ids: Sequence[str]) -> AbstractSet[str]:
+        return await (await self._inspected()).cancel(message_ids)
+
+    async def discard(self, message_ids: Sequence[str]) -> AbstractSet[str]:
+        return await (await self._inspected()).discard(message_ids)
+
+    async def purge(self, queue: str) -> int:
+        return await (await self._inspected()).purge(queue)
+
+    async def _inspected(self) -> Inspectable:
+        await self._block_if_killed()
+        return cast("Inspectable", self._inner)
 
     async def depth(self, queue: str) -> Depth:
         return await self._inner.depth(queue)

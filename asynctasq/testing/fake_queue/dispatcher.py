@@ -9,6 +9,7 @@ from asynctasq.drivers.base import Driver
 from asynctasq.errors import CodecError, DriverUnavailable
 from asynctasq.kernel.ledger import Entry, Kind
 from asynctasq.kernel.messages import Message
+from asynctasq.kernel.schedule import is_of_schedule
 from asynctasq.queue import MessageFactory, refuse_running_loop
 from asynctasq.tasks.application import Application
 from asynctasq.tasks.base import BaseTask
@@ -169,6 +170,8 @@ class FakeDispatcher(Dispatcher[BaseTask[Any]]):
         """Note what the store has just taken, at that instant: the reply may be lost."""
         now, at_s = self.engine.clock.now(), self.engine.clock.monotonic()
         for message_id in stored:
+            if is_of_schedule(message_id):
+                continue
             known = message_id in self._unstored
             cls, message, max_attempts = self._unstored.pop(message_id) if known else self._enqueued(message_id)
             self._add(Dispatched(task=cls, message=message, at_s=at_s))

@@ -38,7 +38,7 @@ from asynctasq.testing.fake_queue.outcomes import Outcomes
 from asynctasq.testing.fake_queue.performed import Performed
 from asynctasq.testing.fake_queue.performing import perform_task, task_with_arguments
 from asynctasq.testing.fake_queue.recording import Dispatched, Recording
-from asynctasq.testing.fake_queue.start import start_of
+from asynctasq.testing.fake_queue.start import schedules_of, start_of
 from asynctasq.testing.faults import FaultChoice, FaultPlan, Faults
 from asynctasq.testing.faults.injector import FaultInjector, seed_of
 from asynctasq.testing.faults.kinds import as_list
@@ -87,6 +87,7 @@ class FakeQueue(Outcomes):
     on_refusal: what is refused to a task (the network in a simulation, a pool of another loop) fails the test, or,
     with "raise_in_task", is an exception that the task gets and may handle.
     like: refuse what this driver would, a name such as "sqs", in place of the configured one.
+    schedules: keep the schedules of all imported tasks going, or of these alone, from the first run on.
 
     What is dispatched in a transaction of the application, `dispatch(connection=...)`, is recorded when that commits.
     Without `queues` its workers serve every queue there is; a real worker serves `default` unless told otherwise.
@@ -111,11 +112,12 @@ class FakeQueue(Outcomes):
         real_s_max: float = 60.0,
         on_refusal: OnRefusal = "fail_test",
         like: str | Driver | None = None,
+        schedules: bool | Sequence[TaskReference] = False,
     ) -> None:
         super().__init__()
         self._like = LikeDriver(like)
-        whole_number(workers, "workers", least=1)
-        whole_number(concurrency, "concurrency", least=1)
+        for name, count in (("workers", workers), ("concurrency", concurrency)):
+            whole_number(count, name, least=1)
         check_seed(seed)
         one_of(on_refusal, "on_refusal", get_args(OnRefusal))
         self._filter = Filter(
@@ -133,6 +135,7 @@ class FakeQueue(Outcomes):
             real_s_max=seconds_of(real_s_max, "real_s_max", above_zero=True),
             on_refusal=on_refusal,
             start=start_of(start, freeze_time),
+            schedules=schedules_of(schedules),
             chooses=", ".join(name for name, given in choices.items() if given),
         )
         self._seed = seed or seed_of(faults)
@@ -147,8 +150,7 @@ class FakeQueue(Outcomes):
     # -- opening and closing ---------------------------------------------------------------------
 
     def __enter__(self) -> Self:
-        loop = running_simulation()
-        if loop is not None:
+        if running_simulation() is not None:
             raise RuntimeError("inside a simulation's loop use `async with FakeQueue()`")
         self._open(None)
         return self

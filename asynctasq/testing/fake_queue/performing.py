@@ -85,7 +85,8 @@ async def _perform(engine: Engine, message: Message, *, attempt: int) -> Perform
     )
     application = Application()
     task_factory = TaskFactory(application, load_in_another_loop=None if shared else load_in_real_loop)
-    lanes = runtime.lanes(WorkerSettings(application=application), task_factory, threads=1)
+    settings = WorkerSettings(application=application, lease_s=DELAY_S_MAX, fetch_values=True)
+    lanes = runtime.lanes(settings, task_factory, threads=1)
     lease = Lease(
         message_id=message.id,
         queue=message.queue,
@@ -102,9 +103,8 @@ async def _perform(engine: Engine, message: Message, *, attempt: int) -> Perform
             task_factory,
             lanes,
             environment=runtime,
-            lease_s=DELAY_S_MAX,
+            settings=settings,
             completion_factory=_CompletionFactory(engine),
-            fetch_values=True,
         )
         settlement = await runner.run(in_flight)
     finally:

@@ -1,12 +1,15 @@
-"""At which instant a queue's virtual clock begins."""
+"""At which instant a queue's virtual clock begins, and which schedules it keeps going."""
 
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from asynctasq.core.schedule_messages import ScheduledTask, scheduled_tasks
 from asynctasq.testing.clock import EPOCH
+from asynctasq.testing.parameters import TaskReference, task_class_of
 
-__all__ = ["start_of"]
+__all__ = ["schedules_of", "start_of"]
 
 
 def start_of(start: object, freeze_time: object) -> datetime:
@@ -43,3 +46,18 @@ def _frozen_now() -> datetime | None:
     if api is None or not api.freeze_factories:
         return None
     return _aware(datetime.fromisoformat(api.freeze_factories[-1]().isoformat()))
+
+
+def schedules_of(chosen: bool | Sequence[TaskReference]) -> tuple[ScheduledTask, ...]:
+    """Return the schedules that a FakeQueue keeps going: those of all imported tasks, or of some.
+
+    Raises: ValueError for a task that has none.
+    """
+    if isinstance(chosen, bool):
+        return tuple(scheduled_tasks(other_processes=False)) if chosen else ()
+    classes = [task_class_of(task) for task in chosen]
+    found = [item for item in scheduled_tasks(other_processes=False) if item.task in classes]
+    for cls in classes:
+        if not any(item.task is cls for item in found):
+            raise ValueError(f"{cls.__qualname__} has no schedule, so FakeQueue(schedules=...) can't keep it going")
+    return tuple(found)

@@ -97,6 +97,7 @@ class Bursts:
             burst=True,
             handle_signals=False,
             fetch_values=True,
+            schedules=(),
         )
         return Worker(
             self._driver, queues, self._options.concurrency, max_tasks=limit, settings=settings, runtime=runtime

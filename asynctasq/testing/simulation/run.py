@@ -18,7 +18,7 @@ from asynctasq.testing.faults import DirectedFault, FaultChoice, Faults
 from asynctasq.testing.faults.kinds import as_list
 from asynctasq.testing.faults.plan import check_faults
 from asynctasq.testing.loop import Limits, Search, SimulationLoop
-from asynctasq.testing.parameters import check_seconds
+from asynctasq.testing.parameters import TaskReference, check_seconds
 from asynctasq.testing.simulation.checks import Checks, InvariantBroken
 from asynctasq.testing.tape import Entry, Tape
 
@@ -44,6 +44,7 @@ class RunOptions:
     invariants: bool = True
     freeze_time: bool = False
     limits: Limits = RUN_LIMITS
+    schedules: bool | Sequence[TaskReference] = False
 
     def __post_init__(self) -> None:
         whole_number(self.workers, "workers", least=1)
@@ -116,6 +117,7 @@ async def _run(program: Program, options: RunOptions, result: RunResult) -> None
         lease_s=options.lease_s,
         faults=_for_this_run(options.faults, loop.tape),
         freeze_time=options.freeze_time,
+        schedules=options.schedules,
     )
     async with queue:
         result.opened_at = queue.clock.now()

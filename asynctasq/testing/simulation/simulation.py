@@ -3,7 +3,7 @@
 import functools
 import inspect
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any, Final, TypeAlias, TypeVar, overload
@@ -17,7 +17,7 @@ from asynctasq.testing.fake_queue.fake_queue import YEAR_S
 from asynctasq.testing.faults import FaultChoice, FaultPlan, Faults
 from asynctasq.testing.faults.kinds import as_list
 from asynctasq.testing.loop import Limits, Search
-from asynctasq.testing.parameters import check_seconds
+from asynctasq.testing.parameters import TaskReference, check_seconds
 from asynctasq.testing.simulation.checks import InvariantBroken, PropertyBroken
 from asynctasq.testing.simulation.report import RunningTest, SimulationFailed, describe_failure, describe_replay_failure
 from asynctasq.testing.simulation.run import (
@@ -229,6 +229,7 @@ def simulate(
     invariants: bool = ...,
     freeze_time: bool = ...,
     limits: Limits = ...,
+    schedules: bool | Sequence[TaskReference] = ...,
 ) -> Callable[[Simulated], Callable[..., None]]: ...
 def simulate(  # noqa: PLR0913 - one keyword per choice of a test
     function: Simulated | None = None,
@@ -244,11 +245,13 @@ def simulate(  # noqa: PLR0913 - one keyword per choice of a test
     invariants: bool = True,
     freeze_time: bool = False,
     limits: Limits = RUN_LIMITS,
+    schedules: bool | Sequence[TaskReference] = False,
 ) -> Any:
     """Make a test of an `async def test_x(sim)`: run it under `runs` seeds, with workers, schedules and faults.
 
     faults: by chance or by hand, see `asynctasq.testing.faults`; `()` for none. search: "fifo", "random", "pct", "mix".
     invariants: check after each run that the ledger breaks no invariant. limits: when a run ends as a failure.
+    schedules: keep those of all imported tasks going, or of these alone, as FakeQueue does.
     Other fixtures of the test work as usual; what they give is shared by all runs. A failure is shrunk and says
     how to see it again; `--simulation-seed N`, `--simulation-runs N` and `--simulation-replay FILE` of pytest
     choose the runs. Called outside of pytest, the test takes `replay="FILE"`.
@@ -264,6 +267,7 @@ def simulate(  # noqa: PLR0913 - one keyword per choice of a test
         invariants=invariants,
         freeze_time=freeze_time,
         limits=limits,
+        schedules=schedules,
     )
 
     def decorate(function: Simulated) -> Callable[..., None]:

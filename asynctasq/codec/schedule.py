@@ -1,0 +1,88 @@
+"""The wire format of a ticker, inside the envelope of its message, and of what workers note of schedules."""
+
+import math
+from typing import Final, cast
+
+from asynctasq.codec.typed_msgpack import packb, unpackb
+from asynctasq.errors import UndecodableBody
+from asynctasq.kernel.messages import check_queue_name
+from asynctasq.kernel.schedule import MISFIRES, CronRule, EveryRule, Misfire, Rule, ScheduleDefinition, Ticker
+
+__all__ = ["decode_note", "decode_ticker", "encode_note", "encode_ticker"]
+
+VERSION: Final = 1
+LATEST_INSTANT: Final = 253_402_300_799.0  # the last second that datetime can name
+
+
+def encode_ticker(ticker: Ticker) -> bytes:
+    """Return the bytes that `decode_ticker` takes."""
+    definition = ticker.definition
+    rule = definition.rule
+    wire = [rule.expression, rule.tz] if isinstance(rule, CronRule) else rule.period_s
+    settings = [definition.misfire, definition.jitter_s]
+    state = [ticker.next_at, ticker.last_at]
+    return packb([VERSION, definition.name, definition.queue, wire, settings, definition.template, state])
+
+
+def decode_ticker(data: bytes) -> Ticker:
+    """Return the ticker in the arguments of its envelope.
+
+    Raises: UndecodableBody.
+    """
+    try:
+        version, name, queue, wire, settings, template, state = cast("list[object]", unpackb(data))
+        misfire, jitter_s = cast("list[object]", settings)
+        next_at, last_at = cast("list[object]", state)
+        if version != VERSION or type(name) is not str or type(template) is not bytes:
+            raise ValueError("it is of another version, or not one")
+        definition = ScheduleDefinition(
+            name=name,
+            queue=check_queue_name(cast("str", queue)),
+            rule=_rule(wire),
+            misfire=_misfire(misfire),
+            jitter_s=_number(jitter_s),
+            template=template,
+        )
+        return Ticker(definition=definition, next_at=_instant(next_at), last_at=_instant(last_at))
+    except UndecodableBody:
+        raise
+    except Exception as error:  # whatever is wrong with it
+        raise UndecodableBody(f"the ticker of a schedule is damaged: {error}") from error
+
+
+def _rule(wire: object) -> Rule:
+    if isinstance(wire, list):
+        expression, tz = cast("list[object]", wire)
+        if type(expression) is not str or type(tz) is not str:
+            raise ValueError("a cron expression and its time zone must be texts")
+        return CronRule(expression=expression, tz=tz)
+    return EveryRule(period_s=_number(wire, least=1.0))
+
+
+def _misfire(value: object) -> Misfire:
+    return next(known for known in MISFIRES if known == value)
+
+
+def _instant(value: object) -> float | None:
+    return None if value is None else _number(value)
+
+
+def _number(value: object, *, least: float = 0.0) -> float:
+    if type(value) not in (int, float) or not least <= cast("float", value) <= LATEST_INSTANT:
+        raise ValueError(f"{value!r} is no such number of seconds")
+    return float(cast("float", value)) if math.isfinite(cast("float", value)) else 0.0
+
+
+def encode_note(*texts: str) -> bytes:
+    """Return the body of a note: texts that are not secret and decide nothing about what is run."""
+    return packb([*texts])
+
+
+def decode_note(body: bytes) -> tuple[str, ...]:
+    """Return the texts of a note; none for what is not one."""
+    try:
+        texts = unpackb(body)
+    except Exception:  # noqa: BLE001 - others may have written anything
+        return ()
+    items = cast("list[object]", texts) if type(texts) is list else []
+    return tuple(item for item in items if type(item) is str)
