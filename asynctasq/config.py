@@ -8,11 +8,12 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from asynctasq.drivers.urls import names_kind_of, redact
 from asynctasq.errors import ConfigError
+from asynctasq.tasks.configured import check_lifespan, check_middleware
 from asynctasq.tasks.project import project_file, project_root
 
 __all__ = ["ENV_PREFIX", "Settings", "load_settings"]
@@ -25,6 +26,7 @@ NEVER_EMPTY = frozenset({"signing_keys"})
 ADDRESSES = frozenset({"driver", "redis_url", "postgres_url", "mysql_url", "sqs_endpoint_url", "sqs_queue_url_prefix"})
 """Settings that may hold a password."""
 Names = Annotated[tuple[str, ...], NoDecode]
+Objects = Annotated[tuple[object, ...], NoDecode]
 PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 PositiveCount = Annotated[int, Field(ge=1)]
 
@@ -53,6 +55,10 @@ class Settings(BaseSettings):
         None, description="What queue URLs start with, if the worker may not look them up."
     )
     app: Names = Field((), description="Modules that define tasks, separated by commas.")
+    middleware: Objects = Field(
+        (), description="What is wrapped around dispatches and attempts, outermost first: package.module:name, ..."
+    )
+    lifespan: Objects = Field((), description="What a worker enters before its first task: package.module:name, ...")
     queues: str = Field("default", description="Queues of a worker: a,b in strict order or a:3,b:1 by weight.")
     concurrency: PositiveCount = Field(10, description="Attempts at once in a worker.")
     process_pool_size: PositiveCount | None = Field(
@@ -80,10 +86,18 @@ class Settings(BaseSettings):
         None, description="Seconds after a message is due until its signature is refused; default: never."
     )
 
-    @field_validator("app", mode="before")
+    @field_validator("app", "middleware", "lifespan", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @field_validator("middleware", "lifespan")
+    @classmethod
+    def _check_objects(cls, value: tuple[object, ...], info: ValidationInfo) -> tuple[object, ...]:
+        for entry in value:
+            if not isinstance(entry, str):
+                (check_middleware if info.field_name == "middleware" else check_lifespan)(entry)
+        return value
 
     @field_validator("signing_keys", mode="before")
     @classmethod

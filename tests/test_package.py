@@ -24,7 +24,9 @@ def test_the_public_names_are_these() -> None:
         "AsyncProcessTask",
         "AsyncTask",
         "AsyncTasqError",
+        "Middleware",
         "Reject",
+        "Resource",
         "Retry",
         "Snooze",
         "SyncProcessTask",
@@ -37,6 +39,7 @@ def test_the_public_names_are_these() -> None:
         "dispatch_many",
         "dispatch_many_sync",
         "init",
+        "resource",
         "task",
     ]
 

@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from typing import cast
 
+from asynctasq.core.around_attempt import run_within
 from asynctasq.core.current_task import running_task
 from asynctasq.core.exception_codec import log_error, record_of
 from asynctasq.core.hooks import AttemptEnvironment, HookCaller, record_event
@@ -55,6 +57,7 @@ from asynctasq.kernel.retry import Fixed
 from asynctasq.logs import get_logger
 from asynctasq.tasks.base import AsyncTask, SyncTask
 from asynctasq.tasks.completing import running_completion
+from asynctasq.tasks.middleware import Middleware
 from asynctasq.tasks.mode import Mode
 from asynctasq.tasks.registry import registered, source_file
 
@@ -74,8 +77,9 @@ SNOOZED_MAX = 10_000
 class AttemptRunner:
     """Runs attempts one at a time or many at once; of those that have ended it knows which were snoozed.
 
-    `hook_timeout_s` bounds `failed` and `should_retry`; without `completion_factory` no task can settle itself. With
-    `fetch_values` the value that a child process returned is in `InFlightAttempt.value` too, whether or not it is kept.
+    `hook_timeout_s` bounds `failed`, `should_retry`, and entering and leaving one of `middleware`. Without
+    `completion_factory` no task can settle itself. With `fetch_values` the value that a child process returned is in
+    `InFlightAttempt.value` too, whether or not it is kept.
     """
 
     def __init__(
@@ -87,12 +91,15 @@ class AttemptRunner:
         hook_timeout_s: float = 30.0,
         completion_factory: CompletionFactory | None = None,
         fetch_values: bool = False,
+        middleware: Sequence[Middleware] = (),
     ) -> None:
         self._task_factory = task_factory
         self._lanes = lanes
         self._environment = environment
         self._completion_factory = completion_factory
         self._fetch_values = fetch_values
+        self._middleware = [each for each in middleware if type(each).attempting is not Middleware.attempting]
+        self._hook_timeout_s = hook_timeout_s
         self._snoozed: dict[str, None] = {}
         self._hooks = HookCaller(task_factory, lanes, environment=environment, timeout_s=hook_timeout_s)
 
@@ -162,7 +169,11 @@ class AttemptRunner:
     async def _in_lane(self, run: AttemptRun) -> Outcome:
         envelope, mode = run.invocation.envelope, run.invocation.definition.mode
         if mode.in_process:
-            return await self._in_process(run)
+            replied = self._in_process(run)
+            if self._middleware:
+                run.built = True  # what middleware raises says nothing of the message
+                replied = run_within(self._middleware, run, replied, timeout_s=self._hook_timeout_s)
+            return await replied
         task = run.task = await self._task_factory.build(run.invocation, timeout_s=envelope.timeout_s)
         run.built = True
         running_task.set(task)
@@ -171,10 +182,13 @@ class AttemptRunner:
         token = running_completion.set(run.completion)
         try:
             if mode is Mode.LOOP:
-                value = await self._lanes.run_async(cast("AsyncTask[object]", task), envelope.timeout_s)
+                returned = self._lanes.run_async(cast("AsyncTask[object]", task), envelope.timeout_s)
             else:
                 execute = cast("SyncTask[object]", task).execute
-                value = await self._lanes.run_blocking(execute, envelope.timeout_s, what=run.attempt.task_name)
+                returned = self._lanes.run_blocking(execute, envelope.timeout_s, what=run.attempt.task_name)
+            if self._middleware:
+                returned = run_within(self._middleware, run, returned, timeout_s=self._hook_timeout_s)
+            value = await returned
         finally:
             running_completion.reset(token)  # the hooks of a failed attempt must not complete it
         return self._returned(run, value)

@@ -19,6 +19,7 @@ from asynctasq.core.exception_codec import log_error
 from asynctasq.core.lanes.child import ChildSettings
 from asynctasq.core.lanes.lanes import InlineLanes, Lanes, LocalLanes, WorkerLanes
 from asynctasq.core.leases import LeaseRenewer, LoopLeaseRenewer, ThreadLeaseRenewer
+from asynctasq.core.lifespans import ENTER_S_MAX
 from asynctasq.core.orms import attempt_scope
 from asynctasq.core.task_factory import TaskFactory
 from asynctasq.drivers.base import Driver
@@ -26,6 +27,8 @@ from asynctasq.kernel.ledger import Entry
 from asynctasq.kernel.retry import RandomSource
 from asynctasq.logs import get_logger
 from asynctasq.tasks.application import Application
+from asynctasq.tasks.configured import Lifespan, lifespans_of, middleware_of
+from asynctasq.tasks.middleware import Middleware
 from asynctasq.tasks.options import whole_number
 from asynctasq.tasks.project import project_root
 
@@ -48,6 +51,8 @@ class WorkerSettings:
     burst: end as soon as nothing is visible and nothing runs.
     handle_signals: SIGTERM and SIGINT drain the worker.
     fetch_values: the ledger has what a process task returned, too, whether or not it is kept.
+    middleware, lifespans: those of the application's configuration, where they are None.
+    lifespan_start_s: how long the lifespans may take to start.
     """
 
     application: Application = field(default_factory=lambda: Application((), project_root()))
@@ -64,6 +69,25 @@ class WorkerSettings:
     fetch_values: bool = False
     process_pool_size: int | None = None
     process_pool_max_tasks_per_child: int | None = None
+    middleware: tuple[Middleware, ...] | None = None
+    lifespans: tuple[Lifespan, ...] | None = None
+    lifespan_start_s: float = ENTER_S_MAX
+
+    def of_application(self) -> Self:
+        """Return these settings with the middleware and lifespans that are configured, where none were given.
+
+        Raises: ConfigError.
+        """
+        if self.middleware is not None and self.lifespans is not None:
+            return self
+        from asynctasq.core.setup import application_settings
+
+        configured = application_settings()
+        return replace(
+            self,
+            middleware=middleware_of(configured.middleware) if self.middleware is None else self.middleware,
+            lifespans=lifespans_of(configured.lifespan) if self.lifespans is None else self.lifespans,
+        )
 
     def with_pool(self, size: int | None, max_tasks_per_child: int | None) -> Self:
         """Return these settings with what is given for the pool of processes."""
@@ -118,6 +142,7 @@ def worker_lanes(
         body_bytes_max=settings.body_bytes_max,
         databases=databases or {},
         driver=driver,
+        lifespans=tuple(lifespan.name for lifespan in settings.lifespans or () if lifespan.name),
     )
     return WorkerLanes(
         child,

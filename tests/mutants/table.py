@@ -8,6 +8,7 @@ from tests.mutants.planted_memory import MEMORY
 from tests.mutants.planted_recorded import RECORDED
 from tests.mutants.planted_second_author import SECOND_AUTHOR
 from tests.mutants.planted_second_author_rest import SECOND_AUTHOR_REST
+from tests.mutants.planted_surroundings import SURROUNDINGS
 from tests.mutants.planted_third_author import THIRD_AUTHOR
 from tests.mutants.planted_third_author_rest import THIRD_AUTHOR_REST
 from tests.mutants.planted_undrawn import UNDRAWN
@@ -29,6 +30,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
         *SECOND_AUTHOR_REST,
         *THIRD_AUTHOR,
         *THIRD_AUTHOR_REST,
+        *SURROUNDINGS,
     )
 }
 

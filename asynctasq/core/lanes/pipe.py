@@ -53,6 +53,20 @@ class WorkerEnd:
         """Whether there is nothing to read, not even the end of the connection."""
         return not _poll(self._socket, select.POLLIN, 0)
 
+    def end_requests(self) -> None:
+        """Tell the child that there is no further request."""
+        self._socket.shutdown(socket.SHUT_WR)
+
+    def closed_within(self, within_s: float) -> bool:
+        """Wait until the child has closed its end, or is dead; return whether it was in time."""
+        try:
+            self._receive(1, time.monotonic() + within_s)
+        except TimeoutError:
+            return False
+        except ConnectionError:
+            return True
+        return False
+
     def close(self) -> None:
         """Close this end."""
         self._socket.close()

@@ -248,6 +248,7 @@ class Engine:
         """Start one worker under a name of its own and return the name."""
         self._workers_made += 1
         name, faults = f"w{self._workers_made}", self._faults
+        context = copy_context() if self._context is None else self._context.copy()
         inner = self.store if faults is None else faults.driver(name)
         driver = WorkerDriver(
             self.store,
@@ -276,6 +277,8 @@ class Engine:
             end_timeout_s=END_TIMEOUT_S,
             handle_signals=False,
             fetch_values=True,
+            middleware=self.options.surroundings.middleware(),
+            lifespans=context.run(self.options.surroundings.lifespans),
         )
         worker = Worker(
             driver,
@@ -285,7 +288,6 @@ class Engine:
             runtime=runtime,
         )
         self.workers[name], self.worker_drivers[name] = worker, driver
-        context = copy_context() if self._context is None else self._context.copy()
         context.run(current_worker_driver.set, driver)
         context.run(current_process.set, driver.process)
         task = self.tasks[name] = self.loop.create_task(worker.start(), name=f"worker {name}", context=context)

@@ -1,7 +1,7 @@
 """What an engine is told about its workers, and what it asks of those who inject faults into them."""
 
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, Protocol
 
@@ -9,6 +9,7 @@ from asynctasq.clock import Clock
 from asynctasq.drivers.base import Driver, Settlements
 from asynctasq.kernel.ledger import Entry
 from asynctasq.testing.clock import EPOCH
+from asynctasq.testing.engine.surroundings import Surroundings
 from asynctasq.testing.loop import Search
 
 __all__ = ["EngineOptions", "FaultHooks", "OnRefusal"]
@@ -31,6 +32,7 @@ class EngineOptions:
     real_s_max: float = 60.0
     on_refusal: OnRefusal = "fail_test"
     start: datetime = EPOCH
+    surroundings: Surroundings = field(default_factory=Surroundings)
     chooses: str = ""
     """What was asked for that needs a simulation's loop, which chooses what runs next."""
 

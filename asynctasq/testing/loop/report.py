@@ -133,7 +133,8 @@ def _generator_behind(awaited: Any) -> Any:
     """Return the asynchronous generator whose step is awaited, by `async for` or `async with`: the step hides it."""
     if type(awaited).__name__ not in _GENERATOR_STEPS:
         return awaited
-    return next((each for each in gc.get_referents(awaited) if isinstance(each, AsyncGeneratorType)), None)
+    found: list[Any] = [each for each in gc.get_referents(awaited) if type(each) is AsyncGeneratorType]
+    return found[0] if found else None
 
 
 def _first(subject: Any, *names: str) -> Any:
