@@ -390,7 +390,7 @@ class Worker:
         logger.warning("%d attempts are interrupted and handed back", len(rest))
         for attempt in rest:
             attempt.cancel_reason = attempt.cancel_reason or CancelReason.WORKER_STOPS
-        await self._lanes.kill_busy_processes()
+        await self._lanes.interrupt_processes()
         for attempt in rest:
             self._cancel(attempt)
         await self._wait_for_cancelled()

@@ -322,6 +322,7 @@ def main(parent_pid: int) -> None:
         sys.stderr.flush()
         send_frame(connection, nonce, reply)
     child.close()
+    connection.close()  # says that all is closed, before the interpreter takes its time to end
 
 
 def _take_pipe() -> socket.socket:

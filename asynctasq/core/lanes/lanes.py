@@ -41,8 +41,11 @@ class Lanes(Protocol):
         """Run the attempt in a child; kill it after `timeout_s` and raise TaskTimeoutError."""
         ...
 
-    async def kill_busy_processes(self) -> None:
-        """Kill the children that run something; after this none of their tasks has any further effect."""
+    async def interrupt_processes(self) -> None:
+        """Kill the children that run something, after which none of their tasks has any further effect.
+
+        The others begin to leave their lifespans.
+        """
         ...
 
     async def end_idle_processes(self) -> None:
@@ -161,8 +164,8 @@ class WorkerLanes:
         except (ValueError, TypeError) as error:
             raise ChildCrashed("the child process sent what is no answer to its request") from error
 
-    async def kill_busy_processes(self) -> None:
-        await self._processes.kill_busy()
+    async def interrupt_processes(self) -> None:
+        await self._processes.interrupt()
 
     async def end_idle_processes(self) -> None:
         await self._processes.end_idle()
@@ -203,7 +206,7 @@ class InlineLanes:
         with without_running_loop():
             return call()
 
-    async def kill_busy_processes(self) -> None:
+    async def interrupt_processes(self) -> None:
         """Do nothing: what runs in the loop is cancelled with its attempt."""
 
     async def end_idle_processes(self) -> None:

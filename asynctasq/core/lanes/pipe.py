@@ -10,6 +10,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 __all__ = ["BadAnswer", "WorkerEnd", "receive_frame", "send_frame"]
 
@@ -54,8 +55,9 @@ class WorkerEnd:
         return not _poll(self._socket, select.POLLIN, 0)
 
     def end_requests(self) -> None:
-        """Tell the child that there is no further request."""
-        self._socket.shutdown(socket.SHUT_WR)
+        """Tell the child that there is no further request; repeating it is safe."""
+        with suppress(OSError):  # it is dead, or knows
+            self._socket.shutdown(socket.SHUT_WR)
 
     def closed_within(self, within_s: float) -> bool:
         """Wait until the child has closed its end, or is dead; return whether it was in time."""

@@ -234,12 +234,15 @@ class ProcessPool:
                 child.wait_until_ended()
             child.end()
 
-    async def kill_busy(self) -> None:
-        """Kill the children that run something. Calls that wait for one raise ChildCrashed."""
+    async def interrupt(self) -> None:
+        """Kill the children that run something: calls that wait for one raise ChildCrashed. Ask the others to end."""
         with self._lock:
             busy, self._busy = list(self._busy), {}
+            idle = self._idle if self._settings.lifespans else []
         for child in busy:
             child.kill()
+        for child in idle:
+            child.ask_to_end()
 
     async def end_idle(self) -> None:
         """Let the children that run nothing leave their lifespans and end; if cancelled, kill those that have not."""
@@ -251,7 +254,7 @@ class ProcessPool:
             for child in idle:
                 await asyncio.get_running_loop().run_in_executor(self._threads, child.wait_until_ended)
         except asyncio.CancelledError:
-            logger.error("child processes were killed: their lifespans did not end in time")  # noqa: TRY400 - no bug
+            logger.error("child processes that left their lifespans were killed: time was over")  # noqa: TRY400 - no bug
             raise
         finally:
             for child in idle:
@@ -259,7 +262,7 @@ class ProcessPool:
 
     async def stop(self) -> None:
         """Kill every child, busy or not. Calls that wait for one raise ChildCrashed."""
-        await self.kill_busy()
+        await self.interrupt()
         with self._lock:
             idle, self._idle = self._idle, []
         for child in idle:

@@ -15,7 +15,7 @@ from asynctasq.errors import LifespanError
 from asynctasq.kernel.ledger import Entry, Kind
 from asynctasq.kernel.messages import DeadReason, State
 from asynctasq.queue import Queue
-from asynctasq.tasks import BaseTask
+from asynctasq.tasks import AsyncTask, BaseTask
 from asynctasq.tasks.application import Application
 from asynctasq.tasks.configured import lifespans_of
 from tests.core.lanes.lifespan_tasks import FILE, FailsAsync, Leaves, UsesAsync, UsesSync, broken, hanging, within
@@ -141,7 +141,7 @@ async def test_one_that_hangs_at_the_end_of_a_child_is_cut(file: Path, caplog: p
     await work(UsesNothing(), lifespan=hanging, shutdown_timeout_s=0.0)
 
     said = [record.getMessage() for record in caplog.records]
-    assert "child processes were killed: their lifespans did not end in time" in said
+    assert "child processes that left their lifespans were killed: time was over" in said
 
 
 class UsesNothing(UsesSync):
@@ -161,3 +161,34 @@ async def test_children_without_lifespans_are_killed_at_once_as_ever(file: Path)
     await Worker(driver, settings=settings).start()
 
     assert not file.exists()
+
+
+class Endures(AsyncTask[None]):
+    """Takes all the time there is to stop."""
+
+    async def execute(self) -> None:
+        await asyncio.sleep(600)
+
+
+async def test_an_idle_child_leaves_it_although_an_attempt_takes_all_the_time_there_is(file: Path) -> None:
+    driver = MemoryDriver()
+    await Queue(driver).dispatch([UsesSync()])
+    await Queue(driver).dispatch([Endures()])
+    settings = WorkerSettings(
+        application=Application((MODULE,), path=(ROOT,)),
+        handle_signals=False,
+        end_timeout_s=patient_s(10),
+        lifespans=lifespans_of([within]),
+        middleware=(),
+    )
+    ended: list[Entry] = []
+    runtime = ProductionRuntime(record=lambda entry: ended.append(entry) if entry.kind is Kind.ENDED else None)
+    worker = Worker(driver, process_pool_size=1, settings=settings, runtime=runtime)
+    running = asyncio.create_task(worker.start())
+    await until(lambda: ended)
+
+    worker.stop(immediate=True)
+    async with asyncio.timeout(SOON_S):
+        await running
+
+    assert in_children(file) == [["entered", "used", "left"]]
