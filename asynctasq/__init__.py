@@ -14,6 +14,8 @@ _NAMES_IN = {
     "core.worker": "Worker",
     "tasks.schedules": "Cron Every",
     "errors": "AsyncTasqError Reject Retry Snooze TaskTimeoutError",
+    "tasks.middleware": "Middleware",
+    "tasks.resources": "Resource resource",
 }
 
 if TYPE_CHECKING:
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from asynctasq.core.setup import close, init
     from asynctasq.core.worker import Worker
     from asynctasq.errors import AsyncTasqError, Reject, Retry, Snooze, TaskTimeoutError
+    from asynctasq.tasks.middleware import Middleware
+    from asynctasq.tasks.resources import Resource, resource
     from asynctasq.tasks.schedules import Cron, Every
 else:
 
@@ -36,7 +40,7 @@ set_default_dispatcher(lambda: importlib.import_module("asynctasq.core.setup").d
 
 __version__ = "0.1.0"
 __all__ = [
-    "AsyncProcessTask", "AsyncTask", "AsyncTasqError", "Cron", "Every", "Reject", "Retry", "Snooze", "SyncProcessTask",
-    "SyncTask", "Task", "TaskTimeoutError", "Worker", "close", "current_task", "dispatch_many", "dispatch_many_sync",
-    "init", "task",
+    "AsyncProcessTask", "AsyncTask", "AsyncTasqError", "Cron", "Every", "Middleware", "Reject", "Resource", "Retry",
+    "Snooze", "SyncProcessTask", "SyncTask", "Task", "TaskTimeoutError", "Worker", "close", "current_task",
+    "dispatch_many", "dispatch_many_sync", "init", "resource", "task",
 ]  # fmt: skip

@@ -9,12 +9,22 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, cast
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from asynctasq.drivers.urls import names_kind_of, redact
 from asynctasq.errors import ConfigError
 from asynctasq.kernel.schedule import Misfire
+from asynctasq.tasks.configured import check_lifespan, check_middleware
 from asynctasq.tasks.project import project_file, project_root
 from asynctasq.tasks.schedules import Cron, Every, Schedule
 
@@ -28,6 +38,7 @@ NEVER_EMPTY = frozenset({"signing_keys"})
 ADDRESSES = frozenset({"driver", "redis_url", "postgres_url", "mysql_url", "sqs_endpoint_url", "sqs_queue_url_prefix"})
 """Settings that may hold a password."""
 Names = Annotated[tuple[str, ...], NoDecode]
+Objects = Annotated[tuple[object, ...], NoDecode]
 PositiveSeconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 PositiveCount = Annotated[int, Field(ge=1)]
 
@@ -92,6 +103,10 @@ class Settings(BaseSettings):
     schedules: Annotated[Mapping[str, ScheduleSetting], NoDecode] = Field(
         {}, description="Name -> task and when workers run it: cron or every, and tz, misfire, jitter, arguments."
     )
+    middleware: Objects = Field(
+        (), description="What is wrapped around dispatches and attempts, outermost first: package.module:name, ..."
+    )
+    lifespan: Objects = Field((), description="What a worker enters before its first task: package.module:name, ...")
     queues: str = Field("default", description="Queues of a worker: a,b in strict order or a:3,b:1 by weight.")
     concurrency: PositiveCount = Field(10, description="Attempts at once in a worker.")
     process_pool_size: PositiveCount | None = Field(
@@ -119,7 +134,7 @@ class Settings(BaseSettings):
         None, description="Seconds after a message is due until its signature is refused; default: never."
     )
 
-    @field_validator("app", mode="before")
+    @field_validator("app", "middleware", "lifespan", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
@@ -134,6 +149,14 @@ class Settings(BaseSettings):
             raise ValueError(
                 'must be a JSON object such as {"nightly": {"task": "shop:Report", "cron": "0 3 * * *"}}'
             ) from None
+
+    @field_validator("middleware", "lifespan")
+    @classmethod
+    def _check_objects(cls, value: tuple[object, ...], info: ValidationInfo) -> tuple[object, ...]:
+        for entry in value:
+            if not isinstance(entry, str):
+                (check_middleware if info.field_name == "middleware" else check_lifespan)(entry)
+        return value
 
     @field_validator("signing_keys", mode="before")
     @classmethod

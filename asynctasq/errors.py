@@ -17,6 +17,7 @@ __all__ = [
     "InvalidQueueName",
     "InvalidTransition",
     "LeaseLost",
+    "LifespanError",
     "MissingExtra",
     "ModelNotFoundError",
     "Reject",
@@ -139,6 +140,10 @@ class ModelNotFoundError(AsyncTasqError, LookupError):
 
 class LeaseLost(AsyncTasqError):
     """The lease of an attempt ran out and another worker may have the message."""
+
+
+class LifespanError(AsyncTasqError):
+    """A lifespan of the application could not be entered, or none of them yields what a task asks for."""
 
 
 class InvalidTransition(AsyncTasqError):

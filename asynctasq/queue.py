@@ -3,8 +3,8 @@
 import asyncio
 import os
 import threading
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -17,9 +17,10 @@ from asynctasq.codec.limits import DEFAULT_LIMITS, Limits
 from asynctasq.codec.signing import SigningKeys, open_result
 from asynctasq.drivers.base import Driver, KeepsResults, Transactional
 from asynctasq.errors import DELAY_S_MAX, DispatchError, UnsupportedFeature
-from asynctasq.kernel.envelope import Envelope
+from asynctasq.kernel.envelope import NO_HEADERS, Envelope
 from asynctasq.kernel.messages import Message
 from asynctasq.tasks.base import RESERVED, BaseTask
+from asynctasq.tasks.configured import middleware_of
 from asynctasq.tasks.definition import (
     TaskDefinition,
     arguments_of,
@@ -30,6 +31,7 @@ from asynctasq.tasks.definition import (
 )
 from asynctasq.tasks.dispatching import Dispatcher
 from asynctasq.tasks.functions import TaskFunction
+from asynctasq.tasks.middleware import DispatchContext, around_dispatch
 from asynctasq.tasks.options import Options
 
 __all__ = [
@@ -57,8 +59,22 @@ class MessageFactory:
     signing_ttl_s: float | None = None
     limits: Limits = DEFAULT_LIMITS
 
-    def message(self, task: BaseTask[Any]) -> Message:
-        """Return the message that runs `task`, and set id and instant of the dispatch on the task.
+    @contextmanager
+    def within(self, middleware: Sequence[object], tasks: Sequence[BaseTask[Any]]) -> Generator[list[DispatchContext]]:
+        """Enter the middleware for the dispatch of these tasks; their messages are to be made and stored inside.
+
+        Raises: ConfigError for middleware that can't be imported, and what it raises.
+        """
+        made, contexts = middleware_of(middleware), list(map(self._context, tasks))
+        with around_dispatch(made, contexts):
+            yield contexts
+
+    def _context(self, task: BaseTask[Any]) -> DispatchContext:
+        options = options_of(task)
+        return DispatchContext(task=task, task_id=options.task_id or self.new_id(), queue=options.queue)
+
+    def message(self, task: BaseTask[Any], context: DispatchContext | None = None) -> Message:
+        """Return the message that runs `task`, with what middleware put into `context`; set id and instant on the task.
 
         Raises: UnserializableValue, BodyTooLarge, DispatchError.
         """
@@ -83,8 +99,9 @@ class MessageFactory:
             max_crashes=options.max_crashes,
             missing=options.missing,
             expires_s=options.expires_s,
+            headers=NO_HEADERS if context is None else context.headers,
         )
-        task_id = options.task_id or self.new_id()
+        task_id = options.task_id or self.new_id() if context is None else context.task_id
         set_dispatched(task, task_id, datetime.fromtimestamp(now, UTC))
         return Message(
             id=task_id,
@@ -137,6 +154,7 @@ class Queue(Dispatcher[BaseTask[Any]]):
     """Dispatches tasks to their drivers.
 
     `driver` is where tasks go that name no other; `find_driver` returns the driver for a `_driver_override` by name.
+    `middleware` is what `init` takes: middleware, or names that are imported by the first dispatch.
     """
 
     def __init__(
@@ -145,10 +163,12 @@ class Queue(Dispatcher[BaseTask[Any]]):
         *,
         find_driver: Callable[[str], Driver] | None = None,
         factory: MessageFactory | None = None,
+        middleware: Sequence[object] = (),
     ) -> None:
         self.driver = driver
         self._find_driver = find_driver
         self.factory = factory or MessageFactory()
+        self.middleware = middleware
 
     def driver_of(self, task: BaseTask[Any]) -> Driver:
         """Return where this task goes."""
@@ -164,8 +184,18 @@ class Queue(Dispatcher[BaseTask[Any]]):
             raise DispatchError(f"no driver named {override!r} is configured for this queue")
         return self._find_driver(override)
 
-    async def dispatch(self, tasks: Sequence[BaseTask[Any]], *, connection: Any = None) -> list[str]:
-        ids, batches = self._prepare(tasks)
+    async def dispatch(
+        self,
+        tasks: Sequence[BaseTask[Any]],
+        *,
+        connection: Any = None,
+        contexts: Sequence[DispatchContext] | None = None,
+    ) -> list[str]:
+        """Do what `Dispatcher` says; with `contexts`, inside middleware that was entered already."""
+        if self.middleware and contexts is None:
+            with self.factory.within(self.middleware, tasks) as made:
+                return await self.dispatch(tasks, connection=connection, contexts=made)
+        ids, batches = self._prepare(tasks, contexts)
         if connection is None:
             for driver, messages in batches:
                 await driver.enqueue(messages)
@@ -174,11 +204,22 @@ class Queue(Dispatcher[BaseTask[Any]]):
                 await transactional.enqueue_in(connection, messages)
         return ids
 
-    def dispatch_sync(self, tasks: Sequence[BaseTask[Any]], *, connection: Any = None) -> list[str]:
+    def dispatch_sync(
+        self,
+        tasks: Sequence[BaseTask[Any]],
+        *,
+        connection: Any = None,
+        contexts: Sequence[DispatchContext] | None = None,
+    ) -> list[str]:
+        """Do `dispatch` from code that has no event loop; middleware runs in the thread of the caller."""
         if connection is None:
             refuse_running_loop()
-            return background_loop.run(lambda: self.dispatch(tasks))
-        ids, batches = self._prepare(tasks)
+        if self.middleware and contexts is None:
+            with self.factory.within(self.middleware, tasks) as made:
+                return self.dispatch_sync(tasks, connection=connection, contexts=made)
+        if connection is None:
+            return background_loop.run(lambda: self.dispatch(tasks, contexts=contexts))
+        ids, batches = self._prepare(tasks, contexts)
         for transactional, messages in _all_transactional(batches):
             transactional.enqueue_in_sync(connection, messages)
         return ids
@@ -203,14 +244,16 @@ class Queue(Dispatcher[BaseTask[Any]]):
         """Close the default driver's connections of the running loop."""
         await self.driver.close()
 
-    def _prepare(self, tasks: Sequence[BaseTask[Any]]) -> tuple[list[str], list[tuple[Driver, list[Message]]]]:
+    def _prepare(
+        self, tasks: Sequence[BaseTask[Any]], contexts: Sequence[DispatchContext] | None
+    ) -> tuple[list[str], list[tuple[Driver, list[Message]]]]:
         """Encode everything before anything is stored; one batch per driver, order kept."""
         ids: list[str] = []
         batches: dict[int, tuple[Driver, list[Message]]] = {}
-        for task in tasks:
+        for number, task in enumerate(tasks):
             driver = self.driver_of(task)
             _check_reachable(task, driver)
-            message = self.factory.message(task)
+            message = self.factory.message(task, contexts[number] if contexts else None)
             ids.append(message.id)
             batches.setdefault(id(driver), (driver, []))[1].append(message)
         return ids, list(batches.values())

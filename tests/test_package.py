@@ -26,7 +26,9 @@ def test_the_public_names_are_these() -> None:
         "AsyncTasqError",
         "Cron",
         "Every",
+        "Middleware",
         "Reject",
+        "Resource",
         "Retry",
         "Snooze",
         "SyncProcessTask",
@@ -39,6 +41,7 @@ def test_the_public_names_are_these() -> None:
         "dispatch_many",
         "dispatch_many_sync",
         "init",
+        "resource",
         "task",
     ]
 

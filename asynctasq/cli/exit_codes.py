@@ -6,7 +6,7 @@ import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from asynctasq.errors import ConfigError, DriverError, DriverMisconfigured, InvalidQueueName
+from asynctasq.errors import ConfigError, DriverError, DriverMisconfigured, InvalidQueueName, LifespanError
 from asynctasq.kernel.texts import printable_lines
 from asynctasq.logs import get_logger
 
@@ -24,6 +24,7 @@ class ExitCode(enum.IntEnum):
     CONFIGURATION = 3
     BACKEND = 4
     UNEXPECTED = 5
+    LIFESPAN = 6
 
 
 @contextmanager
@@ -35,6 +36,8 @@ def exit_on_error() -> Generator[None]:
         _exit(error, ExitCode.CONFIGURATION)
     except DriverError as error:
         _exit(error, ExitCode.BACKEND)
+    except LifespanError as error:
+        _exit(error, ExitCode.LIFESPAN)
     except Exception as error:  # noqa: BLE001 - the top of the program
         _exit_unexpected(error)
 

@@ -22,6 +22,7 @@ from asynctasq.core.worker import Worker
 from asynctasq.errors import ConfigError
 from asynctasq.kernel.texts import printable
 from asynctasq.tasks.application import Application
+from asynctasq.tasks.configured import lifespans_of, middleware_of
 from asynctasq.tasks.definition import definition_of
 from asynctasq.tasks.registry import known_names, registered
 from asynctasq.utils.loop import run_despite_exits
@@ -83,6 +84,7 @@ def _worker(
             f"the driver {driver} keeps its messages in one process: a worker would never see a task; "
             "use sqlite, redis, postgres, mysql or sqs"
         )
+    setup.in_use = True
     record = None if output.quiet else AttemptLines(sys.stdout, as_json=output.json)
     return Worker(
         driver,
@@ -100,6 +102,8 @@ def _worker(
             body_bytes_max=settings.body_bytes_max,
             burst=burst,
             schedules=_schedules(settings, application),
+            middleware=middleware_of(setup.settings.middleware),
+            lifespans=lifespans_of(setup.settings.lifespan),
             handle_signals=False,  # `_serve` does, from before the worker starts
         ),
         runtime=ProductionRuntime(record=record),
@@ -132,6 +136,7 @@ def _banner(worker: Worker, settings: Settings, setup: Setup, output: Output) ->
         "processes": settings.process_pool_size or os.cpu_count() or 1,
         "lease_s": settings.lease_s,
         "signing": _signing(setup),
+        **_around(worker),
         "app": ", ".join(settings.app) or "tasks are found in the project root",
     }
     if other_queues := _unserved_queues(worker.queues.names):
@@ -145,6 +150,13 @@ def _banner(worker: Worker, settings: Settings, setup: Setup, output: Output) ->
             + "".join(f"  {name:<{width}}  {printable(str(fact))}\n" for name, fact in facts.items())
         )
     sys.stdout.flush()
+
+
+def _around(worker: Worker) -> dict[str, str]:
+    """Return what the application has put around attempts and the worker, if anything."""
+    middleware = ", ".join(type(each).__qualname__ for each in worker.settings.middleware or ())
+    lifespans = ", ".join(lifespan.name for lifespan in worker.settings.lifespans or ())
+    return {name: text for name, text in (("middleware", middleware), ("lifespan", lifespans)) if text}
 
 
 def _signing(setup: Setup) -> str:

@@ -34,6 +34,7 @@ from asynctasq.kernel.envelope import (
     TASK_NAME_CHARS_MAX,
     Envelope,
     Missing,
+    check_headers,
 )
 from asynctasq.kernel.retry import Delays, Exponential, Fixed, RetryPolicy
 
@@ -166,9 +167,9 @@ def _to_fields(envelope: Envelope) -> list[object]:
             fields.append(envelope.scheduled_for)
     elif envelope.missing != MISSING_DEFAULT:
         fields += (envelope.timeout_s, envelope.keep_result_s, envelope.max_crashes)
-        fields += (dict(envelope.headers), envelope.missing)
+        fields += (_headers(dict(envelope.headers)), envelope.missing)
     elif envelope.headers:
-        fields += (envelope.timeout_s, envelope.keep_result_s, envelope.max_crashes, dict(envelope.headers))
+        fields += (envelope.timeout_s, envelope.keep_result_s, envelope.max_crashes, _headers(dict(envelope.headers)))
     elif envelope.max_crashes != MAX_CRASHES_DEFAULT:
         fields += (envelope.timeout_s, envelope.keep_result_s, envelope.max_crashes)
     elif envelope.keep_result_s is not None:
@@ -281,6 +282,5 @@ def _headers(value: object) -> Mapping[str, str]:
     if type(value) is not dict:
         raise TypeError("headers must be a map")
     headers = cast("dict[object, object]", value)
-    if not all(type(key) is str and type(text) is str for key, text in headers.items()):
-        raise TypeError("headers must be texts")
+    check_headers(headers)
     return cast("dict[str, str]", headers)

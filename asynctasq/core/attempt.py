@@ -4,6 +4,7 @@ import asyncio
 import logging
 from typing import cast
 
+from asynctasq.core.around_attempt import run_within
 from asynctasq.core.current_task import running_task
 from asynctasq.core.exception_codec import log_error, record_of
 from asynctasq.core.hooks import AttemptEnvironment, HookCaller, may_retry, record_event
@@ -60,6 +61,7 @@ from asynctasq.kernel.schedule import TICKER_TASK
 from asynctasq.logs import get_logger
 from asynctasq.tasks.base import AsyncTask, SyncTask
 from asynctasq.tasks.completing import running_completion
+from asynctasq.tasks.middleware import Middleware
 from asynctasq.tasks.mode import Mode
 from asynctasq.tasks.registry import registered, source_file
 
@@ -79,9 +81,10 @@ SNOOZED_MAX = 10_000
 class AttemptRunner:
     """Runs attempts one at a time or many at once; of those that have ended it knows which were snoozed.
 
-    Of `settings` count `lease_s`, which leases were asked for, `hook_timeout_s`, and `fetch_values`: the value that a
-    child process returned is in `InFlightAttempt.value` too, whether or not it is kept. Without `completion_factory` no
-    task can settle itself. `tickers` run the messages that keep schedules going.
+    Of `settings` count `lease_s`, which leases were asked for, `hook_timeout_s`, which bounds `failed`, `should_retry`,
+    and entering and leaving one of `middleware`, and `fetch_values`: the value that a child process returned is in
+    `InFlightAttempt.value` too, whether or not it is kept. Without `completion_factory` no task can settle itself.
+    `tickers` run the messages that keep schedules going.
     """
 
     def __init__(
@@ -100,6 +103,8 @@ class AttemptRunner:
         self._settings = settings
         self._completion_factory = completion_factory
         self._tickers = tickers
+        middleware = settings.middleware or ()
+        self._middleware = [each for each in middleware if type(each).attempting is not Middleware.attempting]
         self._snoozed: dict[str, None] = {}
         self._hooks = HookCaller(task_factory, lanes, environment=environment, timeout_s=settings.hook_timeout_s)
 
@@ -184,7 +189,11 @@ class AttemptRunner:
     async def _in_lane(self, run: AttemptRun) -> Outcome:
         envelope, mode = run.invocation.envelope, run.invocation.definition.mode
         if mode.in_process:
-            return await self._in_process(run)
+            replied = self._in_process(run)
+            if self._middleware:
+                run.built = True  # what middleware raises says nothing of the message
+                replied = run_within(self._middleware, run, replied, timeout_s=self._settings.hook_timeout_s)
+            return await replied
         task = run.task = await self._task_factory.build(run.invocation, timeout_s=envelope.timeout_s)
         run.built = True
         running_task.set(task)
@@ -193,10 +202,13 @@ class AttemptRunner:
         token = running_completion.set(run.completion)
         try:
             if mode is Mode.LOOP:
-                value = await self._lanes.run_async(cast("AsyncTask[object]", task), envelope.timeout_s)
+                returned = self._lanes.run_async(cast("AsyncTask[object]", task), envelope.timeout_s)
             else:
                 execute = cast("SyncTask[object]", task).execute
-                value = await self._lanes.run_blocking(execute, envelope.timeout_s, what=run.attempt.task_name)
+                returned = self._lanes.run_blocking(execute, envelope.timeout_s, what=run.attempt.task_name)
+            if self._middleware:
+                returned = run_within(self._middleware, run, returned, timeout_s=self._settings.hook_timeout_s)
+            value = await returned
         finally:
             running_completion.reset(token)  # the hooks of a failed attempt must not complete it
         return self._returned(run, value)

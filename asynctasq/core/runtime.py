@@ -19,6 +19,7 @@ from asynctasq.core.exception_codec import log_error
 from asynctasq.core.lanes.child import ChildSettings
 from asynctasq.core.lanes.lanes import InlineLanes, Lanes, LocalLanes, WorkerLanes
 from asynctasq.core.leases import LeaseRenewer, LoopLeaseRenewer, ThreadLeaseRenewer
+from asynctasq.core.lifespans import ENTER_S_MAX
 from asynctasq.core.orms import attempt_scope
 from asynctasq.core.schedule_messages import ScheduledTask
 from asynctasq.core.task_factory import TaskFactory
@@ -28,6 +29,8 @@ from asynctasq.kernel.retry import RandomSource
 from asynctasq.kernel.schedule import CHECK_S
 from asynctasq.logs import get_logger
 from asynctasq.tasks.application import Application
+from asynctasq.tasks.configured import Lifespan, lifespans_of, middleware_of
+from asynctasq.tasks.middleware import Middleware
 from asynctasq.tasks.options import whole_number
 from asynctasq.tasks.project import project_root
 
@@ -53,6 +56,8 @@ class WorkerSettings:
         or, in a test run, for none.
     schedule_check_s: how often it looks after them; for three times as long its code counts after it has died.
     fetch_values: the ledger has what a process task returned, too, whether or not it is kept.
+    middleware, lifespans: those of the application's configuration, where they are None.
+    lifespan_start_s: how long the lifespans may take to start.
     """
 
     application: Application = field(default_factory=lambda: Application((), project_root()))
@@ -71,6 +76,25 @@ class WorkerSettings:
     fetch_values: bool = False
     process_pool_size: int | None = None
     process_pool_max_tasks_per_child: int | None = None
+    middleware: tuple[Middleware, ...] | None = None
+    lifespans: tuple[Lifespan, ...] | None = None
+    lifespan_start_s: float = ENTER_S_MAX
+
+    def of_application(self) -> Self:
+        """Return these settings with the middleware and lifespans that are configured, where none were given.
+
+        Raises: ConfigError.
+        """
+        if self.middleware is not None and self.lifespans is not None:
+            return self
+        from asynctasq.core.setup import application_settings
+
+        configured = application_settings()
+        return replace(
+            self,
+            middleware=middleware_of(configured.middleware) if self.middleware is None else self.middleware,
+            lifespans=lifespans_of(configured.lifespan) if self.lifespans is None else self.lifespans,
+        )
 
     def with_pool(self, size: int | None, max_tasks_per_child: int | None) -> Self:
         """Return these settings with what is given for the pool of processes."""
@@ -125,6 +149,7 @@ def worker_lanes(
         body_bytes_max=settings.body_bytes_max,
         databases=databases or {},
         driver=driver,
+        lifespans=tuple(lifespan.name for lifespan in settings.lifespans or () if lifespan.name),
     )
     return WorkerLanes(
         child,

@@ -1,6 +1,7 @@
 """The application's default queue: made by `init`, or from the environment when it is first needed."""
 
 import atexit
+import os
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,15 +9,18 @@ from typing import Any
 
 from asynctasq.codec.limits import Limits
 from asynctasq.codec.signing import SigningKeys
-from asynctasq.config import Settings, load_settings
+from asynctasq.config import ENV_PREFIX, Settings, load_settings
 from asynctasq.drivers.base import Driver
 from asynctasq.drivers.urls import SCHEMES, create_driver, names_kind_of, split_options, sqlite_url
 from asynctasq.errors import ConfigError, DispatchError
+from asynctasq.logs import get_logger
 from asynctasq.queue import MessageFactory, Queue, background_loop
 from asynctasq.tasks.dispatching import set_default_dispatcher
+from asynctasq.tasks.project import project_root
 
 __all__ = [
     "Setup",
+    "application_settings",
     "close",
     "current_setup",
     "default_queue",
@@ -27,12 +31,15 @@ __all__ = [
     "installed_setup",
 ]
 
+logger = get_logger(__name__)
+
 
 class Setup:
-    """Settings, and the drivers made from them: one per name."""
+    """Settings, and the drivers made from them: one per name. `in_use` says that a worker runs with them."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.in_use = False
         self._drivers: dict[str, Driver] = {}
         self._lock = threading.Lock()
         secrets = signing_key_bytes(settings)
@@ -44,6 +51,7 @@ class Setup:
                 signing_ttl_s=settings.signing_ttl_s,
                 limits=Limits(body_bytes_max=settings.body_bytes_max),
             ),
+            middleware=settings.middleware,
         )
 
     def driver(self, name: str) -> Driver:
@@ -52,6 +60,21 @@ class Setup:
             if name not in self._drivers:
                 self._drivers[name] = driver_from(self.settings, name)
             return self._drivers[name]
+
+    def adopt(self, other: Settings) -> None:
+        """Take middleware and lifespan of these settings, which hold in every process of the application.
+
+        A worker that runs already keeps its own.
+        """
+        wanted = {"middleware": other.middleware, "lifespan": other.lifespan}
+        if not self.in_use:
+            self.settings = self.settings.model_copy(update=wanted)
+            self.queue.middleware = other.middleware
+        elif wanted != {"middleware": self.settings.middleware, "lifespan": self.settings.lifespan}:
+            logger.error(
+                "init() gave middleware or a lifespan in a module that was imported when the worker ran already, which "
+                "goes on without them; name that module with --app, or write them into pyproject.toml"
+            )
 
     async def close(self) -> None:
         """Close what every driver has open in the running loop."""
@@ -112,7 +135,7 @@ def init(config: Mapping[str, Any] | None = None, **settings: Any) -> None:
     """Configure the application: `init({"driver": "redis"})` or `init(driver="redis")`.
 
     Opens nothing. Calling it again replaces the earlier configuration. Inside a worker it only checks: the
-    worker's own configuration stands.
+    worker's own configuration stands, but for `middleware` and `lifespan`, which the worker takes before it starts.
 
     Raises: ConfigError for unknown or wrong settings.
     """
@@ -124,6 +147,8 @@ def install(setup: Setup, *, pin: bool = False) -> None:
     global _current, _pinned
     with _lock:
         if _pinned and not pin:
+            if _current is not None:
+                _current.adopt(setup.settings)
             return
         if _current is not None:
             _replaced.append(_current)
@@ -158,6 +183,40 @@ def current_setup() -> Setup:
 def installed_setup() -> Setup | None:
     """Return the configuration made so far; None if the environment was not read yet and `init` not called."""
     return _current
+
+
+_read: tuple[object, Settings | None] = (None, None)
+"""What was read from the environment without installing it, and the state of the environment it was read from."""
+
+
+def application_settings() -> Settings:
+    """Return the settings that hold, those of the environment if `init` was not called; installs nothing.
+
+    The environment is read again when it, or a file of the project root, has changed.
+
+    Raises: ConfigError.
+    """
+    global _read  # noqa: PLW0603 - reading the files at every start of a worker costs more than a whole test may
+    if _current is not None:
+        return _current.settings
+    sources, read = _sources(), _read
+    if read[1] is None or read[0] != sources:
+        _read = read = (sources, load_settings())
+    assert read[1] is not None, "just read"
+    return read[1]
+
+
+def _sources() -> object:
+    root = project_root()
+    environment = [(name, value) for name, value in os.environ.items() if name.upper().startswith(ENV_PREFIX)]
+    return (root, environment, *(_changed_at(root / name) for name in (".env", "pyproject.toml")))
+
+
+def _changed_at(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def default_queue() -> Queue:

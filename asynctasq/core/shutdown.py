@@ -62,6 +62,11 @@ class StopRequest:
         """Cancel the body at an instant that every request may move; then it ends here, without an error."""
         return _Cancelling(self._clock, self._listeners, at)
 
+    def ending(self, end_s: float, *, least_s: float) -> "_Cancelling":
+        """Cancel the body `end_s` after the deadline, that of a request now at the latest, but not before `least_s`."""
+        now = self._clock.monotonic()
+        return self.cancelling(lambda: max(min(self.deadline, now + self._timeout_s) + end_s, now + least_s))
+
 
 class _Cancelling:
     """A context manager that is no generator: one left open by a simulated crash would be a step more at the end."""

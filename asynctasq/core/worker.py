@@ -11,6 +11,7 @@ from asynctasq.core.attempt import AttemptRunner
 from asynctasq.core.completion import LeaseCompletionFactory
 from asynctasq.core.exception_codec import log_error
 from asynctasq.core.in_flight import CancelReason, InFlightAttempt
+from asynctasq.core.lifespans import LifespanRun
 from asynctasq.core.queue_order import parse_queues
 from asynctasq.core.reconnect import ReconnectBackoff
 from asynctasq.core.runtime import ProductionRuntime, Runtime, WorkerSettings
@@ -63,7 +64,8 @@ class Worker:
         self.driver = queue_driver
         self.concurrency = whole_number(concurrency, "concurrency", least=1)
         self.max_tasks = None if max_tasks is None else whole_number(max_tasks, "max_tasks", least=1)
-        self.settings = (settings or WorkerSettings()).with_pool(process_pool_size, process_pool_max_tasks_per_child)
+        settings = (settings or WorkerSettings()).with_pool(process_pool_size, process_pool_max_tasks_per_child)
+        self.settings = settings.of_application()
         self._runtime = runtime or ProductionRuntime()
         self.queues = parse_queues(queues, self._runtime.rng)
         self._clock = self._runtime.clock
@@ -91,6 +93,7 @@ class Worker:
             ),
             tickers=self._tickers,
         )
+        self._lifespans = LifespanRun(self.settings.lifespans or ())
         self._ledger = WorkerLedger(self._runtime)
         self._in_flight: dict[str, InFlightAttempt] = {}
         self._to_settle: list[tuple[Lease, Settlement]] = []
@@ -108,8 +111,8 @@ class Worker:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing runs and nothing waits to be settled."""
-        return not self._in_flight and not self._to_settle
+        """Whether nothing runs, not even the start or end of a lifespan, and nothing waits to be settled."""
+        return not self._in_flight and not self._to_settle and not self._lifespans.at_work
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -119,7 +122,7 @@ class Worker:
         Whatever the backend does, it ends `shutdown_timeout_s` + `end_timeout_s` after the request to stop.
 
         Raises: DriverError if the backend can't be used, stayed away for `broker_timeout_s`, or could not be told in
-        time how the last attempts ended.
+        time how the last attempts ended; LifespanError if a lifespan of the application could not be entered.
         """
         self._wake_up = asyncio.Event()
         self._may_have_work, self._started = True, 0
@@ -152,6 +155,7 @@ class Worker:
         stop, end_s = self._stop, self.settings.end_timeout_s
         async with stop.cancelling(lambda: stop.requested_at):
             await self.driver.open()
+            await self._lifespans.enter(self.settings.lifespan_start_s)
         self._tickers.start()
         self._renewer.start(self._on_lost)
         async with stop.cancelling(lambda: stop.deadline + end_s * CALL_SHARE):
@@ -167,6 +171,8 @@ class Worker:
         self._stop.request(immediate=immediate)
 
     async def _close(self) -> None:
+        if self._lifespans.entered:
+            await self._leave_lifespans()
         await self._lanes.stop_processes()
         self._lanes.close()
         stop, latest = self._stop, self._clock.monotonic() + CLOSE_S_MIN
@@ -177,6 +183,15 @@ class Worker:
             await self.driver.close()
         self._stop = self._new_stop_request()  # for the next start
         self._ledger.stopped()
+
+    async def _leave_lifespans(self) -> None:
+        """Leave them when the last attempt has ended, those of idle children first, while there is time to stop."""
+        end_s = self.settings.end_timeout_s
+        await self._wait_for_cancelled()
+        async with self._stop.ending(end_s / 2, least_s=CLOSE_S_MIN):
+            await self._lanes.end_idle_processes()
+        async with self._stop.ending(end_s, least_s=CLOSE_S_MIN):
+            await self._lifespans.leave()
 
     # -- the loop ----------------------------------------------------------------------------------
 
@@ -266,7 +281,7 @@ class Worker:
             return
         loop = asyncio.get_running_loop()
         if self._to_settle:
-            self._drop_stale_settlements(leases)
+            self._to_settle = self._ledger.without_stale(self._to_settle, leases)
         for lease in leases:
             if (earlier := self._in_flight.get(lease.message_id)) is not None:
                 self._cancel_lost(earlier)  # its own lease ran out, and this worker was the next to reserve
@@ -276,16 +291,6 @@ class Worker:
             self._renewer.add(attempt)
             self._ledger.attempt(attempt, Kind.RESERVED, due_at=asked_now + self.settings.lease_s)
             attempt.asyncio_task = loop.create_task(self._run_attempt(attempt), name=lease.message_id)
-
-    def _drop_stale_settlements(self, leases: Sequence[Lease]) -> None:
-        """Drop the settlements of messages that have been reserved again: their tokens are no longer valid."""
-        reserved_again = {lease.message_id for lease in leases}
-        ended, self._to_settle = self._to_settle, []
-        for lease, settlement in ended:
-            if lease.message_id not in reserved_again:
-                self._to_settle.append((lease, settlement))
-            else:
-                self._ledger.dropped(lease, settlement)
 
     async def _run_attempt(self, attempt: InFlightAttempt) -> None:
         attempt.begun = True
@@ -377,6 +382,11 @@ class Worker:
             attempt.cancel_reason = attempt.cancel_reason or CancelReason.WORKER_STOPS
             self._cancel(attempt)
 
+    async def _wait_for_cancelled(self) -> None:
+        tasks = [attempt.asyncio_task for attempt in self._in_flight.values() if attempt.asyncio_task is not None]
+        if tasks:
+            await asyncio.wait(tasks, timeout=self.settings.end_timeout_s * CANCEL_SHARE)
+
     async def _interrupt(self) -> None:
         """Cancel the attempts that still run; children are dead before their messages become visible to others."""
         rest = [attempt for attempt in self._in_flight.values() if attempt.asyncio_task is not None]
@@ -385,12 +395,9 @@ class Worker:
         logger.warning("%d attempts are interrupted and handed back", len(rest))
         for attempt in rest:
             attempt.cancel_reason = attempt.cancel_reason or CancelReason.WORKER_STOPS
-        await self._lanes.stop_processes()
+        await self._lanes.interrupt_processes()
         for attempt in rest:
             self._cancel(attempt)
-        await asyncio.wait(
-            [attempt.asyncio_task for attempt in rest if attempt.asyncio_task is not None],
-            timeout=self.settings.end_timeout_s * CANCEL_SHARE,
-        )
+        await self._wait_for_cancelled()
         for attempt in self._in_flight.values():
             logger.error("%s ignores its cancellation; its lease runs out", attempt)

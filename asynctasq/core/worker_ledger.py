@@ -32,9 +32,18 @@ class WorkerLedger:
             kind = Kind.LOST if lease.message_id in lost else Kind.SETTLED
             self._enter(lease, kind, settlement, due_at)
 
-    def dropped(self, lease: Lease, settlement: Settlement) -> None:
-        """Enter that a settlement is no longer valid."""
-        self._enter(lease, Kind.LOST, settlement, 0.0)
+    def without_stale(
+        self, settlements: Sequence[tuple[Lease, Settlement]], leases: Sequence[Lease]
+    ) -> list[tuple[Lease, Settlement]]:
+        """Drop the settlements of messages that have been reserved again: their tokens are no longer valid."""
+        reserved_again = {lease.message_id for lease in leases}
+        valid: list[tuple[Lease, Settlement]] = []
+        for lease, settlement in settlements:
+            if lease.message_id not in reserved_again:
+                valid.append((lease, settlement))
+            else:
+                self._enter(lease, Kind.LOST, settlement, 0.0)
+        return valid
 
     def attempt(self, attempt: InFlightAttempt, kind: Kind, *, due_at: float = 0.0) -> None:
         """Enter an event of an attempt."""

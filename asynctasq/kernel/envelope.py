@@ -9,6 +9,8 @@ from asynctasq.kernel.retry import RetryPolicy
 
 __all__ = [
     "COUNT_MAX",
+    "HEADERS_CHARS_MAX",
+    "HEADERS_MAX",
     "MAX_CRASHES_DEFAULT",
     "MAX_CRASHES_MOST",
     "MISSING",
@@ -19,6 +21,7 @@ __all__ = [
     "VAR_POSITIONAL",
     "Envelope",
     "Missing",
+    "check_headers",
 ]
 
 Missing = Literal["retry", "fail", "none"]
@@ -33,6 +36,10 @@ COUNT_MAX = 2**31 - 1
 """The largest limit of attempts that a message may carry."""
 TASK_NAME_CHARS_MAX = 500
 """The longest name of a task, `module:qualname`: it stands in log lines and is compared with others."""
+HEADERS_MAX = 64
+"""How many headers a message may have."""
+HEADERS_CHARS_MAX = 16_384
+"""How many characters their names and texts may have together."""
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 VAR_POSITIONAL = "*"
@@ -48,7 +55,7 @@ class Envelope:
     `task` is the name `module:qualname`, `arguments` the packed dict of name to value. A retry uses
     `max_attempts`, `retry` and `timeout_s` as they were when the task was dispatched, at `dispatched_at`
     (seconds since the epoch). The result is kept for `keep_result_s` seconds, or not at all if None.
-    `headers` are texts for tracing. `missing` says what becomes of an attempt whose model is gone.
+    `headers` are texts that middleware set. `missing` says what becomes of an attempt whose model is gone.
     An attempt starts less than `expires_s` seconds after the message was stored, or at any time if None.
     `scheduled_for` is the tick of a schedule that it runs, in seconds since the epoch.
     """
@@ -65,3 +72,16 @@ class Envelope:
     missing: Missing = MISSING_DEFAULT
     expires_s: float | None = None
     scheduled_for: float | None = None
+
+
+def check_headers(headers: Mapping[object, object]) -> None:
+    """Raise TypeError for headers that are not texts, ValueError for too many or too long ones."""
+    if len(headers) > HEADERS_MAX:
+        raise ValueError(f"there are {len(headers)} headers, the limit is {HEADERS_MAX}")
+    chars = 0
+    for name, text in headers.items():
+        if type(name) is not str or type(text) is not str:
+            raise TypeError(f"headers must be texts, not {name!r}: {type(text).__qualname__}")
+        chars += len(name) + len(text)
+    if chars > HEADERS_CHARS_MAX:
+        raise ValueError(f"the headers have {chars:,} characters, the limit is {HEADERS_CHARS_MAX:,}")

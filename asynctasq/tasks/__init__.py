@@ -11,13 +11,17 @@ from asynctasq.tasks.base import (
 from asynctasq.tasks.batches import dispatch_many, dispatch_many_sync
 from asynctasq.tasks.dispatching import Dispatcher
 from asynctasq.tasks.functions import TaskFunction, task
+from asynctasq.tasks.middleware import AttemptContext, DispatchContext, Middleware
 from asynctasq.tasks.mode import Mode
 
 __all__ = [
     "AsyncProcessTask",
     "AsyncTask",
+    "AttemptContext",
     "BaseTask",
+    "DispatchContext",
     "Dispatcher",
+    "Middleware",
     "Mode",
     "SyncProcessTask",
     "SyncTask",

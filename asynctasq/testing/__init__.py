@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 # pytest loads the plugin beside this file in every project, used or not: importing this package must cost little.
 _NAMES_IN = {
     "clock": "VirtualClock",
+    "engine.surroundings": "resources",
     "errors": "Deadlock LimitExceeded Livelock OtherLoopResource RealWorldAccess SimulationError",
     "fake_queue": "AttemptRecord Dispatched DrainResult FakeQueue History NestedFakeError NotIdle Performed Recording perform",  # noqa: E501
     "faults": "Crash Delay Duplicate ExpireLease FailAfter FailBefore Faults FaultyDriver Latency LoseReply SkewClock Stop",  # noqa: E501
@@ -17,6 +18,7 @@ _NAMES_IN = {
 }
 if TYPE_CHECKING:
     from asynctasq.testing.clock import VirtualClock
+    from asynctasq.testing.engine.surroundings import resources
     from asynctasq.testing.errors import *
     from asynctasq.testing.fake_queue import *
     from asynctasq.testing.faults import *
@@ -35,5 +37,5 @@ else:
 
 
 # fmt: off
-__all__ = ["AttemptRecord", "Crash", "Deadlock", "Delay", "Dispatched", "DrainResult", "Duplicate", "Entry", "ExpireLease", "FailAfter", "FailBefore", "FakeQueue", "Faults", "FaultyDriver", "History", "Kind", "Latency", "Ledger", "LimitExceeded", "Livelock", "LoseReply", "NestedFakeError", "NotIdle", "OtherLoopResource", "Performed", "QueueStateMachine", "RealQueue", "RealWorldAccess", "Recording", "Simulation", "SimulationError", "SimulationFailed", "SkewClock", "Stop", "Violation", "VirtualClock", "perform", "run_burst_worker", "simulate"]  # noqa: E501
+__all__ = ["AttemptRecord", "Crash", "Deadlock", "Delay", "Dispatched", "DrainResult", "Duplicate", "Entry", "ExpireLease", "FailAfter", "FailBefore", "FakeQueue", "Faults", "FaultyDriver", "History", "Kind", "Latency", "Ledger", "LimitExceeded", "Livelock", "LoseReply", "NestedFakeError", "NotIdle", "OtherLoopResource", "Performed", "QueueStateMachine", "RealQueue", "RealWorldAccess", "Recording", "Simulation", "SimulationError", "SimulationFailed", "SkewClock", "Stop", "Violation", "VirtualClock", "perform", "resources", "run_burst_worker", "simulate"]  # noqa: E501
 # fmt: on

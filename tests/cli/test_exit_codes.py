@@ -12,6 +12,7 @@ from asynctasq.errors import (
     DriverMisconfigured,
     DriverUnavailable,
     InvalidTransition,
+    LifespanError,
     MissingExtra,
     TaskDefinitionError,
     UnsupportedFeature,
@@ -35,6 +36,11 @@ def test_a_wrong_configuration_is_told_in_one_line(kind: type[Exception], capsys
 def test_a_backend_that_refuses_is_told_in_one_line(kind: type[Exception], capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code(kind("the server is away")) == ExitCode.BACKEND
     assert capsys.readouterr().err == "asynctasq: the server is away\n"
+
+
+def test_a_lifespan_that_fails_has_a_code_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(LifespanError("the database is down")) == ExitCode.LIFESPAN
+    assert capsys.readouterr().err == "asynctasq: the database is down\n"
 
 
 @pytest.mark.parametrize(

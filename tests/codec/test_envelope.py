@@ -17,7 +17,7 @@ from asynctasq.errors import (
     UnserializableValue,
     UnsupportedVersion,
 )
-from asynctasq.kernel.envelope import Envelope
+from asynctasq.kernel.envelope import HEADERS_CHARS_MAX, HEADERS_MAX, Envelope
 from asynctasq.kernel.retry import Delays, Exponential, Fixed
 
 ENVELOPE = Envelope(
@@ -121,6 +121,9 @@ BAD = {
     "a negative time to keep": changed(6, -1),
     "headers that are a list": changed(8, []),
     "a header that is a number": changed(8, {"a": 1}),
+    "a header whose name is a number": changed(8, {1: "a"}),
+    "too many headers": changed(8, {str(number): "" for number in range(HEADERS_MAX + 1)}),
+    "too long headers": changed(8, {"a": "x" * HEADERS_CHARS_MAX}),
     "an extension": changed(8, {"a": msgpack.ExtType(1, b"\x90")}),
     "a timestamp": changed(4, msgpack.Timestamp(1)),
 }
@@ -139,6 +142,32 @@ def test_a_body_beyond_the_limit_is_refused_on_both_sides():
         encode_envelope(big, limits=Limits(body_bytes_max=100))
     with pytest.raises(UndecodableBody, match="144 bytes, the limit is 100"):
         decode_envelope(encode_envelope(big), limits=Limits(body_bytes_max=100))
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {str(number): "" for number in range(HEADERS_MAX + 1)},
+        {"a": "x" * HEADERS_CHARS_MAX},
+        {1: "a"},
+        {"a": None},
+    ],
+)
+@pytest.mark.parametrize("missing", ["retry", "fail"])
+def test_headers_that_would_not_be_read_are_not_written(headers, missing):
+    with pytest.raises(UnserializableValue, match="headers"):
+        encode_envelope(dataclasses.replace(ENVELOPE, headers=headers, missing=missing))
+
+
+@pytest.mark.parametrize("headers", [{str(n): "" for n in range(HEADERS_MAX)}, {"a": "x" * (HEADERS_CHARS_MAX - 1)}])
+def test_as_many_headers_as_there_may_be_are_read_again(headers):
+    envelope = dataclasses.replace(ENVELOPE, headers=headers)
+
+    assert decode_envelope(encode_envelope(envelope)) == envelope
+
+
+def test_a_body_without_headers_is_what_it_was():
+    assert encode_envelope(ENVELOPE) == encode_envelope(dataclasses.replace(ENVELOPE, headers={}))
 
 
 def test_options_that_are_no_plain_values_are_refused():

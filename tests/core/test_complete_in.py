@@ -1,14 +1,16 @@
 """complete_in: settles the running attempt in the task's own transaction, fenced by the lease."""
 
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from collections.abc import Set as AbstractSet
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from asynctasq import AsyncProcessTask, AsyncTask, SyncTask, current_task, task
+from asynctasq import AsyncProcessTask, AsyncTask, Middleware, SyncTask, current_task, task
 from asynctasq.core.in_flight import InFlightAttempt
 from asynctasq.core.leases import LeaseRenewer
 from asynctasq.core.runtime import ProductionRuntime, WorkerSettings
@@ -20,6 +22,7 @@ from asynctasq.errors import AsyncTasqError, LeaseLost, UnsupportedFeature
 from asynctasq.kernel.ledger import Entry, Kind
 from asynctasq.kernel.messages import State
 from asynctasq.queue import Queue
+from asynctasq.tasks import AttemptContext
 from asynctasq.tasks.base import BaseTask
 from asynctasq.testing.fake_queue import FakeQueue
 
@@ -472,3 +475,51 @@ async def test_a_lease_is_renewed_until_its_row_is_locked_and_again_if_it_is_not
 
     assert renewer.calls == calls
     await driver.close()
+
+
+# -- inside middleware whose transaction it is ----------------------------------------------------------
+
+
+class Transaction(Middleware):
+    """Opens a transaction around each attempt, and commits it."""
+
+    def __init__(self, *, breaks: bool = False) -> None:
+        self.breaks = breaks
+
+    @asynccontextmanager
+    async def attempting(self, context: AttemptContext) -> AsyncGenerator[None]:
+        connection = connect()
+        write(connection)
+        current.set(connection)
+        try:
+            yield
+            if self.breaks:
+                raise ConnectionError("before the commit")
+            connection.execute("COMMIT")
+        finally:
+            connection.close()
+
+
+current: ContextVar[sqlite3.Connection] = ContextVar("connection")
+
+
+class CompletesThere(AsyncTask[None]):
+    max_attempts = 1
+
+    async def execute(self) -> None:
+        async with self.complete_in(current.get()):
+            pass
+
+
+@pytest.mark.parametrize(("breaks", "state", "written"), [(False, State.COMPLETED, 1), (True, State.DEAD, 0)])
+async def test_the_transaction_of_middleware_decides(file: str, breaks: bool, state: State, written: int) -> None:
+    driver = SQLiteDriver(file)
+    settings = WorkerSettings(handle_signals=False, middleware=(Transaction(breaks=breaks),), lifespans=())
+    await Queue(driver).dispatch([CompletesThere()])
+
+    await Worker(driver, max_tasks=1, settings=settings).start()
+
+    left = (await driver.list_messages("default")).messages
+    await driver.close()
+    assert [message.state for message in left] == ([] if state is State.COMPLETED else [state])
+    assert effects(file) == written

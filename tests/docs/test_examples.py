@@ -15,6 +15,7 @@ from tests.patience import patient_s
 
 ROOT = Path(__file__).parents[2]
 HOW_TO = (
+    "engines-and-clients",
     "judge-a-real-run",
     "replay-a-failure",
     "retries",
@@ -24,6 +25,7 @@ HOW_TO = (
     "test-on-a-real-driver",
     "test-http",
     "test-retries",
+    "wrap-attempts",
 )
 WITH_A_DATABASE = ROOT / "docs" / "tutorial" / "tasks-with-a-database.md"
 PAGES = [

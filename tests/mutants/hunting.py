@@ -28,6 +28,7 @@ from tests.mutants.random_arguments import carried
 from tests.mutants.random_driver_calls import stored
 from tests.mutants.random_tasks import drawn
 from tests.mutants.scheduled import scheduled, scheduled_under_faults
+from tests.mutants.surrounded import surrounded
 from tests.mutants.task_words import aged, policed
 from tests.mutants.tasks import Careless, Choosy, Long, Plain
 from tests.mutants.worker_lifecycle import life
@@ -96,6 +97,7 @@ CASES: Final = (
     Case(workload=mixed),
     Case(workload=redriven, invariants=False, every=2),
     Case(workload=life, faults=(), every=8),
+    Case(workload=surrounded, faults=(), every=16),
     Case(workload=contract, faults=(), every=1_000_000),
     Case(workload=given_up, faults=[Crash(at="mid_attempt", task=Long) for _ in range(5)], every=32),
     Case(workload=taken_over, faults=Duplicate(task=Long), every=32, concurrency=1),

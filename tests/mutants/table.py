@@ -9,6 +9,7 @@ from tests.mutants.planted_recorded import RECORDED
 from tests.mutants.planted_schedules import SCHEDULES
 from tests.mutants.planted_second_author import SECOND_AUTHOR
 from tests.mutants.planted_second_author_rest import SECOND_AUTHOR_REST
+from tests.mutants.planted_surroundings import SURROUNDINGS
 from tests.mutants.planted_third_author import THIRD_AUTHOR
 from tests.mutants.planted_third_author_rest import THIRD_AUTHOR_REST
 from tests.mutants.planted_undrawn import UNDRAWN
@@ -33,6 +34,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
         *THIRD_AUTHOR,
         *THIRD_AUTHOR_REST,
         *WORDS,
+        *SURROUNDINGS,
     )
 }
 

@@ -1,12 +1,27 @@
 """What type checkers must accept; both check this file in strict mode, nothing runs it."""
 
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
 
-from asynctasq import AsyncProcessTask, AsyncTask, Retry, Snooze, SyncProcessTask, SyncTask, dispatch_many, task
+from asynctasq import (
+    AsyncProcessTask,
+    AsyncTask,
+    Middleware,
+    Resource,
+    Retry,
+    Snooze,
+    SyncProcessTask,
+    SyncTask,
+    dispatch_many,
+    init,
+    resource,
+    task,
+)
 from asynctasq.drivers.memory_driver import MemoryDriver
-from asynctasq.tasks import BaseTask, TaskFunction
-from asynctasq.testing import FakeQueue, History, Performed
+from asynctasq.tasks import AttemptContext, BaseTask, DispatchContext, TaskFunction
+from asynctasq.testing import FakeQueue, History, Performed, resources
 
 
 class Email(AsyncTask[bool]):
@@ -74,6 +89,36 @@ class InviteLater(Invite):
     days: float = 1
 
 
+class Client:
+    """What a lifespan yields."""
+
+
+async def client() -> AsyncGenerator[Client]:
+    yield Client()
+
+
+class Fetch(AsyncTask[Client]):
+    url: str
+    client = Resource(Client)
+
+    async def execute(self) -> Client:
+        assert_type(self.client, Client)
+        assert_type(resource(Client), Client)
+        return self.client
+
+
+class Tenancy(Middleware):
+    @contextmanager
+    def dispatching(self, context: DispatchContext) -> Generator[None]:
+        context.headers["tenant"] = "acme"
+        yield
+
+    @asynccontextmanager
+    async def attempting(self, context: AttemptContext) -> AsyncGenerator[None]:
+        assert_type(context.headers["tenant"], str)
+        yield
+
+
 @task
 async def add(a: int, b: int = 2) -> int:
     return a + b
@@ -97,6 +142,9 @@ async def use() -> None:
     assert_type(Email("a").task_id, str)
     assert_type(Email("a").dispatched_at, datetime)
     assert_type(Email("a").at(datetime.now(UTC)).with_options(expires=5), Email)
+    assert_type(Fetch(url="a"), Fetch)
+    assert_type(Fetch.client, Resource[Client])
+    init({"middleware": [Tenancy()], "lifespan": [client]})
     assert_type(Invite(to="a", copies=2).on_queue("b"), Invite)
     assert_type(await InviteLater(to="a", days=0.5).dispatch(), str)
     assert_type(add(1, b=2), BaseTask[int])
@@ -108,6 +156,8 @@ async def use() -> None:
 
 
 async def use_in_tests(queue: FakeQueue, any_history: History, any_performed: Performed) -> None:
+    with resources(Client()), FakeQueue(middleware=[Tenancy()], resources=Client()):
+        assert_type(await Fetch(url="a").execute(), Client)
     assert_type(await queue.perform(Email("a")), Performed[bool])
     assert_type((await queue.perform(add(1))).value, int | None)
     assert_type(queue.perform_sync(render("a")).value, str | None)

@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,22 +25,27 @@ from asynctasq.core.current_task import running_task
 from asynctasq.core.django_databases import DatabaseSettings, use_databases
 from asynctasq.core.exception_codec import pack_exception, unpack_exception
 from asynctasq.core.lanes.pipe import receive_frame, send_frame
+from asynctasq.core.lifespans import LifespanRun
 from asynctasq.core.module_imports import ImportTookTooLong
 from asynctasq.core.orms import attempt_scope, open_orms, release_thread_connections, set_up_django
 from asynctasq.core.standard_streams import tolerate_output_errors
 from asynctasq.core.task_factory import TaskFactory
 from asynctasq.core.tracebacks import traceback_text
-from asynctasq.errors import CodecError, DispatchError
+from asynctasq.errors import CodecError, DispatchError, LifespanError
 from asynctasq.tasks.application import Application
 from asynctasq.tasks.base import AsyncTask, BaseTask, SyncTask
+from asynctasq.tasks.configured import lifespans_of
 from asynctasq.tasks.definition import definition_of
+from asynctasq.tasks.resources import current_resources
 from asynctasq.utils.loop import new_event_loop
 
-__all__ = ["READY", "ChildSettings", "Reply", "ReplyKind", "Request", "main", "serve"]
+__all__ = ["NO_LIFESPAN", "READY", "ChildSettings", "Reply", "ReplyKind", "Request", "main", "serve"]
 
 PR_SET_PDEATHSIG = 1
 PARENT_CHECK_S = 1.0
 READY = b"ready"
+NO_LIFESPAN = b"no lifespan: "
+"""What a child says that could import the application but not enter its lifespans; then why."""
 
 
 class ReplyKind(enum.Enum):
@@ -119,7 +125,7 @@ class ChildSettings:
     """What a child needs to find the application's tasks: its modules, root and folders, and the worker's `sys.path`.
 
     `databases` are those of a test, which Django is to use in place of the configured ones. `driver` is where tasks of
-    a test dispatch to, "" for nowhere, None for the configured one.
+    a test dispatch to, "" for nowhere, None for the configured one. `lifespans` are the names of those to enter.
     """
 
     modules: tuple[str, ...] = ()
@@ -129,20 +135,21 @@ class ChildSettings:
     body_bytes_max: int = DEFAULT_LIMITS.body_bytes_max
     databases: DatabaseSettings = field(default_factory=dict[str, Mapping[str, str]], repr=False)
     driver: str | None = field(default=None, repr=False)
+    lifespans: tuple[str, ...] = ()
 
     def encode(self) -> bytes:
         """Return the bytes for the pipe."""
         places = [self.modules, self.root, self.folders, self.path]
-        return packb([*places, self.body_bytes_max, self.databases, self.driver])
+        return packb([*places, self.body_bytes_max, self.databases, self.driver, self.lifespans])
 
     @classmethod
     def decode(cls, data: bytes) -> "ChildSettings":
         """Rebuild from `encode`."""
         fields = cast(
-            "tuple[list[str], str | None, list[str], list[str], int, DatabaseSettings, str | None]",
+            "tuple[list[str], str | None, list[str], list[str], int, DatabaseSettings, str | None, list[str]]",
             unpackb(data),
         )
-        modules, root, folders, path, body_bytes_max, databases, driver = fields
+        modules, root, folders, path, body_bytes_max, databases, driver, lifespans = fields
         return cls(
             modules=tuple(modules),
             root=root,
@@ -151,6 +158,7 @@ class ChildSettings:
             body_bytes_max=body_bytes_max,
             databases=databases,
             driver=driver,
+            lifespans=tuple(lifespans),
         )
 
     def make_task_factory(self) -> TaskFactory:
@@ -238,9 +246,19 @@ class _Child:
         self.runner = asyncio.Runner(loop_factory=new_event_loop)
         self._orms = open_orms(None if settings.root is None else Path(settings.root))
         self.runner.run(self._orms.__aenter__())
+        self._lifespans = LifespanRun(lifespans_of(settings.lifespans))
+        current_resources.set(
+            self.runner.run(self._enter_lifespans())
+        )  # for blocking tasks: the loop has its own context
+        self._kept: AbstractSet[asyncio.Task[Any]] = asyncio.all_tasks(self.runner.get_loop())
+
+    async def _enter_lifespans(self) -> tuple[object, ...] | None:
+        await self._lifespans.enter()
+        return current_resources.get()
 
     def close(self) -> None:
-        """Close what the application keeps open in the loop."""
+        """Close what the application keeps open in the loop, its lifespans first."""
+        self.runner.run(self._lifespans.leave())
         self.runner.run(self._orms.__aexit__(None, None, None))
         self.runner.close()
 
@@ -266,7 +284,8 @@ class _Child:
         return reply
 
     async def _cancel_leftover_tasks(self) -> None:
-        leftover = [other for other in asyncio.all_tasks() if other is not asyncio.current_task()]
+        """Cancel what the attempt has left running; the tasks that lifespans started at their start go on."""
+        leftover = [other for other in asyncio.all_tasks() - self._kept if other is not asyncio.current_task()]
         for other in leftover:
             other.cancel()
         await asyncio.gather(*leftover, return_exceptions=True)
@@ -289,6 +308,9 @@ def main(parent_pid: int) -> None:
         settings = ChildSettings.decode(data)
         sys.path[:] = [*settings.path, *(entry for entry in sys.path if entry not in settings.path)]
         child = _Child(settings)
+    except LifespanError as error:
+        send_frame(connection, nonce, NO_LIFESPAN + str(error).encode("utf-8", "backslashreplace"))
+        return
     except Exception as error:
         send_frame(connection, nonce, traceback_text(error).encode("utf-8", "backslashreplace"))
         raise
@@ -300,6 +322,7 @@ def main(parent_pid: int) -> None:
         sys.stderr.flush()
         send_frame(connection, nonce, reply)
     child.close()
+    connection.close()  # says that all is closed, before the interpreter takes its time to end
 
 
 def _take_pipe() -> socket.socket:

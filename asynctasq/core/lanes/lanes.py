@@ -41,8 +41,19 @@ class Lanes(Protocol):
         """Run the attempt in a child; kill it after `timeout_s` and raise TaskTimeoutError."""
         ...
 
+    async def interrupt_processes(self) -> None:
+        """Kill the children that run something, after which none of their tasks has any further effect.
+
+        The others begin to leave their lifespans.
+        """
+        ...
+
+    async def end_idle_processes(self) -> None:
+        """Let the children that run nothing leave their lifespans and end; kill those that have not if cancelled."""
+        ...
+
     async def stop_processes(self) -> None:
-        """Kill all children; after this none of their tasks has any further effect."""
+        """Kill all children."""
         ...
 
     def close(self) -> None:
@@ -153,6 +164,12 @@ class WorkerLanes:
         except (ValueError, TypeError) as error:
             raise ChildCrashed("the child process sent what is no answer to its request") from error
 
+    async def interrupt_processes(self) -> None:
+        await self._processes.interrupt()
+
+    async def end_idle_processes(self) -> None:
+        await self._processes.end_idle()
+
     async def stop_processes(self) -> None:
         await self._processes.stop()
 
@@ -189,8 +206,14 @@ class InlineLanes:
         with without_running_loop():
             return call()
 
-    async def stop_processes(self) -> None:
+    async def interrupt_processes(self) -> None:
         """Do nothing: what runs in the loop is cancelled with its attempt."""
+
+    async def end_idle_processes(self) -> None:
+        """Do nothing: there are none."""
+
+    async def stop_processes(self) -> None:
+        """Do nothing."""
 
     def close(self) -> None:
         """Do nothing."""

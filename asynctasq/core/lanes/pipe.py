@@ -10,6 +10,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 __all__ = ["BadAnswer", "WorkerEnd", "receive_frame", "send_frame"]
 
@@ -52,6 +53,21 @@ class WorkerEnd:
     def silent(self) -> bool:
         """Whether there is nothing to read, not even the end of the connection."""
         return not _poll(self._socket, select.POLLIN, 0)
+
+    def end_requests(self) -> None:
+        """Tell the child that there is no further request; repeating it is safe."""
+        with suppress(OSError):  # it is dead, or knows
+            self._socket.shutdown(socket.SHUT_WR)
+
+    def closed_within(self, within_s: float) -> bool:
+        """Wait until the child has closed its end, or is dead; return whether it was in time."""
+        try:
+            self._receive(1, time.monotonic() + within_s)
+        except TimeoutError:
+            return False
+        except ConnectionError:
+            return True
+        return False
 
     def close(self) -> None:
         """Close this end."""

@@ -15,12 +15,15 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from asynctasq.core.lanes.child import READY, ChildSettings
+from asynctasq.core.lanes.child import NO_LIFESPAN, READY, ChildSettings
 from asynctasq.core.lanes.pipe import BadAnswer, WorkerEnd
 from asynctasq.core.lanes.thread_pool import ThreadPool
-from asynctasq.errors import TaskTimeoutError, WorkerCrashedError
+from asynctasq.errors import LifespanError, TaskTimeoutError, WorkerCrashedError
+from asynctasq.logs import get_logger
 
 __all__ = ["ChildCrashed", "ProcessPool"]
+
+logger = get_logger(__name__)
 
 START = (
     "import sys; sys.path.insert(0, sys.argv[1]); from asynctasq.core.lanes.child import main; main(int(sys.argv[2]))"
@@ -28,6 +31,8 @@ START = (
 LIBRARY = str(Path(__file__).parents[3])
 """With -P and this, a child imports nothing from the folder it is started in before it is given the worker's path."""
 START_S_MAX = 60.0
+END_S_MAX = 30.0
+"""How long a child may take to leave its lifespans and end."""
 IDLE_S_MAX = 5.0
 """How long a child may take to say that it waits for the next attempt."""
 ANSWER_BYTES_EXTRA = 256 * 1024
@@ -55,7 +60,8 @@ class _Child:
     def wait_until_ready(self) -> None:
         """Send the settings and wait for the application to be imported.
 
-        Raises: ChildCrashed with the child's traceback if it can't, or takes longer than `START_S_MAX`.
+        Raises: ChildCrashed with the child's traceback if it can't, or takes longer than `START_S_MAX`; LifespanError,
+        a failure of the attempt and no crash, if one of its lifespans could not be entered.
         """
         try:
             answer = self._exchange(self._settings.encode(), START_S_MAX)
@@ -65,7 +71,10 @@ class _Child:
             ) from error
         if answer != READY:
             self.end()
-            raise ChildCrashed(f"a child process could not import the application:\n{answer.decode(errors='replace')}")
+            if answer.startswith(NO_LIFESPAN):
+                why = answer.removeprefix(NO_LIFESPAN).decode(errors="replace")
+                raise LifespanError(f"a child process could not start: {why}")
+            raise ChildCrashed(f"a child process could not start the application:\n{answer.decode(errors='replace')}")
 
     def run(self, request: bytes, timeout_s: float | None) -> bytes:
         """Run one attempt; kills the process when it takes longer than `timeout_s`."""
@@ -111,6 +120,16 @@ class _Child:
         if self._process.returncode is None:
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
+
+    def ask_to_end(self) -> None:
+        """Let a process that waits for its next attempt leave its lifespans and end."""
+        self._pipe.end_requests()
+
+    def wait_until_ended(self) -> None:
+        """Wait for a process that was asked to end; kill it if it takes longer than `END_S_MAX`."""
+        if not self._pipe.closed_within(END_S_MAX):
+            logger.error("a child process was killed: its lifespans did not end within %g s", END_S_MAX)
+        self.end()
 
     def end(self) -> None:
         """Kill the process if it still runs, and wait until it has ended."""
@@ -210,15 +229,42 @@ class ProcessPool:
             if keep:
                 self._idle.append(child)
         if not keep:
+            if used_up and not stopped and self._settings.lifespans and child.has_ended_its_attempt():
+                child.ask_to_end()
+                child.wait_until_ended()
             child.end()
+
+    async def interrupt(self) -> None:
+        """Kill the children that run something: calls that wait for one raise ChildCrashed. Ask the others to end."""
+        with self._lock:
+            busy, self._busy = list(self._busy), {}
+            idle = self._idle if self._settings.lifespans else []
+        for child in busy:
+            child.kill()
+        for child in idle:
+            child.ask_to_end()
+
+    async def end_idle(self) -> None:
+        """Let the children that run nothing leave their lifespans and end; if cancelled, kill those that have not."""
+        with self._lock:
+            idle, self._idle = (self._idle, []) if self._settings.lifespans else ([], self._idle)
+        for child in idle:
+            child.ask_to_end()
+        try:
+            for child in idle:
+                await asyncio.get_running_loop().run_in_executor(self._threads, child.wait_until_ended)
+        except asyncio.CancelledError:
+            logger.error("child processes that left their lifespans were killed: time was over")  # noqa: TRY400 - no bug
+            raise
+        finally:
+            for child in idle:
+                child.end()
 
     async def stop(self) -> None:
         """Kill every child, busy or not. Calls that wait for one raise ChildCrashed."""
+        await self.interrupt()
         with self._lock:
             idle, self._idle = self._idle, []
-            busy, self._busy = list(self._busy), {}
-        for child in busy:
-            child.kill()
         for child in idle:
             child.end()
 

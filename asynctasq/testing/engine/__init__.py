@@ -2,5 +2,6 @@
 
 from asynctasq.testing.engine.engine import Engine
 from asynctasq.testing.engine.options import EngineOptions, OnRefusal
+from asynctasq.testing.engine.surroundings import Surroundings
 
-__all__ = ["Engine", "EngineOptions", "OnRefusal"]
+__all__ = ["Engine", "EngineOptions", "OnRefusal", "Surroundings"]

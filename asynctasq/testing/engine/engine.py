@@ -249,6 +249,7 @@ class Engine:
         """Start one worker under a name of its own and return the name."""
         self._workers_made += 1
         name, faults = f"w{self._workers_made}", self._faults
+        context = copy_context() if self._context is None else self._context.copy()
         inner = self.store if faults is None else faults.driver(name)
         driver = WorkerDriver(
             self.store,
@@ -279,6 +280,8 @@ class Engine:
             fetch_values=True,
             schedules=self.options.schedules,
             schedule_check_s=self.options.schedule_check_s,
+            middleware=self.options.surroundings.middleware(),
+            lifespans=context.run(self.options.surroundings.lifespans),
         )
         worker = Worker(
             driver,
@@ -288,7 +291,6 @@ class Engine:
             runtime=runtime,
         )
         self.workers[name], self.worker_drivers[name] = worker, driver
-        context = copy_context() if self._context is None else self._context.copy()
         context.run(current_worker_driver.set, driver)
         context.run(current_process.set, driver.process)
         task = self.tasks[name] = self.loop.create_task(worker.start(), name=f"worker {name}", context=context)

@@ -1,7 +1,7 @@
 """What an engine is told about its workers, and what it asks of those who inject faults into them."""
 
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal, Protocol
 
@@ -10,6 +10,7 @@ from asynctasq.core.schedule_messages import ScheduledTask
 from asynctasq.drivers.base import Driver, Settlements
 from asynctasq.kernel.ledger import Entry
 from asynctasq.testing.clock import EPOCH
+from asynctasq.testing.engine.surroundings import Surroundings
 from asynctasq.testing.loop import Search
 
 __all__ = ["EngineOptions", "FaultHooks", "OnRefusal"]
@@ -36,6 +37,7 @@ class EngineOptions:
     """Which schedules the workers keep going."""
     schedule_check_s: float = 86_400.0
     """How often they look after them: seldom, since nobody deploys in a test, and each look is a step of it."""
+    surroundings: Surroundings = field(default_factory=Surroundings)
     chooses: str = ""
     """What was asked for that needs a simulation's loop, which chooses what runs next."""
 

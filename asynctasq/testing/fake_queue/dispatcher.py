@@ -10,11 +10,12 @@ from asynctasq.errors import CodecError, DriverUnavailable
 from asynctasq.kernel.ledger import Entry, Kind
 from asynctasq.kernel.messages import Message
 from asynctasq.kernel.schedule import is_of_schedule
-from asynctasq.queue import MessageFactory, refuse_running_loop
+from asynctasq.queue import MessageFactory, Queue, refuse_running_loop
 from asynctasq.tasks.application import Application
 from asynctasq.tasks.base import BaseTask
 from asynctasq.tasks.definition import definition_of, options_of
 from asynctasq.tasks.dispatching import Dispatcher, default_dispatcher
+from asynctasq.tasks.middleware import DispatchContext
 from asynctasq.testing.engine import Engine
 from asynctasq.testing.engine.worker_driver import current_worker_driver
 from asynctasq.testing.fake_queue.like_driver import LikeDriver
@@ -71,6 +72,7 @@ class FakeDispatcher(Dispatcher[BaseTask[Any]]):
         self._chosen = chosen
         self._add = add
         self._factory = MessageFactory(clock=engine.clock, new_id=engine.new_id)
+        self._given = engine.options.surroundings.given
         self._unstored: dict[str, tuple[type[BaseTask[Any]], Message, int]] = {}
         engine.store.on_stored = self._record
         engine.store.on_forgotten = self._forget
@@ -78,7 +80,13 @@ class FakeDispatcher(Dispatcher[BaseTask[Any]]):
 
     async def dispatch(self, tasks: Sequence[BaseTask[Any]], *, connection: Any = None) -> list[str]:
         faked, passed = self._chosen.part(tasks)
-        ids = await self._store(faked, connection)
+        queue = self._like.queue
+        middleware = self._given if self._given is not None or queue is None else queue.middleware
+        if middleware and faked:
+            with self._factory.within(middleware, faked) as contexts:
+                ids = await self._store(faked, connection, queue, contexts)
+        else:
+            ids = await self._store(faked, connection, queue, None)
         if not passed:
             return ids
         return _in_order(tasks, faked, ids, passed, await default_dispatcher().dispatch(passed, connection=connection))
@@ -91,17 +99,29 @@ class FakeDispatcher(Dispatcher[BaseTask[Any]]):
         if connection is None:
             refuse_running_loop()
         faked, passed = self._chosen.part(tasks)
-        ids = self._store_now(faked, connection)
+        queue = self._like.queue
+        middleware = self._given if self._given is not None or queue is None else queue.middleware
+        if middleware and faked:
+            with self._factory.within(middleware, faked) as contexts:
+                ids = self._store_now(faked, connection, queue, contexts)
+        else:
+            ids = self._store_now(faked, connection, queue, None)
         if not passed:
             return ids
         return _in_order(tasks, faked, ids, passed, default_dispatcher().dispatch_sync(passed, connection=connection))
 
-    async def _store(self, tasks: Sequence[BaseTask[Any]], connection: Any) -> list[str]:
+    async def _store(
+        self,
+        tasks: Sequence[BaseTask[Any]],
+        connection: Any,
+        queue: Queue | None,
+        contexts: Sequence[DispatchContext] | None,
+    ) -> list[str]:
         """Store the messages, through the line of the worker that dispatches them if one does; return their ids."""
         worker = current_worker_driver.get()
         if not tasks or (worker is None and connection is None):
-            return self._store_now(tasks, None)
-        messages, drivers = self._messages(tasks, in_transaction=connection is not None)
+            return self._store_now(tasks, None, queue, contexts)
+        messages, drivers = self._messages(tasks, queue, contexts, in_transaction=connection is not None)
         if connection is None:
             assert worker is not None, "decided above"
             await worker.enqueue(messages)
@@ -113,13 +133,19 @@ class FakeDispatcher(Dispatcher[BaseTask[Any]]):
                 await worker.enqueue_on(watches[0], messages)
         return [message.id for message in messages]
 
-    def _store_now(self, tasks: Sequence[BaseTask[Any]], connection: Any) -> list[str]:
+    def _store_now(
+        self,
+        tasks: Sequence[BaseTask[Any]],
+        connection: Any,
+        queue: Queue | None,
+        contexts: Sequence[DispatchContext] | None,
+    ) -> list[str]:
         if not tasks:
             return []
         worker = current_worker_driver.get()
         if worker is not None and worker.is_killed:
             raise DriverUnavailable("this simulated worker has crashed; nothing of it reaches the queue")
-        messages, drivers = self._messages(tasks, in_transaction=connection is not None)
+        messages, drivers = self._messages(tasks, queue, contexts, in_transaction=connection is not None)
         if connection is None:
             self.engine.store.enqueue_now(messages)
         else:
@@ -137,15 +163,23 @@ class FakeDispatcher(Dispatcher[BaseTask[Any]]):
             engine.store.enqueue_now(messages)
 
     def _messages(
-        self, tasks: Sequence[BaseTask[Any]], *, in_transaction: bool
+        self,
+        tasks: Sequence[BaseTask[Any]],
+        queue: Queue | None,
+        contexts: Sequence[DispatchContext] | None,
+        *,
+        in_transaction: bool,
     ) -> tuple[list[Message], list[Driver | None]]:
         """Encode all of them before any is stored: an error leaves nothing behind. Return their drivers, too."""
-        drivers = self._like.drivers_of(tasks)
+        drivers = self._like.drivers_of(tasks, queue)
         self._like.check(tasks, drivers, in_transaction=in_transaction)
-        limits = self._like.limits
+        limits = self._like.limits(queue)
         if limits is not self._factory.limits:
             self._factory = replace(self._factory, limits=limits)
-        messages = [self._factory.message(task) for task in tasks]
+        if contexts is None:
+            messages = [self._factory.message(task) for task in tasks]
+        else:
+            messages = list(map(self._factory.message, tasks, contexts))
         self._like.check_messages(drivers, messages)
         for task, message in zip(tasks, messages, strict=True):
             self._unstored[message.id] = (type(task), message, options_of(task).max_attempts)

@@ -49,6 +49,11 @@ class Dispatched:
         """The bytes that a backend would store and send."""
         return self.message.size
 
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """What middleware put into the headers of its message."""
+        return decode_envelope(self.message.body).headers
+
     @cached_property
     def arguments(self) -> Mapping[str, object]:
         """The constructor's arguments as they came through the codec, defaults filled in; decoded when first asked for.

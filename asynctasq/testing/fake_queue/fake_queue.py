@@ -13,10 +13,11 @@ from asynctasq.errors import AsyncTasqError
 from asynctasq.kernel.ledger import Entry, timeline
 from asynctasq.tasks.base import BaseTask
 from asynctasq.tasks.dispatching import fake_closed, fake_opened, scoped_dispatcher
+from asynctasq.tasks.middleware import Middleware
 from asynctasq.tasks.options import one_of, whole_number
 from asynctasq.tasks.options import seconds as seconds_of
 from asynctasq.testing.clock import VirtualClock, frozen_to
-from asynctasq.testing.engine import Engine, EngineOptions, OnRefusal
+from asynctasq.testing.engine import Engine, EngineOptions, OnRefusal, Surroundings
 from asynctasq.testing.fake_queue.dispatcher import FakeDispatcher, Filter
 from asynctasq.testing.fake_queue.draining import (
     Drain,
@@ -88,6 +89,8 @@ class FakeQueue(Outcomes):
     with "raise_in_task", is an exception that the task gets and may handle.
     like: refuse what this driver would, a name such as "sqs", in place of the configured one.
     schedules: keep the schedules of all imported tasks going, or of these alone, from the first run on.
+    middleware: in place of the configured one, which holds here too; `[]` for none.
+    resources: one object, or a tuple, in place of the configured lifespans, which each worker here enters otherwise.
 
     What is dispatched in a transaction of the application, `dispatch(connection=...)`, is recorded when that commits.
     Without `queues` its workers serve every queue there is; a real worker serves `default` unless told otherwise.
@@ -113,6 +116,8 @@ class FakeQueue(Outcomes):
         on_refusal: OnRefusal = "fail_test",
         like: str | Driver | None = None,
         schedules: bool | Sequence[TaskReference] = False,
+        middleware: Sequence[Middleware] | None = None,
+        resources: object = None,
     ) -> None:
         super().__init__()
         self._like = LikeDriver(like)
@@ -136,6 +141,7 @@ class FakeQueue(Outcomes):
             on_refusal=on_refusal,
             start=start_of(start, freeze_time),
             schedules=schedules_of(schedules),
+            surroundings=Surroundings(middleware, resources),
             chooses=", ".join(name for name, given in choices.items() if given),
         )
         self._seed = seed or seed_of(faults)
@@ -191,7 +197,7 @@ class FakeQueue(Outcomes):
             raise NestedFakeError("a FakeQueue is open in this context already; use that one, or close it first")
         faults = None if self._faults is None else partial(self._inject, self._faults)
         engine = Engine(self._options, tape=Tape(self._seed), loop=loop, faults=faults)
-        engine.stands_for = self._stands_for
+        engine.stands_for = lambda: self._like.driver
         self._opened = engine
         if self._freeze_time:
             self._exits.enter_context(frozen_to(engine.clock))
@@ -199,9 +205,6 @@ class FakeQueue(Outcomes):
         scoped_dispatcher.set(FakeDispatcher(engine, self._filter, self._add, self._like))
         self._exits.callback(fake_closed, threading.get_ident())
         fake_opened(threading.get_ident())
-
-    def _stands_for(self) -> Driver | None:
-        return self._like.driver
 
     def _inject(self, faults: FaultChoice, engine: Engine) -> FaultInjector:
         self._plan = FaultPlan(faults, engine.tape)

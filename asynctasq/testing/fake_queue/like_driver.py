@@ -1,14 +1,12 @@
 """What the configured driver would refuse, without connecting it; `like=` names another one."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from asynctasq.codec.limits import DEFAULT_LIMITS, Limits
-from asynctasq.config import ENV_PREFIX, load_settings
-from asynctasq.core.setup import Setup, installed_setup
+from asynctasq.config import Settings
+from asynctasq.core.setup import Setup, application_settings, installed_setup
 from asynctasq.drivers.base import Driver
 from asynctasq.drivers.checks import check_messages
 from asynctasq.drivers.urls import create_driver
@@ -16,7 +14,6 @@ from asynctasq.errors import MissingExtra
 from asynctasq.kernel.messages import Message
 from asynctasq.queue import Queue, check_keeps_results, check_transactional
 from asynctasq.tasks.base import BaseTask
-from asynctasq.tasks.project import project_root
 
 __all__ = ["LikeDriver"]
 
@@ -37,21 +34,18 @@ class LikeDriver:
         """The driver of tasks that name no other."""
         if self._like is not None:
             return self._like
-        queue = self._queue
+        queue = self.queue
         return None if queue is None else queue.driver
 
-    @property
-    def limits(self) -> Limits:
-        """How large the encoded body of a task may be."""
-        queue = self._queue
+    def limits(self, queue: Queue | None) -> Limits:
+        """Return how large the encoded body of a task may be."""
         if queue is None:
             return DEFAULT_LIMITS
         most = queue.factory.limits.body_bytes_max
         return DEFAULT_LIMITS if most >= DEFAULT_LIMITS.body_bytes_max else replace(DEFAULT_LIMITS, body_bytes_max=most)
 
-    def drivers_of(self, tasks: Sequence[BaseTask[Any]]) -> list[Driver | None]:
+    def drivers_of(self, tasks: Sequence[BaseTask[Any]], queue: Queue | None) -> list[Driver | None]:
         """Return where each of these tasks would go; None where nothing is known of the driver."""
-        queue = self._queue
         if queue is None:
             return [self._like for _ in tasks]
         return [self._driver_of(task, queue) for task in tasks]
@@ -76,8 +70,8 @@ class LikeDriver:
             check_messages([message], body_bytes_max=None if driver is None else driver.capabilities.body_bytes_max)
 
     @property
-    def _queue(self) -> Queue | None:
-        """The configured queue; the environment is read once."""
+    def queue(self) -> Queue | None:
+        """The configured queue; the environment is read once. None where the library of its driver is missing."""
         installed = installed_setup()
         if installed is not None:
             return installed.queue
@@ -93,31 +87,17 @@ class LikeDriver:
         return self._like if self._like is not None and driver is queue.driver else driver
 
 
-_read: tuple[object, Queue | None] = (None, None)
-"""What was read from the environment, and the environment it was read from."""
+_made: tuple[Settings | None, Queue | None] = (None, None)
+"""The settings of the environment, and the queue that was made from them."""
 
 
 def _queue_of_environment() -> Queue | None:
     """Return the queue that dispatches would go to; None if the library of its driver is missing. Opens nothing."""
-    global _read  # noqa: PLW0603 - reading the files again costs more than a whole test may
-    sources = _sources()
-    if _read[0] != sources:
+    global _made  # noqa: PLW0603 - making a driver costs more than a whole test may
+    settings = application_settings()
+    if _made[0] is not settings:
         try:
-            _read = (sources, Setup(load_settings()).queue)
+            _made = (settings, Setup(settings).queue)
         except MissingExtra:
-            _read = (sources, None)
-    return _read[1]
-
-
-def _sources() -> object:
-    """Return what tells one configuration from another."""
-    root = project_root()
-    environment = [(name, value) for name, value in os.environ.items() if name.upper().startswith(ENV_PREFIX)]
-    return (root, environment, *(_changed_at(root / name) for name in (".env", "pyproject.toml")))
-
-
-def _changed_at(path: Path) -> int:
-    try:
-        return path.stat().st_mtime_ns
-    except OSError:
-        return 0
+            _made = (settings, None)
+    return _made[1]

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 from asynctasq.core.attempt import AttemptRunner
 from asynctasq.core.completion import transactional
 from asynctasq.core.in_flight import AttemptCompletion, CompletionFactory, InFlightAttempt, TransactionOutcome
+from asynctasq.core.lifespans import LifespanRun
 from asynctasq.core.runtime import SharedLoopRuntime, SimulatedRuntime, WorkerSettings
 from asynctasq.core.task_factory import TaskFactory
 from asynctasq.errors import DELAY_S_MAX, AsyncTasqError
@@ -70,7 +71,9 @@ class _CompletionFactory(CompletionFactory):
 
 async def perform_task(engine: Engine, task: BaseTask[R], *, attempt: int) -> Performed[R]:
     """Run `task` as its attempt number `attempt` on the engine's loop; nothing is stored or recorded."""
-    message = MessageFactory(clock=engine.clock, new_id=engine.new_id).message(task)
+    factory = MessageFactory(clock=engine.clock, new_id=engine.new_id)
+    with factory.within(engine.options.surroundings.middleware(), [task]) as [context]:
+        message = factory.message(task, context)
     return await engine.perform(partial(_perform, engine, message, attempt=attempt))
 
 
@@ -85,7 +88,15 @@ async def _perform(engine: Engine, message: Message, *, attempt: int) -> Perform
     )
     application = Application()
     task_factory = TaskFactory(application, load_in_another_loop=None if shared else load_in_real_loop)
-    settings = WorkerSettings(application=application, lease_s=DELAY_S_MAX, fetch_values=True)
+    surroundings = engine.options.surroundings
+    lifespans = LifespanRun(surroundings.lifespans())
+    settings = WorkerSettings(
+        application=application,
+        lease_s=DELAY_S_MAX,
+        fetch_values=True,
+        middleware=surroundings.middleware(),
+        lifespans=surroundings.lifespans(),
+    )
     lanes = runtime.lanes(settings, task_factory, threads=1)
     lease = Lease(
         message_id=message.id,
@@ -98,16 +109,18 @@ async def _perform(engine: Engine, message: Message, *, attempt: int) -> Perform
         expires_at=engine.clock.now() + DELAY_S_MAX,
     )
     in_flight = InFlightAttempt(lease, deadline=float("inf"))
+    runner = AttemptRunner(
+        task_factory,
+        lanes,
+        environment=runtime,
+        settings=settings,
+        completion_factory=_CompletionFactory(engine),
+    )
     try:
-        runner = AttemptRunner(
-            task_factory,
-            lanes,
-            environment=runtime,
-            settings=settings,
-            completion_factory=_CompletionFactory(engine),
-        )
+        await lifespans.enter()
         settlement = await runner.run(in_flight)
     finally:
+        await lifespans.leave()
         await lanes.stop_processes()
         lanes.close()
     assert settlement is not None, "a lease without end can't be stale"

@@ -1,11 +1,12 @@
 """The error texts of a simulation loop that cannot go on: which task awaits what, and what repeats."""
 
 import asyncio
+import gc
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from types import FrameType
+from types import AsyncGeneratorType, FrameType
 from typing import Any, Final
 
 from asynctasq.testing.loop.limits import Limits
@@ -13,6 +14,8 @@ from asynctasq.testing.loop.limits import Limits
 __all__ = ["LoopState", "callback_name", "deadlock_text", "limit_text", "livelock_text"]
 
 _LINES_MAX: Final = 30
+_GENERATOR_STEPS: Final = frozenset({"async_generator_asend", "async_generator_athrow"})
+"""Types that Python has no names for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,8 +125,16 @@ def frames_of(coro: Any) -> list[FrameType]:
         frame = _first(coro, "cr_frame", "gi_frame", "ag_frame")
         if frame is not None:
             frames.append(frame)
-        coro = _first(coro, "cr_await", "gi_yieldfrom", "ag_await")
+        coro = _generator_behind(_first(coro, "cr_await", "gi_yieldfrom", "ag_await"))
     return frames
+
+
+def _generator_behind(awaited: Any) -> Any:
+    """Return the asynchronous generator whose step is awaited, by `async for` or `async with`: the step hides it."""
+    if type(awaited).__name__ not in _GENERATOR_STEPS:
+        return awaited
+    found: list[Any] = [each for each in gc.get_referents(awaited) if type(each) is AsyncGeneratorType]
+    return found[0] if found else None
 
 
 def _first(subject: Any, *names: str) -> Any:

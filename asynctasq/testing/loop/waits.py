@@ -63,7 +63,10 @@ _STDLIB: Final = f"{sysconfig.get_path('stdlib')}{os.sep}"
 _INSTALLED: Final = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 _PRIMITIVES: Final = frozenset({"locks.py", "queues.py", "taskgroups.py", "timeouts.py", "tasks.py"})
 """Files of asyncio whose futures are set by other tasks or by timers; the rest waits for sockets and processes."""
-_OUR_OUTSIDE: Final = (f"{_OURS}core{os.sep}lanes{os.sep}", f"{_OURS}codec{os.sep}orm{os.sep}")
+_OUR_OUTSIDE: Final = tuple(
+    f"{_OURS}{folder.replace('/', os.sep)}{os.sep}"
+    for folder in ("core/lanes", "codec/orm", "drivers/sql", "testing/transactions")
+)
 """Where our own code waits for threads, child processes and databases."""
 _ANYIO: Final = f"{os.sep}anyio{os.sep}_backends{os.sep}"
 _ANYIO_PRIMITIVES: Final = ("Event.", "CapacityLimiter.", "Lock.", "Semaphore.", "Condition.", "TaskGroup.")

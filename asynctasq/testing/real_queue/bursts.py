@@ -15,6 +15,7 @@ from asynctasq.core.worker import Worker
 from asynctasq.drivers.base import Driver
 from asynctasq.kernel.ledger import Entry
 from asynctasq.tasks.application import Application
+from asynctasq.testing.engine import Surroundings
 from asynctasq.testing.errors import LimitExceeded
 from asynctasq.testing.loop.report import describe_task
 from asynctasq.testing.loop.waits import runs_application_code
@@ -27,12 +28,16 @@ END_S_MAX = 15.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BurstOptions:
-    """What the workers are like. `address` returns the driver's URL, for child processes; "" if there is none."""
+    """What the workers are like. `address` returns the driver's URL, for child processes; "" if there is none.
+
+    `surroundings` are what dispatches, attempts and workers have around them.
+    """
 
     concurrency: int
     lease_s: float
     real_s_max: float
     address: Callable[[], str]
+    surroundings: Surroundings
 
 
 @dataclass(slots=True, kw_only=True)
@@ -98,6 +103,8 @@ class Bursts:
             handle_signals=False,
             fetch_values=True,
             schedules=(),
+            middleware=self._options.surroundings.middleware(),
+            lifespans=self._options.surroundings.lifespans(),
         )
         return Worker(
             self._driver, queues, self._options.concurrency, max_tasks=limit, settings=settings, runtime=runtime

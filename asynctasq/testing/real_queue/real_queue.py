@@ -15,8 +15,10 @@ from asynctasq.errors import AsyncTasqError
 from asynctasq.kernel.ledger import Entry, Kind, timeline
 from asynctasq.queue import background_loop
 from asynctasq.tasks.dispatching import fake_closed, fake_opened, scoped_dispatcher
+from asynctasq.tasks.middleware import Middleware
 from asynctasq.tasks.options import seconds as seconds_of
 from asynctasq.tasks.options import whole_number
+from asynctasq.testing.engine import Surroundings
 from asynctasq.testing.fake_queue.draining import (
     DrainOptions,
     DrainResult,
@@ -49,7 +51,7 @@ class RealQueue(Outcomes):
     clock is moved. Everything else is real: threads, child processes, sleeps, time limits.
 
     concurrency: how many attempts run at once. queues: which queues are served, as `--queues`; by default all.
-    real_s_max: how many real seconds one call may take.
+    real_s_max: how many real seconds one call may take. middleware, resources: as of a FakeQueue.
     """
 
     def __init__(
@@ -60,8 +62,11 @@ class RealQueue(Outcomes):
         queues: str | None = None,
         lease_s: float = 30.0,
         real_s_max: float = 60.0,
+        middleware: Sequence[Middleware] | None = None,
+        resources: object = None,
     ) -> None:
         super().__init__()
+        self._surroundings = Surroundings(middleware, resources)
         self._store = store
         self._driver = RecordingDriver(store.create())
         self._served = queues
@@ -79,6 +84,7 @@ class RealQueue(Outcomes):
                 lease_s=seconds_of(lease_s, "lease_s", above_zero=True),
                 real_s_max=seconds_of(real_s_max, "real_s_max", above_zero=True),
                 address=self._address,
+                surroundings=self._surroundings,
             ),
             clock=self._clock,
             record=self._ledger.append,
@@ -134,7 +140,7 @@ class RealQueue(Outcomes):
     def _enter_scope(self) -> None:
         self._state = "open"
         self._thread = threading.get_ident()
-        scoped_dispatcher.set(OneDriverQueue(self._driver))
+        scoped_dispatcher.set(OneDriverQueue(self._driver, middleware=self._surroundings.middleware()))
         fake_opened(self._thread)
 
     def _leave_scope(self) -> None:

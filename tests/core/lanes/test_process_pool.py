@@ -187,7 +187,7 @@ async def test_what_a_child_writes_appears_on_the_workers_streams(
 async def test_an_application_that_can_not_be_imported_is_told_in_words() -> None:
     pool = ProcessPool(ChildSettings(modules=("no_such_module_of_ours",)), size=1)
     try:
-        with pytest.raises(ChildCrashed, match="could not import the application") as caught:
+        with pytest.raises(ChildCrashed, match="could not start the application") as caught:
             await pool.run(request(Pid()), timeout_s=None)
     finally:
         await pool.stop()

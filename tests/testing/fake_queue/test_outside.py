@@ -3,7 +3,7 @@
 import asyncio
 import socket
 import threading
-from collections.abc import Generator
+from collections.abc import AsyncGenerator, Generator
 from datetime import timedelta
 
 import pytest
@@ -218,3 +218,23 @@ async def test_perform_runs_one_attempt_on_the_loop_of_the_test(port: int) -> No
 
     assert (third.completed, third.value) == (True, "attempt 3\n")
     assert (first.retry_in_s, str(first.exception)) == (3600, "attempt 1\n")
+
+
+async def ticks() -> AsyncGenerator[int]:
+    for number in range(3):
+        await asyncio.sleep(100)
+        yield number
+
+
+@task
+async def reads_ticks() -> int:
+    return sum([number async for number in ticks()])
+
+
+def test_sleep_in_an_asynchronous_generator_is_virtual_time() -> None:
+    with FakeQueue(real_s_max=1) as queue:
+        reads_ticks.dispatch_sync()
+        queue.run_until_idle_sync()
+
+    queue.assert_completed(reads_ticks)
+    assert queue.clock.elapsed == timedelta(seconds=300)
