@@ -345,7 +345,7 @@ class KeepsResultsForEver(MemoryDriver):
     """Forgets to forget."""
 
     async def fetch_result(self, message_id: str) -> bytes | None:
-        return self._results.get(message_id, (0, None))[1]
+        return self._results.kept.get(message_id, (0, None))[1]
 
 
 class ClaimsTransactions(MemoryDriver):

@@ -8,9 +8,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Self, cast
 
-from asynctasq.drivers.base import YES, Capabilities, Driver, Notifies, Settlements, Transactional
+from asynctasq.drivers.base import YES, Capabilities, Driver, Notifies, ReportsProgress, Settlements, Transactional
 from asynctasq.errors import DriverUnavailable
-from asynctasq.kernel.messages import Depth, Lease, Message
+from asynctasq.kernel.messages import Depth, Lease, Message, Progress
 from asynctasq.testing.engine.process import SimulatedProcess
 from asynctasq.testing.engine.store import FakeStore
 from asynctasq.testing.transactions import Change, Transactions
@@ -61,7 +61,7 @@ class ReserveGate:
         await self._opened.wait()
 
 
-class WorkerDriver(Driver, Notifies, Transactional):
+class WorkerDriver(Driver, Notifies, ReportsProgress, Transactional):
     """The driver as one worker sees it. `inner` is the store, or a faulty driver around it.
 
     What is stored or settled "in" a connection is so when the transaction of that connection commits.
@@ -202,6 +202,10 @@ class WorkerDriver(Driver, Notifies, Transactional):
         await self._gate.wait_open()
         await self._block_if_killed()
         return await cast("Notifies", self._inner).wait_visible(() if self._all_queues else queues, wait_s=wait_s)
+
+    async def report_progress(self, reports: Sequence[tuple[Lease, Progress]]) -> None:
+        await self._block_if_killed()
+        await cast("ReportsProgress", self._inner).report_progress(reports)
 
     async def depth(self, queue: str) -> Depth:
         return await self._inner.depth(queue)
