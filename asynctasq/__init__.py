@@ -4,8 +4,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from asynctasq.tasks import AsyncProcessTask, AsyncTask, SyncProcessTask, SyncTask, Task, task
-from asynctasq.tasks.base import dispatch_many, dispatch_many_sync
+from asynctasq.tasks.batch import dispatch_many, dispatch_many_sync
 from asynctasq.tasks.dispatching import set_default_dispatcher
+from asynctasq.tasks.handle import result, result_sync, status, status_sync
 
 # Imported when first used, so that `import asynctasq` stays fast.
 _NAMES_IN = {
@@ -36,5 +37,5 @@ __version__ = "0.1.0"
 __all__ = [
     "AsyncProcessTask", "AsyncTask", "AsyncTasqError", "Reject", "Retry", "Snooze", "SyncProcessTask", "SyncTask",
     "Task", "TaskTimeoutError", "Worker", "close", "current_task", "dispatch_many", "dispatch_many_sync", "init",
-    "task",
+    "result", "result_sync", "status", "status_sync", "task",
 ]  # fmt: skip

@@ -37,6 +37,10 @@ def test_the_public_names_are_these() -> None:
         "dispatch_many",
         "dispatch_many_sync",
         "init",
+        "result",
+        "result_sync",
+        "status",
+        "status_sync",
         "task",
     ]
 

@@ -7,12 +7,13 @@ from asynctasq.tasks.base import (
     SyncProcessTask,
     SyncTask,
     Task,
-    dispatch_many,
-    dispatch_many_sync,
 )
+from asynctasq.tasks.batch import dispatch_many, dispatch_many_sync
 from asynctasq.tasks.dispatching import Dispatcher
 from asynctasq.tasks.functions import TaskFunction, task
+from asynctasq.tasks.handle import TaskHandle
 from asynctasq.tasks.mode import Mode
+from asynctasq.tasks.task_status import TaskStatus
 
 __all__ = [
     "AsyncProcessTask",
@@ -24,6 +25,8 @@ __all__ = [
     "SyncTask",
     "Task",
     "TaskFunction",
+    "TaskHandle",
+    "TaskStatus",
     "dispatch_many",
     "dispatch_many_sync",
     "task",

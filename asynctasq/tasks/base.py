@@ -22,6 +22,7 @@ from asynctasq.tasks.class_checks import (
 )
 from asynctasq.tasks.completing import completing, completing_sync
 from asynctasq.tasks.dispatching import current_dispatcher
+from asynctasq.tasks.handle import TaskHandle
 from asynctasq.tasks.mode import Mode
 from asynctasq.tasks.options import (
     SETTINGS,
@@ -47,8 +48,6 @@ __all__ = [
     "SyncProcessTask",
     "SyncTask",
     "Task",
-    "dispatch_many",
-    "dispatch_many_sync",
 ]
 
 T_co = TypeVar("T_co", covariant=True)
@@ -200,25 +199,26 @@ class BaseTask(Generic[T_co]):
     # -- dispatching ------------------------------------------------------------------------------
 
     @final
-    async def dispatch(self, *, connection: Any = None) -> str:
-        """Store one message that runs this task; return its id, a UUID string.
+    async def dispatch(self, *, connection: Any = None) -> TaskHandle[T_co]:
+        """Store one message that runs this task; return its id, a UUID string that can be asked for the result.
 
-        Each call stores a new message. With `connection`, the message is part of that connection's
-        transaction: committed with it, or never there.
+        Each call stores a new message. With `connection` it is part of that connection's transaction.
 
         Raises: UnserializableValue, BodyTooLarge, DriverError; nothing was stored then.
         """
-        [task_id] = await current_dispatcher().dispatch([self], connection=connection)
-        return task_id
+        dispatcher = current_dispatcher()
+        [task_id] = await dispatcher.dispatch([self], connection=connection)
+        return TaskHandle(task_id, type(self), dispatcher, keeps_result=self._options.keep_result_s is not None)
 
     @final
-    def dispatch_sync(self, *, connection: Any = None) -> str:
+    def dispatch_sync(self, *, connection: Any = None) -> TaskHandle[T_co]:
         """Do `dispatch` from code that has no event loop.
 
         Raises: RuntimeError inside a running event loop, where it would block it.
         """
-        [task_id] = current_dispatcher().dispatch_sync([self], connection=connection)
-        return task_id
+        dispatcher = current_dispatcher()
+        [task_id] = dispatcher.dispatch_sync([self], connection=connection)
+        return TaskHandle(task_id, type(self), dispatcher, keeps_result=self._options.keep_result_s is not None)
 
     # -- completing inside a transaction ----------------------------------------------------------
 
@@ -385,16 +385,3 @@ NOTHING = _Nothing()
 def _has_execute(cls: type[BaseTask[Any]]) -> bool:
     execute = getattr(cls, "execute", None)
     return execute is not None and all(execute is not getattr(kind, "execute", None) for kind in KINDS)
-
-
-async def dispatch_many(tasks: Sequence[BaseTask[Any]], *, connection: Any = None) -> list[str]:
-    """Dispatch all of `tasks`, in one round trip per driver; return their ids in order.
-
-    The messages of one driver are stored all or none, where the driver claims `atomic_enqueue`.
-    """
-    return await current_dispatcher().dispatch(tasks, connection=connection)
-
-
-def dispatch_many_sync(tasks: Sequence[BaseTask[Any]], *, connection: Any = None) -> list[str]:
-    """Do `dispatch_many` from code that has no event loop."""
-    return current_dispatcher().dispatch_sync(tasks, connection=connection)

@@ -10,6 +10,7 @@ from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 from asynctasq.drivers.base import Driver
 from asynctasq.errors import TaskDefinitionError
 from asynctasq.tasks.base import AsyncProcessTask, AsyncTask, BaseTask, SyncProcessTask, SyncTask
+from asynctasq.tasks.handle import TaskHandle
 from asynctasq.tasks.options import SETTINGS, Duration, Missing, RetryStrategy, nearest_setting
 from asynctasq.tasks.signatures import Signature, signature_of
 
@@ -45,11 +46,11 @@ class TaskFunction(Generic[P, R]):
         """
         return cast("BaseTask[R]", self.task_class(*args, **kwargs))
 
-    async def dispatch(self, /, *args: P.args, **kwargs: P.kwargs) -> str:
+    async def dispatch(self, /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[R]:
         """Build and dispatch in one call; return the id."""
         return await self(*args, **kwargs).dispatch()
 
-    def dispatch_sync(self, /, *args: P.args, **kwargs: P.kwargs) -> str:
+    def dispatch_sync(self, /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[R]:
         """Do `dispatch` from code that has no event loop."""
         return self(*args, **kwargs).dispatch_sync()
 
