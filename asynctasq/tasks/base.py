@@ -10,7 +10,7 @@ from uuid import UUID
 
 from asynctasq.drivers.base import Driver
 from asynctasq.errors import AsyncTasqError, DispatchError, TaskDefinitionError
-from asynctasq.kernel.messages import check_queue_name
+from asynctasq.kernel.messages import check_queue_name, checked_progress
 from asynctasq.kernel.retry import Exponential, Fixed
 from asynctasq.tasks.class_checks import (
     check_driver_override,
@@ -20,7 +20,7 @@ from asynctasq.tasks.class_checks import (
     check_settings,
     check_validate,
 )
-from asynctasq.tasks.completing import completing, completing_sync
+from asynctasq.tasks.completing import completing, completing_sync, running_completion
 from asynctasq.tasks.dispatching import current_dispatcher
 from asynctasq.tasks.handle import TaskHandle
 from asynctasq.tasks.mode import Mode
@@ -261,6 +261,19 @@ class BaseTask(Generic[T_co]):
                 "in a test, run it with perform() or in a FakeQueue"
             )
         return self._task_id
+
+    @final
+    def report_progress(self, done: float, total: float, text: str = "") -> Awaitable[None]:
+        """Say how far this execution is, for `status`; with or without `await`. Without effect in a child process.
+
+        The latest report is stored, about once a second. That it can't be is logged, and no error of the task.
+
+        Raises: ValueError unless `done` is from 0 to `total`, or if `text` has more than 200 characters.
+        """
+        progress, running = checked_progress(done, total, text), running_completion.get()
+        if running is not None and running.task is self:
+            running.report(progress)
+        return NOTHING
 
     # -- hooks ------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from asynctasq.core.in_flight import AttemptCompletion, CompletionFactory, InFli
 from asynctasq.core.runtime import SharedLoopRuntime, SimulatedRuntime, WorkerSettings
 from asynctasq.core.task_factory import TaskFactory
 from asynctasq.errors import AsyncTasqError
-from asynctasq.kernel.messages import Lease, Message
+from asynctasq.kernel.messages import Lease, Message, Progress
 from asynctasq.queue import MessageFactory
 from asynctasq.tasks.application import Application
 from asynctasq.tasks.base import BaseTask
@@ -32,6 +32,10 @@ class _Completion(AttemptCompletion):
         self._stands_for = engine.stands_for()
         self._attempt = attempt
         self._open = False
+        self.progress: list[Progress] = []
+
+    def report(self, progress: Progress) -> None:
+        self.progress.append(progress)
 
     def begin(self) -> None:
         if self._stands_for is not None:
@@ -60,12 +64,15 @@ class _Completion(AttemptCompletion):
 class _CompletionFactory(CompletionFactory):
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self.progress: list[Progress] = []
 
     def completion(
         self, attempt: InFlightAttempt, task: BaseTask[Any], keep_result_s: float | None
     ) -> AttemptCompletion:
         del keep_result_s
-        return _Completion(self._engine, attempt, task)
+        made = _Completion(self._engine, attempt, task)
+        self.progress = made.progress
+        return made
 
 
 async def perform_task(engine: Engine, task: BaseTask[R], *, attempt: int) -> Performed[R]:
@@ -97,16 +104,19 @@ async def _perform(engine: Engine, message: Message, *, attempt: int) -> Perform
         expires_at=float("inf"),
     )
     in_flight = InFlightAttempt(lease, deadline=float("inf"))
+    completions = _CompletionFactory(engine)
     try:
         runner = AttemptRunner(
-            task_factory, lanes, environment=runtime, completion_factory=_CompletionFactory(engine), fetch_values=True
+            task_factory, lanes, environment=runtime, completion_factory=completions, fetch_values=True
         )
         settlement = await runner.run(in_flight)
     finally:
         await lanes.stop_processes()
         lanes.close()
     assert settlement is not None, "a lease without end can't be stale"
-    return Performed(value=in_flight.value, exception=in_flight.exception, settlement=settlement)
+    return Performed(
+        value=in_flight.value, exception=in_flight.exception, settlement=settlement, progress=completions.progress
+    )
 
 
 def task_with_arguments(task: BaseTask[R]) -> BaseTask[R]:
