@@ -1,5 +1,6 @@
 """Where dispatches go while a FakeQueue is open: into its store, through the real codec, whatever their driver."""
 
+import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -20,6 +21,7 @@ from asynctasq.testing.engine import Engine
 from asynctasq.testing.engine.worker_driver import current_worker_driver
 from asynctasq.testing.fake_queue.like_driver import LikeDriver
 from asynctasq.testing.fake_queue.recording import Dispatched
+from asynctasq.testing.loop import SharedLoop
 from asynctasq.testing.transactions.watches import Watch
 
 __all__ = ["FakeDispatcher", "Filter", "task_of"]
@@ -78,6 +80,7 @@ class FakeDispatcher(Dispatcher[BaseTask[Any]]):
         self._chosen = chosen
         self._add = add
         self._factory = MessageFactory(clock=engine.clock, new_id=engine.new_id)
+        self._blocks_loop = False
         self._unstored: dict[str, tuple[type[BaseTask[Any]], Message, int]] = {}
         engine.store.on_stored = self._record
         engine.store.on_forgotten = self._forget
@@ -110,7 +113,7 @@ class FakeDispatcher(Dispatcher[BaseTask[Any]]):
         """
         if self._passes(task):
             return await default_dispatcher().result(task_id, task=task, timeout_s=timeout_s)
-        runs = self.engine.gate.is_open
+        runs = self.engine.gate.is_open and not self._blocks_loop
         try:
             return await wait_for_result(
                 self.engine.store,
@@ -123,8 +126,8 @@ class FakeDispatcher(Dispatcher[BaseTask[Any]]):
         except ResultTimeoutError as error:
             if not runs:
                 error.add_note(
-                    "nothing runs in a FakeQueue until the test says so: `await queue.drain()` first, or ask for the "
-                    "result in a task of asyncio while that runs"
+                    "nothing runs in a FakeQueue until the test says so, nor while synchronous code runs in the loop "
+                    "of a simulation: `await queue.drain()` first, or await the result while that runs"
                 )
             raise
 
@@ -135,9 +138,18 @@ class FakeDispatcher(Dispatcher[BaseTask[Any]]):
         return await fetch_status(self.engine.store, task_id, limits=self._factory.limits)
 
     def call_sync(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Run a call that does not wait, since nothing runs meanwhile."""
+        """Run a call of synchronous code; that of a task which a simulation runs in its loop can't wait for others."""
         refuse_running_loop("this would block the running event loop; await result() or status() here")
-        return self.engine.run_sync(make())
+        loop = self.engine.loop
+        if isinstance(loop, SharedLoop):
+            return asyncio.run(make())
+        if not loop.is_running():
+            return self.engine.run_sync(make())
+        self._blocks_loop = True
+        try:
+            return asyncio.run(make())
+        finally:
+            self._blocks_loop = False
 
     def _passes(self, task: type[BaseTask[Any]] | None) -> bool:
         """Say whether a task's dispatches are let through to the configured queue."""
