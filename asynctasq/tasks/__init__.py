@@ -1,5 +1,6 @@
 """Floor 2: what users write. Four classes, one decorator, and how a dispatch leaves the task."""
 
+from asynctasq.kernel.messages import Progress
 from asynctasq.tasks.base import (
     AsyncProcessTask,
     AsyncTask,
@@ -21,6 +22,7 @@ __all__ = [
     "BaseTask",
     "Dispatcher",
     "Mode",
+    "Progress",
     "SyncProcessTask",
     "SyncTask",
     "Task",
