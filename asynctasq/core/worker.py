@@ -122,7 +122,7 @@ class Worker:
         Raises: DriverError if the backend can't be used, stayed away for `broker_timeout_s`, or could not be told in
         time how the last attempts ended.
         """
-        self.driver.holder = self.name[:HOLDER_CHARS_MAX]
+        self.driver.holder = self.name.encode("ascii", "replace").decode()[:HOLDER_CHARS_MAX]
         self._wake_up = asyncio.Event()
         self._may_have_work, self._started = True, 0
         self._stop.on_change(self._wake_up.set)

@@ -84,7 +84,7 @@ class Driver(Protocol):
     tls: str = ""
     """How its connections are protected, for the worker's banner; empty for a driver that makes none."""
     holder: str = ""
-    """Who reserves by this driver, `HOLDER_CHARS_MAX` characters at most; stored with each lease. Assignable."""
+    """Who reserves by this driver, up to `HOLDER_CHARS_MAX` characters of printable ASCII; stored with each lease."""
 
     @classmethod
     def from_url(cls, url: str, **options: Any) -> Self:

@@ -36,8 +36,8 @@ JSON_BYTES_PER_CHAR = 12
 PROGRESS_CHARS_MAX = 200
 """The longest text that a progress may have."""
 PROGRESS_NUMBER_END = 1e18
-HOLDER_CHARS_MAX = 200
-"""The longest name of who holds a lease that drivers store."""
+HOLDER_CHARS_MAX = 80
+"""The longest name of who holds a lease that drivers store, in printable ASCII."""
 QUEUE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:\-]{0,79}\Z")
 
 

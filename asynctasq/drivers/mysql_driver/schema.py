@@ -2,6 +2,7 @@
 
 from asynctasq.drivers.base import Migration
 from asynctasq.drivers.mysql_driver.statements import Statements, literal
+from asynctasq.kernel.messages import HOLDER_CHARS_MAX
 
 __all__ = ["migrations"]
 
@@ -62,11 +63,16 @@ def _create_versions(sql: Statements) -> str:
 
 
 def _add_lease_columns(sql: Statements) -> list[str]:
-    """Add them in one step, unless they are there: MySQL has no ADD COLUMN IF NOT EXISTS."""
+    """Add them in one step, unless they are there: MySQL has no ADD COLUMN IF NOT EXISTS.
+
+    A claim overwrites `reserved_by` in place, since its width is fixed, and leaves `progress` alone, which is not shown
+    any more: with a text of any length, or the BLOB set to NULL, a claim took the server half as much time again.
+    """
     name = literal(sql.messages.strip("`"))
     add = (
-        f"ALTER TABLE {sql.messages} ADD COLUMN reserved_us BIGINT NULL, ADD COLUMN reserved_by VARBINARY(800) NULL,"
-        " ADD COLUMN progress BLOB NULL"
+        f"ALTER TABLE {sql.messages} ADD COLUMN reserved_us BIGINT NOT NULL DEFAULT 0,"
+        f" ADD COLUMN reserved_by BINARY({HOLDER_CHARS_MAX}) NOT NULL DEFAULT 0x00,"
+        " ADD COLUMN progress_token BIGINT UNSIGNED NOT NULL DEFAULT 0, ADD COLUMN progress BLOB NULL"
     )
     found = (
         "SELECT COUNT(*) FROM information_schema.columns WHERE table_schema = DATABASE()"

@@ -23,7 +23,7 @@ CLAIM = "@asynctasq_claim"
 TOKEN_MAX, CRASHES_MAX = 2**63 - 2, 2**32 - 2
 MESSAGE_COLUMNS = (
     "dead, id, queue, body, leased, attempts, crashes, enqueued_us, visible_us, reason, error,"
-    " reserved_us, reserved_by, progress"
+    " reserved_us, TRIM(TRAILING 0x00 FROM reserved_by), IF(progress_token = token, progress, NULL)"
 )
 
 LeaseKey = tuple[int, int]
@@ -145,7 +145,7 @@ class Statements:
             f" SET m.crashes = LEAST(m.crashes, {CRASHES_MAX}) + (c.leased > 0), m.leased = 1,"
             f" m.token = LEAST(m.token, {TOKEN_MAX}) + 1,"
             f" m.claim = {CLAIM}, m.claimed_us = c.visible_us, m.visible_us = {now} + {lease_us},"
-            f" m.reserved_us = {now}, m.reserved_by = {literal(holder or None)}, m.progress = NULL"
+            f" m.reserved_us = {now}, m.reserved_by = {literal(holder or chr(0))}"
         )
 
     def claim_rest(
@@ -201,7 +201,8 @@ class Statements:
     def report_progress(self, held: LeaseKey, progress: str) -> str:
         """Store how far an attempt is whose lease is still the latest."""
         source = f"{self.messages} AS m FORCE INDEX (PRIMARY)"
-        return f"UPDATE {source} SET m.progress = {literal(progress)} WHERE {_fence([held], 'm')}"
+        change = f"m.progress = {literal(progress)}, m.progress_token = m.token"
+        return f"UPDATE {source} SET {change} WHERE {_fence([held], 'm')}"
 
     def complete(self, held: Iterable[LeaseKey]) -> str:
         """Remove finished messages."""

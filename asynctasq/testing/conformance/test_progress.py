@@ -60,9 +60,9 @@ async def test_a_takeover_changes_the_holder(store: StoreUnderTest) -> None:
     assert (found.reserved_by, found.progress) == ("", None), "nobody has given a name, or reported anything"
 
 
-@conforms("find: a holder of any length and script that is allowed", needs=NEEDS)
+@conforms("find: a holder of any length that is allowed", needs=NEEDS)
 async def test_a_long_name_of_a_holder_comes_back(store: StoreUnderTest) -> None:
-    store.driver.holder = ("h\u00f6st-\U0001f5a5'\"\\%:?" * HOLDER_CHARS_MAX)[:HOLDER_CHARS_MAX]
+    store.driver.holder = ("host-1 '\"\\%:?-" * HOLDER_CHARS_MAX)[:HOLDER_CHARS_MAX]
 
     await store.lease("m")
 

@@ -9,7 +9,7 @@
 --                     only once a message was reserved; a dead letter adds NUL reason NUL time of death
 --                     mode: L leased, D dead letter, F neither; error: 1 if there is one
 --   errors     hash   id -> the last error, as JSON
---   holders    hash   id -> who holds the lease, NUL progress as JSON once it was reported
+--   holders    hash   id -> who holds the lease, NUL, the progress as JSON once it was reported, before that blanks
 --   due:Q      zset   arrival(16) id, scored by visible_at: not leased (scheduled or ready)
 --   leased:Q   zset   arrival(16) PAD id, scored by the end of the lease (reserved, or expired)
 --   dead:Q     zset   arrival(16) id, scored by the order of death

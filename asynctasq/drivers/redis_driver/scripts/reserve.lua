@@ -1,6 +1,8 @@
 -- Lease visible messages: first by visible_at, then by arrival, expired leases among them.
 -- One call makes about so many dead letters of damaged messages, so that it does not block the server.
 local DAMAGED_MAX = 1000
+-- Blanks that keep the hash of the holders from being packed.
+local NO_PROGRESS = '\0' .. string.rep(' ', 65)
 
 -- Merge two lists of member, score, member, score, ... in the order of the queue; return members, whether each
 -- was an expired lease, and how many came from the first list.
@@ -90,6 +92,7 @@ end
 local function reserve(first, queues, limit, lease, holder)
   local until_at = integer(now + lease)
   local reply, damaged = { until_at }, {}
+  holder = holder .. NO_PROGRESS
   for i = first, first + queues - 1 do
     while limit > 0 and #damaged < 3 * DAMAGED_MAX do
       local found, leased_count = lease_from(ARGV[i], min(limit, 1000), until_at, holder, reply, damaged)
