@@ -21,10 +21,14 @@ __all__ = [
     "MissingExtra",
     "ModelNotFoundError",
     "Reject",
+    "ResultNotKept",
+    "ResultTimeoutError",
     "Retry",
     "Snooze",
     "TaskDefinitionError",
     "TaskExpiredError",
+    "TaskFailedError",
+    "TaskNotFoundError",
     "TaskSignal",
     "TaskTimeoutError",
     "UndecodableBody",
@@ -156,6 +160,49 @@ class TaskTimeoutError(AsyncTasqError, TimeoutError):
 
 class TaskExpiredError(AsyncTasqError):
     """A message was given up because no attempt of it could start within `expires` of its dispatch."""
+
+
+class TaskFailedError(AsyncTasqError):
+    """A task whose result was asked for has failed for good: it is a dead letter.
+
+    `type`, `message` and `traceback` are the texts of its last exception, "" if there are none; `attempts` counts its
+    executions, `reason` says why it was given up: "failed", "rejected", "crashed", or why it could not run.
+    """
+
+    def __init__(
+        self,
+        task_id: str,
+        *,
+        type: str,  # noqa: A002 - as the attribute
+        message: str,
+        traceback: str,
+        attempts: int,
+        reason: str,
+    ) -> None:
+        said = f": {type}: {message}" if type else ""
+        super().__init__(f"task {task_id} is a dead letter ({reason}, {attempts} attempts counted){said}")
+        self.task_id = task_id
+        self.type = type
+        self.message = message
+        self.traceback = traceback
+        self.attempts = attempts
+        self.reason = reason
+
+
+class TaskNotFoundError(AsyncTasqError, LookupError):
+    """Nothing is stored of a task: it is unknown, was cancelled, or has completed and its result is not kept."""
+
+
+class ResultNotKept(AsyncTasqError):
+    """The result of a task was asked for that was dispatched without `keep_result`."""
+
+
+class ResultTimeoutError(AsyncTasqError, TimeoutError):
+    """A task had not ended when the time to wait for its result was over. `state` is the one it was in."""
+
+    def __init__(self, text: str, *, state: str = "") -> None:
+        super().__init__(text)
+        self.state = state
 
 
 class WorkerCrashedError(AsyncTasqError):

@@ -11,14 +11,16 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 from asynctasq.clock import Clock, SystemClock
-from asynctasq.codec.arguments import pack_arguments, unpack_result
+from asynctasq.codec.arguments import pack_arguments
 from asynctasq.codec.envelope import encode_envelope
 from asynctasq.codec.limits import DEFAULT_LIMITS, Limits
-from asynctasq.codec.signing import SigningKeys, open_result
-from asynctasq.drivers.base import Driver, KeepsResults, Transactional
+from asynctasq.codec.signing import SigningKeys
+from asynctasq.codec.values import register_text
+from asynctasq.drivers.base import Driver, Transactional
 from asynctasq.errors import DELAY_S_MAX, DispatchError, UnsupportedFeature
 from asynctasq.kernel.envelope import NO_HEADERS, Envelope
 from asynctasq.kernel.messages import Message
+from asynctasq.results import fetch_status, wait_for_result
 from asynctasq.tasks.base import RESERVED, BaseTask
 from asynctasq.tasks.configured import middleware_of
 from asynctasq.tasks.definition import (
@@ -30,9 +32,10 @@ from asynctasq.tasks.definition import (
     set_dispatched,
 )
 from asynctasq.tasks.dispatching import Dispatcher
-from asynctasq.tasks.functions import TaskFunction
+from asynctasq.tasks.handle import TaskHandle
 from asynctasq.tasks.middleware import DispatchContext, around_dispatch
 from asynctasq.tasks.options import Options
+from asynctasq.tasks.task_status import TaskStatus
 
 __all__ = [
     "MessageFactory",
@@ -44,6 +47,8 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+
+register_text(TaskHandle)  # here, where every dispatch passes: importing the package alone imports no codec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,21 +229,35 @@ class Queue(Dispatcher[BaseTask[Any]]):
             transactional.enqueue_in_sync(connection, messages)
         return ids
 
-    async def fetch_result(self, task_id: str, task: "type[BaseTask[Any]] | TaskFunction[..., Any]") -> object:
-        """Return what a task returned; None if it has not completed, was not asked to keep it, or it expired.
+    async def result(
+        self, task_id: str, *, task: type[BaseTask[Any]] | None = None, timeout_s: float | None = None
+    ) -> Any:
+        """Return what a task returned, once it has ended; see `TaskHandle.result`.
 
-        Raises: UnsupportedFeature if the driver of `task` keeps no results; BadSignature if there are signing keys and
-        the result is not signed with one of them, as that of this message.
+        Of `task`, its class, the driver is asked that has it; without it the default one.
+
+        Raises: BadSignature if there are signing keys and the result is not signed with one of them, as that of this
+        message; UnknownTask if the result is rebuilt from a class that is neither given nor imported.
         """
-        cls = task.task_class if isinstance(task, TaskFunction) else task
-        definition = definition_of(cls)
-        driver = self._driver(definition)
-        if not driver.capabilities.keeps_results or not isinstance(driver, KeepsResults):
-            raise UnsupportedFeature(f"{driver} keeps no results")
-        data = await driver.fetch_result(task_id)
-        if data is None:
-            return None
-        return unpack_result(open_result(data, self.factory.keys, task_id), definition.returns, self.factory.limits)
+        factory = self.factory
+        return await wait_for_result(
+            self._driver_for(task), task_id, task=task, timeout_s=timeout_s, keys=factory.keys, limits=factory.limits
+        )
+
+    async def status(self, task_id: str, *, task: type[BaseTask[Any]] | None = None) -> TaskStatus:
+        """Return what is known of a task; see `TaskHandle.status`."""
+        return await fetch_status(self._driver_for(task), task_id, limits=self.factory.limits)
+
+    def call_sync(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run a call of this queue from code that has no event loop.
+
+        Raises: RuntimeError inside a running event loop.
+        """
+        refuse_running_loop("this would block the running event loop; await result() or status() here")
+        return background_loop.run(make)
+
+    def _driver_for(self, task: type[BaseTask[Any]] | None) -> Driver:
+        return self.driver if task is None else self._driver(definition_of(task))
 
     async def close(self) -> None:
         """Close the default driver's connections of the running loop."""

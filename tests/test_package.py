@@ -34,7 +34,6 @@ def test_the_public_names_are_these() -> None:
         "SyncProcessTask",
         "SyncTask",
         "Task",
-        "TaskTimeoutError",
         "Worker",
         "close",
         "current_task",
@@ -42,6 +41,10 @@ def test_the_public_names_are_these() -> None:
         "dispatch_many_sync",
         "init",
         "resource",
+        "result",
+        "result_sync",
+        "status",
+        "status_sync",
         "task",
     ]
 

@@ -14,7 +14,7 @@ from asynctasq.codec.limits import Limits
 from asynctasq.codec.signing import SigningKeys
 from asynctasq.drivers.memory_driver import MemoryDriver
 from asynctasq.drivers.sqlite_driver import SQLiteDriver
-from asynctasq.errors import BadSignature, BodyTooLarge, DriverUnavailable, UnsupportedFeature
+from asynctasq.errors import BadSignature, BodyTooLarge, DriverUnavailable, TaskNotFoundError, UnsupportedFeature
 from asynctasq.kernel.messages import Message
 from asynctasq.kernel.retry import Delays
 from asynctasq.queue import MessageFactory, Queue
@@ -170,11 +170,11 @@ async def test_results_are_asked_of_the_driver_that_has_the_task() -> None:
 
     queue = Queue(Mute())
 
-    assert await queue.fetch_result("nobody", Elsewhere) is None
-    with pytest.raises(UnsupportedFeature, match="keeps no results"):
-        await queue.fetch_result("nobody", Note)
-    with pytest.raises(UnsupportedFeature, match="keeps no results"):
-        await queue.fetch_result("nobody", note)
+    with pytest.raises(TaskNotFoundError, match="memory"):
+        await queue.result("nobody", task=Elsewhere)
+    for known in (Note, note.task_class, None):
+        with pytest.raises(UnsupportedFeature, match="keeps no results"):
+            await queue.result("nobody", task=known)
 
 
 def test_a_task_goes_to_its_own_driver_or_the_queues() -> None:

@@ -52,6 +52,14 @@ def unpack(data: bytes, *, limits: Limits = DEFAULT_LIMITS) -> object:
     return Decoding(limits).decode(data)
 
 
+_text_types: set[type[str]] = set()
+
+
+def register_text(cls: type[str]) -> None:
+    """Let values of this kind of string be encoded as the strings they equal; they are decoded as plain ones."""
+    _text_types.add(cls)
+
+
 class Encoding:
     """One encoding. Afterwards `annotated` says whether the value can be decoded only as its annotation allows."""
 
@@ -131,6 +139,8 @@ class Encoding:
 
     def _default(self, value: object) -> object:
         cls = type(value)
+        if cls in _text_types:
+            return str(value)
         known = ENCODERS.get(cls)
         if known is not None:
             code, encode = known

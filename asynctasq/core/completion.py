@@ -2,7 +2,9 @@
 
 import asyncio
 import enum
+from collections.abc import Callable
 from collections.abc import Set as AbstractSet
+from functools import partial
 from typing import Any
 
 from asynctasq.clock import Clock
@@ -18,7 +20,7 @@ from asynctasq.core.task_factory import TaskFactory
 from asynctasq.drivers.base import Driver, Transactional
 from asynctasq.drivers.loops import running_loop
 from asynctasq.errors import AsyncTasqError, DriverError, LeaseLost, UnsupportedFeature
-from asynctasq.kernel.messages import Complete, Lease
+from asynctasq.kernel.messages import Complete, Lease, Progress
 from asynctasq.logs import get_logger
 from asynctasq.tasks.base import BaseTask
 from asynctasq.tasks.definition import definition_of
@@ -32,13 +34,22 @@ class LeaseCompletionFactory(CompletionFactory):
     """Makes the completions of one worker's attempts, which share its driver and lease renewer."""
 
     def __init__(
-        self, driver: Driver, renewer: LeaseRenewer, task_factory: TaskFactory, *, clock: Clock, lease_s: float
+        self,
+        driver: Driver,
+        renewer: LeaseRenewer,
+        task_factory: TaskFactory,
+        *,
+        clock: Clock,
+        lease_s: float,
+        on_progress: Callable[[InFlightAttempt, Progress], None] | None = None,
     ) -> None:
+        """`on_progress`, if given, hears in the worker's loop of what attempts report."""
         self.driver = driver
         self.renewer = renewer
         self.task_factory = task_factory
         self.clock = clock
         self.lease_s = lease_s
+        self.on_progress = on_progress
 
     def completion(
         self, attempt: InFlightAttempt, task: BaseTask[Any], keep_result_s: float | None
@@ -69,6 +80,14 @@ class LeaseCompletion(AttemptCompletion):
         self._keep_result_s = keep_result_s
         self._stage = _Stage.IDLE
         self._loop = asyncio.get_running_loop()
+
+    def report(self, progress: Progress) -> None:
+        shared, attempt = self._shared, self._attempt
+        if attempt.asyncio_task is None or attempt.asyncio_task.done():
+            return  # this is its abandoned thread
+        shared.renewer.report(attempt, progress)
+        if shared.on_progress is not None:
+            self._in_worker_loop(partial(shared.on_progress, attempt, progress))
 
     def begin(self) -> None:
         transactional(self._shared.driver)
@@ -124,10 +143,13 @@ class LeaseCompletion(AttemptCompletion):
             if self._attempt.asyncio_task is not None and not self._attempt.asyncio_task.done():
                 self._shared.renewer.add(self._attempt)
 
+        self._in_worker_loop(add)
+
+    def _in_worker_loop(self, call: Callable[[], None]) -> None:
         if running_loop() is self._loop:
-            add()
+            call()
         elif not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(add)
+            self._loop.call_soon_threadsafe(call)
 
     def _settled(self, lost: AbstractSet[str]) -> None:
         if self._attempt.lease.message_id not in lost:

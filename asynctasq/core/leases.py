@@ -15,10 +15,12 @@ from typing import Protocol
 
 from asynctasq.clock import Clock
 from asynctasq.core.in_flight import InFlightAttempt
+from asynctasq.core.progress import ProgressReports
 from asynctasq.drivers.base import Driver
+from asynctasq.drivers.loops import running_loop
 from asynctasq.errors import DriverError
 from asynctasq.kernel.ledger import Entry, Kind
-from asynctasq.kernel.messages import Lease
+from asynctasq.kernel.messages import Lease, Progress
 from asynctasq.logs import get_logger
 
 __all__ = ["LeaseRenewer", "LoopLeaseRenewer", "ThreadLeaseRenewer"]
@@ -48,6 +50,10 @@ class LeaseRenewer(Protocol):
 
     def remove(self, attempt: InFlightAttempt) -> None:
         """Stop renewing the lease of this attempt."""
+        ...
+
+    def report(self, attempt: InFlightAttempt, progress: Progress) -> None:
+        """Store the progress of this attempt soon, unless it has ended by then; may be called from any thread."""
         ...
 
     async def stop(self) -> None:
@@ -110,6 +116,7 @@ class ThreadLeaseRenewer:
         self._driver = driver
         self._clock = clock
         self._renewals = _Renewals(lease_s, clock)
+        self._reports = ProgressReports(driver, clock=clock, limit_s=lease_s / 3)
         self._period_s = min(1.0, lease_s / 6)
         self._report_after_s = min(BLOCKED_LOOP_S, lease_s)
         self._stopping = threading.Event()
@@ -136,6 +143,11 @@ class ThreadLeaseRenewer:
 
     def remove(self, attempt: InFlightAttempt) -> None:
         self._renewals.remove(attempt)
+        if self._reports.latest:
+            self._reports.remove(attempt)
+
+    def report(self, attempt: InFlightAttempt, progress: Progress) -> None:
+        self._reports.add(attempt, progress)
 
     async def stop(self) -> None:
         thread, self._thread = self._thread, None
@@ -152,6 +164,8 @@ class ThreadLeaseRenewer:
             while not self._stopping.wait(self._period_s):
                 self._check_loop()
                 runner.run(self._renew())
+                if self._reports.latest:
+                    runner.run(self._reports.write())
             runner.run(self._driver.close())
         self._call_in_worker_loop(self._ended.set)
 
@@ -214,6 +228,10 @@ class LoopLeaseRenewer:
         self._driver = driver
         self._clock = clock
         self._renewals = _Renewals(lease_s, clock)
+        self._reports = ProgressReports(driver, clock=clock, limit_s=lease_s / 3)
+        self._report_timer: asyncio.TimerHandle | None = None
+        self._reporting: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._record = record
         self._worker = worker
         self._retry_s = min(1.0, lease_s / 6)
@@ -223,6 +241,7 @@ class LoopLeaseRenewer:
 
     def start(self, on_lost: Callable[[Sequence[InFlightAttempt]], None]) -> None:
         self._on_lost = on_lost
+        self._loop = asyncio.get_running_loop()
 
     def add(self, attempt: InFlightAttempt) -> None:
         self._renewals.add(attempt)
@@ -233,12 +252,40 @@ class LoopLeaseRenewer:
         self._renewals.remove(attempt)
         if not len(self._renewals):
             self._disarm()
+        if self._reports.latest:
+            self._reports.remove(attempt)
+
+    def report(self, attempt: InFlightAttempt, progress: Progress) -> None:
+        self._reports.add(attempt, progress)
+        if self._loop is running_loop():
+            self._arm_report()
+        elif self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._arm_report)
 
     async def stop(self) -> None:
         self._disarm()
-        if self._renewing is not None:
-            self._renewing.cancel()
-            await asyncio.wait([self._renewing])
+        if self._report_timer is not None:
+            self._report_timer.cancel()
+        for task in (self._renewing, self._reporting):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait([task])
+
+    def _arm_report(self) -> None:
+        """Write reports when they are due; set no timer while there are none, or while some are written."""
+        if self._reports.latest and self._report_timer is None and (self._reporting is None or self._reporting.done()):
+            loop = asyncio.get_running_loop()
+            self._report_timer = loop.call_later(self._reports.due_in_s(), self._write_reports)
+
+    def _write_reports(self) -> None:
+        self._report_timer = None
+        name = f"{self._worker} progress"
+        self._reporting = asyncio.get_running_loop().create_task(self._write_and_arm(), name=name)
+
+    async def _write_and_arm(self) -> None:
+        await self._reports.write()
+        if self._reports.latest:
+            self._report_timer = asyncio.get_running_loop().call_later(self._reports.due_in_s(), self._write_reports)
 
     def _arm(self, after_s: float) -> None:
         self._disarm()

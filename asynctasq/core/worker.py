@@ -25,7 +25,7 @@ from asynctasq.core.worker_ledger import WorkerLedger
 from asynctasq.drivers.base import Driver
 from asynctasq.errors import DispatchError, DriverError
 from asynctasq.kernel.ledger import Kind
-from asynctasq.kernel.messages import Complete, Lease, Release, Settlement
+from asynctasq.kernel.messages import HOLDER_CHARS_MAX, Complete, Lease, Release, Settlement
 from asynctasq.logs import get_logger
 from asynctasq.tasks.options import whole_number
 
@@ -83,18 +83,23 @@ class Worker:
         self._renewer = self._runtime.renewer(queue_driver, self.settings)
         messages = ScheduleMessages(keys=keys, limits=limits)
         self._tickers = Tickers(queue_driver, messages, self.settings, worker=self.name)
+        self._ledger = WorkerLedger(self._runtime)
         self._runner = AttemptRunner(
             task_factory,
             self._lanes,
             environment=self._runtime,
             settings=self.settings,
             completion_factory=LeaseCompletionFactory(
-                queue_driver, self._renewer, task_factory, clock=self._clock, lease_s=self.settings.lease_s
+                queue_driver,
+                self._renewer,
+                task_factory,
+                clock=self._clock,
+                lease_s=self.settings.lease_s,
+                on_progress=None if self._runtime.record is None else self._ledger.progress,
             ),
             tickers=self._tickers,
         )
         self._lifespans = LifespanRun(self.settings.lifespans or ())
-        self._ledger = WorkerLedger(self._runtime)
         self._in_flight: dict[str, InFlightAttempt] = {}
         self._to_settle: list[tuple[Lease, Settlement]] = []
         self._started = 0
@@ -124,6 +129,7 @@ class Worker:
         Raises: DriverError if the backend can't be used, stayed away for `broker_timeout_s`, or could not be told in
         time how the last attempts ended; LifespanError if a lifespan of the application could not be entered.
         """
+        self.driver.holder = self.name.encode("ascii", "replace").decode()[:HOLDER_CHARS_MAX]
         self._wake_up = asyncio.Event()
         self._may_have_work, self._started = True, 0
         self._stop.on_change(self._wake_up.set)

@@ -7,7 +7,7 @@ from asynctasq.core.hooks import AttemptEnvironment
 from asynctasq.core.in_flight import InFlightAttempt
 from asynctasq.core.settling import settlement_detail
 from asynctasq.kernel.ledger import Entry, Kind
-from asynctasq.kernel.messages import Lease, Release, Settlement
+from asynctasq.kernel.messages import Lease, Progress, Release, Settlement
 from asynctasq.logs import get_logger
 
 __all__ = ["WorkerLedger"]
@@ -48,6 +48,13 @@ class WorkerLedger:
     def attempt(self, attempt: InFlightAttempt, kind: Kind, *, due_at: float = 0.0) -> None:
         """Enter an event of an attempt."""
         self._enter(attempt.lease, kind, None, due_at)
+
+    def progress(self, attempt: InFlightAttempt, progress: Progress) -> None:
+        """Enter how far an attempt says it is."""
+        if self._environment.record is not None:
+            at, worker = self._environment.clock.now(), self._environment.name
+            entry = Entry.of(attempt.lease, Kind.PROGRESS, at=at, worker=worker, detail=str(progress), value=progress)
+            self._environment.record(entry)
 
     def stopped(self) -> None:
         """Enter that the worker has ended."""

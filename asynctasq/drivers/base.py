@@ -14,6 +14,7 @@ from asynctasq.kernel.messages import (
     ErrorRecord,
     Lease,
     Message,
+    Progress,
     Release,
     Settlement,
     State,
@@ -23,6 +24,7 @@ from asynctasq.kernel.messages import (
 )
 
 __all__ = [
+    "END_CHECK_S",
     "NO",
     "YES",
     "BaseDriver",
@@ -41,7 +43,9 @@ __all__ = [
     "Migration",
     "Notifies",
     "Page",
+    "Progress",
     "Release",
+    "ReportsProgress",
     "Settlement",
     "Settlements",
     "State",
@@ -54,6 +58,8 @@ __all__ = [
 ]
 
 Settlements = Sequence[tuple[Lease, Settlement]]
+END_CHECK_S = 15.0
+"""How often `wait_result` looks whether a message has ended of whose end it is not woken."""
 
 
 class Driver(Protocol):
@@ -77,6 +83,8 @@ class Driver(Protocol):
     """Seconds added to the server's clock; 0 in production. Assignable; takes effect at the next call."""
     tls: str = ""
     """How its connections are protected, for the worker's banner; empty for a driver that makes none."""
+    holder: str = ""
+    """Who reserves by this driver, up to `HOLDER_CHARS_MAX` characters of printable ASCII; stored with each lease."""
 
     @classmethod
     def from_url(cls, url: str, **options: Any) -> Self:
@@ -222,6 +230,27 @@ class KeepsResults(Protocol):
 
     async def fetch_result(self, message_id: str) -> bytes | None:
         """Return the result bytes until `result_ttl_s` after completion, else None."""
+        ...
+
+    async def wait_result(self, message_id: str, *, wait_s: float) -> bool:
+        """Return True as soon as the message has ended, False after `wait_s` seconds or once the driver is closed.
+
+        It has ended when it is a dead letter, or not there, as one that never was. A settlement that completes it with
+        a result, or buries it, wakes the call where `wakes_waiting` is claimed; any other end is noticed within
+        `END_CHECK_S`. Takes nothing, so cancelling it loses nothing.
+        """
+        ...
+
+
+@runtime_checkable
+class ReportsProgress(Protocol):
+    """A driver that stores how far a running attempt is. Claimed as `reports_progress`."""
+
+    async def report_progress(self, reports: Sequence[tuple[Lease, Progress]]) -> None:
+        """Store each progress with its message, in place of the one before; ignore one whose token is not the latest.
+
+        What is stored is shown while the lease lasts; the next reserve of the message removes it.
+        """
         ...
 
 

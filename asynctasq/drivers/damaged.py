@@ -7,11 +7,11 @@ it a dead letter, so that it is told once and nothing behind it waits; a listing
 import json
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from asynctasq.drivers.checks import is_message_id
 from asynctasq.errors import DriverError
-from asynctasq.kernel.messages import QUEUE_NAME, DeadReason, ErrorRecord
+from asynctasq.kernel.messages import QUEUE_NAME, DeadReason, ErrorRecord, Progress
 from asynctasq.logs import get_logger
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "read_count",
     "read_error",
     "read_instant_us",
+    "read_progress",
     "read_reason",
     "read_text",
 ]
@@ -165,6 +166,14 @@ def read_error(value: object) -> ErrorRecord | None:
             return ErrorRecord(type=kind, message=message, traceback=traceback)
         case _:
             return ErrorRecord(type="DamagedError", message=f"the stored error is damaged; it was: {_shown(value)}")
+
+
+def read_progress(value: object) -> Progress | None:
+    """Return a stored progress, None for what is none."""
+    try:
+        return Progress.from_json(value.decode() if isinstance(value, bytes) else cast("str", value))
+    except (ValueError, TypeError, RecursionError):
+        return None
 
 
 def queue_names(values: Iterable[object]) -> list[str]:

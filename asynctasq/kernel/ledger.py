@@ -46,6 +46,7 @@ class Kind(enum.Enum):
     DISPATCHED = "dispatched"
     RESERVED = "reserved"
     STARTED = "started"
+    PROGRESS = "progress"
     ENDED = "ended"
     HOOK = "hook"
     SETTLED = "settled"
@@ -68,8 +69,8 @@ class Entry(NamedTuple):
     REDRIVEN and REMOVED are what an operator did: a dead letter is ready again, a message was removed.
     CRASHED and STOPPED are about a whole worker and have no message; FAULT, what a simulation did, is about a
     worker, or about a message that was "delivered twice"; NOTE is what it did that explains no deviation. `error` is
-    the exception itself of a failed attempt, or that given to `failed`, and `value` what one returned, where the ledger
-    is in the same process.
+    the exception itself of a failed attempt, or that given to `failed`, and `value` what one returned, or reported as
+    PROGRESS, where the ledger is in the same process.
     """
 
     at: float

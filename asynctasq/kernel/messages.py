@@ -5,11 +5,14 @@ import enum
 import json
 import re
 from dataclasses import dataclass
+from typing import cast
 
 from asynctasq.errors import InvalidQueueName
 
 __all__ = [
+    "HOLDER_CHARS_MAX",
     "MICROSECONDS",
+    "PROGRESS_CHARS_MAX",
     "Bury",
     "Complete",
     "DeadReason",
@@ -17,17 +20,24 @@ __all__ = [
     "ErrorRecord",
     "Lease",
     "Message",
+    "Progress",
     "Release",
     "Settlement",
     "State",
     "StoredMessage",
     "bounded_text",
     "check_queue_name",
+    "checked_progress",
     "microseconds",
 ]
 
 MICROSECONDS = 1_000_000
 JSON_BYTES_PER_CHAR = 12
+PROGRESS_CHARS_MAX = 200
+"""The longest text that a progress may have."""
+PROGRESS_NUMBER_END = 1e18
+HOLDER_CHARS_MAX = 80
+"""The longest name of who holds a lease that drivers store, in printable ASCII."""
 QUEUE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:\-]{0,79}\Z")
 
 
@@ -72,6 +82,46 @@ class ErrorRecord:
         """Rebuild from `to_json`."""
         kind, message, traceback = json.loads(text)
         return cls(type=kind, message=message, traceback=traceback)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a running attempt says it is: `done` of `total`, and a short text."""
+
+    done: float
+    total: float
+    text: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.done:g} of {self.total:g} {self.text}".rstrip()
+
+    def to_json(self) -> str:
+        """Return a JSON array; lone surrogates are escaped, so every store accepts it."""
+        return json.dumps([self.done, self.total, self.text])
+
+    @classmethod
+    def from_json(cls, text: str) -> "Progress":
+        """Rebuild from `to_json`.
+
+        Raises: ValueError, TypeError for anything else.
+        """
+        done, total, said = json.loads(text)
+        return checked_progress(done, total, said)
+
+
+def checked_progress(done: object, total: object, text: object) -> Progress:
+    """Return a progress.
+
+    Raises: ValueError unless `done` is a number from 0 to `total` and `text` is not too long.
+    """
+    for name, number in (("done", done), ("total", total)):
+        if isinstance(number, bool) or not isinstance(number, int | float) or not 0 <= number < PROGRESS_NUMBER_END:
+            raise ValueError(f"the progress has {name}={number!r}; it must be a number, 0 or more, and finite")
+    if cast("float", done) > cast("float", total):
+        raise ValueError(f"the progress is {done!r} of {total!r}; it can't be more than all")
+    if not isinstance(text, str) or len(text) > PROGRESS_CHARS_MAX:
+        raise ValueError(f"the text of a progress must be a str of at most {PROGRESS_CHARS_MAX} characters")
+    return Progress(cast("float", done), cast("float", total), text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,7 +213,10 @@ class Depth:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredMessage:
-    """A message as an operator sees it. `attempts` are counted ends so far; instants on the driver's clock."""
+    """A message as an operator sees it. `attempts` are counted ends so far; instants on the driver's clock.
+
+    What its lease says, only one that is reserved has: since when, by whom (`Driver.holder`), and its progress.
+    """
 
     id: str
     queue: str
@@ -175,6 +228,9 @@ class StoredMessage:
     visible_at: float
     reason: DeadReason | None = None
     error: ErrorRecord | None = None
+    reserved_at: float | None = None
+    reserved_by: str = ""
+    progress: Progress | None = None
 
     @property
     def size(self) -> int:

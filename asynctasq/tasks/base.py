@@ -10,7 +10,7 @@ from uuid import UUID
 
 from asynctasq.drivers.base import Driver
 from asynctasq.errors import DispatchError, TaskDefinitionError
-from asynctasq.kernel.messages import check_queue_name
+from asynctasq.kernel.messages import check_queue_name, checked_progress
 from asynctasq.kernel.retry import Exponential, Fixed
 from asynctasq.tasks.class_checks import (
     check_driver_override,
@@ -22,8 +22,9 @@ from asynctasq.tasks.class_checks import (
     check_validate,
     has_execute,
 )
-from asynctasq.tasks.completing import completing, completing_sync
+from asynctasq.tasks.completing import completing, completing_sync, running_completion
 from asynctasq.tasks.dispatching import current_dispatcher
+from asynctasq.tasks.handle import TaskHandle
 from asynctasq.tasks.mistaken_calls import NOTHING, not_awaitable, not_dispatched
 from asynctasq.tasks.mode import Mode
 from asynctasq.tasks.options import (
@@ -221,25 +222,26 @@ class BaseTask(Generic[T_co]):
     # -- dispatching ------------------------------------------------------------------------------
 
     @final
-    async def dispatch(self, *, connection: Any = None) -> str:
-        """Store one message that runs this task; return its id, a UUID string.
+    async def dispatch(self, *, connection: Any = None) -> TaskHandle[T_co]:
+        """Store one message that runs this task; return its id, a UUID string that can be asked for the result.
 
-        Each call stores a new message. With `connection`, the message is part of that connection's
-        transaction: committed with it, or never there.
+        Each call stores a new message. With `connection` it is part of that connection's transaction.
 
         Raises: UnserializableValue, BodyTooLarge, DriverError; nothing was stored then.
         """
-        [task_id] = await current_dispatcher().dispatch([self], connection=connection)
-        return task_id
+        dispatcher = current_dispatcher()
+        [task_id] = await dispatcher.dispatch([self], connection=connection)
+        return TaskHandle(task_id, type(self), dispatcher, keeps_result=self._options.keep_result_s is not None)
 
     @final
-    def dispatch_sync(self, *, connection: Any = None) -> str:
+    def dispatch_sync(self, *, connection: Any = None) -> TaskHandle[T_co]:
         """Do `dispatch` from code that has no event loop.
 
         Raises: RuntimeError inside a running event loop, where it would block it.
         """
-        [task_id] = current_dispatcher().dispatch_sync([self], connection=connection)
-        return task_id
+        dispatcher = current_dispatcher()
+        [task_id] = dispatcher.dispatch_sync([self], connection=connection)
+        return TaskHandle(task_id, type(self), dispatcher, keeps_result=self._options.keep_result_s is not None)
 
     # -- completing inside a transaction ----------------------------------------------------------
 
@@ -281,6 +283,18 @@ class BaseTask(Generic[T_co]):
         return self._task_id
 
     @final
+    def report_progress(self, done: float, total: float, text: str = "") -> Awaitable[None]:
+        """Say how far this execution is, for `status`; with or without `await`. Without effect in a child process.
+
+        The latest report is stored, about once a second. That it can't be is logged, and no error of the task.
+
+        Raises: ValueError unless `done` is from 0 to `total`, or if `text` has more than 200 characters.
+        """
+        progress, running = checked_progress(done, total, text), running_completion.get()
+        if running is not None and running.task is self:
+            running.report(progress)
+        return NOTHING
+
     @property
     def dispatched_at(self) -> datetime:
         """When the running task was dispatched, in UTC, the same in every attempt; elsewhere its latest dispatch.

@@ -6,6 +6,7 @@ from contextvars import ContextVar
 from typing import Any, Protocol
 
 from asynctasq.errors import AsyncTasqError
+from asynctasq.kernel.messages import Progress
 
 __all__ = ["Completion", "completing", "completing_sync", "running_completion"]
 
@@ -15,6 +16,10 @@ class Completion(Protocol):
 
     task: Any
     """The task that the attempt runs."""
+
+    def report(self, progress: Progress) -> None:
+        """Store how far the attempt is, soon, if that is possible; may be called from any thread, never fails."""
+        ...
 
     def begin(self) -> None:
         """Check that the attempt may still do so, and let no other block of it begin.

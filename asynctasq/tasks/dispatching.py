@@ -2,19 +2,21 @@
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextvars import ContextVar
 from typing import Any, Protocol, TypeVar
 
 from asynctasq.errors import DispatchError
+from asynctasq.tasks.task_status import TaskStatus
 
 __all__ = ["Dispatcher", "current_dispatcher", "set_default_dispatcher", "set_outside_fakes"]
 
+T = TypeVar("T")
 Task_contra = TypeVar("Task_contra", contravariant=True)
 
 
 class Dispatcher(Protocol[Task_contra]):
-    """What turns tasks into stored messages."""
+    """What turns tasks into stored messages, and knows what became of them."""
 
     async def dispatch(self, tasks: Sequence[Task_contra], *, connection: Any = None) -> list[str]:
         """Store one message per task, in one round trip per driver; return their ids in order."""
@@ -22,6 +24,18 @@ class Dispatcher(Protocol[Task_contra]):
 
     def dispatch_sync(self, tasks: Sequence[Task_contra], *, connection: Any = None) -> list[str]:
         """Do `dispatch` from code that has no event loop."""
+        ...
+
+    async def result(self, task_id: str, *, task: Any, timeout_s: float | None) -> Any:
+        """Wait for the end of a task and return what it returned; `task` is its class, None if that is not known."""
+        ...
+
+    async def status(self, task_id: str, *, task: Any) -> TaskStatus:
+        """Return what is known of a task."""
+        ...
+
+    def call_sync(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run a call of this dispatcher from code that has no event loop."""
         ...
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, ParamSpec, Protocol, TypeVar, ca
 from asynctasq.drivers.base import Driver
 from asynctasq.errors import TaskDefinitionError
 from asynctasq.tasks.base import RESERVED, AsyncProcessTask, AsyncTask, BaseTask, SyncProcessTask, SyncTask
+from asynctasq.tasks.handle import TaskHandle
 from asynctasq.tasks.mistaken_calls import no_attribute
 from asynctasq.tasks.options import SETTINGS, Duration, ExceptionTypes, Missing, RetryStrategy, nearest_setting
 from asynctasq.tasks.signatures import Signature, signature_of
@@ -49,11 +50,11 @@ class TaskFunction(Generic[P, R]):
         """
         return cast("BaseTask[R]", self.task_class(*args, **kwargs))
 
-    async def dispatch(self, /, *args: P.args, **kwargs: P.kwargs) -> str:
+    async def dispatch(self, /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[R]:
         """Build and dispatch in one call; return the id."""
         return await self(*args, **kwargs).dispatch()
 
-    def dispatch_sync(self, /, *args: P.args, **kwargs: P.kwargs) -> str:
+    def dispatch_sync(self, /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[R]:
         """Do `dispatch` from code that has no event loop."""
         return self(*args, **kwargs).dispatch_sync()
 

@@ -101,7 +101,7 @@ async def test_commit_makes_effect_and_completion_durable(file: str) -> None:
     assert effects(file) == 1
     assert await driver.find(task_id) is None
     assert settlements(ledger) == ["complete"]
-    assert await Queue(driver).fetch_result(task_id, Commits) == "kept"
+    assert await Queue(driver).result(task_id, task=Commits) == "kept"
     await driver.close()
 
 

@@ -322,7 +322,7 @@ async def test_a_task_knows_the_same_of_itself_in_every_mode_and_after_a_retry(d
 
     queue = Queue(driver)
     for task_id, kind in zip(ids, KNOWING, strict=True):
-        result: Any = await queue.fetch_result(task_id, kind)
+        result: Any = await queue.result(task_id, task=kind)
         dispatched_at = result[3]
         assert result == (task_id, 1, 2, dispatched_at)
         assert dispatched_at.utcoffset() == timedelta()

@@ -72,7 +72,7 @@ class Store:
 
     async def results(self) -> int:
         if self.kind == "memory":
-            return len(self.driver._results)
+            return len(self.driver._results.kept)
         table = "asynctasq_result" if self.kind == "sqlite" else "asynctasq_results"
         [(count,)] = await self.run(f"SELECT count(*) FROM {table}")
         return int(count)

@@ -2,7 +2,10 @@
 
 import asyncio
 
+from asynctasq.core.in_flight import InFlightAttempt
+from asynctasq.core.progress import ProgressReports
 from asynctasq.drivers.memory_driver import MemoryDriver
+from asynctasq.errors import AsyncTasqError, ResultNotKept
 from asynctasq.kernel.messages import (
     Bury,
     Complete,
@@ -10,8 +13,11 @@ from asynctasq.kernel.messages import (
     ErrorRecord,
     Lease,
     Message,
+    Progress,
     Release,
 )
+from asynctasq.queue import MessageFactory, Queue
+from asynctasq.tasks import AsyncTask
 from asynctasq.testing import Simulation
 from tests.mutants.oracle import want
 
@@ -20,7 +26,21 @@ ERROR = ErrorRecord(type="ValueError", message="why")
 
 async def contract(sim: Simulation) -> None:
     """Walk through leases, settlements, follow-ups, results, counters and what the operator sees."""
-    for part in (_leases, _stale, _later, _follow_ups, _results, _counters, _batch, _limits, _skewed, _operator):
+    for part in (
+        _leases,
+        _stale,
+        _later,
+        _follow_ups,
+        _results,
+        _waits,
+        _holders,
+        _tasks,
+        _counters,
+        _batch,
+        _limits,
+        _skewed,
+        _operator,
+    ):
         driver = MemoryDriver(clock=sim.clock)
         await part(sim, driver)
         await driver.close()
@@ -102,6 +122,92 @@ async def _results(sim: Simulation, driver: MemoryDriver) -> None:
     want(await driver.fetch_result("a") == b"r", "results", "not kept as long as asked")
     await asyncio.sleep(1)
     want(await driver.fetch_result("a") is None, "results", "kept too long")
+
+
+async def _waits(sim: Simulation, driver: MemoryDriver) -> None:
+    """Wait for ends: of what completes, dies, is retried, and of what was never there."""
+    await driver.enqueue([_message("a"), _message("b"), _message("c")])
+    a, b, c = await _take(driver)
+    waits = [asyncio.create_task(driver.wait_result(name, wait_s=5)) for name in ("a", "b", "c")]
+    await asyncio.sleep(1)
+    await driver.settle([(a, Complete(result=b"r", result_ttl_s=60)), (c, Release(counted=True, error=ERROR))])
+    await driver.settle([(b, Bury(reason=DeadReason.FAILED, error=ERROR))])
+    await asyncio.sleep(0.5)
+    want([wait.done() for wait in waits] == [True, True, False], "waits", "an end was not told, or one that is none")
+    want(not await driver.wait_result("c", wait_s=1), "waits", "a retry was taken for the end")
+    began = sim.clock.now()
+    want([await driver.wait_result(name, wait_s=9) for name in "abx"] == [True] * 3, "waits", "an end was not seen")
+    want(sim.clock.now() == began, "waits", "who came late had to wait")
+    want(await asyncio.gather(*waits) == [True, True, False], "waits", "the answers are others")
+
+
+async def _holders(sim: Simulation, driver: MemoryDriver) -> None:
+    """Look at who holds a lease, and at the progress, from one lease to the next."""
+    await driver.enqueue([_message("a")])
+    driver.holder = "w1"
+    [first] = await _take(driver)
+    await driver.report_progress([(first, Progress(1, 2))])
+    want(await _lease_of(driver) == ("w1", Progress(1, 2)), "holders", f"after a report {await _lease_of(driver)}")
+    driver.holder = "w2"
+    [second] = await _retake(driver)
+    want(await _lease_of(driver) == ("w2", None), "holders", f"after a takeover {await _lease_of(driver)}")
+    await driver.report_progress([(first, Progress(2, 2))])
+    want(await _lease_of(driver) == ("w2", None), "holders", "a stale token reported")
+    await driver.report_progress([(second, Progress(1, 2))])
+    await driver.settle([(second, Release(counted=True))])
+    want(await _lease_of(driver) == ("", None), "holders", f"after its end {await _lease_of(driver)}")
+    await _take(driver)
+    want(await _lease_of(driver) == ("w2", None), "holders", f"in the next attempt {await _lease_of(driver)}")
+
+
+async def _lease_of(driver: MemoryDriver) -> tuple[str, Progress | None]:
+    found = await driver.find("a")
+    want(found is not None, "holders", "the message is gone")
+    assert found is not None
+    return found.reserved_by, found.progress
+
+
+class _Kept(AsyncTask[int]):
+    keep_result = True
+
+    async def execute(self) -> int:
+        return 1
+
+
+class _Dropped(AsyncTask[int]):
+    async def execute(self) -> int:
+        return 1
+
+
+async def _tasks(sim: Simulation, driver: MemoryDriver) -> None:
+    """Ask for results by their ids, and report more often than is written."""
+    other = MemoryDriver(clock=sim.clock)
+    _Kept._driver_override = other
+    queue = Queue(driver, factory=MessageFactory(clock=sim.clock))
+    kept, dropped = await queue.dispatch([_Kept(), _Dropped()])
+    [lease] = await other.reserve(["default"], limit=1, lease_s=10)
+    await other.settle([(lease, Complete(result=b"\x01", result_ttl_s=60))])
+    want(await _answer(queue, kept, _Kept) == 1, "tasks", "the result is not found where its task went")
+    told = await _answer(queue, dropped, _Dropped)
+    want(isinstance(told, ResultNotKept), "tasks", f"a task that keeps no result: {told!r}")
+    await driver.enqueue([_message("a")])
+    [lease] = await _take(driver)
+    reports, attempt = ProgressReports(driver, clock=sim.clock, limit_s=1), InFlightAttempt(lease, 10.0)
+    for done in range(4):
+        reports.add(attempt, Progress(done, 9))
+        if done:
+            await reports.write()
+    want(await _lease_of(driver) == ("", Progress(1, 9)), "tasks", f"reported at once: {await _lease_of(driver)}")
+    await asyncio.sleep(1)
+    await reports.write()
+    want(await _lease_of(driver) == ("", Progress(3, 9)), "tasks", f"a second later: {await _lease_of(driver)}")
+
+
+async def _answer(queue: Queue, task_id: str, task: type[AsyncTask[int]]) -> object:
+    try:
+        return await queue.result(task_id, task=task, timeout_s=1)
+    except (AsyncTasqError, TimeoutError) as error:
+        return error
 
 
 async def _counters(sim: Simulation, driver: MemoryDriver) -> None:

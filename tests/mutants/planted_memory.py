@@ -187,11 +187,11 @@ def _attempt_from_0(self: Any, row: Any, until: int, original: Any) -> Any:
 
 def _kept_for_ever(self: Any, row: Any, settlement: Any) -> None:
     if isinstance(settlement, Complete) and settlement.result is not None:
-        self._results[row.message.id] = (2**62, settlement.result)
+        self._results.kept[row.message.id] = (2**62, settlement.result)
 
 
 def _kept_too_short(self: Any, row: Any, settlement: Any) -> None:
-    self._results.pop(row.message.id, None)
+    self._results.kept.pop(row.message.id, None)
 
 
 def _unordered_dead(self: Any, row: Any, settlement: Any) -> None:

@@ -351,7 +351,7 @@ def _kept_from_dispatch(original: Any) -> Any:
         original(self, row, settlement)
         if isinstance(settlement, Complete) and settlement.result is not None:
             expiry = row.enqueued_us + microseconds(settlement.result_ttl_s)
-            self._results[row.message.id] = (expiry, settlement.result)
+            self._results.kept[row.message.id] = (expiry, settlement.result)
 
     return end
 

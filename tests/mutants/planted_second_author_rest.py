@@ -152,7 +152,7 @@ def _since_arrival(original: Any) -> Any:
 def _taken_away(original: Any) -> Any:
     async def fetch_result(self: Any, message_id: str) -> bytes | None:
         data: bytes | None = await original(self, message_id)
-        self._results.pop(message_id, None)
+        self._results.kept.pop(message_id, None)
         return data
 
     return fetch_result

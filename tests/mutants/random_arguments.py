@@ -328,7 +328,7 @@ async def carried(sim: Simulation) -> None:
     left = await side.ids()
     want(left == [], "carried", f"{left} did not run to their end")
     for (cls, _, here), task_id in zip(calls, ids, strict=True):
-        there, wanted = await side.queue.fetch_result(task_id, cls), await _here(here)
+        there, wanted = await side.queue.result(task_id, task=cls), await _here(here)
         lane = next(lane for kind, lane in LANES if issubclass(cls, kind))
         want(side.ran_in[task_id] == lane, "lanes", f"{cls.__name__} ran in a {side.ran_in[task_id]}, not a {lane}")
         want(typed(there) == typed(wanted), "carried", f"{cls.__name__} made {there!r}, here it makes {wanted!r}")

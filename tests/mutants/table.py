@@ -6,6 +6,7 @@ from tests.mutants.planted_heldout import HELD_OUT
 from tests.mutants.planted_kernel import KERNEL
 from tests.mutants.planted_memory import MEMORY
 from tests.mutants.planted_recorded import RECORDED
+from tests.mutants.planted_results import RESULTS
 from tests.mutants.planted_schedules import SCHEDULES
 from tests.mutants.planted_second_author import SECOND_AUTHOR
 from tests.mutants.planted_second_author_rest import SECOND_AUTHOR_REST
@@ -26,6 +27,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
         *MEMORY,
         *WORKER,
         *RECORDED,
+        *RESULTS,
         *HELD_OUT,
         *UNDRAWN,
         *SCHEDULES,

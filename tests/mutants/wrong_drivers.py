@@ -11,8 +11,9 @@ from typing import Any
 
 from asynctasq.drivers.base import NO, YES, Settlements
 from asynctasq.drivers.memory_driver import MemoryDriver
+from asynctasq.drivers.memory_driver.row import MemoryRow
 from asynctasq.errors import DriverUnavailable
-from asynctasq.kernel.messages import Complete, Depth, Lease, Message, Release, StoredMessage, microseconds
+from asynctasq.kernel.messages import Complete, Depth, Lease, Message, Progress, Release, StoredMessage, microseconds
 from asynctasq.testing.conformance.harnesses.memory import MemoryHarness
 
 __all__ = ["WRONG", "UnderClaimsInspection", "UnderClaimsOrder", "WrongHarness"]
@@ -380,7 +381,79 @@ class KeepsResultsForEver(MemoryDriver):
     """Forgets to forget."""
 
     async def fetch_result(self, message_id: str) -> bytes | None:
-        return self._results.get(message_id, (0, None))[1]
+        return self._results.kept.get(message_id, (0, None))[1]
+
+
+class TellsNobodyOfResults(MemoryDriver):
+    """Lets who waits for a result look for itself, at the end of its time."""
+
+    async def wait_result(self, message_id: str, *, wait_s: float) -> bool:
+        row = self._rows.get(message_id)
+        if row is not None and row.reason is None:
+            await asyncio.sleep(wait_s)
+        return await super().wait_result(message_id, wait_s=0)
+
+
+class TellsOfResultsOnly(MemoryDriver):
+    """Wakes who waits for a result when there is one, and not when there will be none."""
+
+    async def wait_result(self, message_id: str, *, wait_s: float) -> bool:
+        row = self._rows.get(message_id)
+        ended = await super().wait_result(message_id, wait_s=wait_s)
+        if ended and row is not None and row.reason is not None:
+            await asyncio.sleep(wait_s)
+        return ended
+
+
+class TakesAReleaseForTheEnd(MemoryDriver):
+    """Ends waits for a result when any attempt has ended."""
+
+    async def wait_result(self, message_id: str, *, wait_s: float) -> bool:
+        row = self._rows.get(message_id)
+        return (row is not None and row.attempts > 0) or await super().wait_result(message_id, wait_s=wait_s)
+
+
+class WaitsForTheUnknown(MemoryDriver):
+    """Waits for messages that may come one day."""
+
+    async def wait_result(self, message_id: str, *, wait_s: float) -> bool:
+        if message_id not in self._rows and await self.fetch_result(message_id) is None:
+            await asyncio.sleep(wait_s)
+            return False
+        return await super().wait_result(message_id, wait_s=wait_s)
+
+
+class StoresAnyonesProgress(MemoryDriver):
+    """Does not ask for the token of who reports."""
+
+    async def report_progress(self, reports: Sequence[tuple[Lease, Progress]]) -> None:
+        for lease, progress in reports:
+            self._rows[lease.message_id].progress = progress
+
+
+class KeepsTheFirstHolder(MemoryDriver):
+    """Names for ever who held the message first."""
+
+    def _lease(self, row: MemoryRow, until: int) -> Lease:
+        if row.token:
+            row.reserved_by = "first"
+        return super()._lease(row, until)
+
+
+class KeepsProgress(MemoryDriver):
+    """Shows in an attempt what the one before had reported."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.reported: dict[str, Progress] = {}
+
+    async def report_progress(self, reports: Sequence[tuple[Lease, Progress]]) -> None:
+        await super().report_progress(reports)
+        self.reported.update({lease.message_id: progress for lease, progress in reports})
+
+    def _lease(self, row: MemoryRow, until: int) -> Lease:
+        row.progress = self.reported.get(row.message.id)
+        return super()._lease(row, until)
 
 
 class ClaimsTransactions(MemoryDriver):
@@ -467,6 +540,13 @@ WRONG: tuple[Wrong, ...] = (
     Wrong(driver=ExtendsExpiredLeasesOnly, fails="test_leases.test_an_extended_lease_holds_to_its_new_end"),
     Wrong(driver=TurnReservesFirst, fails="test_turn.test_turn_may_reserve_what_it_released", in_programs=True),
     Wrong(driver=KeepsResultsForEver, fails="test_results.test_a_result_is_kept_for_its_time_and_no_longer"),
+    Wrong(driver=TellsNobodyOfResults, fails="test_results.test_a_result_wakes_who_waits_for_it"),
+    Wrong(driver=TellsOfResultsOnly, fails="test_results.test_a_dead_letter_wakes_who_waits_for_its_result"),
+    Wrong(driver=TakesAReleaseForTheEnd, fails="test_results.test_a_wait_for_a_living_message_ends_with_nothing"),
+    Wrong(driver=WaitsForTheUnknown, fails="test_results.test_who_comes_late_does_not_wait"),
+    Wrong(driver=StoresAnyonesProgress, fails="test_progress.test_progress_of_a_stale_lease_is_ignored"),
+    Wrong(driver=KeepsTheFirstHolder, fails="test_progress.test_a_takeover_changes_the_holder"),
+    Wrong(driver=KeepsProgress, fails="test_progress.test_the_next_attempt_begins_without_progress"),
     Wrong(driver=ClaimsTransactions, fails="test_capabilities.test_transactions_are_claimed_or_refused"),
     Wrong(driver=ClaimsInspection, fails="test_inspection.test_find_shows_every_state"),
     Wrong(driver=RefusesInOtherWords, fails="test_capabilities.test_inspection_is_claimed_or_refused"),

@@ -194,9 +194,9 @@ async def test_a_copied_body_becomes_a_dead_letter_and_the_original_runs_once() 
     assert sorted(RAN) == ["child", "low"]
     for copy in copies:
         assert await reason_of(driver, copy.id) is DeadReason.BAD_SIGNATURE
-    assert [await queue.fetch_result(note, Note), await queue.fetch_result(child, Child)] == ["low", "child"]
+    assert [await queue.result(note, task=Note), await queue.result(child, task=Child)] == ["low", "child"]
     with pytest.raises(BadSignature):
-        await Queue(driver, factory=MessageFactory(keys=SigningKeys({"2026": b"x" * 32}))).fetch_result(note, Note)
+        await Queue(driver, factory=MessageFactory(keys=SigningKeys({"2026": b"x" * 32}))).result(note, task=Note)
 
 
 async def test_a_dead_letter_that_is_driven_again_is_still_signed() -> None:

@@ -135,7 +135,7 @@ def test_a_run_writes_its_report(tmp_path: Path) -> None:
     found = json.loads(path.read_text())
     assert (found["suite"], found["version"]) == ("asynctasq-conformance", SUITE_VERSION)
     memory = found["drivers"]["memory"]
-    assert memory["counts"]["passed"] == 9
+    assert memory["counts"]["passed"] == 10
     assert memory["counts"]["unsupported"] == 1
     assert memory["claims"]["ordered"] == "yes"
     assert memory["tests"][0]["clause"]

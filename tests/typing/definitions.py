@@ -1,6 +1,6 @@
 """What type checkers must accept; both check this file in strict mode, nothing runs it."""
 
-from collections.abc import AsyncGenerator, Generator
+from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
@@ -20,7 +20,7 @@ from asynctasq import (
     task,
 )
 from asynctasq.drivers.memory_driver import MemoryDriver
-from asynctasq.tasks import AttemptContext, BaseTask, DispatchContext, TaskFunction
+from asynctasq.tasks import AttemptContext, BaseTask, DispatchContext, TaskFunction, TaskHandle
 from asynctasq.testing import FakeQueue, History, Performed, resources
 
 
@@ -136,8 +136,9 @@ def send(name: str) -> str:
 
 async def use() -> None:
     assert_type(Email(to="a").on_queue("b").delay(5).retry_after(timedelta(seconds=1)).with_options(timeout=1), Email)
-    assert_type(await Email("a").dispatch(), str)
-    assert_type(Blocking().dispatch_sync(), str)
+    assert_type(await Email("a").dispatch(), TaskHandle[bool])
+    assert_type(await (await Email("a").dispatch()).result(timeout=1), bool)
+    assert_type(Blocking().dispatch_sync(), TaskHandle[int])
     assert_type(await Email("a").execute(), bool)
     assert_type(Email("a").task_id, str)
     assert_type(Email("a").dispatched_at, datetime)
@@ -146,11 +147,13 @@ async def use() -> None:
     assert_type(Fetch.client, Resource[Client])
     init({"middleware": [Tenancy()], "lifespan": [client]})
     assert_type(Invite(to="a", copies=2).on_queue("b"), Invite)
-    assert_type(await InviteLater(to="a", days=0.5).dispatch(), str)
+    assert_type(await InviteLater(to="a", days=0.5).dispatch(), TaskHandle[None])
     assert_type(add(1, b=2), BaseTask[int])
     assert_type(render("a"), BaseTask[str])
-    assert_type(await add.dispatch(1), str)
-    assert_type(await dispatch_many([Email("a"), Report(), Crawl(), add(1), render("a")]), list[str])
+    assert_type(await add.dispatch(1), TaskHandle[int])
+    assert_type(await dispatch_many([Email("a"), Email("b")]), list[TaskHandle[bool]])
+    mixed: Sequence[str] = await dispatch_many([Email("a"), Report(), Crawl(), add(1), render("a")])
+    del mixed
     function: TaskFunction[[str], str] = render
     del function
 

@@ -15,7 +15,8 @@ from typing import Any, Self
 from asynctasq.clock import Clock, SystemClock
 from asynctasq.drivers.base import NO, YES, Capabilities, Driver, Page, Settlements
 from asynctasq.drivers.checks import check_queue_names
-from asynctasq.drivers.memory_driver.row import MemoryRow
+from asynctasq.drivers.memory_driver.results import EndWaits, KeptResults
+from asynctasq.drivers.memory_driver.row import MemoryRow, depth_of
 from asynctasq.drivers.memory_driver.waiter import Waiter
 from asynctasq.drivers.retention import DEAD_MAX, DEAD_TTL_S, RETENTION_OPTIONS, Retention
 from asynctasq.drivers.urls import read_options, split_options
@@ -27,6 +28,7 @@ from asynctasq.kernel.messages import (
     Depth,
     Lease,
     Message,
+    Progress,
     Release,
     Settlement,
     State,
@@ -55,6 +57,7 @@ class MemoryDriver(Driver):
         wakes_waiting=YES,
         inspects=YES,
         keeps_results=YES,
+        reports_progress=YES,
     )
 
     def __init__(
@@ -75,8 +78,8 @@ class MemoryDriver(Driver):
         self._rows: dict[str, MemoryRow] = {}
         self._due: dict[str, list[tuple[int, int, str]]] = {}
         self._dead: dict[str, dict[str, None]] = {}
-        self._results: dict[str, tuple[int, bytes]] = {}
-        self._expiries: list[tuple[int, str]] = []
+        self._results = KeptResults()
+        self._end_waits = EndWaits(self._lock)
         self._arrivals = 0
         self._tokens = 0
         self._waiters: dict[Waiter, None] = {}
@@ -99,6 +102,7 @@ class MemoryDriver(Driver):
             for waiter in self._waiters:
                 if waiter.loop is loop:
                     waiter.close()
+            self._end_waits.close(loop)
 
     # -- storing ---------------------------------------------------------------------------------
 
@@ -145,6 +149,7 @@ class MemoryDriver(Driver):
             until = now + microseconds(lease_s)
             for queue in queues:
                 while len(leases) < limit and (row := self._first_visible(queue, now)):
+                    row.reserved_us, row.reserved_by, row.progress = now, self.holder, None
                     leases.append(self._lease(row, until))
         return leases
 
@@ -249,6 +254,8 @@ class MemoryDriver(Driver):
                 self._end(row, settlement)
                 if settlement.follow_ups:
                     self._follow(settlement.follow_ups)
+                if self._end_waits.by_id and not isinstance(settlement, Release):
+                    self._end_waits.wake([lease.message_id])
         return lost
 
     def _follow(self, messages: Sequence[Message]) -> None:
@@ -266,8 +273,7 @@ class MemoryDriver(Driver):
                 del self._rows[row.message.id]
                 if settlement.result is not None:
                     expiry = now + microseconds(settlement.result_ttl_s)
-                    self._results[row.message.id] = (expiry, settlement.result)
-                    heapq.heappush(self._expiries, (expiry, row.message.id))
+                    self._results.keep(row.message.id, settlement.result, expiry=expiry)
             case Release():
                 row.attempts += settlement.counted
                 row.crashes += settlement.crashed
@@ -285,17 +291,8 @@ class MemoryDriver(Driver):
     async def depth(self, queue: str) -> Depth:
         check_queue_name(queue)
         with self._lock:
-            now = self._now()
             rows = [row for row in self._rows.values() if row.message.queue == queue]
-            states = [row.state(now) for row in rows]
-            ready = [row.visible_us for row, state in zip(rows, states, strict=True) if state is State.READY]
-        return Depth(
-            ready=len(ready),
-            scheduled=states.count(State.SCHEDULED),
-            reserved=states.count(State.RESERVED),
-            dead=states.count(State.DEAD),
-            oldest_age_s=(now - min(ready)) / MICROSECONDS if ready else None,
-        )
+            return depth_of(rows, self._now())
 
     async def redrive(self, queue: str, *, limit: int) -> int:
         check_queue_name(queue)
@@ -344,11 +341,22 @@ class MemoryDriver(Driver):
 
     async def fetch_result(self, message_id: str) -> bytes | None:
         with self._lock:
-            expiry, result = self._results.get(message_id, (0, None))
-            if result is not None and expiry <= self._now():
-                del self._results[message_id]
-                return None
-            return result
+            return self._results.fetch(message_id, self._now())
+
+    async def wait_result(self, message_id: str, *, wait_s: float) -> bool:
+        with self._lock:
+            row = self._rows.get(message_id)
+            if row is None or row.reason is not None:
+                return True
+            wait = self._end_waits.add(message_id)
+        return await self._end_waits.wait(wait, wait_s)
+
+    async def report_progress(self, reports: Sequence[tuple[Lease, Progress]]) -> None:
+        with self._lock:
+            for lease, progress in reports:
+                row = self._held(lease)
+                if row is not None:
+                    row.progress = progress
 
     def _remove(self, message_ids: Sequence[str], states: AbstractSet[State]) -> set[str]:
         with self._lock:
@@ -360,16 +368,14 @@ class MemoryDriver(Driver):
                     del self._rows[message_id]
                     self._dead.get(row.message.queue, {}).pop(message_id, None)
                     removed.add(message_id)
+            self._end_waits.wake(removed)
             return removed
 
     def _prune(self, now: int) -> None:
         """Remove expired results, and dead letters that are too old or too many; the oldest death is the first."""
-        if not self._expiries and not self._dead:
+        if not self._results.expiries and not self._dead:
             return
-        while self._expiries and self._expiries[0][0] <= now:
-            expiry, message_id = heapq.heappop(self._expiries)
-            if self._results.get(message_id, (0, b""))[0] == expiry:
-                del self._results[message_id]
+        self._results.prune(now)
         until = now - self._retention.dead_ttl_us
         for dead in self._dead.values():
             while dead:

@@ -1,11 +1,21 @@
 """One message of the memory driver, as it is stored; pure."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from asynctasq.kernel.lifecycle import derive_state
-from asynctasq.kernel.messages import MICROSECONDS, DeadReason, ErrorRecord, Message, State, StoredMessage
+from asynctasq.kernel.messages import (
+    MICROSECONDS,
+    DeadReason,
+    Depth,
+    ErrorRecord,
+    Message,
+    Progress,
+    State,
+    StoredMessage,
+)
 
-__all__ = ["MemoryRow"]
+__all__ = ["MemoryRow", "depth_of"]
 
 
 @dataclass(slots=True)
@@ -22,6 +32,9 @@ class MemoryRow:
     leased: bool = False
     reason: DeadReason | None = None
     error: ErrorRecord | None = None
+    reserved_us: int = 0
+    reserved_by: str = ""
+    progress: Progress | None = None
 
     def state(self, now: int) -> State:
         """Return its state at this instant."""
@@ -31,15 +44,33 @@ class MemoryRow:
 
     def stored(self, now: int) -> StoredMessage:
         """Return it as an operator sees it."""
+        state = self.state(now)
+        reserved = state is State.RESERVED
         return StoredMessage(
             id=self.message.id,
             queue=self.message.queue,
             body=self.message.body,
-            state=self.state(now),
+            state=state,
             attempts=self.attempts,
             crashes=self.crashes,
             enqueued_at=self.enqueued_us / MICROSECONDS,
             visible_at=self.visible_us / MICROSECONDS,
             reason=self.reason,
             error=self.error,
+            reserved_at=self.reserved_us / MICROSECONDS if reserved else None,
+            reserved_by=self.reserved_by if reserved else "",
+            progress=self.progress if reserved else None,
         )
+
+
+def depth_of(rows: Sequence[MemoryRow], now: int) -> Depth:
+    """Return how many of the rows are in which state."""
+    states = [row.state(now) for row in rows]
+    ready = [row.visible_us for row, state in zip(rows, states, strict=True) if state is State.READY]
+    return Depth(
+        ready=len(ready),
+        scheduled=states.count(State.SCHEDULED),
+        reserved=states.count(State.RESERVED),
+        dead=states.count(State.DEAD),
+        oldest_age_s=(now - min(ready)) / MICROSECONDS if ready else None,
+    )

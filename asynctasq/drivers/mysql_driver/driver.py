@@ -1,6 +1,7 @@
 """Messages in a table of MySQL 8.0+ or MariaDB 10.6+; knows no SQL text and no client library itself."""
 
 import asyncio
+import functools
 import itertools
 import random
 from collections.abc import Awaitable, Iterable, Sequence
@@ -12,21 +13,21 @@ from urllib.parse import urlencode
 
 from asynctasq.drivers.base import YES, Capabilities, Driver, Migration, Page, Settlements, partial
 from asynctasq.drivers.checks import check_follow_ups, check_messages, check_queue_names
-from asynctasq.drivers.damaged import queue_names
 from asynctasq.drivers.mysql_driver.address import ADDRESS_OPTIONS, parse_address
 from asynctasq.drivers.mysql_driver.callers_transaction import InCallersTransaction
 from asynctasq.drivers.mysql_driver.claims import Claims
+from asynctasq.drivers.mysql_driver.inspection import Inspection
 from asynctasq.drivers.mysql_driver.migrations import migrate, read_version
 from asynctasq.drivers.mysql_driver.retention import prune
+from asynctasq.drivers.mysql_driver.schema import migrations
 from asynctasq.drivers.mysql_driver.statement_runner import StatementRunner
 from asynctasq.drivers.mysql_driver.statements import Statements, server_now
-from asynctasq.drivers.mysql_driver.steps import Claim, extend, remove, store, to_stored_message, turn
+from asynctasq.drivers.mysql_driver.steps import Claim, extend, store, turn
 from asynctasq.drivers.retention import DEAD_MAX, DEAD_TTL_S, PRUNED_AT_ONCE, RETENTION_OPTIONS, Retention
 from asynctasq.drivers.silence import is_brief
 from asynctasq.drivers.sql.identifiers import check_identifier
-from asynctasq.drivers.sql.rows import depth_from
-from asynctasq.drivers.sql.settlements import queues_to_wake
-from asynctasq.drivers.sql.waiting import PollBackoff, Waiter, Wakeups, wait_until_visible
+from asynctasq.drivers.sql.settlements import end_of, queues_to_wake
+from asynctasq.drivers.sql.waiting import PollBackoff, Waiter, Wakeups, wait_until_ended, wait_until_visible
 from asynctasq.drivers.urls import read_address, read_options
 from asynctasq.errors import BodyTooLarge, ConfigError, DriverError
 from asynctasq.kernel.messages import (
@@ -35,6 +36,7 @@ from asynctasq.kernel.messages import (
     Depth,
     Lease,
     Message,
+    Progress,
     Release,
     State,
     StoredMessage,
@@ -47,7 +49,6 @@ __all__ = ["MySQLDriver"]
 DEFAULT_URL = "mysql://localhost:3306/asynctasq"
 BODY_BYTES_MAX = 7 * 1024 * 1024
 """Bodies travel as hexadecimal, so this needs 14 MiB of the 16 MiB that MariaDB takes in one packet by default."""
-BATCH_ROWS = 5000
 POLL_S_FIRST, POLL_S_MAX = 0.05, 4.0
 HAND_BACK_S = 2.0
 
@@ -65,6 +66,7 @@ class MySQLDriver(Driver):
         wakes_waiting=partial("the server can't notify: other processes' messages are found by polling, within 4 s"),
         inspects=YES,
         keeps_results=YES,
+        reports_progress=YES,
         transactional=YES,
         body_bytes_max=BODY_BYTES_MAX,
     )
@@ -103,6 +105,7 @@ class MySQLDriver(Driver):
         self._wakeups = Wakeups.for_store(f"{self._address}/{table_prefix}")
         self._retention = Retention(dead_ttl, dead_max)
         self._claims = Claims(self._runner, self._sql, str(self))
+        self._inspection = Inspection(self._runner, self._sql, lambda: self._offset_us)
         self._uncommitted_writes = 0
 
     @classmethod
@@ -213,7 +216,7 @@ class MySQLDriver(Driver):
             )
             return lost, []
         await self._prune(queues, len(settlements))
-        claim = Claim(queues=tuple(queues), limit=limit, lease_us=microseconds(lease_s))
+        claim = Claim(queues=tuple(queues), limit=limit, lease_us=microseconds(lease_s), holder=self.holder)
         # A task of its own: if cancelling the caller cancelled the claim, nobody would know its leases.
         claiming = asyncio.ensure_future(self._claims.claim(settlements, claim, offset_us=self._offset_us))
         try:
@@ -326,71 +329,51 @@ class MySQLDriver(Driver):
     # -- inspecting ---------------------------------------------------------------------------------
 
     async def depth(self, queue: str) -> Depth:
-        check_queue_name(queue)
-        found = await self._runner.run(self._sql.depth(queue, now=self._now))
-        ((now, ready, scheduled, reserved, dead, oldest),) = found.rows
-        return depth_from(ready=ready, scheduled=scheduled, reserved=reserved, dead=dead, oldest_us=oldest, now_us=now)
+        return await self._inspection.depth(check_queue_name(queue))
 
     async def redrive(self, queue: str, *, limit: int) -> int:
-        check_queue_name(queue)
-        moved = 0
-        while moved < limit:
-            rows = min(limit - moved, BATCH_ROWS)
-            found = (await self._runner.run(self._sql.redrive(queue, limit=rows, now=self._now))).affected
-            moved += found
-            if found < rows:
-                break
+        moved = await self._inspection.redrive(check_queue_name(queue), limit)
         if moved:
             self._wakeups.wake({queue})
         return moved
 
     async def queues(self) -> list[str]:
-        return queue_names(row[0] for row in (await self._runner.run(self._sql.queues())).rows)
+        return await self._inspection.queues()
 
     async def find(self, message_id: str) -> StoredMessage | None:
-        rows = (await self._runner.run(self._sql.find(message_id, now=self._now))).rows
-        return to_stored_message(rows[0][1:], rows[0][0]) if rows else None
+        return await self._inspection.find(message_id)
 
     async def list_messages(
         self, queue: str, *, state: State | None = None, limit: int = 100, cursor: str | None = None
     ) -> Page:
-        statement = self._sql.list_messages(queue, state, after=int(cursor or 0), limit=limit + 1, now=self._now)
-        rows = (await self._runner.run(statement)).rows
-        more = str(rows[limit - 1][1]) if len(rows) > limit else None
-        return Page(messages=[to_stored_message(row[2:], row[0]) for row in rows[:limit]], cursor=more)
+        return await self._inspection.list_messages(queue, state, limit, cursor)
 
     async def cancel(self, message_ids: Sequence[str]) -> AbstractSet[str]:
-        return await self._remove(message_ids, dead=False)
+        return await self._inspection.remove(message_ids, dead=False)
 
     async def discard(self, message_ids: Sequence[str]) -> AbstractSet[str]:
-        return await self._remove(message_ids, dead=True)
-
-    async def _remove(self, message_ids: Sequence[str], *, dead: bool) -> set[str]:
-        if not message_ids:
-            return set()
-        return await self._runner.run_steps(
-            lambda: remove(self._sql, message_ids, dead=dead, offset_us=self._offset_us), brief=False
-        )
+        return await self._inspection.remove(message_ids, dead=True)
 
     async def purge(self, queue: str) -> int:
-        check_queue_name(queue)
-        removed = 0
-        now, last = (await self._runner.run(self._sql.last_seq(now=self._now))).rows[0]
-        while True:
-            statement = self._sql.purge(queue, up_to=last, limit=BATCH_ROWS, now=str(now))
-            found = (await self._runner.run(statement)).affected
-            removed += found
-            if found < BATCH_ROWS:
-                return removed
+        return await self._inspection.purge(check_queue_name(queue))
 
     async def fetch_result(self, message_id: str) -> bytes | None:
-        rows = (await self._runner.run(self._sql.result(message_id, now=self._now))).rows
-        return rows[0][0] if rows else None
+        return await self._inspection.fetch_result(message_id)
+
+    async def wait_result(self, message_id: str, *, wait_s: float) -> bool:
+        pool = await self._runner.pool()
+        backoff = PollBackoff(first_s=POLL_S_FIRST, longest_s=POLL_S_MAX, rng=self._rng)
+        has_ended = functools.partial(self._inspection.has_ended, message_id)
+        with self._wakeups.waiting([end_of(message_id)], into=pool.waiters) as waiter:
+            return await wait_until_ended(waiter, has_ended, wait_s=wait_s, backoff=backoff)
+
+    async def report_progress(self, reports: Sequence[tuple[Lease, Progress]]) -> None:
+        await self._inspection.report_progress(reports)
 
     # -- schema ----------------------------------------------------------------------------------
 
     def migrations(self) -> Sequence[Migration]:
-        return self._sql.migrations()
+        return migrations(self._sql)
 
     async def schema_version(self) -> int:
         return await read_version(self._address, self._sql)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from asynctasq.drivers.base import Migration
 from asynctasq.drivers.mysql_driver.address import Address
 from asynctasq.drivers.mysql_driver.pool import Connection, NoSuchTable, connect
+from asynctasq.drivers.mysql_driver.schema import migrations
 from asynctasq.drivers.mysql_driver.statements import Statements, literal
 from asynctasq.drivers.sql.migrations import apply_pending
 from asynctasq.errors import DriverUnavailable
@@ -69,7 +70,7 @@ async def migrate(address: Address, sql: Statements, prefix: str) -> list[int]:
             raise DriverUnavailable(
                 f"another migration of {address} has been running for {LOCK_WAIT_S} s; try again when it has ended"
             )
-        applied = await apply_pending(_MigrationStore(connection, sql), sql.migrations())
+        applied = await apply_pending(_MigrationStore(connection, sql), migrations(sql))
         await connection.run(f"SELECT RELEASE_LOCK({name})")
         return applied
     finally:

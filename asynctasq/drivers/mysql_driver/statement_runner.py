@@ -9,6 +9,7 @@ from asynctasq.drivers.loops import PerLoop
 from asynctasq.drivers.mysql_driver.address import Address
 from asynctasq.drivers.mysql_driver.migrations import read_state
 from asynctasq.drivers.mysql_driver.pool import Connection, Pool, connect, is_conflict
+from asynctasq.drivers.mysql_driver.schema import migrations
 from asynctasq.drivers.mysql_driver.statements import Statements
 from asynctasq.drivers.mysql_driver.steps import Result, Steps
 from asynctasq.drivers.silence import AnswerLimit
@@ -56,7 +57,7 @@ class StatementRunner:
         try:
             async with pool.connection(brief=True) as connection:
                 version, self.store = await read_state(connection, self._sql)
-                check_schema_version(version, self._sql.migrations(), driver="mysql", where=str(self._address))
+                check_schema_version(version, migrations(self._sql), driver="mysql", where=str(self._address))
         except BaseException:
             await pool.close()
             raise

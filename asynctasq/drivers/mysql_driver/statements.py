@@ -8,7 +8,6 @@ characters `%`, `:` or `?` that other libraries read as placeholders.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from asynctasq.drivers.base import Migration
 from asynctasq.drivers.damaged import DamagedMessage
 from asynctasq.drivers.mysql_driver.claim_cursors import Position
 from asynctasq.drivers.sql.identifiers import quote
@@ -22,7 +21,10 @@ CLAIM = "@asynctasq_claim"
 """Where it keeps the unique number that marks the rows it wrote."""
 
 TOKEN_MAX, CRASHES_MAX = 2**63 - 2, 2**32 - 2
-MESSAGE_COLUMNS = "dead, id, queue, body, leased, attempts, crashes, enqueued_us, visible_us, reason, error"
+MESSAGE_COLUMNS = (
+    "dead, id, queue, body, leased, attempts, crashes, enqueued_us, visible_us, reason, error,"
+    " reserved_us, TRIM(TRAILING 0x00 FROM reserved_by), IF(progress_token = token, progress, NULL)"
+)
 
 LeaseKey = tuple[int, int]
 """`seq` and `token` of a lease."""
@@ -91,63 +93,12 @@ class Statements:
 
     # -- schema ----------------------------------------------------------------------------------
 
-    def migrations(self) -> list[Migration]:
-        """Return the steps in order, each with the statement that records it at its end.
-
-        MySQL commits at each DDL statement, so every statement can be repeated.
-        """
-        first = (self._create_versions(), self._create_messages(), self._create_results(), self._record_version(1))
-        return [Migration(version=1, title="messages and results", statements=first)]
-
-    def _create_messages(self) -> str:
-        # `due` has exactly the order of the claim, with nothing to sort; dead letters are in another part of it.
-        # VARBINARY compares byte by byte on both servers: no case folding, no trailing-space rule.
-        return f"""CREATE TABLE IF NOT EXISTS {self.messages} (
-  seq BIGINT UNSIGNED NOT NULL AUTO_INCREMENT,
-  id VARBINARY(512) NOT NULL,
-  queue VARBINARY(80) NOT NULL,
-  dead TINYINT UNSIGNED NOT NULL DEFAULT 0,
-  leased TINYINT UNSIGNED NOT NULL DEFAULT 0,
-  visible_us BIGINT NOT NULL,
-  token BIGINT UNSIGNED NOT NULL DEFAULT 0,
-  claim BIGINT UNSIGNED NOT NULL DEFAULT 0,
-  claimed_us BIGINT NOT NULL DEFAULT 0,
-  attempts INT UNSIGNED NOT NULL DEFAULT 0,
-  crashes INT UNSIGNED NOT NULL DEFAULT 0,
-  enqueued_us BIGINT NOT NULL,
-  reason VARBINARY(40) NULL,
-  error LONGBLOB NULL,
-  body LONGBLOB NOT NULL,
-  PRIMARY KEY (seq),
-  UNIQUE KEY by_id (id),
-  KEY due (queue, dead, visible_us, seq, leased)
-) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4"""
-
-    def _create_results(self) -> str:
-        return f"""CREATE TABLE IF NOT EXISTS {self.results} (
-  id VARBINARY(512) NOT NULL,
-  expires_us BIGINT NOT NULL,
-  result LONGBLOB NOT NULL,
-  PRIMARY KEY (id),
-  KEY expiry (expires_us)
-) ENGINE=InnoDB ROW_FORMAT=DYNAMIC DEFAULT CHARSET=utf8mb4"""
-
-    def _create_versions(self) -> str:
-        return f"""CREATE TABLE IF NOT EXISTS {self.versions} (
-  version INT UNSIGNED NOT NULL PRIMARY KEY,
-  store VARBINARY(36) NOT NULL
-) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4"""
-
     def state(self) -> str:
         """Select the version recorded last, NULL if none, and the id of these tables."""
         return f"SELECT MAX(version), ({self._store()}) FROM {self.versions}"
 
     def _store(self) -> str:
         return f"SELECT store FROM {self.versions} WHERE version = 1"
-
-    def _record_version(self, version: int) -> str:
-        values = f"({version}, UUID()) ON DUPLICATE KEY UPDATE version = version"
-        return f"INSERT INTO {self.versions} (version, store) VALUES {values}"
 
     def store_identity(self, *, now: str) -> str:
         """Select now, a unique number, and the database and the id of the tables that a connection reaches."""
@@ -176,7 +127,9 @@ class Statements:
 
     # -- reserving -------------------------------------------------------------------------------
 
-    def claim(self, queue: str, *, limit: int | str, now: str, lease_us: int, after: Position | None = None) -> str:
+    def claim(
+        self, queue: str, *, limit: int | str, now: str, lease_us: int, holder: str, after: Position | None = None
+    ) -> str:
         """Lease the first visible messages of a queue, or those after a position; its affected rows say how many.
 
         The inner select reads `due` in its own order, so it locks what it returns and nothing else. The outer
@@ -191,13 +144,17 @@ class Statements:
             f" STRAIGHT_JOIN {self.messages} AS m FORCE INDEX (PRIMARY) ON m.seq = c.seq"
             f" SET m.crashes = LEAST(m.crashes, {CRASHES_MAX}) + (c.leased > 0), m.leased = 1,"
             f" m.token = LEAST(m.token, {TOKEN_MAX}) + 1,"
-            f" m.claim = {CLAIM}, m.claimed_us = c.visible_us, m.visible_us = {now} + {lease_us}"
+            f" m.claim = {CLAIM}, m.claimed_us = c.visible_us, m.visible_us = {now} + {lease_us},"
+            f" m.reserved_us = {now}, m.reserved_by = {literal(holder or chr(0))}"
         )
 
-    def claim_rest(self, queue: str, *, now: str, lease_us: int, after: Position | None = None) -> list[str]:
+    def claim_rest(
+        self, queue: str, *, now: str, lease_us: int, holder: str, after: Position | None = None
+    ) -> list[str]:
         """Lease from a further queue what the claim before it left of the limit (`@asynctasq_left`)."""
         # LIMIT takes a number only, so the statement is put together on the server. It holds no quote.
-        head, tail = self.claim(queue, limit="@", now=now, lease_us=lease_us, after=after).split("LIMIT @")
+        whole = self.claim(queue, limit="@", now=now, lease_us=lease_us, holder=holder, after=after)
+        head, tail = whole.split("LIMIT @")
         return [
             "SET @asynctasq_left = @asynctasq_left - ROW_COUNT()",
             f"SET @asynctasq_sql = CONCAT('{head}LIMIT ', @asynctasq_left, '{tail}')",
@@ -240,6 +197,12 @@ class Statements:
         """Let the leases that are still the latest end so much later than now."""
         source = f"{self.messages} AS m FORCE INDEX (PRIMARY)"
         return f"UPDATE {source} SET m.visible_us = {now} + {lease_us} WHERE {_fence(held, 'm')}"
+
+    def report_progress(self, held: LeaseKey, progress: str) -> str:
+        """Store how far an attempt is whose lease is still the latest."""
+        source = f"{self.messages} AS m FORCE INDEX (PRIMARY)"
+        change = f"m.progress = {literal(progress)}, m.progress_token = m.token"
+        return f"UPDATE {source} SET {change} WHERE {_fence([held], 'm')}"
 
     def complete(self, held: Iterable[LeaseKey]) -> str:
         """Remove finished messages."""
@@ -345,6 +308,10 @@ class Statements:
     def find(self, message_id: str, *, now: str) -> str:
         """Select now and the message."""
         return f"SELECT {now}, {MESSAGE_COLUMNS} FROM {self.messages} WHERE id = {literal(message_id)}"
+
+    def lives(self, message_id: str) -> str:
+        """Select one row if the message is there and no dead letter."""
+        return f"SELECT 1 FROM {self.messages} WHERE id = {literal(message_id)} AND dead = 0"
 
     def list_messages(self, queue: str, state: State | None, *, after: int, limit: int, now: str) -> str:
         """Select now, seq and up to `limit` messages in the order of arrival."""

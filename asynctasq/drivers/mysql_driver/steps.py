@@ -276,17 +276,18 @@ class Claim:
     queues: tuple[str, ...]
     limit: int
     lease_us: int
+    holder: str = ""
     start_after: Mapping[str, Position] = field(default_factory=dict[str, Position])
 
     def statements(self, sql: Statements) -> list[str]:
         """Return the statements; the last one selects the leases."""
         first, *others = self.queues
-        after, lease_us = self.start_after.get, self.lease_us
-        made = [sql.claim(first, limit=self.limit, now=NOW, lease_us=lease_us, after=after(first))]
+        after, lease_us, holder = self.start_after.get, self.lease_us, self.holder
+        made = [sql.claim(first, limit=self.limit, now=NOW, lease_us=lease_us, holder=holder, after=after(first))]
         if others:
             made.insert(0, f"SET @asynctasq_left = {self.limit}")
         for queue in others:
-            made += sql.claim_rest(queue, now=NOW, lease_us=lease_us, after=after(queue))
+            made += sql.claim_rest(queue, now=NOW, lease_us=lease_us, holder=holder, after=after(queue))
         return [*made, sql.claimed(self.queues, now=NOW, lease_us=lease_us)]
 
     def read(self, result: Result) -> Claimed:

@@ -12,15 +12,25 @@ import asyncpg
 
 from asynctasq.drivers.postgres_driver.errors import mapped_errors
 from asynctasq.drivers.postgres_driver.pool import CANCELLED_GRACE_S, LOCK_WAIT_S, Operation, close_bounded
+from asynctasq.drivers.retention import RETENTION_OPTIONS
 from asynctasq.drivers.silence import keep_alive
 from asynctasq.drivers.tls import describe, is_local, verifying_context
 from asynctasq.drivers.urls import read_address
 from asynctasq.errors import ConfigError
 from asynctasq.logs import get_logger
 
-__all__ = ["Address", "TlsOptions", "is_pooled"]
+__all__ = ["OPTIONS", "Address", "TlsOptions", "is_pooled"]
 
 logger = get_logger(__name__)
+
+OPTIONS: dict[str, type] = {
+    **dict.fromkeys(("schema", "table_prefix", "sslmode", "sslrootcert", "sslcert", "sslkey"), str),
+    **dict.fromkeys(("max_connections", "body_bytes_max"), int),
+    **dict.fromkeys(("statement_cache", "listen", "notify", "auto_migrate"), bool),
+    **RETENTION_OPTIONS,
+    **dict.fromkeys(("clock_offset", "connect_timeout_s", "command_timeout_s", "poll_s_max"), float),
+}
+"""What the query of an address may hold."""
 
 T = TypeVar("T")
 

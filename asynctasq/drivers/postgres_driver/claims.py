@@ -10,8 +10,8 @@ from asynctasq.kernel.messages import Lease
 
 __all__ = ["ClaimValues", "Claims"]
 
-ClaimValues = tuple[list[str], list[int], int, int]
-"""The queues of a claim, where each scan starts, the limit, and the lease in microseconds."""
+ClaimValues = tuple[list[str], list[int], int, int, str]
+"""The queues of a claim, where each scan starts, the limit, the lease in microseconds, and who holds it."""
 
 
 class Claims:
@@ -24,12 +24,14 @@ class Claims:
         *,
         fetch: Callable[[ClaimValues], Awaitable[list[Any]]],
         note: Callable[[int], None],
+        holder: Callable[[], str],
         where: str,
     ) -> None:
         self._scan_bounds = scan_bounds
         self._inspection = inspection
         self._fetch = fetch
         self._note = note
+        self._holder = holder
         self._where = where
 
     def values(self, queues: Sequence[str], limit: int, lease_us: int, *, offset_us: int) -> ClaimValues:
@@ -37,7 +39,7 @@ class Claims:
         # A queue named twice would give its locked rows twice.
         names = list(dict.fromkeys(queues))
         self._scan_bounds.forget_if_shifted(offset_us)
-        return names, self._scan_bounds.lower_us(names), limit, lease_us
+        return names, self._scan_bounds.lower_us(names), limit, lease_us, self._holder()
 
     async def read(self, rows: list[Any], claim: ClaimValues) -> tuple[list[Lease], list[str] | None]:
         """Return the leases, and the ids that the settling part of the statement settled.
@@ -51,8 +53,8 @@ class Claims:
                 if not damaged:
                     break
                 await self._inspection.bury_damaged(damaged, rows[-1][1], self._where)
-                names, lower_us, limit, lease_us = claim
-                rest = names, lower_us, limit - len(leases), lease_us
+                names, lower_us, limit, lease_us, holder = claim
+                rest = names, lower_us, limit - len(leases), lease_us, holder
                 rows = await self._fetch(rest)
                 more, damaged = self._leases(rows, rest)
                 leases += more

@@ -12,7 +12,7 @@ from asynctasq.drivers.base import YES, Capabilities, Driver, Migration, Page, S
 from asynctasq.drivers.batches import unique_messages
 from asynctasq.drivers.checks import check_at_least, check_follow_ups, check_messages, check_queue_names
 from asynctasq.drivers.loops import PerLoop
-from asynctasq.drivers.postgres_driver.address import Address, TlsOptions, is_pooled
+from asynctasq.drivers.postgres_driver.address import OPTIONS, Address, TlsOptions, is_pooled
 from asynctasq.drivers.postgres_driver.callers_transaction import InCallersTransaction
 from asynctasq.drivers.postgres_driver.claims import Claims
 from asynctasq.drivers.postgres_driver.errors import is_conflict, mapped_errors
@@ -34,11 +34,11 @@ from asynctasq.drivers.postgres_driver.rows import (
 )
 from asynctasq.drivers.postgres_driver.schema import migrate, migrations, schema_version
 from asynctasq.drivers.postgres_driver.statements import Names, Statements
-from asynctasq.drivers.retention import DEAD_MAX, DEAD_TTL_S, PRUNED_AT_ONCE, RETENTION_OPTIONS, Retention
+from asynctasq.drivers.retention import DEAD_MAX, DEAD_TTL_S, PRUNED_AT_ONCE, Retention
 from asynctasq.drivers.silence import SILENCE_S, is_brief
 from asynctasq.drivers.sql.conflicts import retry_conflicts
 from asynctasq.drivers.sql.migrations import check_schema_version
-from asynctasq.drivers.sql.settlements import independent_batches, is_plain, queues_to_wake
+from asynctasq.drivers.sql.settlements import end_of, independent_batches, is_plain, queues_to_wake
 from asynctasq.drivers.sql.waiting import PollBackoff, Wakeups
 from asynctasq.drivers.urls import read_address, read_options, redact
 from asynctasq.kernel.messages import (
@@ -46,6 +46,7 @@ from asynctasq.kernel.messages import (
     Depth,
     Lease,
     Message,
+    Progress,
     Release,
     State,
     StoredMessage,
@@ -58,14 +59,6 @@ T = TypeVar("T")
 
 BODY_BYTES_MAX = 256 * 1024 * 1024
 POLL_S_FIRST = 0.05
-
-OPTIONS: dict[str, type] = {
-    **dict.fromkeys(("schema", "table_prefix", "sslmode", "sslrootcert", "sslcert", "sslkey"), str),
-    **dict.fromkeys(("max_connections", "body_bytes_max"), int),
-    **dict.fromkeys(("statement_cache", "listen", "notify", "auto_migrate"), bool),
-    **RETENTION_OPTIONS,
-    **dict.fromkeys(("clock_offset", "connect_timeout_s", "command_timeout_s", "poll_s_max"), float),
-}
 
 
 class PostgresDriver(Driver):
@@ -84,6 +77,7 @@ class PostgresDriver(Driver):
         wakes_waiting=YES,
         inspects=YES,
         keeps_results=YES,
+        reports_progress=YES,
         transactional=YES,
         body_bytes_max=BODY_BYTES_MAX,
     )
@@ -118,14 +112,13 @@ class PostgresDriver(Driver):
         )
         self.clock_offset = clock_offset
         self._names = Names(schema, table_prefix)
-        self._sql = Statements(self._names, notify=notify)
+        self._sql, self._notify = Statements(self._names, notify=notify), notify
         tls = TlsOptions(sslmode=sslmode, sslrootcert=sslrootcert, sslcert=sslcert, sslkey=sslkey)
         self._address = Address.parse(url, tls, timeout_s=connect_timeout_s)
         self.tls = self._address.tls.text
         self._where = redact(url)
-        self._max_connections = max_connections
+        self._max_connections, self._auto_migrate = max_connections, auto_migrate
         self._statement_cache, self._listen = statement_cache, listen
-        self._auto_migrate = auto_migrate
         self._command_timeout_s, self._poll_s_max = command_timeout_s, poll_s_max
         self._rng = rng or random.Random()
         self._scan_bounds = ScanBounds()
@@ -138,6 +131,7 @@ class PostgresDriver(Driver):
             self._inspection,
             fetch=lambda claim: self._fetch_claim(self._sql.claim, self._offset_us(), *claim),
             note=self._note_claim,
+            holder=lambda: self.holder,
             where=self._where,
         )
         self._callers_transaction = InCallersTransaction(self._sql, self._offset_us, self._where)
@@ -171,6 +165,7 @@ class PostgresDriver(Driver):
             pool=Pool(for_calls, max_connections=self._max_connections, command_timeout_s=longest_s),
             listener=Listener(for_news, self._names.channel, self._wakeups.wake) if listens else None,
             poll_backoff=PollBackoff(first_s=POLL_S_FIRST, longest_s=self._poll_s_max, rng=self._rng),
+            notified=self._notify,
             rng=self._rng,
         )
 
@@ -274,11 +269,8 @@ class PostgresDriver(Driver):
         """Return how long it is until the first message of these queues is visible, None if there is none."""
         offset_us = self._offset_us()
         self._scan_bounds.forget_if_shifted(offset_us)
-        lower_us = self._scan_bounds.lower_us(names)
-        [(now_us, first_us, end_us)] = await self._fetch(self._sql.next_due, offset_us, names, lower_us)
-        begins_us: int = now_us if first_us is None else min(first_us, now_us)
-        self._scan_bounds.note_scan(now_us, end_us - now_us, 0, dict.fromkeys(names, begins_us))
-        return None if first_us is None else (first_us - now_us) / MICROSECONDS
+        [row] = await self._fetch(self._sql.next_due, offset_us, names, self._scan_bounds.lower_us(names))
+        return self._scan_bounds.note_next_due(row, names)
 
     # -- settling --------------------------------------------------------------------------------
 
@@ -388,6 +380,15 @@ class PostgresDriver(Driver):
 
     async def fetch_result(self, message_id: str) -> bytes | None:
         return await self._inspection.fetch_result(message_id)
+
+    async def wait_result(self, message_id: str, *, wait_s: float) -> bool:
+        with mapped_errors(self._where):
+            resources = await self._resources.get()
+        with self._wakeups.waiting([end_of(message_id)], into=resources.waiters) as waiter:
+            return await resources.wait_ended(waiter, partial(self._inspection.has_ended, message_id), wait_s=wait_s)
+
+    async def report_progress(self, reports: Sequence[tuple[Lease, Progress]]) -> None:
+        await self._inspection.report_progress(reports)
 
     # -- schema ----------------------------------------------------------------------------------
 

@@ -7,11 +7,11 @@ from asynctasq.drivers.base import Page
 from asynctasq.drivers.batches import chunks
 from asynctasq.drivers.checks import is_message_id
 from asynctasq.drivers.damaged import log_damaged, queue_names
-from asynctasq.drivers.postgres_driver.rows import damaged_columns
+from asynctasq.drivers.postgres_driver.rows import damaged_columns, lease_columns
 from asynctasq.drivers.postgres_driver.statements import Statements
 from asynctasq.drivers.retention import Retention
 from asynctasq.drivers.sql.rows import depth_from, stored_message
-from asynctasq.kernel.messages import Depth, State, StoredMessage
+from asynctasq.kernel.messages import Depth, Lease, Progress, State, StoredMessage
 
 __all__ = ["Inspection"]
 
@@ -86,6 +86,18 @@ class Inspection:
             return None
         rows = await self._fetch(self._sql.fetch_result, self._offset_us(), message_id)
         return rows[0][0] if rows else None
+
+    async def has_ended(self, message_id: str) -> bool:
+        """Say whether a message is a dead letter, or not there."""
+        return not is_message_id(message_id) or not await self._fetch(self._sql.lives, message_id)
+
+    async def report_progress(self, reports: Sequence[tuple[Lease, Progress]]) -> None:
+        """Do `ReportsProgress.report_progress`."""
+        texts = {(lease.message_id, lease.token): progress.to_json() for lease, progress in reports}
+        ids, seqs, numbers = lease_columns([lease for lease, _ in reports])
+        told = [texts[key, f"{seq}.{number}"] for key, seq, number in zip(ids, seqs, numbers, strict=True)]
+        if ids:
+            await self._fetch(self._sql.report_progress, ids, seqs, numbers, told)
 
     async def bury_damaged(self, rows: Sequence[Any], now_us: int, where: str) -> None:
         """Make dead letters of rows of a claim that can't be read."""

@@ -4,9 +4,10 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
 
+from asynctasq.drivers.base import END_CHECK_S
 from asynctasq.drivers.postgres_driver.listener import Listener
 from asynctasq.drivers.postgres_driver.pool import Pool
-from asynctasq.drivers.sql.waiting import PollBackoff, Waiter, wait_until_visible
+from asynctasq.drivers.sql.waiting import PollBackoff, Waiter, wait_until_ended, wait_until_visible
 
 __all__ = ["LoopResources"]
 
@@ -18,7 +19,9 @@ EMPTY_CLAIMS_MAX = 3
 class LoopResources:
     """The pool, the listener (None: poll instead) and the waiting calls of one loop."""
 
-    def __init__(self, *, pool: Pool, listener: Listener | None, poll_backoff: PollBackoff, rng: random.Random) -> None:
+    def __init__(
+        self, *, pool: Pool, listener: Listener | None, poll_backoff: PollBackoff, notified: bool, rng: random.Random
+    ) -> None:
         self.pool = pool
         self.waiters: set[Waiter] = set()
         self._listener = listener
@@ -27,6 +30,7 @@ class LoopResources:
         self._poll_backoff = poll_backoff
         # Poll now and then also while listening, in case a wake-up was lost.
         self._listen_backoff = PollBackoff(first_s=LISTEN_POLL_S, longest_s=LISTEN_POLL_S, rng=rng)
+        self._end_backoff = PollBackoff(first_s=END_CHECK_S, longest_s=END_CHECK_S, rng=rng) if notified else None
         self._lock_backoff = PollBackoff(first_s=LOCK_BACKOFF_S_FIRST, longest_s=LOCK_BACKOFF_S_MAX, rng=rng)
         self._said_visible = False
         self._empty_claims = 0
@@ -61,6 +65,16 @@ class LoopResources:
             await waiter.wait(min(self._lock_backoff.next_pause_s(), remaining_s))
         self._said_visible = True
         return not waiter.closed
+
+    async def wait_ended(self, waiter: Waiter, has_ended: Callable[[], Awaitable[bool]], *, wait_s: float) -> bool:
+        """Wait until a message has ended (True), `wait_s` passed or `close` (False)."""
+
+        async def check() -> bool:
+            await self._listens()
+            return await has_ended()
+
+        woken = self._end_backoff if await self._listens() else None
+        return await wait_until_ended(waiter, check, wait_s=wait_s, backoff=woken or self._poll_backoff.anew())
 
     async def _listens(self) -> bool:
         return self._listener is not None and await self._listener.ensure()

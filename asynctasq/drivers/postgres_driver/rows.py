@@ -245,6 +245,15 @@ class ScanBounds:
             self._full_scan_at_us = now_us + pause_us
             self._advance(now_us, first_us)
 
+    def note_next_due(self, row: Sequence[int | None], names: Sequence[str]) -> float | None:
+        """Note the scan for the first message of these queues; return how many seconds it is until that is visible."""
+        now_us, first_us, end_us = row
+        assert now_us is not None, "the clock"
+        assert end_us is not None, "the clock"
+        begins_us = now_us if first_us is None else min(first_us, now_us)
+        self.note_scan(now_us, end_us - now_us, 0, dict.fromkeys(names, begins_us))
+        return None if first_us is None else (first_us - now_us) / MICROSECONDS
+
     def _advance(self, now_us: int, first_us: dict[str, int]) -> None:
         for queue, visible_us in first_us.items():
             self._lower_us[queue] = max(NO_BOUND_US, min(visible_us, now_us) - MARGIN_US)

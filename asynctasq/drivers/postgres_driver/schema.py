@@ -66,7 +66,17 @@ END $$""",
                 f"INSERT INTO {store} (id) VALUES (gen_random_uuid()::text)",
                 f"INSERT INTO {versions} (version, title) VALUES (1, 'messages, results')",
             ),
-        )
+        ),
+        Migration(
+            version=2,
+            title="holder and progress of a lease",
+            statements=(
+                # Columns without a default are added without rewriting the table.
+                f"""ALTER TABLE {messages} ADD COLUMN reserved_us bigint, ADD COLUMN reserved_by text,
+    ADD COLUMN progress text""",
+                f"INSERT INTO {versions} (version, title) VALUES (2, 'holder and progress of a lease')",
+            ),
+        ),
     ]
 
 

@@ -102,7 +102,8 @@ class Statements:
     def _inspection_statements(self) -> None:
         m = self._m
         columns = (
-            "m.id, m.queue, m.body, m.leased, m.attempts, m.crashes, m.enqueued_us, m.visible_us, m.reason, m.error"
+            "m.id, m.queue, m.body, m.leased, m.attempts, m.crashes, m.enqueued_us, m.visible_us, m.reason, m.error,"
+            " m.reserved_us, m.reserved_by, m.progress"
         )
         waiting = "m.reason IS NULL AND (NOT m.leased OR m.visible_us <= clock.us)"
         self.depth = f"""
@@ -157,6 +158,11 @@ class Statements:
             ) SELECT queue FROM name WHERE queue IS NOT NULL)"""
             for test in ("IS NULL", "IS NOT NULL")
         )
+        self.lives = f"SELECT 1 FROM {m} m WHERE m.id = $1::text AND m.reason IS NULL"
+        self.report_progress = f"""
+            UPDATE {m} m SET progress = g.progress
+            FROM unnest($1::text[], $2::bigint[], $3::bigint[], $4::text[]) AS g(id, seq, token, progress)
+            WHERE m.id = g.id AND m.seq = g.seq AND m.token = g.token AND m.leased"""
         self.fetch_result = f"""
             WITH {CLOCK} SELECT r.result FROM clock, {self._results} r
             WHERE r.id = $2::text AND r.expires_us > clock.us"""
@@ -226,14 +232,14 @@ class Statements:
         )
 
     def _claim_ctes(self, first: int, *, guard: str) -> str:
-        """Lease visible rows in the order of the index; parameters: queues, lower bounds, limit, lease.
+        """Lease visible rows in the order of the index; parameters: queues, lower bounds, limit, lease, holder.
 
         The row is updated through its ctid: it is locked, so it can't move. A row that changed between the
         snapshot and the lock has a newer ctid, unknown to the snapshot: it is left for the next claim. `guard`
         makes the settling part come first; rows it changed are then skipped by the lock. No damaged number of one
         row lets the statement fail for all.
         """
-        queues, lower, limit, lease = (f"${first + n}" for n in range(4))
+        queues, lower, limit, lease, holder = (f"${first + n}" for n in range(5))
         return f"""picked AS MATERIALIZED (
                 SELECT p.tid, p.visible_us, q.position
                 FROM clock CROSS JOIN unnest({queues}::text[], {lower}::bigint[])
@@ -247,7 +253,8 @@ class Statements:
                 LIMIT {limit}::bigint
             ), taken AS (
                 UPDATE {self._m} m SET visible_us = clock.us + {lease}::bigint, token = LEAST(m.token, {TOKEN_MAX}) + 1,
-                    crashes = LEAST(m.crashes, {CRASHES_MAX}) + m.leased::integer, leased = true
+                    crashes = LEAST(m.crashes, {CRASHES_MAX}) + m.leased::integer, leased = true,
+                    reserved_us = clock.us, reserved_by = {holder}::text, progress = NULL
                 FROM picked, clock WHERE m.ctid = picked.tid
                 RETURNING picked.position, picked.visible_us AS was_us, m.seq, m.token, m.id, m.queue, m.body,
                     m.attempts, m.crashes, m.enqueued_us, m.visible_us
@@ -305,4 +312,5 @@ class Statements:
                 ON CONFLICT (id) DO NOTHING RETURNING queue
             ), changed_queues AS (
                 SELECT queue FROM followed UNION ALL SELECT h.queue FROM held h WHERE h.kind = {KIND_RELEASE}
+                UNION ALL SELECT '=' || h.id FROM held h WHERE h.kind = {KIND_BURY} OR h.result IS NOT NULL
             ), {self._woken("changed_queues")}"""

@@ -10,6 +10,7 @@ from asynctasq.drivers.damaged import (
     read_count,
     read_error,
     read_instant_us,
+    read_progress,
     read_reason,
     read_text,
 )
@@ -22,6 +23,7 @@ from asynctasq.kernel.messages import (
     ErrorRecord,
     Lease,
     Message,
+    Progress,
     Release,
     Settlement,
     State,
@@ -29,7 +31,14 @@ from asynctasq.kernel.messages import (
     microseconds,
 )
 
-__all__ = ["decode_damaged", "decode_leases", "decode_stored", "encode_messages", "encode_settlements"]
+__all__ = [
+    "decode_damaged",
+    "decode_leases",
+    "decode_stored",
+    "encode_messages",
+    "encode_progress",
+    "encode_settlements",
+]
 
 
 def encode_messages(messages: Iterable[Message]) -> list[Argument]:
@@ -84,6 +93,15 @@ def _encode_settlement(settlement: Settlement, details: list[Argument]) -> str:
     return operation
 
 
+def encode_progress(reports: Sequence[tuple[Lease, Progress]]) -> list[Argument]:
+    """Return the count, ids, tokens and texts."""
+    arguments: list[Argument] = [len(reports)]
+    arguments += [lease.message_id for lease, _ in reports]
+    arguments += [lease.token for lease, _ in reports]
+    arguments += [progress.to_json() for _, progress in reports]
+    return arguments
+
+
 def _flags(settlement: Release | Bury) -> str:
     return f"{settlement.counted:d}{settlement.crashed:d}0"
 
@@ -119,28 +137,35 @@ def _decode_lease(message_id: bytes, state: bytes, value: bytes, expires_at: flo
 
 
 def decode_stored(reply: Sequence[Any]) -> list[StoredMessage]:
-    """Rebuild messages from the time of the call, then id, stored message, state, error, visible_at of each."""
+    """Rebuild messages from the time of the call, then id, stored message, state, error, visible_at, holder of each."""
     now = int(reply[0]) / MICROSECONDS
-    return [_decode_stored(reply[first : first + 5], now) for first in range(1, len(reply), 5)]
+    return [_decode_stored(reply[first : first + 6], now) for first in range(1, len(reply), 6)]
 
 
 def _decode_stored(fields: Sequence[bytes], now: float) -> StoredMessage:
-    message_id, value, state, error, visible = fields
+    message_id, value, state, error, visible, holder = fields
     queue, _, body = value[32:].partition(b"\0")
     visible_at = read_instant_us(_number(visible)) / MICROSECONDS
     mode, dead = state[32:33], state.split(b"\0")[1:2]
     reason = read_reason(b"".join(dead)) if mode == b"D" else None
+    derived = State.DEAD if reason else derive_state(leased=mode == b"L", visible_at=visible_at, now=now)
+    reserved = derived is State.RESERVED
+    name, _, progress = holder.partition(b"\0")
     return StoredMessage(
         id=read_text(message_id),
         queue=read_text(queue),
         body=body,
-        state=State.DEAD if reason else derive_state(leased=mode == b"L", visible_at=visible_at, now=now),
+        state=derived,
         attempts=read_count(_number(state[34:50])),
         crashes=read_count(_number(state[50:66])),
         enqueued_at=read_instant_us(_number(value[16:32])) / MICROSECONDS,
         visible_at=visible_at,
         reason=reason,
         error=read_error(error or None),
+        # The second half of a token is the time of the reserve.
+        reserved_at=read_instant_us(_number(state[16:32])) / MICROSECONDS if reserved else None,
+        reserved_by=read_text(name) if reserved else "",
+        progress=read_progress(progress) if reserved else None,
     )
 
 

@@ -13,7 +13,14 @@ from asynctasq.drivers.checks import check_messages, check_queue_names, is_messa
 from asynctasq.drivers.damaged import log_damaged, read_text
 from asynctasq.drivers.loops import PerLoop
 from asynctasq.drivers.redis_driver.address import BODY_BYTES_MAX, RedisOptions, option_types, parse_address
-from asynctasq.drivers.redis_driver.codec import decode_damaged, decode_leases, encode_messages, encode_settlements
+from asynctasq.drivers.redis_driver.codec import (
+    decode_damaged,
+    decode_leases,
+    encode_messages,
+    encode_progress,
+    encode_settlements,
+)
+from asynctasq.drivers.redis_driver.endings import EndListener
 from asynctasq.drivers.redis_driver.inspection import Inspection
 from asynctasq.drivers.redis_driver.pool import Argument, Pool
 from asynctasq.drivers.redis_driver.server_checks import check_server
@@ -27,6 +34,7 @@ from asynctasq.kernel.messages import (
     Depth,
     Lease,
     Message,
+    Progress,
     Release,
     State,
     StoredMessage,
@@ -54,6 +62,7 @@ class _LoopResources:
 
     pool: Pool
     listeners: WakeupListeners
+    ends: EndListener
     wake_next: WakeNext
 
 
@@ -78,6 +87,7 @@ class RedisDriver(Driver):
         wakes_waiting=YES,
         inspects=YES,
         keeps_results=YES,
+        reports_progress=YES,
         body_bytes_max=BODY_BYTES_MAX,
     )
 
@@ -147,14 +157,19 @@ class RedisDriver(Driver):
         async def wake_next(queues: Sequence[str]) -> None:
             await pool.script("wake_next", (self._offset_us(), *queues), repeat=None)
 
-        listeners = WakeupListeners(pool, self._base, wake_next)
-        await pool.close_with_loop(listeners.close)
+        listeners, ends = WakeupListeners(pool, self._base, wake_next), EndListener(pool, self._base)
+
+        async def close_listeners() -> None:
+            ends.close()
+            await listeners.close()
+
+        await pool.close_with_loop(close_listeners)
         try:
             await check_server(pool)
         except BaseException:
             await pool.close()
             raise
-        return _LoopResources(pool, listeners, wake_next)
+        return _LoopResources(pool, listeners, ends, wake_next)
 
     async def _close_resources(self, resources: _LoopResources) -> None:
         await resources.pool.close()
@@ -289,7 +304,7 @@ class RedisDriver(Driver):
             await self._prune(queues)
         resources = await self._resources.get()
         times = (self._offset_us(), microseconds(lease_s))
-        rest: tuple[Argument, ...] = (len(queues), *queues, *encode_settlements(settlements))
+        rest: tuple[Argument, ...] = (self.holder, len(queues), *queues, *encode_settlements(settlements))
         arguments: tuple[Argument, ...] = (*times, limit, *rest)
         repeat: tuple[Argument, ...] | None = arguments if not limit else (*times, 0, *rest) if settlements else None
 
@@ -316,7 +331,7 @@ class RedisDriver(Driver):
         """Release the leases of a cancelled call, so that they do not expire and count as crashes."""
         if leases:
             settlements = encode_settlements([(lease, Release(counted=False)) for lease in leases])
-            arguments = (self._offset_us(), 0, 0, 0, *settlements)
+            arguments = (self._offset_us(), 0, 0, "", 0, *settlements)
             await pool.script("turn", arguments, repeat=arguments)
 
     # -- inspecting ---------------------------------------------------------------------------------
@@ -359,6 +374,15 @@ class RedisDriver(Driver):
             return None
         result: bytes | None = await self.script("result", message_id)
         return result
+
+    async def wait_result(self, message_id: str, *, wait_s: float) -> bool:
+        if not is_message_id(message_id):
+            return True
+        return await (await self._resources.get()).ends.wait(message_id, self.script, wait_s=wait_s)
+
+    async def report_progress(self, reports: Sequence[tuple[Lease, Progress]]) -> None:
+        if reports:
+            await self.script("progress", *encode_progress(reports))
 
 
 def _ids(reply: Sequence[bytes]) -> AbstractSet[str]:

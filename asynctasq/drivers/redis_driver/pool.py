@@ -27,7 +27,7 @@ OnCancelled = Callable[[Any], Awaitable[None]]
 IDLE_S = 15.0
 BYTES_PER_S = 10_000_000
 CLOSE_S = 2.0
-BRIEF_SCRIPTS = frozenset({"enqueue", "turn", "extend", "next_visible", "wake_next"})
+BRIEF_SCRIPTS = frozenset({"enqueue", "turn", "extend", "next_visible", "wake_next", "progress", "await_end"})
 """What takes milliseconds, unless it gets much."""
 
 # The files of a script, and whether it may run while the server is at its memory limit: settling and
@@ -39,6 +39,8 @@ SCRIPT_PARTS: dict[str, tuple[tuple[str, ...], str]] = {
     "redrive": (("common", "damaged", "redrive"), " flags=allow-oom"),
     "next_visible": (("common", "next_visible"), " flags=allow-oom"),
     "wake_next": (("common", "wake_next"), " flags=allow-oom"),
+    "progress": (("common", "progress"), " flags=allow-oom"),
+    "await_end": (("common", "await_end"), " flags=allow-oom"),
     "result": (("common", "result"), " flags=allow-oom"),
     "remove": (("common", "remove"), " flags=allow-oom"),
     "prune": (("common", "prune"), " flags=allow-oom"),

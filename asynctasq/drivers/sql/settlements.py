@@ -1,9 +1,9 @@
 """Settlements as SQL statements take them: in batches that one statement applies; pure."""
 
 from asynctasq.drivers.base import Settlements
-from asynctasq.kernel.messages import Complete, Release
+from asynctasq.kernel.messages import Bury, Complete, Release
 
-__all__ = ["independent_batches", "is_plain", "queues_to_wake"]
+__all__ = ["end_of", "independent_batches", "is_plain", "queues_to_wake"]
 
 
 def independent_batches(settlements: Settlements) -> tuple[list[Settlements], set[str]]:
@@ -39,6 +39,18 @@ def is_plain(settlements: Settlements) -> bool:
 
 
 def queues_to_wake(settlements: Settlements) -> set[str]:
-    """Return the queues in which the settlements may make a message visible, at once or later."""
-    queues = {lease.queue for lease, settlement in settlements if isinstance(settlement, Release)}
-    return queues | {message.queue for _, settlement in settlements for message in settlement.follow_ups}
+    """Return the queues in which settlements may make a message visible, at once or later, and the `end_of` others."""
+    names: set[str] = set()
+    for lease, settlement in settlements:
+        if isinstance(settlement, Release):
+            names.add(lease.queue)
+        elif isinstance(settlement, Bury) or settlement.result is not None:
+            names.add(end_of(lease.message_id))
+        for message in settlement.follow_ups:
+            names.add(message.queue)
+    return names
+
+
+def end_of(message_id: str) -> str:
+    """Return the name under which calls wait for the end of a message; no queue can have it."""
+    return f"={message_id}"

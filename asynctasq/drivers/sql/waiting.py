@@ -11,7 +11,7 @@ from weakref import WeakValueDictionary
 
 from asynctasq.errors import DriverUnavailable
 
-__all__ = ["PollBackoff", "Waiter", "Wakeups", "wait_until_visible"]
+__all__ = ["PollBackoff", "Waiter", "Wakeups", "wait_until_ended", "wait_until_visible"]
 
 T = TypeVar("T")
 
@@ -123,6 +123,10 @@ class PollBackoff:
         self._factor = factor
         self._rng = rng
 
+    def anew(self) -> "PollBackoff":
+        """Return another one with the same bounds, which starts from `first_s`."""
+        return PollBackoff(first_s=self._first_s, longest_s=self._longest_s, rng=self._rng, factor=self._factor)
+
     def reset(self) -> None:
         """Start again from `first_s`: a message was found."""
         self._next_s = self._first_s
@@ -155,3 +159,14 @@ async def wait_until_visible(
         pause_s = min(remaining_s, backoff.next_pause_s())
         await waiter.wait(pause_s if due_s is None else min(pause_s, due_s))
     return False
+
+
+async def wait_until_ended(
+    waiter: Waiter, has_ended: Callable[[], Awaitable[bool]], *, wait_s: float, backoff: PollBackoff
+) -> bool:
+    """Ask whether a message has ended at every wake-up and after every pause; as `wait_until_visible`."""
+
+    async def due_in_s() -> float | None:
+        return 0.0 if await waiter.unless_closed(has_ended()) else None
+
+    return await wait_until_visible(waiter, due_in_s, wait_s=wait_s, backoff=backoff)

@@ -6,26 +6,29 @@ processes while a call waits.
 
 import asyncio
 import json
-import math
 import os
+import random
 from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial as bound
 from typing import Any, Self, TypeVar
 from urllib.parse import unquote
 
 from asynctasq.clock import SystemClock
-from asynctasq.drivers.base import YES, Capabilities, Driver, Page, Settlements, partial
+from asynctasq.drivers.base import END_CHECK_S, YES, Capabilities, Driver, Page, Settlements, partial
 from asynctasq.drivers.checks import check_follow_ups, check_messages, check_queue_names, is_message_id
 from asynctasq.drivers.damaged import log_damaged
 from asynctasq.drivers.loops import PerLoop
 from asynctasq.drivers.retention import DEAD_MAX, DEAD_TTL_S, RETENTION_OPTIONS, Retention
-from asynctasq.drivers.sql.settlements import queues_to_wake
-from asynctasq.drivers.sql.waiting import Wakeups
-from asynctasq.drivers.sqlite_driver import retention, statements
+from asynctasq.drivers.sql.settlements import end_of, queues_to_wake
+from asynctasq.drivers.sql.waiting import PollBackoff, Wakeups, wait_until_ended
+from asynctasq.drivers.sqlite_driver import endings, retention, statements
 from asynctasq.drivers.sqlite_driver.callers_transaction import run_in, run_in_async
 from asynctasq.drivers.sqlite_driver.commit_notices import notice_folder, send_notices
+from asynctasq.drivers.sqlite_driver.endings import EndChecks
+from asynctasq.drivers.sqlite_driver.options import absolute_path, check_limits, check_options
 from asynctasq.drivers.sqlite_driver.schema import SQLiteFile, Steps, mapped_errors
 from asynctasq.drivers.sqlite_driver.statements import ReserveResult
 from asynctasq.drivers.sqlite_driver.thread import Operation, Session
@@ -36,6 +39,7 @@ from asynctasq.kernel.messages import (
     Depth,
     Lease,
     Message,
+    Progress,
     State,
     StoredMessage,
     check_queue_name,
@@ -72,6 +76,7 @@ class SQLiteDriver(Driver):
         wakes_waiting=YES,
         inspects=YES,
         keeps_results=YES,
+        reports_progress=YES,
         transactional=YES,
         body_bytes_max=BODY_BYTES_MAX,
     )
@@ -89,11 +94,11 @@ class SQLiteDriver(Driver):
         dead_ttl: float = DEAD_TTL_S,
         dead_max: int = DEAD_MAX,
     ) -> None:
-        _check_options(durability, busy_timeout_s, poll_s)
-        _check_limits(body_bytes_max, max_page_count)
+        check_options(durability, busy_timeout_s, poll_s)
+        check_limits(body_bytes_max, max_page_count)
         self.clock_offset = clock_offset
         self._file = SQLiteFile(
-            path=_absolute(path),
+            path=absolute_path(path),
             durable_commits=durability == "full",
             busy_timeout_s=busy_timeout_s,
             max_page_count=max_page_count,
@@ -111,6 +116,7 @@ class SQLiteDriver(Driver):
             dead_max=dead_max,
         )
         self._sessions = PerLoop(self._start_session, Session.close, Session.abandon)
+        self._end_checks = EndChecks(lambda ids: self._read(lambda _: endings.living(ids)))
 
     @classmethod
     def from_url(cls, url: str, **options: Any) -> Self:
@@ -178,7 +184,7 @@ class SQLiteDriver(Driver):
             return []
         await self._prune(queues)
         operation = Operation(
-            steps=lambda now_us: statements.reserve(queues, limit, lease_s, now_us),
+            steps=lambda now_us: statements.reserve(queues, limit, lease_s, now_us, self.holder),
             now_us=self._now_us,
             try_read=lambda now_us: statements.next_due_unless_visible(queues, now_us),
             on_cancelled=self._hand_back,
@@ -269,7 +275,7 @@ class SQLiteDriver(Driver):
         check_queue_names(queues)
         await self._prune(queues)
         operation = Operation(
-            steps=lambda now_us: statements.turn(settlements, queues, limit, lease_s, now_us),
+            steps=lambda now_us: statements.turn(settlements, queues, limit, lease_s, now_us, self.holder),
             now_us=self._now_us,
             wakes=self._check_settlements(settlements),
             on_cancelled=lambda result: self._hand_back(result[1]),
@@ -328,7 +334,7 @@ class SQLiteDriver(Driver):
     async def fetch_result(self, message_id: str) -> bytes | None:
         if not is_message_id(message_id):
             return None
-        found = await self._read(lambda _: statements.fetch_result(message_id))
+        found = await self._read(lambda _: endings.fetch_result(message_id))
         if found is None:
             return None
         expires_us, result = found
@@ -336,6 +342,19 @@ class SQLiteDriver(Driver):
             return result
         await self._write(retention.prune_results)
         return None
+
+    async def wait_result(self, message_id: str, *, wait_s: float) -> bool:
+        if not is_message_id(message_id):
+            return True
+        session = await self._sessions.get()
+        backoff = PollBackoff(first_s=END_CHECK_S, longest_s=END_CHECK_S, rng=random.Random())
+        with session.waiting([end_of(message_id)]) as waiter:
+            checks = bound(self._end_checks.has_ended, message_id)
+            return await wait_until_ended(waiter, checks, wait_s=wait_s, backoff=backoff)
+
+    async def report_progress(self, reports: Sequence[tuple[Lease, Progress]]) -> None:
+        if reports:
+            await self._write(lambda _: endings.report_progress(reports))
 
     # -- inside the caller's transaction ---------------------------------------------------------
 
@@ -373,28 +392,3 @@ class SQLiteDriver(Driver):
         self._check_settlements(settlements)
         with self._in_callers_transaction():
             return run_in(connection, statements.settle(settlements, self._now_us()), self._file)
-
-
-def _absolute(path: str | os.PathLike[str]) -> str:
-    text = os.fspath(path)
-    if text in {"", ":memory:"}:
-        raise ConfigError(f"SQLite path {text!r} is not a file; for messages in memory use memory://")
-    if "\0" in text:
-        raise ConfigError(f"SQLite path {text!r} has a zero byte; name a file")
-    return os.path.abspath(text)
-
-
-def _check_options(durability: str, busy_timeout_s: float, poll_s: float) -> None:
-    if durability not in {"full", "normal"}:
-        raise ConfigError(f"SQLite driver option 'durability' must be 'full' or 'normal', not {durability!r}")
-    if not 0 <= busy_timeout_s < math.inf:
-        raise ConfigError(f"SQLite driver option 'busy_timeout_s' must be 0 or more seconds, not {busy_timeout_s!r}")
-    if not 0 < poll_s < math.inf:
-        raise ConfigError(f"SQLite driver option 'poll_s' must be more than 0 seconds, not {poll_s!r}")
-
-
-def _check_limits(body_bytes_max: int | None, max_page_count: int | None) -> None:
-    if body_bytes_max is not None and body_bytes_max < 0:
-        raise ConfigError(f"SQLite driver option 'body_bytes_max' must be 0 or more, not {body_bytes_max}")
-    if max_page_count is not None and max_page_count < 1:
-        raise ConfigError(f"SQLite driver option 'max_page_count' must be 1 or more, not {max_page_count}")

@@ -33,7 +33,7 @@ Row = tuple[Any, ...]
 
 APPLICATION_ID = 0x61545131
 """`aTQ1`: lets `file(1)` and other tools recognise a file of ours."""
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SQLITE_VERSION_MIN = (3, 35, 0)
 LOCK_SLICE_S = 0.2
 CHECKPOINT_PAGES = 8000
@@ -69,6 +69,14 @@ SCHEMA = (
     "CREATE INDEX asynctasq_result_expiry ON asynctasq_result (expires_us)",
     "CREATE TABLE asynctasq_schema (version INTEGER NOT NULL)",
 )
+UPGRADES = {
+    2: (
+        "ALTER TABLE asynctasq_message ADD COLUMN reserved_us INTEGER",
+        "ALTER TABLE asynctasq_message ADD COLUMN reserved_by TEXT",
+        "ALTER TABLE asynctasq_message ADD COLUMN progress TEXT",
+    )
+}
+"""What brings the tables of `SCHEMA`, version 1, to each later version, at no cost however many rows there are."""
 
 
 # -- statements ----------------------------------------------------------------------------------
@@ -99,7 +107,7 @@ def run_on(steps: Steps[T], cursor: sqlite3.Cursor) -> T:
 
 
 def ensure_schema(where: str) -> Steps[None]:
-    """Create our tables if the file lacks them; refuse newer ones. Run it inside a write transaction.
+    """Create our tables if the file lacks them, upgrade older ones, refuse newer ones; inside a write transaction.
 
     The version that counts is the row of `asynctasq_schema`. `user_version` and `application_id` repeat it in a
     file that holds nothing but our tables; a file that is the application's own keeps its values.
@@ -112,10 +120,13 @@ def ensure_schema(where: str) -> Steps[None]:
         )
     if version == SCHEMA_VERSION:
         return
-    for statement in SCHEMA:
+    made = [] if version else [*SCHEMA]
+    for later in range(max(version, 1) + 1, SCHEMA_VERSION + 1):
+        made += UPGRADES[later]
+    for statement in made:
         yield Step(statement)
     yield Step("INSERT INTO asynctasq_schema VALUES (?)", (SCHEMA_VERSION,))
-    if ours_alone and not tables:
+    if ours_alone and (version or not tables):
         yield Step(f"PRAGMA application_id = {APPLICATION_ID}")
         yield Step(f"PRAGMA user_version = {SCHEMA_VERSION}")
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from asynctasq.drivers.base import Page, Settlements
-from asynctasq.drivers.damaged import CLAIMS_MAX, DamagedMessage, queue_names, read_bytes, read_instant_us
+from asynctasq.drivers.damaged import CLAIMS_MAX, DamagedMessage, queue_names
 from asynctasq.drivers.sql.rows import depth_from, stored_message
 from asynctasq.drivers.sql.settlements import independent_batches
 from asynctasq.drivers.sqlite_driver.damaged_rows import DUE_COLUMNS, bury_damaged, is_readable
@@ -37,9 +37,9 @@ __all__ = [
     "ReserveResult",
     "depth",
     "extend",
-    "fetch_result",
     "find",
     "hand_back",
+    "held",
     "list_messages",
     "next_due",
     "next_due_unless_visible",
@@ -66,7 +66,8 @@ UNDATED = f"{LIVING} AND visible_us >= '' LIMIT ?"
 NEXT_DUE = """SELECT visible_us FROM asynctasq_message
     WHERE queue = ? AND death IS NULL AND visible_us {} ORDER BY visible_us LIMIT 1"""
 LEASE = """UPDATE asynctasq_message
-    SET visible_us = ?, crashes = crashes + leased, leased = 1, token = token + 1
+    SET visible_us = ?, crashes = crashes + leased, leased = 1, token = token + 1, reserved_us = ?, reserved_by = ?,
+        progress = NULL
     WHERE arrival IN (SELECT value FROM json_each(?))"""
 HAND_BACK = """UPDATE asynctasq_message SET visible_us = ?, crashes = ?, leased = ?
     WHERE arrival = ? AND token = ? AND leased = 1"""
@@ -85,7 +86,8 @@ BURY = """UPDATE asynctasq_message SET leased = 0, visible_us = ?, attempts = at
         WHERE other.queue = asynctasq_message.queue AND other.death IS NOT NULL
     ), 0) WHERE arrival = ?"""
 STORED_COLUMNS = (
-    """death IS NOT NULL, id, queue, body, leased, attempts, crashes, enqueued_us, visible_us, reason, error"""
+    "death IS NOT NULL, id, queue, body, leased, attempts, crashes, enqueued_us, visible_us, reason, error, "
+    "reserved_us, reserved_by, progress"
 )
 REMOVE = "DELETE FROM asynctasq_message WHERE id IN (SELECT value FROM json_each(?)) AND"
 WAITING = "death IS NULL AND (leased = 0 OR visible_us <= ?)"
@@ -130,8 +132,8 @@ def store(messages: Sequence[Message], now_us: int) -> Steps[list[str]]:
     return [message_id for (message_id,) in found]
 
 
-def reserve(queues: Iterable[str], limit: int, lease_s: float, now_us: int) -> Steps[ReserveResult]:
-    """Lease up to `limit` visible messages; make dead letters of those that can't be read."""
+def reserve(queues: Iterable[str], limit: int, lease_s: float, now_us: int, holder: str = "") -> Steps[ReserveResult]:
+    """Lease up to `limit` visible messages to `holder`; make dead letters of those that can't be read."""
     until = _instant_after(now_us, lease_s)
     result = ReserveResult(leases=[])
     for queue in dict.fromkeys(queues):
@@ -145,7 +147,7 @@ def reserve(queues: Iterable[str], limit: int, lease_s: float, now_us: int) -> S
             if good:
                 result.rows.extend(good)
                 result.leases.extend([_lease(queue, row, until) for row in good])
-                yield Step(LEASE, (until, _json([row[0] for row in good])))
+                yield Step(LEASE, (until, now_us, holder, _json([row[0] for row in good])))
             if len(good) == len(found):
                 break
             damaged = [row for row in found if not is_readable(row)]
@@ -198,11 +200,11 @@ def next_due_unless_visible(queues: Iterable[str], now_us: int) -> Steps[Reserve
 
 
 def turn(
-    settlements: Settlements, queues: Sequence[str], limit: int, lease_s: float, now_us: int
+    settlements: Settlements, queues: Sequence[str], limit: int, lease_s: float, now_us: int, holder: str = ""
 ) -> Steps[tuple[AbstractSet[str], ReserveResult]]:
     """Settle, then reserve."""
     lost = yield from settle(settlements, now_us)
-    reserved = yield from reserve(queues, limit, lease_s, now_us)
+    reserved = yield from reserve(queues, limit, lease_s, now_us, holder)
     return lost, reserved
 
 
@@ -210,7 +212,7 @@ def settle(settlements: Settlements, now_us: int) -> Steps[AbstractSet[str]]:
     """End the attempts; return the ids of leases that were no longer ours."""
     batches, lost = independent_batches(settlements)
     for batch in batches:
-        arrivals, others = yield from _held([lease for lease, _ in batch])
+        arrivals, others = yield from held([lease for lease, _ in batch])
         lost |= others
         plan = _SettlementPlan(now_us)
         for (lease, settlement), arrival in zip(batch, arrivals, strict=True):
@@ -222,7 +224,7 @@ def settle(settlements: Settlements, now_us: int) -> Steps[AbstractSet[str]]:
 
 def extend(leases: Sequence[Lease], lease_s: float, now_us: int) -> Steps[tuple[AbstractSet[str], AbstractSet[str]]]:
     """Renew the leases that are ours; return the message ids of the others, and the queues where one ends sooner."""
-    found, lost = yield from _held(leases)
+    found, lost = yield from held(leases)
     arrivals = [arrival for arrival in found if arrival is not None]
     sooner: set[str] = set()
     if arrivals:
@@ -232,7 +234,7 @@ def extend(leases: Sequence[Lease], lease_s: float, now_us: int) -> Steps[tuple[
     return lost, sooner
 
 
-def _held(leases: Sequence[Lease]) -> Steps[tuple[list[int | None], set[str]]]:
+def held(leases: Sequence[Lease]) -> Steps[tuple[list[int | None], set[str]]]:
     """Return for each lease the row it still holds or None, and the ids of those that hold none."""
     wanted = [_parse_token(lease.token) for lease in leases]
     rows = yield Step(HELD, (_json([arrival for arrival, _ in wanted]),))
@@ -390,9 +392,3 @@ def purge(queue: str, now_us: int) -> Steps[int]:
     yield Step(f"DELETE FROM asynctasq_message WHERE queue = ? AND {WAITING}", (queue, now_us))
     ((count,),) = yield Step("SELECT changes()")
     return int(count)
-
-
-def fetch_result(message_id: str) -> Steps[tuple[int, bytes] | None]:
-    """Return when a result expires, and the result."""
-    rows = yield Step("SELECT expires_us, body FROM asynctasq_result WHERE id = ?", (message_id,))
-    return (read_instant_us(rows[0][0]), read_bytes(rows[0][1])) if rows else None

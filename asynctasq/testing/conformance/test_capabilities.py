@@ -3,7 +3,7 @@
 import json
 from collections.abc import Awaitable, Callable
 
-from asynctasq.drivers.base import Inspectable, KeepsResults, Notifies, Transactional
+from asynctasq.drivers.base import Inspectable, KeepsResults, Notifies, Progress, ReportsProgress, Transactional
 from asynctasq.errors import ConfigError, UnsupportedFeature
 from asynctasq.kernel.messages import Bury, Complete, DeadReason
 from asynctasq.testing.conformance.running import conforms
@@ -76,6 +76,16 @@ async def test_results_are_claimed_or_refused(store: StoreUnderTest) -> None:
         return await store.driver.fetch_result("m")
 
     await _assert_absent(store, "keeps_results", KeepsResults, call)
+
+
+@conforms("ReportsProgress: claimed as `reports_progress`, else absent or refused")
+async def test_progress_is_claimed_or_refused(store: StoreUnderTest) -> None:
+    async def call() -> object:
+        assert isinstance(store.driver, ReportsProgress)
+        await store.driver.report_progress([(await store.lease("m"), Progress(1, 2))])
+        return None
+
+    await _assert_absent(store, "reports_progress", ReportsProgress, call)
 
 
 @conforms("Transactional: claimed as `transactional`, else absent or refused")

@@ -20,7 +20,7 @@ from asynctasq.testing.engine.options import EngineOptions, FaultHooks
 from asynctasq.testing.engine.process import WorkerKilled, current_process, install_task_factory
 from asynctasq.testing.engine.real_loop import load_in_real_loop
 from asynctasq.testing.engine.refusals import error_of_test, refusal_in
-from asynctasq.testing.engine.store import FakeStore
+from asynctasq.testing.engine.store import FakeStore, current_holder
 from asynctasq.testing.engine.waits import Waits
 from asynctasq.testing.engine.worker_driver import ReserveGate, WorkerDriver, current_worker_driver
 from asynctasq.testing.errors import SimulationError
@@ -293,6 +293,7 @@ class Engine:
         self.workers[name], self.worker_drivers[name] = worker, driver
         context.run(current_worker_driver.set, driver)
         context.run(current_process.set, driver.process)
+        context.run(current_holder.set, name)
         task = self.tasks[name] = self.loop.create_task(worker.start(), name=f"worker {name}", context=context)
         task.add_done_callback(partial(self._worker_ended, name))
         return name

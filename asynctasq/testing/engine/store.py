@@ -15,11 +15,15 @@ from asynctasq.kernel.schedule import is_of_schedule
 from asynctasq.testing.clock import VirtualClock
 from asynctasq.testing.transactions import Change
 
-__all__ = ["FakeStore", "deferred_to"]
+__all__ = ["FakeStore", "current_holder", "deferred_to"]
 
 
 deferred_to: ContextVar[Callable[[Change], None] | None] = ContextVar("asynctasq_deferred_to", default=None)
 """What takes changes of the store in place of the store: those of a transaction that is still open."""
+
+
+current_holder: ContextVar[str] = ContextVar("asynctasq_holder", default="")
+"""The simulated worker that reserves; all of them share one store."""
 
 
 class _AnyQueue(frozenset[str]):
@@ -237,6 +241,7 @@ class FakeStore(MemoryDriver):
     def _lease(self, row: MemoryRow, until: int) -> Lease:
         if self._duplicated and self._duplicated.pop(row.message.id, None) == row.visible_us:
             row.leased = False  # its holder has not crashed
+        row.reserved_by = current_holder.get()
         return super()._lease(row, until)
 
     def _serves(self, row: MemoryRow) -> bool:

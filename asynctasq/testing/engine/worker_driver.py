@@ -15,11 +15,12 @@ from asynctasq.drivers.base import (
     Inspectable,
     Notifies,
     Page,
+    ReportsProgress,
     Settlements,
     Transactional,
 )
 from asynctasq.errors import DriverUnavailable
-from asynctasq.kernel.messages import Depth, Lease, Message, State, StoredMessage
+from asynctasq.kernel.messages import Depth, Lease, Message, Progress, State, StoredMessage
 from asynctasq.testing.engine.process import SimulatedProcess
 from asynctasq.testing.engine.store import FakeStore
 from asynctasq.testing.transactions import Change, Transactions
@@ -70,7 +71,7 @@ class ReserveGate:
         await self._opened.wait()
 
 
-class WorkerDriver(Driver, Inspectable, Notifies, Transactional):
+class WorkerDriver(Driver, Inspectable, Notifies, ReportsProgress, Transactional):
     """The driver as one worker sees it. `inner` is the store, or a faulty driver around it.
 
     What is stored or settled "in" a connection is so when the transaction of that connection commits.
@@ -211,6 +212,10 @@ class WorkerDriver(Driver, Inspectable, Notifies, Transactional):
         await self._gate.wait_open()
         await self._block_if_killed()
         return await cast("Notifies", self._inner).wait_visible(() if self._all_queues else queues, wait_s=wait_s)
+
+    async def report_progress(self, reports: Sequence[tuple[Lease, Progress]]) -> None:
+        await self._block_if_killed()
+        await cast("ReportsProgress", self._inner).report_progress(reports)
 
     async def queues(self) -> list[str]:
         return await (await self._inspected()).queues()

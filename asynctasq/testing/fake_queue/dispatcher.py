@@ -1,28 +1,34 @@
 """Where dispatches go while a FakeQueue is open: into its store, through the real codec, whatever their driver."""
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from asynctasq.codec.envelope import decode_envelope
 from asynctasq.drivers.base import Driver
-from asynctasq.errors import CodecError, DriverUnavailable
+from asynctasq.errors import CodecError, DriverUnavailable, ResultTimeoutError
 from asynctasq.kernel.ledger import Entry, Kind
 from asynctasq.kernel.messages import Message
 from asynctasq.kernel.schedule import is_of_schedule
 from asynctasq.queue import MessageFactory, Queue, refuse_running_loop
+from asynctasq.results import fetch_status, wait_for_result
 from asynctasq.tasks.application import Application
 from asynctasq.tasks.base import BaseTask
 from asynctasq.tasks.definition import definition_of, options_of
 from asynctasq.tasks.dispatching import Dispatcher, default_dispatcher
 from asynctasq.tasks.middleware import DispatchContext
+from asynctasq.tasks.task_status import TaskStatus
 from asynctasq.testing.engine import Engine
 from asynctasq.testing.engine.worker_driver import current_worker_driver
 from asynctasq.testing.fake_queue.like_driver import LikeDriver
 from asynctasq.testing.fake_queue.recording import Dispatched
+from asynctasq.testing.loop import SharedLoop
 from asynctasq.testing.transactions.watches import Watch
 
 __all__ = ["FakeDispatcher", "Filter", "task_of"]
+
+T = TypeVar("T")
 
 
 class Filter:
@@ -42,9 +48,13 @@ class Filter:
         return faked, [task for task in tasks if not self._fakes(task)]
 
     def _fakes(self, task: BaseTask[Any]) -> bool:
+        return self.fakes_class(type(task))
+
+    def fakes_class(self, cls: type[BaseTask[Any]]) -> bool:
+        """Say whether the tasks of this class stay in the FakeQueue."""
         if self._only is not None:
-            return isinstance(task, self._only)
-        return not isinstance(task, self._except)
+            return issubclass(cls, self._only)
+        return not issubclass(cls, self._except)
 
     def check_faked(self, cls: type[BaseTask[Any]]) -> None:
         """Raise ValueError for a class all of whose dispatches are let through: of it nothing is known here."""
@@ -73,6 +83,7 @@ class FakeDispatcher(Dispatcher[BaseTask[Any]]):
         self._add = add
         self._factory = MessageFactory(clock=engine.clock, new_id=engine.new_id)
         self._given = engine.options.surroundings.given
+        self._blocks_loop = False
         self._unstored: dict[str, tuple[type[BaseTask[Any]], Message, int]] = {}
         engine.store.on_stored = self._record
         engine.store.on_forgotten = self._forget
@@ -109,6 +120,55 @@ class FakeDispatcher(Dispatcher[BaseTask[Any]]):
         if not passed:
             return ids
         return _in_order(tasks, faked, ids, passed, default_dispatcher().dispatch_sync(passed, connection=connection))
+
+    async def result(self, task_id: str, *, task: type[BaseTask[Any]] | None, timeout_s: float | None) -> Any:
+        """Return what a task returned; wait for that only while workers run, since nothing else would end it.
+
+        Raises: ResultTimeoutError at once where nothing runs it.
+        """
+        if self._passes(task):
+            return await default_dispatcher().result(task_id, task=task, timeout_s=timeout_s)
+        runs = self.engine.gate.is_open and not self._blocks_loop
+        try:
+            return await wait_for_result(
+                self.engine.store,
+                task_id,
+                task=task,
+                timeout_s=timeout_s if runs else 0,
+                keys=None,
+                limits=self._factory.limits,
+            )
+        except ResultTimeoutError as error:
+            if not runs:
+                error.add_note(
+                    "nothing runs in a FakeQueue until the test says so, nor while synchronous code runs in the loop "
+                    "of a simulation: `await queue.drain()` first, or await the result while that runs"
+                )
+            raise
+
+    async def status(self, task_id: str, *, task: type[BaseTask[Any]] | None) -> TaskStatus:
+        """Return what is known of a task."""
+        if self._passes(task):
+            return await default_dispatcher().status(task_id, task=task)
+        return await fetch_status(self.engine.store, task_id, limits=self._factory.limits)
+
+    def call_sync(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run a call of synchronous code; that of a task which a simulation runs in its loop can't wait for others."""
+        refuse_running_loop("this would block the running event loop; await result() or status() here")
+        loop = self.engine.loop
+        if isinstance(loop, SharedLoop):
+            return asyncio.run(make())
+        if not loop.is_running():
+            return self.engine.run_sync(make())
+        self._blocks_loop = True
+        try:
+            return asyncio.run(make())
+        finally:
+            self._blocks_loop = False
+
+    def _passes(self, task: type[BaseTask[Any]] | None) -> bool:
+        """Say whether a task's dispatches are let through to the configured queue."""
+        return task is not None and not self._chosen.fakes_class(task)
 
     async def _store(
         self,

@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Generic, cast
 
 from asynctasq.kernel.ledger import Entry, Kind
+from asynctasq.kernel.messages import Progress
 from asynctasq.testing.fake_queue.wording import short
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ class AttemptRecord:
     hooks: list[str] = field(default_factory=list[str])
     settlement: str = ""
     value: object = None
+    progress: list[Progress] = field(default_factory=list[Progress])
+    """What it reported by `report_progress`, in order, whether or not it was stored before the next report."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -160,6 +163,8 @@ def _apply(history: History[Any], running: dict[tuple[str, str], AttemptRecord],
             started = entry.at - history.dispatched_at_s
             running[key] = attempt = AttemptRecord(number=entry.attempt, worker=entry.worker, started_at_s=started)
             history.attempts.append(attempt)
+        case Kind.PROGRESS if attempt is not None:
+            attempt.progress.append(cast("Progress", entry.value))
         case Kind.ENDED if attempt is not None:
             attempt.ended_at_s = entry.at - history.dispatched_at_s
             attempt.outcome, attempt.exception = entry.detail.partition(":")[0], entry.error
@@ -173,9 +178,7 @@ def _apply(history: History[Any], running: dict[tuple[str, str], AttemptRecord],
             history.settlement = entry.detail
             if attempt is not None:
                 attempt.settlement = entry.detail
-        case Kind.REDRIVEN:
-            history.settlement = ""
-        case Kind.REMOVED:
-            history.settlement = "removed"
+        case Kind.REDRIVEN | Kind.REMOVED:
+            history.settlement = "removed" if entry.kind is Kind.REMOVED else ""
         case _:
             return

@@ -1,11 +1,12 @@
 """How one attempt ended that was run by itself."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic
 
 from asynctasq.core.lanes.process_pool import ChildCrashed
 from asynctasq.errors import Retry, Snooze
-from asynctasq.kernel.messages import Bury, Complete, DeadReason, Settlement
+from asynctasq.kernel.messages import Bury, Complete, DeadReason, Progress, Settlement
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -28,6 +29,8 @@ class Performed(Generic[R_co]):
     value: R_co | None
     exception: BaseException | None
     settlement: Settlement
+    progress: Sequence[Progress] = ()
+    """What it reported by `report_progress`, in order."""
 
     @property
     def outcome(self) -> str:

@@ -10,7 +10,7 @@ from asynctasq.core.lifespans import LifespanRun
 from asynctasq.core.runtime import SharedLoopRuntime, SimulatedRuntime, WorkerSettings
 from asynctasq.core.task_factory import TaskFactory
 from asynctasq.errors import DELAY_S_MAX, AsyncTasqError
-from asynctasq.kernel.messages import Lease, Message
+from asynctasq.kernel.messages import Lease, Message, Progress
 from asynctasq.queue import MessageFactory
 from asynctasq.tasks.application import Application
 from asynctasq.tasks.base import BaseTask
@@ -33,6 +33,10 @@ class _Completion(AttemptCompletion):
         self._stands_for = engine.stands_for()
         self._attempt = attempt
         self._open = False
+        self.progress: list[Progress] = []
+
+    def report(self, progress: Progress) -> None:
+        self.progress.append(progress)
 
     def begin(self) -> None:
         if self._stands_for is not None:
@@ -61,12 +65,15 @@ class _Completion(AttemptCompletion):
 class _CompletionFactory(CompletionFactory):
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self.progress: list[Progress] = []
 
     def completion(
         self, attempt: InFlightAttempt, task: BaseTask[Any], keep_result_s: float | None
     ) -> AttemptCompletion:
         del keep_result_s
-        return _Completion(self._engine, attempt, task)
+        made = _Completion(self._engine, attempt, task)
+        self.progress = made.progress
+        return made
 
 
 async def perform_task(engine: Engine, task: BaseTask[R], *, attempt: int) -> Performed[R]:
@@ -109,12 +116,13 @@ async def _perform(engine: Engine, message: Message, *, attempt: int) -> Perform
         expires_at=engine.clock.now() + DELAY_S_MAX,
     )
     in_flight = InFlightAttempt(lease, deadline=float("inf"))
+    completions = _CompletionFactory(engine)
     runner = AttemptRunner(
         task_factory,
         lanes,
         environment=runtime,
         settings=settings,
-        completion_factory=_CompletionFactory(engine),
+        completion_factory=completions,
     )
     try:
         await lifespans.enter()
@@ -124,7 +132,9 @@ async def _perform(engine: Engine, message: Message, *, attempt: int) -> Perform
         await lanes.stop_processes()
         lanes.close()
     assert settlement is not None, "a lease without end can't be stale"
-    return Performed(value=in_flight.value, exception=in_flight.exception, settlement=settlement)
+    return Performed(
+        value=in_flight.value, exception=in_flight.exception, settlement=settlement, progress=completions.progress
+    )
 
 
 def task_with_arguments(task: BaseTask[R]) -> BaseTask[R]:

@@ -101,6 +101,14 @@ class FaultyDriver(PassThrough, Driver, Notifies):
     def clock_offset(self, seconds: float) -> None:  # pyright: ignore[reportIncompatibleVariableOverride] - inner's own
         self.inner.clock_offset = seconds
 
+    @property
+    def holder(self) -> str:
+        return self.inner.holder
+
+    @holder.setter
+    def holder(self, name: str) -> None:  # pyright: ignore[reportIncompatibleVariableOverride] - inner's own
+        self.inner.holder = name
+
     def _refuse_what_needs_a_simulation(self) -> None:
         for kind in ("duplicate", "lease_expiry", "stop", "clock_skew"):
             if self.faults.includes(kind):

@@ -11,16 +11,17 @@ from asynctasq.drivers.base import (
     Migratable,
     Migration,
     Page,
+    ReportsProgress,
     Settlements,
     Transactional,
 )
 from asynctasq.errors import UnsupportedFeature
-from asynctasq.kernel.messages import Message, State, StoredMessage
+from asynctasq.kernel.messages import Lease, Message, Progress, State, StoredMessage
 
 __all__ = ["PassThrough"]
 
 
-class PassThrough(Inspectable, KeepsResults, Transactional, Migratable):
+class PassThrough(Inspectable, KeepsResults, ReportsProgress, Transactional, Migratable):
     """Every optional protocol; `capabilities`, the inner driver's, says which of them it keeps."""
 
     inner: Driver
@@ -37,6 +38,11 @@ class PassThrough(Inspectable, KeepsResults, Transactional, Migratable):
     @property
     def _keeps_results(self) -> KeepsResults:
         return cast("KeepsResults", self._checked("KeepsResults", kept=bool(self.inner.capabilities.keeps_results)))
+
+    @property
+    def _reports_progress(self) -> ReportsProgress:
+        kept = bool(self.inner.capabilities.reports_progress)
+        return cast("ReportsProgress", self._checked("ReportsProgress", kept=kept))
 
     @property
     def _transactional(self) -> Transactional:
@@ -68,6 +74,12 @@ class PassThrough(Inspectable, KeepsResults, Transactional, Migratable):
 
     async def fetch_result(self, message_id: str) -> bytes | None:
         return await self._keeps_results.fetch_result(message_id)
+
+    async def wait_result(self, message_id: str, *, wait_s: float) -> bool:
+        return await self._keeps_results.wait_result(message_id, wait_s=wait_s)
+
+    async def report_progress(self, reports: Sequence[tuple[Lease, Progress]]) -> None:
+        await self._reports_progress.report_progress(reports)
 
     async def enqueue_in(self, connection: Any, messages: Sequence[Message]) -> list[str]:
         return await self._transactional.enqueue_in(connection, messages)

@@ -43,6 +43,14 @@ class RecordingDriver(PassThrough, Notifies, Driver):
     def clock_offset(self, seconds: float) -> None:  # pyright: ignore[reportIncompatibleVariableOverride] - inner's own
         self.inner.clock_offset = seconds
 
+    @property
+    def holder(self) -> str:
+        return self.inner.holder
+
+    @holder.setter
+    def holder(self, name: str) -> None:  # pyright: ignore[reportIncompatibleVariableOverride] - inner's own
+        self.inner.holder = name
+
     def _used(self) -> Driver:
         loop = running_loop()
         if loop is not None:

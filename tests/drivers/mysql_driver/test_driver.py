@@ -123,8 +123,8 @@ async def test_migrating_at_once_from_several_places_applies_each_step_once(stor
 
     applied = await asyncio.gather(*(driver.migrate() for driver in drivers))
 
-    assert sorted(applied) == [[], [], [], [1]]
-    assert await drivers[0].schema_version() == 1
+    assert sorted(applied) == [[], [], [], [1, 2]]
+    assert await drivers[0].schema_version() == 2
 
 
 async def test_a_migration_that_broke_off_is_finished_by_the_next(store: MySQLHarness, connection: Connection) -> None:
@@ -132,7 +132,7 @@ async def test_a_migration_that_broke_off_is_finished_by_the_next(store: MySQLHa
     await driver.enqueue(messages("kept"))
     await connection.run("DROP TABLE asynctasq_results", "DELETE FROM asynctasq_schema")
 
-    assert await MySQLDriver(store.url).migrate() == [1]
+    assert await MySQLDriver(store.url).migrate() == [1, 2]
 
     assert ids(await driver.reserve(["q"], limit=9, lease_s=9)) == ["kept"]
     assert (await connection.run("SELECT COUNT(*) FROM asynctasq_results"))[0].rows[0] == (0,)
@@ -188,8 +188,8 @@ async def test_every_locking_statement_goes_by_its_index_and_sorts_nothing(
     held = [(1, 1), (2, 1), (3, 2)]
     ending = Ending(held=(1, 1), delay_us=0, counted=True, crashed=False, reason=None, error=None)
 
-    claim = await plan(connection, SQL.claim("q", limit=10, now=now, lease_us=1))
-    behind = await plan(connection, SQL.claim("q", limit=10, now=now, lease_us=1, after=(5, 6)))
+    claim = await plan(connection, SQL.claim("q", limit=10, now=now, lease_us=1, holder=""))
+    behind = await plan(connection, SQL.claim("q", limit=10, now=now, lease_us=1, holder="h", after=(5, 6)))
     others = [
         await plan(connection, statement)
         for statement in (
@@ -215,7 +215,7 @@ async def test_a_claim_locks_the_rows_it_takes_and_no_other(store: MySQLHarness,
     driver = store.create()
     await driver.enqueue(messages(*"abcdefghij"))
     await connection.run(f"SET @asynctasq_now = {server_now(0)}, @asynctasq_claim = 1", "START TRANSACTION")
-    await connection.run(SQL.claim("q", limit=2, now="@asynctasq_now", lease_us=1))
+    await connection.run(SQL.claim("q", limit=2, now="@asynctasq_now", lease_us=1, holder="w"))
 
     meanwhile = await driver.reserve(["q"], limit=9, lease_s=9)
 
@@ -252,7 +252,7 @@ def test_statements_hold_nothing_that_another_library_reads_as_a_placeholder() -
         SQL.insert([hostile], now=server_now(5), claim="1"),
         SQL.inserted([hostile.id], claim="1"),
         SQL.end([ending], now=server_now(-5)),
-        SQL.claim("q:1", limit=1, now=server_now(0), lease_us=1),
+        SQL.claim("q:1", limit=1, now=server_now(0), lease_us=1, holder=hostile.id),
         SQL.store_identity(now=server_now(0)),
     ]
 

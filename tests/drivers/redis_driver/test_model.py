@@ -20,6 +20,7 @@ from asynctasq.kernel.messages import (
     ErrorRecord,
     Lease,
     Message,
+    Progress,
     Release,
     Settlement,
     State,
@@ -127,10 +128,10 @@ class Program:
         self.redis.clock_offset += by_s
         self.memory.clock_offset += by_s
 
-    async def step(self) -> None:
+    async def step(self) -> None:  # noqa: C901 - one of many calls
         ids = [f"m-{self.rng.randint(1, self.ids + 1)}" for _ in range(3)]
         queue = self.rng.choice(QUEUES)
-        match self.rng.randint(0, 14):
+        match self.rng.randint(0, 15):
             case 0 | 1 | 2:
                 await self.same("enqueue", self.messages(8))
             case 3 | 4 | 5:
@@ -149,8 +150,19 @@ class Program:
                 await self.same("purge", queue)
             case 13:
                 await self.same("fetch_result", ids[0])
+                await self.same("wait_result", ids[0], wait_s=0)
+            case 14 if self.leases:
+                await self.report()
             case _:
                 await self.same("find", ids[0])
+
+    async def report(self) -> None:
+        """Report by leases of now and of the past, in one call."""
+        chosen = self.rng.sample(self.leases, min(3, len(self.leases)))
+        told = [Progress(self.rng.randint(0, 5), 5, "é") for _ in chosen]
+        self.clock.at += 0.001
+        await self.redis.report_progress([(ours, each) for (ours, _), each in zip(chosen, told, strict=True)])
+        await self.memory.report_progress([(theirs, each) for (_, theirs), each in zip(chosen, told, strict=True)])
 
     async def compare(self) -> None:
         for queue in QUEUES:
@@ -181,7 +193,7 @@ def plain(value: Any) -> Any:
         case Lease():
             return replace(value, token="", enqueued_at=0, expires_at=0)
         case StoredMessage():
-            return replace(value, enqueued_at=0, visible_at=0)
+            return replace(value, enqueued_at=0, visible_at=0, reserved_at=None if value.reserved_at is None else 0)
         case Depth():
             age = value.oldest_age_s
             return replace(value, oldest_age_s=None if age is None else round(age / STEP_S, 0))

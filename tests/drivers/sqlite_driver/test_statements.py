@@ -13,7 +13,7 @@ import pytest
 from asynctasq.drivers.base import Driver
 from asynctasq.drivers.memory_driver import MemoryDriver
 from asynctasq.drivers.retention import Retention
-from asynctasq.drivers.sqlite_driver import SQLiteDriver, retention, statements
+from asynctasq.drivers.sqlite_driver import SQLiteDriver, endings, retention, statements
 from asynctasq.drivers.sqlite_driver.schema import Steps
 from asynctasq.kernel.messages import (
     Bury,
@@ -346,7 +346,7 @@ LATER_US = int(NOW * 1e6) + 20_000
         statements.queues,
         lambda: statements.find("s1", 0),
         lambda: statements.remove('["s1"]', dead=False, now_us=0),
-        lambda: statements.fetch_result("s1"),
+        lambda: endings.fetch_result("s1"),
         lambda: retention.prune(["a"], Retention(1, 1), LATER_US),
         lambda: retention.nothing_to_prune(["a"], Retention(1, 1), LATER_US),
     ],

@@ -9,11 +9,14 @@
 --                     only once a message was reserved; a dead letter adds NUL reason NUL time of death
 --                     mode: L leased, D dead letter, F neither; error: 1 if there is one
 --   errors     hash   id -> the last error, as JSON
+--   holders    hash   id -> who holds the lease, NUL, the progress as JSON once it was reported, before that blanks
 --   due:Q      zset   arrival(16) id, scored by visible_at: not leased (scheduled or ready)
 --   leased:Q   zset   arrival(16) PAD id, scored by the end of the lease (reserved, or expired)
 --   dead:Q     zset   arrival(16) id, scored by the order of death
 --   queues     set    names of the queues that hold a message
 --   result:I   string expiry(16) result
+--   ending:I   set    inboxes of the clients that wait for the end of a message; expires
+--   inbox:C    list   ids of messages that have ended, for one client; expires
 --   waiting:Q  string somebody waits for this queue; expires
 --   wake:Q     list   at most one wake-up token, for one of the waiting clients; expires
 --
@@ -34,6 +37,7 @@ local NO_COUNTS = string.rep('0', 32)
 local ARGV = ARGV
 local base = string.match(KEYS[1], '^(.*:)')
 local MESSAGES, STATES, ERRORS, QUEUES = base .. 'messages', base .. 'states', base .. 'errors', base .. 'queues'
+local HOLDERS = base .. 'holders'
 local sub, byte, find, format, min = string.sub, string.byte, string.find, string.format, math.min
 local LEASED, HAS_ERROR = byte('L'), byte('1')
 -- While a cluster moves our slot to another node, a script fails at the first key that is not here, or not yet made: this
@@ -115,7 +119,7 @@ local function delete_if_empty(queue)
     redis.call('SREM', QUEUES, queue)
     redis.call('DEL', base .. 'wake:' .. queue)
     if redis.call('EXISTS', MESSAGES) == 0 then
-      redis.call('DEL', KEYS[1])
+      redis.call('DEL', KEYS[1], HOLDERS)
     end
   end
 end

@@ -9,6 +9,7 @@ local function remove(key, members, ids)
   call_in_chunks('HDEL', MESSAGES, ids)
   call_in_chunks('HDEL', STATES, ids)
   call_in_chunks('HDEL', ERRORS, ids)
+  call_in_chunks('HDEL', HOLDERS, ids)
   return #ids
 end
 

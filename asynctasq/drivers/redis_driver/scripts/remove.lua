@@ -26,6 +26,7 @@ for i = 3, #ARGV do
       redis.call('HDEL', MESSAGES, id)
       redis.call('HDEL', STATES, id)
       redis.call('HDEL', ERRORS, id)
+      redis.call('HDEL', HOLDERS, id)
       removed[#removed + 1] = id
       touched[queue] = true
     end

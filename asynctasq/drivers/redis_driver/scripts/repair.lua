@@ -14,6 +14,7 @@ end
 check('messages', 'hash')
 check('states', 'hash')
 check('errors', 'hash')
+check('holders', 'hash')
 check('queues', 'set')
 check('sequence', 'string')
 local names = redis.call('SMEMBERS', QUEUES)

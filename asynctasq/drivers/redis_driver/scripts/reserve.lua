@@ -1,6 +1,8 @@
 -- Lease visible messages: first by visible_at, then by arrival, expired leases among them.
 -- One call makes about so many dead letters of damaged messages, so that it does not block the server.
 local DAMAGED_MAX = 1000
+-- Blanks that keep the hash of the holders from being packed.
+local NO_PROGRESS = '\0' .. string.rep(' ', 65)
 
 -- Merge two lists of member, score, member, score, ... in the order of the queue; return members, whether each
 -- was an expired lease, and how many came from the first list.
@@ -43,7 +45,7 @@ local function leased_state(state, crashed)
 end
 
 -- Return how many were found, and how many of them are leased now; the others were damaged.
-local function lease_from(queue, room, until_at, reply, damaged)
+local function lease_from(queue, room, until_at, holder, reply, damaged)
   local due, leased = base .. 'due:' .. queue, base .. 'leased:' .. queue
   local members, crashed, fresh = choose(due, leased, room)
   if #members == 0 then
@@ -55,7 +57,7 @@ local function lease_from(queue, room, until_at, reply, damaged)
   end
   local values, states = fetch(MESSAGES, ids), fetch(STATES, ids)
   local first_state = padded(now) .. 'L0' .. NO_COUNTS .. queue
-  local written, scores, removed, at, last = {}, {}, {}, #reply, 0
+  local written, scores, held, removed, at, last = {}, {}, {}, {}, #reply, 0
   for i = 1, #ids do
     local id, arrival = ids[i], sub(members[i], 1, 16)
     local member = arrival .. PAD .. id
@@ -64,11 +66,13 @@ local function lease_from(queue, room, until_at, reply, damaged)
       local state = states[i] and leased_state(states[i], crashed[i]) or arrival .. first_state
       written[last + 1], written[last + 2] = id, state
       scores[last + 1], scores[last + 2] = until_at, member
+      held[last + 1], held[last + 2] = id, holder
       reply[at + 1], reply[at + 2], reply[at + 3] = id, state, values[i]
       at, last = at + 3, last + 2
     else
       stray = stray or is_stray(arrival, id, queue, values[i], states[i])
       bury_damaged(members[i], id, queue, values[i], states[i], damaged, stray)
+      redis.call('HDEL', HOLDERS, id)
       if crashed[i] then
         removed[#removed + 1] = members[i]
       end
@@ -76,6 +80,7 @@ local function lease_from(queue, room, until_at, reply, damaged)
   end
   call_in_chunks('HSET', STATES, written)
   call_in_chunks('ZADD', leased, scores)
+  call_in_chunks('HSET', HOLDERS, held)
   call_in_chunks('ZREM', leased, removed)
   if fresh > 0 then
     redis.call('ZREMRANGEBYRANK', due, 0, fresh - 1)
@@ -84,12 +89,13 @@ local function lease_from(queue, room, until_at, reply, damaged)
 end
 
 -- Return the end of the leases, then id, state and stored message of each; and what bury_damaged tells of each.
-local function reserve(first, queues, limit, lease)
+local function reserve(first, queues, limit, lease, holder)
   local until_at = integer(now + lease)
   local reply, damaged = { until_at }, {}
+  holder = holder .. NO_PROGRESS
   for i = first, first + queues - 1 do
     while limit > 0 and #damaged < 3 * DAMAGED_MAX do
-      local found, leased_count = lease_from(ARGV[i], min(limit, 1000), until_at, reply, damaged)
+      local found, leased_count = lease_from(ARGV[i], min(limit, 1000), until_at, holder, reply, damaged)
       limit = limit - leased_count
       if found == 0 then
         break

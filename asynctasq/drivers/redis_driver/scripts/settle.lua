@@ -1,9 +1,26 @@
 -- End attempts. Arguments from `first`: ids, tokens, operations ('C' for a plain completion, else one of K R B),
 -- then for every entry that is not plain: detail, flags, text, number of follow-up runs, those runs.
 local pending
+local ended = {}
+
+-- Tell the clients that wait for the end of these messages, once all is settled: their keys may be damaged, or the server
+-- full, and they look for themselves later.
+local function tell_ended()
+  for _, id in ipairs(ended) do
+    local inboxes = redis.pcall('SMEMBERS', base .. 'ending:' .. id)
+    for i = 1, #inboxes do
+      local inbox = base .. 'inbox:' .. inboxes[i]
+      redis.pcall('RPUSH', inbox, id)
+      redis.pcall('PEXPIRE', inbox, 20000)
+    end
+    if #inboxes > 0 then
+      redis.call('DEL', base .. 'ending:' .. id)
+    end
+  end
+end
 
 local function reset_pending()
-  pending = { deleted = {}, without_error = {}, states = {}, errors = {}, due = {}, dead = {}, unleased = {} }
+  pending = { deleted = {}, without_error = {}, states = {}, errors = {}, due = {}, dead = {}, unleased = {}, held = {} }
 end
 
 local function append(lists, key, first, second)
@@ -33,6 +50,7 @@ local function flush()
   call_in_chunks('HDEL', MESSAGES, pending.deleted)
   call_in_chunks('HDEL', STATES, pending.deleted)
   call_in_chunks('HDEL', ERRORS, pending.without_error)
+  call_in_chunks('HDEL', HOLDERS, pending.held)
   reset_pending()
 end
 
@@ -46,6 +64,7 @@ end
 
 local function keep_result(id, ttl, result)
   local key = base .. 'result:' .. id
+  ended[#ended + 1] = id
   if tonumber(ttl) <= 0 then
     redis.call('DEL', key)
   elseif tonumber(ARGV[1]) == 0 then
@@ -83,6 +102,7 @@ local function bury(id, state, arrival, queue, cursor)
   elseif byte(state, 34) == HAS_ERROR then
     append(pending, 'without_error', id)
   end
+  ended[#ended + 1] = id
   append(pending.dead, queue, integer(take_numbers(1) + 1), arrival .. id)
   return unleased_state(id, state, 'D', flags, error_flag) .. '\0' .. reason .. '\0' .. integer(now)
 end
@@ -121,6 +141,7 @@ local function apply(i, count, state, cursor, changed)
   local id, operation, arrival = ARGV[i], ARGV[i + 2 * count], sub(state, 1, 16)
   local queue = sub(state, 67)
   append(pending.unleased, queue, arrival .. PAD .. id)
+  pending.held[#pending.held + 1] = id
   local after = end_attempt(operation, id, state, arrival, queue, cursor)
   changed[id] = after
   if after then
@@ -167,5 +188,6 @@ local function settle(first, count)
     end
     delete_if_empty(queue)
   end
+  tell_ended()
   return lost
 end

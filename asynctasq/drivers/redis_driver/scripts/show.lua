@@ -1,9 +1,10 @@
--- ARGV: clock offset, ids. Reply: now, then id, stored message, state or '', error or '', visible_at of each that is stored.
+-- ARGV: clock offset, ids.
+-- Reply: now, then id, stored message, state or '', error or '', visible_at, holder or '' of each that is stored.
 local ids = {}
 for i = 2, #ARGV do
   ids[i - 1] = ARGV[i]
 end
-local values, states, errors = fetch(MESSAGES, ids), fetch(STATES, ids), fetch(ERRORS, ids)
+local values, states, errors, holders = fetch(MESSAGES, ids), fetch(STATES, ids), fetch(ERRORS, ids), fetch(HOLDERS, ids)
 local reply = { integer(now) }
 for i = 1, #ids do
   local value, state = values[i], states[i] or ''
@@ -21,7 +22,7 @@ for i = 1, #ids do
     end
     local at = #reply
     reply[at + 1], reply[at + 2], reply[at + 3] = ids[i], value, state
-    reply[at + 4], reply[at + 5] = errors[i] or '', visible or '0'
+    reply[at + 4], reply[at + 5], reply[at + 6] = errors[i] or '', visible or '0', holders[i] or ''
   end
 end
 return reply
