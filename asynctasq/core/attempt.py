@@ -51,6 +51,7 @@ from asynctasq.kernel.decide import (
     asks_should_retry,
     decide,
     is_expired,
+    newer_version_delay_s,
     screen,
 )
 from asynctasq.kernel.envelope import MAX_CRASHES_DEFAULT, MAX_CRASHES_MOST, Envelope
@@ -68,11 +69,6 @@ from asynctasq.tasks.registry import registered, source_file
 __all__ = ["AttemptRunner"]
 
 logger = get_logger(__name__)
-
-NEWER_VERSION_DELAY_S = 60.0
-"""How long a message of a newer wire version is left for a newer worker each time; ten times that after an hour."""
-NEWER_VERSION_AGE_S_MAX = 7 * 86_400.0
-"""How old it may be before it becomes a dead letter."""
 
 SNOOZED_MAX = 10_000
 """How many messages a worker remembers to have snoozed."""
@@ -336,7 +332,7 @@ class AttemptRunner:
         if isinstance(settlement, Bury) and not isinstance(outcome, Unrunnable):
             exception = run.attempt.exception
             if settlement.reason is DeadReason.CRASHED:
-                exception = _crash_error(run.attempt, lease.crashes + 1)
+                exception = run.attempt.crash_error(lease.crashes + 1)
             await self._hooks.failed(run, exception or WorkerCrashedError("the attempt did not end"))
         return settlement
 
@@ -346,7 +342,7 @@ class AttemptRunner:
 
     async def _give_up(self, attempt: InFlightAttempt, envelope: Envelope) -> Settlement:
         """Bury a message whose workers died `max_crashes` times; call its `failed` hook if its task can be built."""
-        await self._tell_failed(attempt, envelope, _crash_error(attempt, attempt.lease.crashes))
+        await self._tell_failed(attempt, envelope, attempt.crash_error(attempt.lease.crashes))
         return self._bury_crashed(attempt)
 
     async def _expire(self, attempt: InFlightAttempt, envelope: Envelope) -> Settlement:
@@ -379,15 +375,14 @@ class AttemptRunner:
             return None
 
     def _bury_crashed(self, attempt: InFlightAttempt) -> Settlement:
-        return Bury(reason=DeadReason.CRASHED, error=record_of(_crash_error(attempt, attempt.lease.crashes)))
+        return Bury(reason=DeadReason.CRASHED, error=record_of(attempt.crash_error(attempt.lease.crashes)))
 
     def _newer_version(self, attempt: InFlightAttempt, error: UnsupportedVersion) -> Settlement:
         lease = attempt.lease
-        age_s = lease.expires_at - lease.enqueued_at
-        if age_s > NEWER_VERSION_AGE_S_MAX:
+        delay_s = newer_version_delay_s(lease.expires_at - lease.enqueued_at)
+        if delay_s is None:
             return self._unrunnable(attempt, error)
         logger.warning("message %s is left for a newer worker: %s", lease.message_id, error)
-        delay_s = NEWER_VERSION_DELAY_S * (1 if age_s < 3600 else 10)
         return Release(delay_s=delay_s, counted=False, error=record_of(error))
 
     def _unrunnable(self, attempt: InFlightAttempt, error: CodecError) -> Settlement:
@@ -396,12 +391,6 @@ class AttemptRunner:
         )
         reason = dead_reason_of(error) or DeadReason.UNDECODABLE
         return Bury(reason=reason, error=record_of(error))
-
-
-def _crash_error(attempt: InFlightAttempt, crashes: int) -> WorkerCrashedError:
-    return WorkerCrashedError(
-        f"{attempt.task_name} was given up: {crashes} attempts ended with the death of the process that ran them"
-    )
 
 
 def _outcome_detail(outcome: Outcome) -> str:

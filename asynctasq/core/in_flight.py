@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from asynctasq.core.task_factory import Invocation
+from asynctasq.errors import WorkerCrashedError
 from asynctasq.kernel.envelope import MAX_CRASHES_DEFAULT
 from asynctasq.kernel.messages import Lease
 from asynctasq.tasks.base import BaseTask
@@ -53,6 +54,12 @@ class InFlightAttempt:
 
     def __str__(self) -> str:
         return f"{self.task_name} (message {self.lease.message_id})"
+
+    def crash_error(self, crashes: int) -> WorkerCrashedError:
+        """Return the error of a message that is given up after so many crashes."""
+        return WorkerCrashedError(
+            f"{self.task_name} was given up: {crashes} attempts ended with the death of the process that ran them"
+        )
 
 
 class TransactionOutcome(enum.Enum):

@@ -107,7 +107,7 @@ def configured_schedules(given: Mapping[str, ScheduleSetting], application: Appl
 class ScheduleMessages:
     """Makes the messages of schedules, signed if there are `keys`; their signatures do not expire."""
 
-    def __init__(self, *, keys: SigningKeys | None = None, limits: Limits = DEFAULT_LIMITS) -> None:
+    def __init__(self, keys: SigningKeys | None = None, limits: Limits = DEFAULT_LIMITS) -> None:
         self._keys = keys
         self._limits = limits
 

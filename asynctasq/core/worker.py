@@ -81,8 +81,7 @@ class Worker:
         )
         self._lanes = self._runtime.lanes(self.settings, task_factory, threads=self.concurrency)
         self._renewer = self._runtime.renewer(queue_driver, self.settings)
-        messages = ScheduleMessages(keys=keys, limits=limits)
-        self._tickers = Tickers(queue_driver, messages, self.settings, worker=self.name)
+        self._tickers = Tickers(queue_driver, ScheduleMessages(keys, limits), self.settings, worker=self.name)
         self._ledger = WorkerLedger(self._runtime)
         self._runner = AttemptRunner(
             task_factory,
@@ -353,7 +352,7 @@ class Worker:
     async def _drain(self) -> None:
         """Let running attempts end within the time limit, and settle them."""
         await self._waiter.stop()
-        self._hand_back(self._waiter.collect().leases)
+        self._to_settle += [(lease, Release(counted=False)) for lease in self._waiter.collect().leases]
         while self._in_flight and not self._stop.immediate and self._clock.monotonic() < self._stop.deadline:
             if self._to_settle:
                 await self._turn(0)
@@ -366,14 +365,8 @@ class Worker:
         while self._to_settle and not (self._stop.immediate and self._reconnect.active):
             await self._turn(0)
 
-    def _hand_back(self, leases: Sequence[Lease]) -> None:
-        self._to_settle += [(lease, Release(counted=False)) for lease in leases]
-
     async def _wait_for_wake_up(self, deadline: float) -> bool:
-        """Return whether the worker was woken before `deadline`.
-
-        The timer decides, since the clock may show an instant before `deadline` when the timer fires.
-        """
+        """Return whether the worker was woken before `deadline`, by a timer: the clock may show an instant before."""
         try:
             async with asyncio.timeout(max(0.0, deadline - self._clock.monotonic())):
                 await self._wake_up.wait()
@@ -395,15 +388,13 @@ class Worker:
 
     async def _interrupt(self) -> None:
         """Cancel the attempts that still run; children are dead before their messages become visible to others."""
-        rest = [attempt for attempt in self._in_flight.values() if attempt.asyncio_task is not None]
-        if not rest:
+        if not self._in_flight:
             return
-        logger.warning("%d attempts are interrupted and handed back", len(rest))
-        for attempt in rest:
+        logger.warning("%d attempts are interrupted and handed back", len(self._in_flight))
+        for attempt in self._in_flight.values():
             attempt.cancel_reason = attempt.cancel_reason or CancelReason.WORKER_STOPS
         await self._lanes.interrupt_processes()
-        for attempt in rest:
-            self._cancel(attempt)
+        self._cancel_all()
         await self._wait_for_cancelled()
         for attempt in self._in_flight.values():
             logger.error("%s ignores its cancellation; its lease runs out", attempt)

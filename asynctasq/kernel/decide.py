@@ -37,12 +37,19 @@ __all__ = [
     "decide",
     "is_expired",
     "is_retried",
+    "newer_version_delay_s",
     "screen",
 ]
 
 
 SNOOZE_AGAIN_S_MIN = 1.0
 """How long a message waits, at the least, that was snoozed before: uncounted attempts could go on for ever."""
+
+
+NEWER_VERSION_DELAY_S = 60.0
+"""How long a message of a newer wire version is left for a newer worker each time; ten times that after an hour."""
+NEWER_VERSION_AGE_S_MAX = 7 * 86_400.0
+"""How old it may be before it becomes a dead letter."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +169,13 @@ def is_retried(
     if give_up_on is not None and failure(give_up_on):
         return False
     return retry_on is None or failure(retry_on)
+
+
+def newer_version_delay_s(age_s: float) -> float | None:
+    """Return for how many seconds a message of a newer wire version is left alone; None if it is too old for that."""
+    if age_s > NEWER_VERSION_AGE_S_MAX:
+        return None
+    return NEWER_VERSION_DELAY_S * (1 if age_s < 3600 else 10)
 
 
 def attempts_remain(attempt: int, max_attempts: int) -> bool:

@@ -25,7 +25,8 @@ from asynctasq.tasks.class_checks import (
 from asynctasq.tasks.completing import completing, completing_sync, running_completion
 from asynctasq.tasks.dispatching import current_dispatcher
 from asynctasq.tasks.handle import TaskHandle
-from asynctasq.tasks.mistaken_calls import NOTHING, not_awaitable, not_dispatched
+from asynctasq.tasks.metadata import TaskMetadata
+from asynctasq.tasks.mistaken_calls import NOTHING, not_awaitable
 from asynctasq.tasks.mode import Mode
 from asynctasq.tasks.options import (
     SETTINGS,
@@ -63,7 +64,7 @@ _settings = attrgetter(*SETTINGS)
 
 
 @dataclass_transform(kw_only_default=True)
-class BaseTask(Generic[T_co]):
+class BaseTask(TaskMetadata, Generic[T_co]):
     """What the four kinds of task share. Derive from one of them, not from this.
 
     A class without a constructor has one that takes its annotated fields by name, as type checkers see it, too.
@@ -105,12 +106,6 @@ class BaseTask(Generic[T_co]):
     _definition: ClassVar[object] = None
     """Where `definition_of` keeps what it has made of the class."""
     _runnable: ClassVar[bool] = False
-
-    _task_id: str | None = None
-    _current_attempt: int = 0
-    _dispatched_at: datetime | None = None
-    _is_running: bool = False
-    _scheduled_for: datetime | None = None
 
     _arguments_given: tuple[tuple[object, ...], dict[str, object]]
     _options: Options
@@ -263,25 +258,6 @@ class BaseTask(Generic[T_co]):
         """Do `complete_in` for a connection that is used from synchronous code."""
         return completing_sync(self, connection, result, in_process=self._mode.in_process)
 
-    # -- what a running task knows ----------------------------------------------------------------
-
-    @final
-    @property
-    def attempt(self) -> int:
-        """The number of the running attempt, from 1."""
-        return self._current_attempt + 1
-
-    @final
-    @property
-    def task_id(self) -> str:
-        """The id of the message that runs this task, the same in every attempt; elsewhere of its latest dispatch.
-
-        Raises: AsyncTasqError where the task neither runs nor was dispatched: None would be a bad idempotency key.
-        """
-        if self._task_id is None:
-            raise not_dispatched(self, "id")
-        return self._task_id
-
     @final
     def report_progress(self, done: float, total: float, text: str = "") -> Awaitable[None]:
         """Say how far this execution is, for `status`; with or without `await`. Without effect in a child process.
@@ -294,22 +270,6 @@ class BaseTask(Generic[T_co]):
         if running is not None and running.task is self:
             running.report(progress)
         return NOTHING
-
-    @property
-    def dispatched_at(self) -> datetime:
-        """When the running task was dispatched, in UTC, the same in every attempt; elsewhere its latest dispatch.
-
-        By the clock of the process that dispatched it. Raises: AsyncTasqError where `task_id` does.
-        """
-        if self._dispatched_at is None:
-            raise not_dispatched(self, "instant of dispatch")
-        return self._dispatched_at
-
-    @final
-    @property
-    def scheduled_for(self) -> datetime | None:
-        """The tick of the schedule that is run, aware, UTC, the same in every attempt; None if it was dispatched."""
-        return self._scheduled_for
 
     if not TYPE_CHECKING:  # to type checkers a task is not awaitable
 

@@ -64,7 +64,7 @@ def check_schedules(cls: type[object]) -> None:
 def check_overrides(cls: type[object], base: type[object]) -> None:
     """Raise TaskDefinitionError if the class replaces what is not for overriding, or by what can't work."""
     for name, value in cls.__dict__.items():
-        original = base.__dict__.get(name)
+        original = inspect.getattr_static(base, name, None)
         if isinstance(original, property) or getattr(original, "__final__", False):
             raise TaskDefinitionError(
                 f"{cls.__qualname__}.{name} would replace a method that every task needs; rename it"

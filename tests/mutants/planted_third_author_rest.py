@@ -18,6 +18,7 @@ from asynctasq.core.queue_order import QueueOrder
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.memory_driver import MemoryDriver
 from asynctasq.drivers.memory_driver import row as memory_row_module
+from asynctasq.kernel import decide as decide_module
 from asynctasq.kernel.messages import Release
 from asynctasq.kernel.retry import Delays
 from asynctasq.queue import MessageFactory, Queue
@@ -87,7 +88,7 @@ def _without_traceback(original: Any) -> Any:
 
 
 @_plant(
-    attempt_module,
+    decide_module,
     "NEWER_VERSION_DELAY_S",
     "newer version handed back at once",
     "a worker that can't read it takes it again without a pause",

@@ -60,7 +60,6 @@ __all__ = [
 ]
 
 R = TypeVar("R")
-
 YEAR_S = 365 * 86_400.0
 
 
@@ -71,29 +70,27 @@ class NestedFakeError(AsyncTasqError):
 class FakeQueue(Outcomes):
     """Record dispatches, and run them with the real worker in virtual time.
 
-    Use it as `with FakeQueue() as queue:` or `async with FakeQueue() as queue:`; it is scoped by a context
-    variable, so code in the same thread or task sees it, and other tests do not. Nothing runs until asked.
+    Use it with `with` or `async with`. It is scoped by a context variable, so code in the same thread or task sees it,
+    and other tests do not. Nothing runs until asked.
 
     only, except_: fake some tasks and dispatch the others to the configured queue.
     workers, concurrency: how many workers, and how many attempts each runs at once.
-    queues: which queues they serve, as `--queues`; by default all, in order of their first message.
+    queues: which queues they serve, as `--queues`; by default all, which a real worker does not.
     seed, search: which of the possible schedules; 0 is first come, first served.
     faults: which faults happen, see `asynctasq.testing.faults`.
     real_executors: real threads and child processes; virtual time stands still meanwhile.
-    start: at which instant the virtual clock begins; 2020-01-01 00:00 UTC unless given. Without a time zone it is UTC.
+    start: at which instant the virtual clock begins, by default 2020-01-01; without a time zone it is UTC.
     freeze_time: `datetime.now()` and `time.time()` of the code under test follow the virtual clock; an instant says at
-    once from when on. True inside a freeze of freezegun begins where that has stopped the clock.
+    once from when on, True inside a freeze of freezegun that it begins where that stands.
     strict: work left at the end is an error.
     real_s_max: how many real seconds may pass in which nothing happens while tasks wait for the outside.
-    on_refusal: what is refused to a task (the network in a simulation, a pool of another loop) fails the test, or,
-    with "raise_in_task", is an exception that the task gets and may handle.
+    on_refusal: what is refused to a task, such as the network in a simulation, fails the test, or raises in the task.
     like: refuse what this driver would, a name such as "sqs", in place of the configured one.
     schedules: keep the schedules of all imported tasks going, or of these alone, from the first run on.
     middleware: in place of the configured one, which holds here too; `[]` for none.
     resources: one object, or a tuple, in place of the configured lifespans, which each worker here enters otherwise.
 
     What is dispatched in a transaction of the application, `dispatch(connection=...)`, is recorded when that commits.
-    Without `queues` its workers serve every queue there is; a real worker serves `default` unless told otherwise.
     """
 
     def __init__(  # noqa: PLR0913 - one keyword per choice of a test
@@ -399,5 +396,5 @@ class FakeQueue(Outcomes):
         return summarise(entries, engine.clock.elapsed - started)
 
     def _perform(self, task: BaseTask[R], attempt: int) -> Coroutine[Any, Any, Performed[R]]:
-        number = whole_number(attempt, "attempt", least=1)
-        return perform_task(self._engine, task_with_arguments(task), attempt=number)
+        attempt = whole_number(attempt, "attempt", least=1)
+        return perform_task(self._engine, task_with_arguments(task), attempt=attempt)
