@@ -163,7 +163,11 @@ class FakeStore(MemoryDriver):
             self._check(settlement.follow_ups)
         defer = deferred_to.get()
         if defer is None:
-            return self._settle_and_tell(settlements)
+            with self._lock:
+                lost = self._settle_now(settlements)
+            if self._followed:
+                self._tell_of_follow_ups()
+            return lost
         with self._lock:
             lost = {lease.message_id for lease, _ in settlements if self._held(lease) is None}
         settles = frozenset(lease.message_id for lease, _ in settlements) - lost
@@ -172,18 +176,17 @@ class FakeStore(MemoryDriver):
         return lost
 
     def _settle_at_commit(self, settlements: Settlements, change: Change) -> None:
-        lost = self._settle_and_tell(settlements)
+        with self._lock:
+            lost = self._settle_now(settlements)
+        self._tell_of_follow_ups()
         if change.on_settled is not None:
             change.on_settled(settlements, lost)
 
-    def _settle_and_tell(self, settlements: Settlements) -> AbstractSet[str]:
-        """Settle; `on_stored` is called with the ids of the follow-ups that are new."""
-        with self._lock:
-            lost = self._settle_now(settlements)
-            followed, self._followed = self._followed, []
+    def _tell_of_follow_ups(self) -> None:
+        """Call `on_stored` with the ids of the follow-ups that are new."""
+        followed, self._followed = self._followed, []
         if followed and self.on_stored is not None:
             self.on_stored(followed)
-        return lost
 
     def _follow(self, messages: Sequence[Message]) -> None:
         self._followed += self._store(messages)

@@ -263,8 +263,9 @@ class FakeDispatcher(Dispatcher[BaseTask[Any]]):
     def _record(self, stored: Sequence[str]) -> None:
         """Note what the store has just taken, at that instant: the reply may be lost."""
         now, at_s = self.engine.clock.now(), self.engine.clock.monotonic()
+        keeps_schedules = self.engine.store.keeps_schedules
         for message_id in stored:
-            if is_of_schedule(message_id):
+            if keeps_schedules and is_of_schedule(message_id):
                 continue
             known = message_id in self._unstored
             cls, message, max_attempts = self._unstored.pop(message_id) if known else self._enqueued(message_id)

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 from asynctasq.errors import AsyncTasqError
 from asynctasq.kernel.ledger import Entry, Kind
-from asynctasq.kernel.schedule import is_of_schedule
+from asynctasq.kernel.schedule import PREFIX
 from asynctasq.tasks.options import one_of, whole_number
 from asynctasq.testing.engine import Engine
 from asynctasq.testing.fake_queue.history import histories
@@ -31,6 +31,7 @@ __all__ = [
 ]
 
 SHOWN_MAX = 8
+PREFIX_LENGTH = len(PREFIX)
 
 Retries = Literal["due", "never", "all"]
 Errors = Literal["raise", "collect"]
@@ -115,7 +116,7 @@ def summarise(entries: Sequence[Entry], elapsed: timedelta) -> DrainResult:
     """Count what a part of the ledger says."""
     counts = dict.fromkeys(FIELDS.values(), 0)
     for entry in entries:
-        if entry.kind is Kind.SETTLED and not is_of_schedule(entry.message_id):
+        if entry.kind is Kind.SETTLED and entry.message_id[:PREFIX_LENGTH] != PREFIX:
             counts[FIELDS.get(entry.detail) or FIELDS[entry.detail.partition(":")[0]]] += 1
     errors = tuple(entry.error for entry in entries if entry.kind is Kind.ENDED and entry.error is not None)
     return DrainResult(**counts, virtual_elapsed=elapsed, errors=errors)
