@@ -212,7 +212,7 @@ def test_attempting_itself_may_raise() -> None:
     queue.assert_failed(InLoop, with_=LookupError, attempts=1)
 
 
-@pytest.mark.parametrize("signal", [Snooze(5), Retry(after_s=5), Reject("no")])
+@pytest.mark.parametrize("signal", [Snooze(5), Retry(after=5), Reject("no")])
 def test_signals_pass_as_they_are(signal: Exception) -> None:
     class Signals(AsyncTask[None]):
         async def execute(self) -> None:

@@ -13,11 +13,10 @@ from asynctasq import (
     Snooze,
     SyncProcessTask,
     SyncTask,
-    TaskTimeoutError,
     task,
 )
 from asynctasq.core.exception_codec import RemoteError, is_one_of, pack_exception, unpack_exception
-from asynctasq.errors import TaskDefinitionError, WorkerCrashedError
+from asynctasq.errors import TaskDefinitionError, TaskTimeoutError, WorkerCrashedError
 from asynctasq.kernel.decide import is_retried
 from asynctasq.testing import FakeQueue, perform
 
