@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from asynctasq import queue as queue_module
+from asynctasq import results as results_module
 from asynctasq.codec import records as records_module
 from asynctasq.core import attempt as attempt_module
 from asynctasq.core.attempt import AttemptRunner
@@ -265,7 +265,7 @@ def _or_default(original: Any) -> Any:
     return map_fields
 
 
-@_plant(queue_module, "unpack_result", "result read without its annotation", "one of a class of one's own can't be had")
+@_plant(results_module, "load_result", "result read without its annotation", "one of a class of one's own can't be had")
 def _unannotated(original: Any) -> Any:
     def unpack(data: bytes, annotation: Any, limits: Any) -> Any:  # the annotation is not passed on
         return original(data, None, limits)

@@ -398,6 +398,6 @@ def _checked_namespace(namespace: str) -> str:
 
 
 def _checked_connections(count: int) -> int:
-    if count < 1:
-        raise ConfigError(f"redis driver: max_connections is {count}; at least 1 is needed")
-    return count
+    if count >= 1:
+        return count
+    raise ConfigError(f"redis driver: max_connections is {count}; at least 1 is needed")
