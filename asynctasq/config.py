@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
 
 from pydantic import (
     BaseModel,
@@ -26,7 +26,9 @@ from asynctasq.errors import ConfigError
 from asynctasq.kernel.schedule import Misfire
 from asynctasq.tasks.configured import check_lifespan, check_middleware
 from asynctasq.tasks.project import project_file, project_root
-from asynctasq.tasks.schedules import Cron, Every, Schedule
+
+if TYPE_CHECKING:
+    from asynctasq.tasks.schedules import Schedule
 
 __all__ = ["ENV_PREFIX", "ScheduleSetting", "Settings", "load_settings"]
 
@@ -61,8 +63,10 @@ class ScheduleSetting(BaseModel):
         self.schedule()
         return self
 
-    def schedule(self) -> Schedule:
+    def schedule(self) -> "Schedule":
         """Return the schedule; raise ValueError if it can't work."""
+        from asynctasq.tasks.schedules import Cron, Every  # few configurations have any
+
         if (self.cron is None) == (self.every is None):
             raise ValueError("give either cron or every")
         if self.cron is not None:

@@ -20,7 +20,6 @@ from asynctasq.drivers.base import Driver, Transactional
 from asynctasq.errors import DELAY_S_MAX, DispatchError, UnsupportedFeature
 from asynctasq.kernel.envelope import NO_HEADERS, Envelope
 from asynctasq.kernel.messages import Message
-from asynctasq.results import fetch_status, wait_for_result
 from asynctasq.tasks.base import RESERVED, BaseTask
 from asynctasq.tasks.configured import middleware_of
 from asynctasq.tasks.definition import (
@@ -239,6 +238,8 @@ class Queue(Dispatcher[BaseTask[Any]]):
         Raises: BadSignature if there are signing keys and the result is not signed with one of them, as that of this
         message; UnknownTask if the result is rebuilt from a class that is neither given nor imported.
         """
+        from asynctasq.results import wait_for_result  # few dispatching processes need it
+
         factory = self.factory
         return await wait_for_result(
             self._driver_for(task), task_id, task=task, timeout_s=timeout_s, keys=factory.keys, limits=factory.limits
@@ -246,6 +247,8 @@ class Queue(Dispatcher[BaseTask[Any]]):
 
     async def status(self, task_id: str, *, task: type[BaseTask[Any]] | None = None) -> TaskStatus:
         """Return what is known of a task; see `TaskHandle.status`."""
+        from asynctasq.results import fetch_status
+
         return await fetch_status(self._driver_for(task), task_id, limits=self.factory.limits)
 
     def call_sync(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
