@@ -20,9 +20,12 @@ from asynctasq.kernel.decide import (
     Verdict,
     asks_should_retry,
     decide,
+    is_expired,
+    is_retried,
+    newer_version_delay_s,
     screen,
 )
-from asynctasq.kernel.messages import Bury, Complete, DeadReason, ErrorRecord, Release, Settlement
+from asynctasq.kernel.messages import Bury, Complete, DeadReason, ErrorRecord, Lease, Release, Settlement
 from asynctasq.kernel.retry import Fixed
 
 ERROR = ErrorRecord(type="ValueError", message="no")
@@ -144,3 +147,61 @@ def test_should_retry_is_asked_only_of_failures_with_attempts_left() -> None:
     assert not asks_should_retry(Failed(error=ERROR), attempt=3, max_attempts=3)
     assert not asks_should_retry(Failed(error=ERROR, wants_retry=False), attempt=1, max_attempts=3)
     assert not asks_should_retry(Succeeded(), attempt=1, max_attempts=3)
+
+
+def lease_of_age(age_s: float, *, lease_s: float = 30.0) -> Lease:
+    return Lease(
+        message_id="m",
+        queue="q",
+        body=b"",
+        token="1",
+        attempt=1,
+        crashes=0,
+        enqueued_at=1_700_000_000.1,
+        expires_at=1_700_000_000.1 + age_s + lease_s,
+    )
+
+
+@pytest.mark.parametrize(
+    ("age_s", "held_s", "expires_s", "expired"),
+    [
+        (9.999999, 0.0, 10.0, False),
+        (10.0, 0.0, 10.0, True),
+        (9.0, 0.999999, 10.0, False),
+        (9.0, 1.0, 10.0, True),
+        (0.0, 0.0, 1e-9, False),
+        (0.0, 1e-6, 1e-9, True),
+    ],
+)
+def test_a_message_expires_at_its_age_and_never_before(
+    age_s: float, held_s: float, expires_s: float, expired: bool
+) -> None:
+    assert is_expired(lease_of_age(age_s), lease_s=30.0, held_s=held_s, expires_s=expires_s) is expired
+
+
+@pytest.mark.parametrize(
+    ("retry_on", "give_up_on", "retried"),
+    [
+        (None, None, True),
+        ((LookupError,), None, True),
+        ((OSError,), None, False),
+        (None, (KeyError,), False),
+        (None, (OSError,), True),
+        ((LookupError,), (KeyError,), False),
+    ],
+)
+def test_types_say_which_failures_are_retried(
+    retry_on: tuple[type[Exception], ...] | None, give_up_on: tuple[type[Exception], ...] | None, retried: bool
+) -> None:
+    def is_one_of(types: tuple[type[Exception], ...]) -> bool:
+        return isinstance(KeyError("no"), types)
+
+    assert is_retried(is_one_of, retry_on=retry_on, give_up_on=give_up_on) is retried
+
+
+@pytest.mark.parametrize(
+    ("age_s", "delay_s"),
+    [(0.0, 60.0), (3_599.0, 60.0), (3_600.0, 600.0), (7 * 86_400.0, 600.0), (7 * 86_400.0 + 1, None)],
+)
+def test_a_newer_version_is_left_alone_for_a_week(age_s: float, delay_s: float | None) -> None:
+    assert newer_version_delay_s(age_s) == delay_s
