@@ -352,7 +352,7 @@ class Worker:
     async def _drain(self) -> None:
         """Let running attempts end within the time limit, and settle them."""
         await self._waiter.stop()
-        self._to_settle += [(lease, Release(counted=False)) for lease in self._waiter.collect().leases]
+        self._hand_back(self._waiter.collect().leases)
         while self._in_flight and not self._stop.immediate and self._clock.monotonic() < self._stop.deadline:
             if self._to_settle:
                 await self._turn(0)
@@ -364,6 +364,9 @@ class Worker:
         await self._interrupt()
         while self._to_settle and not (self._stop.immediate and self._reconnect.active):
             await self._turn(0)
+
+    def _hand_back(self, leases: Sequence[Lease]) -> None:
+        self._to_settle += [(lease, Release(counted=False)) for lease in leases]
 
     async def _wait_for_wake_up(self, deadline: float) -> bool:
         """Return whether the worker was woken before `deadline`, by a timer: the clock may show an instant before."""
