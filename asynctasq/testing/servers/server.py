@@ -309,19 +309,26 @@ def _free_port() -> tuple[int, int]:
 
     Until that is closed, no other run of tests gets the port from here.
     """
-    folder = Path(tempfile.gettempdir()) / f"asynctasq-ports-{os.geteuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
     while True:
         with contextlib.closing(socket.socket()) as probe:
             probe.bind((HOST, 0))
             port: int = probe.getsockname()[1]
-            lock = os.open(folder / str(port), os.O_RDWR | os.O_CREAT, 0o600)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:  # of a server that has not opened its port yet
-                os.close(lock)
-            else:
+            lock = _lock_port(port)
+            if lock is not None:
                 return port, lock
+
+
+def _lock_port(port: int) -> int | None:
+    """Return the descriptor of a port's lock; None while a server has it that may not have opened the port yet."""
+    folder = Path(tempfile.gettempdir()) / f"asynctasq-ports-{os.geteuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    lock = os.open(folder / str(port), os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        return None
+    return lock
 
 
 def _is_listened_on(port: int) -> bool:

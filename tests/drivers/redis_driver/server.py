@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import secrets
 import shutil
 import socket
 import subprocess
@@ -12,15 +13,28 @@ from types import TracebackType
 from typing import Any, Self
 
 from asynctasq.drivers.redis_driver import RedisDriver
-from asynctasq.testing.servers.server import _free_port
+from asynctasq.testing.servers.server import _free_port, _is_listened_on, _lock_port
 from tests.patience import SOON_S, wait_until
+
+NODE_PORTS = range(12_000, 22_000)
+BUS_PORT_OFFSET = 10_000
 
 
 def free_port() -> int:
-    """Return a free port, low enough for the bus port of a cluster node, which is 10000 above."""
+    """Return a free port, locked for as long as this process runs."""
+    port, _ = _free_port()
+    return port
+
+
+def free_node_port() -> int:
+    """Return a free port for a node of a cluster, whose bus port is 10000 above.
+
+    Both are below those that the system gives to connections: one of these could take the bus port before its server.
+    """
     while True:
-        port, _ = _free_port()  # locked for as long as this process runs
-        if port < 55_000:
+        port = secrets.choice(NODE_PORTS)
+        free = not _is_listened_on(port) and not _is_listened_on(port + BUS_PORT_OFFSET)
+        if free and _lock_port(port) is not None:
             return port
 
 
@@ -28,7 +42,7 @@ class RedisServer:
     """A child process, started with the block and gone after it."""
 
     def __init__(self, *options: str, port: int | None = None, sentinel_config: str | None = None) -> None:
-        self.port = port or free_port()
+        self.port = port or (free_node_port() if "--cluster-enabled" in options else free_port())
         self.url = f"redis://127.0.0.1:{self.port}"
         self._options = options
         self._sentinel_config = sentinel_config
