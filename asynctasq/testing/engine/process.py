@@ -27,6 +27,8 @@ class SimulatedProcess:
         self.dead = False
         self.paused = False
         self.stopped = False
+        self.closed = False
+        """Whether its suspended coroutines have been closed: what begins later is closed where it would begin."""
         self.coroutines: dict[ProcessCoroutine, None] = {}
         self._waiting: list[asyncio.Future[None]] = []
 
@@ -60,7 +62,7 @@ class SimulatedProcess:
 
     def close_suspended(self) -> None:
         """Close the suspended coroutines of a killed process: only now their `finally` blocks run, without effect."""
-        coroutines, self.coroutines = list(self.coroutines), {}
+        coroutines, self.coroutines, self.closed = list(self.coroutines), {}, True
         for coroutine in coroutines:
             coroutine.close_suspended()
 
@@ -115,6 +117,8 @@ class ProcessCoroutine(Coroutine[Any, Any, Any]):
     def _refuse_step(self, error: BaseException | None) -> Any:
         """End the task of a killed process; let that of a paused one wait, and keep an error thrown into it."""
         if self._process.dead:
+            if self._process.closed:
+                self.close_suspended()
             raise asyncio.CancelledError("the simulated worker of this task is dead")
         self._pending_error = error or self._pending_error
         future: Any = self._process.wait_for_resume()

@@ -145,7 +145,11 @@ class LoopLifecycle(BaseLoop):
     def _asyncgen_finalizer_hook(self, agen: AsyncGenerator[Any, Any]) -> None:
         self._generators.pop(id(agen), None)
         if not self.is_closed():
-            self.call_soon_threadsafe(self.create_task, agen.aclose())
+            self.call_soon_threadsafe(self._close_generator, agen)
+
+    def _close_generator(self, agen: AsyncGenerator[Any, Any]) -> None:
+        """Close one that was collected; not made before it runs, since Python warns of what is never awaited."""
+        self.create_task(agen.aclose())
 
     async def shutdown_asyncgens(self) -> None:
         """Close the asynchronous generators that are still open, one after the other."""
