@@ -3,14 +3,27 @@
 import math
 from typing import Final, cast
 
-from asynctasq.codec.typed_msgpack import packb, unpackb
-from asynctasq.errors import UndecodableBody
+from asynctasq.codec.limits import Limits
+from asynctasq.codec.typed_msgpack import packb
+from asynctasq.codec.values import unpack
+from asynctasq.errors import CodecError, UndecodableBody
 from asynctasq.kernel.messages import check_queue_name
-from asynctasq.kernel.schedule import MISFIRES, CronRule, EveryRule, Misfire, Rule, ScheduleDefinition, Ticker
+from asynctasq.kernel.schedule import (
+    MISFIRES,
+    TEXT_CHARS_MAX,
+    CronRule,
+    EveryRule,
+    Misfire,
+    Rule,
+    ScheduleDefinition,
+    Ticker,
+)
 
 __all__ = ["decode_note", "decode_ticker", "encode_note", "encode_ticker"]
 
 VERSION: Final = 1
+LIMITS: Final = Limits(depth_max=4, items_max=100, body_bytes_max=2**31)
+"""What a ticker or a note may hold: others may write to the store, too. The envelope around it bounds its bytes."""
 LATEST_INSTANT: Final = 253_402_300_799.0  # the last second that datetime can name
 
 
@@ -30,13 +43,13 @@ def decode_ticker(data: bytes) -> Ticker:
     Raises: UndecodableBody.
     """
     try:
-        version, name, queue, wire, settings, template, state = cast("list[object]", unpackb(data))
+        version, name, queue, wire, settings, template, state = cast("list[object]", unpack(data, limits=LIMITS))
         misfire, jitter_s = cast("list[object]", settings)
         next_at, last_at = cast("list[object]", state)
-        if version != VERSION or type(name) is not str or type(template) is not bytes:
+        if version != VERSION or type(template) is not bytes:
             raise ValueError("it is of another version, or not one")
         definition = ScheduleDefinition(
-            name=name,
+            name=_text(name),
             queue=check_queue_name(cast("str", queue)),
             rule=_rule(wire),
             misfire=_misfire(misfire),
@@ -44,19 +57,21 @@ def decode_ticker(data: bytes) -> Ticker:
             template=template,
         )
         return Ticker(definition=definition, next_at=_instant(next_at), last_at=_instant(last_at))
-    except UndecodableBody:
-        raise
-    except Exception as error:  # whatever is wrong with it
+    except (StopIteration, TypeError, ValueError) as error:
         raise UndecodableBody(f"the ticker of a schedule is damaged: {error}") from error
 
 
 def _rule(wire: object) -> Rule:
     if isinstance(wire, list):
         expression, tz = cast("list[object]", wire)
-        if type(expression) is not str or type(tz) is not str:
-            raise ValueError("a cron expression and its time zone must be texts")
-        return CronRule(expression=expression, tz=tz)
+        return CronRule(expression=_text(expression), tz=_text(tz))
     return EveryRule(period_s=_number(wire, least=1.0))
+
+
+def _text(value: object) -> str:
+    if type(value) is not str or len(value) > TEXT_CHARS_MAX:
+        raise ValueError(f"name, cron expression and time zone must be texts of {TEXT_CHARS_MAX} characters at most")
+    return value
 
 
 def _misfire(value: object) -> Misfire:
@@ -81,8 +96,8 @@ def encode_note(*texts: str) -> bytes:
 def decode_note(body: bytes) -> tuple[str, ...]:
     """Return the texts of a note; none for what is not one."""
     try:
-        texts = unpackb(body)
-    except Exception:  # noqa: BLE001 - others may have written anything
+        texts = unpack(body, limits=LIMITS)
+    except CodecError:
         return ()
     items = cast("list[object]", texts) if type(texts) is list else []
     return tuple(item for item in items if type(item) is str)

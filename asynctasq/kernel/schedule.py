@@ -18,6 +18,7 @@ __all__ = [
     "PREFIX",
     "RUN_ALL_MAX",
     "SCHEDULES_QUEUE",
+    "TEXT_CHARS_MAX",
     "TICKER_TASK",
     "CronRule",
     "EveryRule",
@@ -48,6 +49,8 @@ SCHEDULES_QUEUE = "asynctasq.schedules"
 """Where workers note what there is; nothing in it ever becomes visible."""
 NAMESPACE = uuid.UUID("5f4a3c1e-3b5d-5c07-9d59-2f1a8f6f3e11")
 
+TEXT_CHARS_MAX = 1_000
+"""The longest name, cron expression and time zone of a schedule."""
 CHECK_S = 60.0
 """How often a worker looks after the schedules of its code."""
 MISFIRE_AFTER_S = 60.0

@@ -12,7 +12,16 @@ from types import MappingProxyType
 from typing import Any, cast
 
 from asynctasq.errors import TaskDefinitionError
-from asynctasq.kernel.schedule import MISFIRES, CronRule, EveryRule, Misfire, NextTick, Rule, every_after
+from asynctasq.kernel.schedule import (
+    MISFIRES,
+    TEXT_CHARS_MAX,
+    CronRule,
+    EveryRule,
+    Misfire,
+    NextTick,
+    Rule,
+    every_after,
+)
 from asynctasq.tasks.options import Duration, one_of, seconds
 
 __all__ = [
@@ -51,6 +60,8 @@ class Cron:
     name: str | None = None
 
     def __post_init__(self) -> None:
+        if len(self.expression) > TEXT_CHARS_MAX:
+            raise ValueError(f"a cron expression may have {TEXT_CHARS_MAX} characters, not {len(self.expression):,}")
         _check(self, f"Cron({self.expression!r})")
         _zone(self.tz)
         if next_tick_of(self.rule)(0.0) is None:

@@ -1,6 +1,7 @@
 """Tickers as bytes: every one comes back, and what was not written by us is undecodable."""
 
 import contextlib
+import tracemalloc
 
 import msgpack
 import pytest
@@ -31,6 +32,10 @@ STATE = [None, 1.0]
 GOOD = [1, "report", "default", ["* * * * *", "UTC"], ["skip", 0.0], b"", STATE]
 
 
+def packed_texts(count: int) -> bytes:
+    return bytes(msgpack.packb(["text"] * count))
+
+
 def changed(index: int, value: object) -> bytes:
     return msgpack.packb([*GOOD[:index], value, *GOOD[index + 1 :]])
 
@@ -53,6 +58,8 @@ BAD = {
     "a newer version": changed(0, 2),
     "a name that is a number": changed(1, 5),
     "a hostile queue": changed(2, "a\nb"),
+    "a name without end": changed(1, "x" * 1_001),
+    "a rule without end": changed(3, ["1," * 1_000 + "1 * * * *", "UTC"]),
     "a rule of one part": changed(3, ["* * * * *"]),
     "a rule of numbers": changed(3, [1, 2]),
     "a period below a second": changed(3, 0.5),
@@ -84,3 +91,32 @@ def test_no_bytes_raise_another_error(data: bytes) -> None:
 @given(st.lists(st.text(max_size=20), max_size=5))
 def test_every_note_comes_back(texts: list[str]) -> None:
     assert decode_note(encode_note(*texts)) == tuple(texts)
+
+
+def claims(count: int) -> bytes:
+    """Return arrays nested in each other that all claim to have as many items as they have bytes."""
+    size = 5 * count
+    return (b"\xdd" + size.to_bytes(4, "big")) * count
+
+
+@pytest.mark.parametrize(
+    "data", [claims(200_000), b"\x91" * 2_000, packed_texts(300_000)], ids=["claims", "deep", "many"]
+)
+def test_a_hostile_ticker_or_note_costs_little(data: bytes) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(UndecodableBody):
+            decode_ticker(data)
+        assert decode_note(data) == ()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert peak < 50_000_000
+
+
+def test_what_is_said_of_a_damaged_ticker_is_short() -> None:
+    with pytest.raises(UndecodableBody) as raised:
+        decode_ticker(changed(4, ["skip", "x" * 1_000_000]))
+
+    assert len(str(raised.value)) < 2_000

@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 
@@ -21,7 +22,7 @@ from asynctasq.queue import Queue
 from asynctasq.tasks.application import Application
 from asynctasq.testing import FakeQueue
 from asynctasq.testing.clock import VirtualClock
-from tests.patience import SOON_S
+from tests.patience import SOON_S, until
 
 GO = threading.Event()
 RUNS = threading.Event()
@@ -82,12 +83,6 @@ class Counts(MemoryDriver):
 
 def settings() -> WorkerSettings:
     return WorkerSettings(application=Application(), handle_signals=False, lease_s=6)
-
-
-async def until(condition: object) -> None:
-    async with asyncio.timeout(SOON_S):
-        while not await condition():  # type: ignore[operator] # pyright: ignore
-            await asyncio.sleep(0.02)
 
 
 # -- in a FakeQueue ------------------------------------------------------------------------------
@@ -172,7 +167,7 @@ async def test_a_thread_reports_and_the_worker_is_named() -> None:
 
 async def test_a_driver_that_stores_no_progress_is_not_asked_to() -> None:
     driver = Counts()
-    driver.capabilities = type("C", (), {"reports_progress": NO})()  # type: ignore[assignment] # pyright: ignore
+    driver.capabilities = replace(driver.capabilities, reports_progress=NO)
     reports = ProgressReports(driver, clock=VirtualClock(), limit_s=1)
 
     reports.add(await _attempt(driver), Progress(1, 2))

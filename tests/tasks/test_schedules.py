@@ -105,6 +105,11 @@ def test_ticks_lie_where_the_rules_say(schedule: Cron | Every, after: str, expec
     assert ticks(schedule, after, len(expected)) == expected
 
 
+def test_a_cron_expression_without_end_is_refused() -> None:
+    with pytest.raises(ValueError, match="1000 characters"):
+        Cron("1," * 1_000 + "1 * * * *")
+
+
 def test_a_cron_expression_may_begin_with_seconds() -> None:
     next_tick = next_tick_of(Cron("*/20 * * * * *").rule)
 

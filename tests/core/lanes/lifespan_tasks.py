@@ -7,6 +7,7 @@ from pathlib import Path
 
 from asynctasq import Resource, resource
 from asynctasq.tasks import AsyncProcessTask, SyncProcessTask
+from tests.patience import SOON_S
 
 __all__ = ["FILE", "FailsAsync", "Leaves", "UsesAsync", "UsesSync", "Within", "broken", "hanging", "within"]
 
@@ -61,9 +62,10 @@ class UsesAsync(AsyncProcessTask[None]):
 
     async def execute(self) -> None:
         before, leftover = self.resources.turns, asyncio.create_task(asyncio.sleep(600))
-        await asyncio.sleep(0.02)
         assert self.resources.loop is asyncio.get_running_loop()
-        assert self.resources.turns > before
+        async with asyncio.timeout(SOON_S):
+            while self.resources.turns == before:
+                await asyncio.sleep(0)
         assert not leftover.done()
         note("used")
 
