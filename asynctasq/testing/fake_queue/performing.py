@@ -96,13 +96,14 @@ async def _perform(engine: Engine, message: Message, *, attempt: int) -> Perform
     application = Application()
     task_factory = TaskFactory(application, load_in_another_loop=None if shared else load_in_real_loop)
     surroundings = engine.options.surroundings
-    lifespans = LifespanRun(surroundings.lifespans())
+    entered = surroundings.lifespans()
+    lifespans = LifespanRun(entered)
     settings = WorkerSettings(
         application=application,
         lease_s=DELAY_S_MAX,
         fetch_values=True,
         middleware=surroundings.middleware(),
-        lifespans=surroundings.lifespans(),
+        lifespans=entered,
     )
     lanes = runtime.lanes(settings, task_factory, threads=1)
     lease = Lease(
