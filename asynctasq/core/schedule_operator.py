@@ -51,8 +51,8 @@ class ScheduleOperator:
         Raises: DriverError.
         """
         notes = [decode_note(message.body) for message in await all_notes(self._store)]
-        paused = {texts[1] for texts in notes if texts[:1] == ("pause",)}
-        names = {texts[1] for texts in notes if texts[:1] == ("name",)}
+        about = [texts for texts in notes if len(texts) == len(("kind", "name"))]
+        paused, names = ({name for kind, name in about if kind == wanted} for wanted in ("pause", "name"))
         found = [await self._view(name, name in paused) for name in sorted({*names, *self._defined})]
         return [view for view in found if view is not None]
 
@@ -72,9 +72,12 @@ class ScheduleOperator:
         if stored.state is State.DEAD:
             return None
         try:
-            return self._messages.ticker_in(stored.id, stored.queue, stored.body)
-        except CodecError:
+            ticker = self._messages.ticker_in(stored.id, stored.queue, stored.body)
+            self._messages.template(ticker.definition)
+            next_tick_of(ticker.definition.rule)
+        except (CodecError, ValueError):  # the latter for a rule that can't be, or a time zone that is not known here
             return None
+        return ticker
 
     def _shown(self, ticker: Ticker, state: str, next_at: float | None) -> ScheduleView:
         definition = ticker.definition

@@ -14,7 +14,7 @@ from asynctasq.core.runtime import WorkerSettings
 from asynctasq.core.schedule_duty import ScheduleDuty, ScheduleStore, Standing, check_keeps_schedules, note
 from asynctasq.core.schedule_messages import ScheduleMessages, definitions_of, scheduled_tasks
 from asynctasq.drivers.base import Driver
-from asynctasq.errors import CodecError, DispatchError, DriverError, UndecodableBody
+from asynctasq.errors import CodecError, DispatchError, DriverError
 from asynctasq.kernel.envelope import Envelope
 from asynctasq.kernel.messages import Bury, Complete, DeadReason, Lease, Release, Settlement, State, StoredMessage
 from asynctasq.kernel.schedule import ScheduleDefinition, Ticker, derived_id, plan_ticks, ticker_id
@@ -157,7 +157,7 @@ class Tickers:
             ticker = decode_ticker(envelope.arguments)
             attempt.task_name = f"schedule {ticker.definition.name}"
             return await self._settlement(attempt.lease, ticker)
-        except UndecodableBody as error:
+        except CodecError as error:
             logger.error("message %s keeps no schedule going: %s", attempt.lease.message_id, error)  # noqa: TRY400
             return Bury(reason=DeadReason.UNDECODABLE, error=record_of(error))
         except (DriverError, ValueError) as error:  # the latter for a time zone that is not known here

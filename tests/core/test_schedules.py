@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from asynctasq import AsyncTask, Cron, Every
+from asynctasq.codec.envelope import MAGIC, WIRE_VERSION
 from asynctasq.codec.signing import SigningKeys
 from asynctasq.core.runtime import ProductionRuntime, WorkerSettings
-from asynctasq.core.schedule_duty import ScheduleDuty, all_notes, check_keeps_schedules
+from asynctasq.core.schedule_duty import ScheduleDuty, all_notes, check_keeps_schedules, note
 from asynctasq.core.schedule_messages import ScheduledTask, ScheduleMessages, definitions_of
 from asynctasq.core.schedule_operator import ScheduleOperator
 from asynctasq.core.worker import Worker
@@ -22,7 +23,7 @@ from asynctasq.drivers.base import NO, Message
 from asynctasq.drivers.memory_driver import MemoryDriver
 from asynctasq.errors import BadSignature, ConfigError, UndecodableBody, UnsupportedFeature
 from asynctasq.kernel.messages import State
-from asynctasq.kernel.schedule import ScheduleDefinition, Tick, Ticker, ticker_id
+from asynctasq.kernel.schedule import CronRule, ScheduleDefinition, Tick, Ticker, ticker_id
 from asynctasq.tasks.application import Application
 from asynctasq.tasks.schedules import Schedule
 from tests.patience import SOON_S, until
@@ -373,6 +374,37 @@ async def test_an_operator_sees_what_is_in_the_store_and_in_the_code() -> None:
     [alone] = await without.views()
     assert (alone.name, alone.defined, alone.task) == ("report", False, f"{__name__}:Report")
     assert alone.next_at is not None
+
+
+NEWER = bytes([MAGIC, WIRE_VERSION + 1])
+FORGED = {
+    "a time zone that there is not": {"rule": CronRule(expression="* * * * *", tz="No/Where")},
+    "an expression that is none": {"rule": CronRule(expression="no cron", tz="UTC")},
+    "a template that is none": {"template": b"no envelope"},
+    "a template of a newer version": {"template": NEWER},
+}
+
+
+@pytest.mark.parametrize("changes", FORGED.values(), ids=FORGED)
+async def test_a_forged_ticker_is_shown_as_damaged_and_the_others_as_they_are(changes: dict[str, Any]) -> None:
+    driver, own = MemoryDriver(), definition(Every(weeks=9))
+    forged = replace(own, name="forged", **changes)
+    notes = [note("name", "forged"), note("name", "report"), note("pause"), note("name"), note("pause", "a", "b")]
+    tickers = [ScheduleMessages().ticker(Ticker(definition=one, next_at=4e9)) for one in (own, forged)]
+    await driver.enqueue([*notes, *tickers])
+
+    views = await ScheduleOperator(driver, ScheduleMessages(), {}).views()
+
+    assert [(view.name, view.state) for view in views] == [("forged", "damaged"), ("report", "active")]
+
+
+async def test_a_ticker_with_a_template_of_a_newer_version_is_a_dead_letter() -> None:
+    driver = MemoryDriver()
+    forged = replace(definition(Every(seconds=1)), template=NEWER)
+    await driver.enqueue([ScheduleMessages().ticker(Ticker(definition=forged, next_at=1.0))])
+
+    async with working(driver):
+        await until(finds(driver, "report", State.DEAD))
 
 
 async def test_a_damaged_ticker_is_shown_as_such() -> None:
