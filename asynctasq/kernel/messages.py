@@ -5,14 +5,17 @@ import enum
 import json
 import re
 from dataclasses import dataclass
-from typing import cast
+from typing import Literal, cast, get_args
 
 from asynctasq.errors import InvalidQueueName
 
 __all__ = [
     "HOLDER_CHARS_MAX",
     "MICROSECONDS",
+    "ON_CONFLICTS",
     "PROGRESS_CHARS_MAX",
+    "UNIQUE_CHARS_MAX",
+    "UNTILS",
     "Bury",
     "Complete",
     "DeadReason",
@@ -20,14 +23,18 @@ __all__ = [
     "ErrorRecord",
     "Lease",
     "Message",
+    "OnConflict",
     "Progress",
     "Release",
     "Settlement",
     "State",
     "StoredMessage",
+    "UniqueKey",
+    "Until",
     "bounded_text",
     "check_queue_name",
     "checked_progress",
+    "is_unique_key",
     "microseconds",
 ]
 
@@ -38,6 +45,8 @@ PROGRESS_CHARS_MAX = 200
 PROGRESS_NUMBER_END = 1e18
 HOLDER_CHARS_MAX = 80
 """The longest name of who holds a lease that drivers store, in printable ASCII."""
+UNIQUE_CHARS_MAX = 64
+"""The longest unique key that drivers store, in printable ASCII: what is longer is to be made a digest before."""
 QUEUE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:\-]{0,79}\Z")
 
 
@@ -124,6 +133,34 @@ def checked_progress(done: object, total: object, text: object) -> Progress:
     return Progress(cast("float", done), cast("float", total), text)
 
 
+Until = Literal["started", "done"]
+UNTILS: tuple[Until, ...] = get_args(Until)
+OnConflict = Literal["skip", "replace", "raise"]
+ON_CONFLICTS: tuple[OnConflict, ...] = get_args(OnConflict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UniqueKey:
+    """What a message holds so that no other is stored that asks for it: a text of 1 to 64 printable ASCII characters.
+
+    It is held until the first reserve ("started"), or until the message is completed, a dead letter or removed
+    ("done"), and never again after a redrive. With `window_s` it is held for so long after it was stored instead,
+    whatever becomes of the message; keys with a window and keys without do not meet. Where it is held, the new message
+    is left out ("skip"), takes the place of a holder that is scheduled or ready ("replace"; else as "skip"), or is
+    refused with its whole batch ("raise").
+    """
+
+    key: str
+    until: Until = "done"
+    window_s: float | None = None
+    on_conflict: OnConflict = "skip"
+
+
+def is_unique_key(text: str) -> bool:
+    """Say whether drivers store this text as a unique key."""
+    return 0 < len(text) <= UNIQUE_CHARS_MAX and text.isascii() and text.isprintable()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
     """One invocation to store. `id` is the idempotency key; `delay_s` counts on the driver's clock."""
@@ -132,6 +169,7 @@ class Message:
     queue: str
     body: bytes
     delay_s: float = 0.0
+    unique: UniqueKey | None = None
 
     @property
     def size(self) -> int:

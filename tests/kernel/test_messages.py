@@ -15,6 +15,7 @@ from asynctasq.kernel.messages import (
     StoredMessage,
     bounded_text,
     check_queue_name,
+    is_unique_key,
     microseconds,
 )
 
@@ -113,3 +114,11 @@ def test_a_bounded_text_is_the_longest_part_that_fits(text: str, bytes_max: int,
         assert text.startswith(kept)
         assert mark == f"{len(text) - len(kept):,} characters more]"
         assert len(json.dumps(kept)) - 2 <= bytes_max < len(json.dumps(text[: len(kept) + 1])) - 2
+
+
+@pytest.mark.parametrize(
+    ("text", "is_one"),
+    [("k", True), ("x" * 64, True), ("a b~", True), ("", False), ("x" * 65, False), ("ä", False), ("a\n", False)],
+)
+def test_a_unique_key_is_a_short_text_of_printable_ascii(text: str, is_one: bool) -> None:
+    assert is_unique_key(text) is is_one
