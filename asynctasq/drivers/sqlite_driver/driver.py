@@ -78,6 +78,7 @@ class SQLiteDriver(Driver):
         keeps_results=YES,
         reports_progress=YES,
         transactional=YES,
+        unique=YES,
         body_bytes_max=BODY_BYTES_MAX,
     )
 
