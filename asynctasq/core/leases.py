@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import Protocol
 
 from asynctasq.clock import Clock
+from asynctasq.core.cancellation import cancelled_among
 from asynctasq.core.in_flight import InFlightAttempt
 from asynctasq.core.progress import ProgressReports
 from asynctasq.drivers.base import Driver
@@ -52,6 +53,10 @@ class LeaseRenewer(Protocol):
         """Stop renewing the lease of this attempt."""
         ...
 
+    def renew_all(self) -> None:
+        """Renew all leases soon, to find out which are lost; call it in the worker's loop."""
+        ...
+
     def report(self, attempt: InFlightAttempt, progress: Progress) -> None:
         """Store the progress of this attempt soon, unless it has ended by then; may be called from any thread."""
         ...
@@ -68,6 +73,9 @@ class _Renewals:
         self.lease_s = lease_s
         self._clock = clock
         self._attempts: dict[str, InFlightAttempt] = {}
+        self.all_due = False
+        """All are due, whenever they were renewed."""
+        self._all_asked = False
 
     def add(self, attempt: InFlightAttempt) -> None:
         self._attempts[attempt.lease.message_id] = attempt
@@ -81,11 +89,20 @@ class _Renewals:
 
     def due(self) -> list[InFlightAttempt]:
         """Return the attempts of whose leases a third has passed."""
+        self._all_asked, self.all_due = self.all_due, False
+        if self._all_asked:
+            return [*self._attempts.copy().values()]
         until = self._clock.monotonic() + self.lease_s * 2 / 3 + FLOAT_TOLERANCE_S
         return [attempt for attempt in self._attempts.copy().values() if attempt.deadline <= until]
 
+    def failed(self) -> None:
+        """Note that what was due last could not be renewed."""
+        self.all_due = self.all_due or self._all_asked
+
     def next_due_in_s(self) -> float:
         """Return in how many seconds the next lease is due for renewal; 0 if one is overdue."""
+        if self.all_due:
+            return 0.0
         first = min(attempt.deadline for attempt in self._attempts.copy().values())
         return max(0.0, first - self.lease_s * 2 / 3 - self._clock.monotonic())
 
@@ -107,6 +124,12 @@ class _Renewals:
             else:
                 attempt.deadline = asked_at + self.lease_s
         return newly_lost
+
+    async def find_cancelled(self, driver: Driver, lost: Sequence[InFlightAttempt]) -> None:
+        """Ask the store which of these were cancelled, and note it in them."""
+        cancelled = await cancelled_among(driver, [attempt.lease for attempt in lost], limit_s=self.lease_s / 3)
+        for attempt in lost:
+            attempt.found_cancelled = attempt.lease.message_id in cancelled
 
 
 class ThreadLeaseRenewer:
@@ -146,6 +169,9 @@ class ThreadLeaseRenewer:
         if self._reports.latest:
             self._reports.remove(attempt)
 
+    def renew_all(self) -> None:
+        self._renewals.all_due = True  # the thread looks every `_period_s`
+
     def report(self, attempt: InFlightAttempt, progress: Progress) -> None:
         self._reports.add(attempt, progress)
 
@@ -179,9 +205,11 @@ class ThreadLeaseRenewer:
                 lost = await self._driver.extend(leases, lease_s=self._renewals.lease_s)
         except (DriverError, TimeoutError) as error:
             logger.warning("renewing %d leases failed, trying again in %g s: %s", len(leases), self._period_s, error)
+            self._renewals.failed()
             return
         newly_lost = self._renewals.apply_reply(due, lost, asked_at)
         if newly_lost:
+            await self._renewals.find_cancelled(self._driver, newly_lost)
             self._call_in_worker_loop(lambda: self._on_lost(newly_lost))
 
     def _call_in_worker_loop(self, call: Callable[[], None]) -> None:
@@ -255,6 +283,11 @@ class LoopLeaseRenewer:
         if self._reports.latest:
             self._reports.remove(attempt)
 
+    def renew_all(self) -> None:
+        if len(self._renewals):
+            self._renewals.all_due = True
+            self._arm(0)
+
     def report(self, attempt: InFlightAttempt, progress: Progress) -> None:
         self._reports.add(attempt, progress)
         if self._loop is running_loop():
@@ -317,10 +350,12 @@ class LoopLeaseRenewer:
                 lost = await self._driver.extend(leases, lease_s=self._renewals.lease_s)
         except (DriverError, TimeoutError) as error:
             logger.warning("renewing %d leases failed: %s", len(leases), error)
+            self._renewals.failed()
             return False
         self._record_extended([lease for lease in leases if lease.message_id not in lost], asked_now)
         newly_lost = self._renewals.apply_reply(due, lost, asked_at)
         if newly_lost:
+            await self._renewals.find_cancelled(self._driver, newly_lost)
             self._on_lost(newly_lost)
         return True
 
