@@ -8,10 +8,9 @@ from contextlib import nullcontext
 
 from asynctasq.codec.envelope import decode_envelope
 from asynctasq.core.cancellation import cancelled_among
-from asynctasq.core.hooks import AttemptEnvironment, HookCaller, record_event
+from asynctasq.core.hooks import AttemptEnvironment, HookCaller
 from asynctasq.core.in_flight import AttemptRun, CancelReason, InFlightAttempt, clear_cancellation
 from asynctasq.drivers.base import Driver, Settlements
-from asynctasq.kernel.ledger import Kind
 from asynctasq.kernel.messages import Bury, Complete, DeadReason, Release, Settlement
 from asynctasq.logs import get_logger
 
@@ -69,7 +68,6 @@ class CancelledAttempts:
             return False
         attempt.cancel_reason, attempt.settled_in_transaction = CancelReason.CANCELLED, None
         logger.info("the lease of %s was lost because its task was cancelled", attempt)
-        record_event(self._environment, attempt, Kind.CANCELLED)
         return True
 
 
@@ -80,7 +78,10 @@ class LateCancellations:
     """
 
     def __init__(
-        self, attempts: CancelledAttempts, in_flight: dict[str, InFlightAttempt], on_end: Callable[[], None]
+        self,
+        attempts: CancelledAttempts,
+        in_flight: dict[str, InFlightAttempt],
+        on_end: Callable[[InFlightAttempt], None],
     ) -> None:
         self._attempts = attempts
         self._in_flight = in_flight
@@ -97,7 +98,7 @@ class LateCancellations:
 
         def end(_: object) -> None:
             del self._in_flight[key]
-            self._on_end()
+            self._on_end(attempt)
 
         self._in_flight[key] = attempt
         attempt.asyncio_task = asyncio.get_running_loop().create_task(self._attempts.end_late(attempt), name=key)

@@ -13,7 +13,6 @@ from asynctasq.tasks.base import BaseTask
 from asynctasq.tasks.completing import Completion
 
 __all__ = [
-    "LEASE_GONE",
     "AttemptCompletion",
     "AttemptRun",
     "CancelReason",
@@ -30,10 +29,6 @@ class CancelReason(enum.Enum):
     WORKER_STOPS = "the worker stops"
     LEASE_LOST = "the lease is lost"
     CANCELLED = "the task was cancelled"
-
-
-LEASE_GONE = frozenset({CancelReason.LEASE_LOST, CancelReason.CANCELLED})
-"""Of such an attempt nothing is settled any more."""
 
 
 @dataclass(slots=True, eq=False)

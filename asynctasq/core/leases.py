@@ -142,7 +142,9 @@ class ThreadLeaseRenewer:
         self._reports = ProgressReports(driver, clock=clock, limit_s=lease_s / 3)
         self._period_s = min(1.0, lease_s / 6)
         self._report_after_s = min(BLOCKED_LOOP_S, lease_s)
-        self._stopping = threading.Event()
+        self._stopping = False
+        self._look = threading.Event()
+        """The thread looks what is to do."""
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_thread_id = 0
@@ -156,7 +158,8 @@ class ThreadLeaseRenewer:
         self._loop = asyncio.get_running_loop()
         self._loop_thread_id = threading.get_ident()
         self._note_loop_ran()
-        self._stopping.clear()  # a worker may be started again
+        self._stopping = False  # a worker may be started again
+        self._look.clear()
         self._ended = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="asynctasq-leases", daemon=True)
         self._thread.start()
@@ -170,7 +173,8 @@ class ThreadLeaseRenewer:
             self._reports.remove(attempt)
 
     def renew_all(self) -> None:
-        self._renewals.all_due = True  # the thread looks every `_period_s`
+        self._renewals.all_due = True
+        self._look.set()
 
     def report(self, attempt: InFlightAttempt, progress: Progress) -> None:
         self._reports.add(attempt, progress)
@@ -179,7 +183,8 @@ class ThreadLeaseRenewer:
         thread, self._thread = self._thread, None
         if thread is None:
             return
-        self._stopping.set()
+        self._stopping = True
+        self._look.set()
         # Not joined in a thread of the loop's executor: the loop could not be closed before that returns.
         with suppress(TimeoutError):
             async with asyncio.timeout(END_S_MAX):
@@ -187,13 +192,19 @@ class ThreadLeaseRenewer:
 
     def _run(self) -> None:
         with asyncio.Runner() as runner:
-            while not self._stopping.wait(self._period_s):
+            while not self._wait_stopping():
                 self._check_loop()
                 runner.run(self._renew())
                 if self._reports.latest:
                     runner.run(self._reports.write())
             runner.run(self._driver.close())
         self._call_in_worker_loop(self._ended.set)
+
+    def _wait_stopping(self) -> bool:
+        """Wait for the next look, and return whether the thread is to end instead."""
+        self._look.wait(self._period_s)
+        self._look.clear()
+        return self._stopping
 
     async def _renew(self) -> None:
         due = self._renewals.due()
@@ -217,7 +228,7 @@ class ThreadLeaseRenewer:
         try:
             self._loop.call_soon_threadsafe(call)
         except RuntimeError:  # the worker's loop has ended
-            self._stopping.set()
+            self._stopping = True
 
     def _note_loop_ran(self) -> None:
         self._loop_ran_at = self._clock.monotonic()
@@ -286,7 +297,8 @@ class LoopLeaseRenewer:
     def renew_all(self) -> None:
         if len(self._renewals):
             self._renewals.all_due = True
-            self._arm(0)
+            self._disarm()
+            self._fire()  # not by a timer: time may stand still while something runs in a thread
 
     def report(self, attempt: InFlightAttempt, progress: Progress) -> None:
         self._reports.add(attempt, progress)

@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from asynctasq.core.cancellation import CancellationListener
 from asynctasq.core.cancelled_attempts import LateCancellations, cancel_on_request
 from asynctasq.core.exception_codec import log_error
-from asynctasq.core.in_flight import LEASE_GONE, CancelReason, InFlightAttempt
+from asynctasq.core.in_flight import CancelReason, InFlightAttempt
 from asynctasq.core.lifespans import LifespanRun
 from asynctasq.core.queue_order import parse_queues
 from asynctasq.core.reconnect import ReconnectBackoff
@@ -115,7 +115,7 @@ class Worker:
         """
         self.driver.holder = self.name.encode("ascii", "replace").decode()[:HOLDER_CHARS_MAX]
         self._wake_up = asyncio.Event()
-        self._late = LateCancellations(self._runner.cancelled_attempts, self._in_flight, self._wake_up.set)
+        self._late = LateCancellations(self._runner.cancelled_attempts, self._in_flight, self._end_late)
         self._may_have_work, self._started = True, 0
         self._stop.on_change(self._wake_up.set)
         self._reconnect = ReconnectBackoff(
@@ -319,8 +319,15 @@ class Worker:
             self._ledger.attempt(attempt, Kind.LOST)
         elif attempt.settled_in_transaction and isinstance(settlement, Complete):
             self._ledger.settled([(attempt.lease, settlement)], frozenset(), self._clock.now())
-        elif attempt.cancel_reason not in LEASE_GONE:
+        elif attempt.cancel_reason is CancelReason.CANCELLED:
+            self._ledger.attempt(attempt, Kind.CANCELLED)
+        elif attempt.cancel_reason is not CancelReason.LEASE_LOST:
             self._to_settle.append((attempt.lease, settlement or Release(counted=False)))
+        self._wake_up.set()
+
+    def _end_late(self, attempt: InFlightAttempt) -> None:
+        if attempt.cancel_reason is CancelReason.CANCELLED:
+            self._ledger.attempt(attempt, Kind.CANCELLED)
         self._wake_up.set()
 
     def _cancel(self, attempt: InFlightAttempt) -> None:
@@ -340,7 +347,6 @@ class Worker:
         if attempt.cancel_reason is not None:
             return
         if attempt.found_cancelled:
-            self._ledger.attempt(attempt, Kind.CANCELLED)
             cancel_on_request(attempt, self._cancel, limit_s=self.settings.abandon_s)
             return
         attempt.cancel_reason = CancelReason.LEASE_LOST

@@ -68,8 +68,8 @@ class Entry(NamedTuple):
     (reserved, extended). `detail` is the outcome of ENDED, the settlement of SETTLED ("complete", "retry",
     "hand back", "snooze", "crash", "bury: REASON"), the hook of HOOK, the task of DISPATCHED.
     REDRIVEN and REMOVED are what an operator did: a dead letter is ready again, a message was removed; with the detail
-    "cancelled" by `cancel_running`, and then `token` is that of the lease it had. CANCELLED: a worker has learnt that
-    the message of its lease was removed so.
+    "cancelled" by `cancel_running`, and then `token` is that of the lease it had. CANCELLED: an attempt has ended whose
+    message was removed so.
     CRASHED and STOPPED are about a whole worker and have no message; FAULT, what a simulation did, is about a
     worker, or about a message that was "delivered twice"; NOTE is what it did that explains no deviation. `error` is
     the exception itself of a failed attempt, or that given to `failed`, and `value` what one returned, or reported as
@@ -309,17 +309,18 @@ def _hooks_after_a_loss(history: MessageHistory) -> Iterator[str]:
 def _cancelled_for_good(history: MessageHistory, _alive: Collection[str], _tolerance_s: float) -> Iterator[str]:
     """Judge what follows a cancellation: only the attempt whose lease the message had may begin, and nothing counts."""
     removed: Entry | None = None
-    known = Counter(entry.token for entry in history.of(Kind.CANCELLED))
+    hooks = [entry for entry in history.of(Kind.HOOK) if entry.detail == "cancelled"]
     for entry in history.of(Kind.REMOVED, Kind.STARTED, Kind.SETTLED):
         if entry.kind is Kind.REMOVED:
             removed = entry if entry.detail == "cancelled" else removed
         elif removed is not None and (entry.kind is Kind.SETTLED or entry.token != removed.token):
             yield f"token {entry.token}: {entry.kind.value} at {entry.at:.6f}, cancelled at {removed.at:.6f}"
-    if removed is None and any(entry.token in known for entry in history.of(Kind.RESERVED)):
+    own = {entry.token for entry in history.of(Kind.RESERVED)}
+    if removed is None and any(entry.token in own for entry in (*hooks, *history.of(Kind.CANCELLED))):
         yield "a worker took it for cancelled, and it was not"
-    for token, count in Counter(e.token for e in history.of(Kind.HOOK) if e.detail == "cancelled").items():
-        if count > 1 or token not in known:
-            yield f"cancelled() ran {count} times under token {token}, which was found cancelled {known[token]} times"
+    for token, count in Counter(entry.token for entry in hooks).items():
+        if count > 1:
+            yield f"cancelled() ran {count} times under token {token}"
 
 
 def _lease_respected(history: MessageHistory, _alive: Collection[str], tolerance_s: float) -> Iterator[str]:

@@ -12,6 +12,7 @@ from asynctasq.kernel.messages import (
     Complete,
     DeadReason,
     Release,
+    Settlement,
     cancelled_mark,
     cancelled_token,
 )
@@ -61,7 +62,7 @@ async def test_cancelling_removes_all_but_dead_letters(store: StoreUnderTest) ->
 
 @conforms("cancel_running: the token is stale: nothing is extended, settled or followed", needs=NEEDS)
 async def test_a_cancelled_lease_settles_nothing(store: StoreUnderTest) -> None:
-    ends = [
+    ends: list[Settlement] = [
         Complete(result=b"r", result_ttl_s=60.0, follow_ups=(message("follow-0"),)),
         Release(counted=True, follow_ups=(message("follow-1"),)),
         Bury(reason=DeadReason.FAILED, follow_ups=(message("follow-2"),)),
@@ -121,11 +122,12 @@ async def test_a_race_of_cancelling_and_settling_has_one_winner(store: StoreUnde
     for number in range(store.sized(20)):
         lease = await store.lease(f"m{number}")
         follow_up = message(f"follow-{number}", queue="followed")
-        end = [
+        ends: list[Settlement] = [
             Complete(follow_ups=(follow_up,)),
             Release(counted=True, delay_s=500.0, follow_ups=(follow_up,)),
             Bury(reason=DeadReason.FAILED, follow_ups=(follow_up,)),
-        ][number % 3]
+        ]
+        end = ends[number % 3]
 
         cancelled, lost = await asyncio.gather(_cancel(store, lease.message_id), other.settle([(lease, end)]))
 
