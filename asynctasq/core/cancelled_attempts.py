@@ -96,13 +96,16 @@ class LateCancellations:
     def _tell(self, attempt: InFlightAttempt) -> None:
         key = f"{attempt.lease.message_id} {attempt.lease.token}"
 
-        def end(_: object) -> None:
-            del self._in_flight[key]
-            self._on_end(attempt)
+        async def tell() -> None:
+            try:
+                await self._attempts.end_late(attempt)
+            finally:
+                self._in_flight.pop(key, None)
+                self._on_end(attempt)
 
         self._in_flight[key] = attempt
-        attempt.asyncio_task = asyncio.get_running_loop().create_task(self._attempts.end_late(attempt), name=key)
-        attempt.asyncio_task.add_done_callback(end)
+        attempt.asyncio_task = asyncio.get_running_loop().create_task(tell(), name=key)
+        attempt.asyncio_task.add_done_callback(lambda _: self._in_flight.pop(key, None))  # if it never began
 
 
 def _had_run(settlement: Settlement) -> bool:
