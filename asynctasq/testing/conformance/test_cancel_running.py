@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
 from asynctasq.drivers.base import CancelsRunning, Driver, KeepsResults
@@ -11,11 +11,13 @@ from asynctasq.kernel.messages import (
     Bury,
     Complete,
     DeadReason,
+    Lease,
     Release,
     Settlement,
     cancelled_mark,
     cancelled_token,
 )
+from asynctasq.testing.conformance.cancelling import cancel_at_each_suspension
 from asynctasq.testing.conformance.running import conforms
 from asynctasq.testing.conformance.store_under_test import LONG_S, Q, StoreUnderTest, ids, message, together
 from asynctasq.testing.patience import patient_s
@@ -162,6 +164,25 @@ async def test_of_two_calls_one_removes(store: StoreUnderTest) -> None:
         first, second = await together(_cancel(store, lease.message_id), other.cancel_running([lease.message_id]))
 
         assert sorted([*first.items(), *second.items()]) == [(lease.message_id, lease.token)]
+
+
+@conforms("cancel_running cancelled: the message is gone with its mark, or is where it was", needs=NEEDS)
+async def test_a_cancelled_call_cancels_whole_or_not_at_all(store: StoreUnderTest) -> None:
+    leases: list[Lease] = []
+
+    async def call() -> Coroutine[Any, Any, object]:
+        leases.append(await store.lease(f"m{len(leases)}"))
+        return _cancels(store.driver).cancel_running([leases[-1].message_id])
+
+    async def check() -> None:
+        lease = leases[-1]
+        # A command whose reply nobody waits for may still be on its way, but not past one that asks for the same.
+        lost = await store.driver.settle([(lease, Complete())])
+        kept = await store.keeps_results().fetch_result(lease.message_id)
+        assert (kept == cancelled_mark(lease.token)) == bool(lost), f"lost {lost}, kept {kept!r}"
+
+    await cancel_at_each_suspension(call, check, at_least=store.sized(20))
+    await store.assert_depth()
 
 
 @conforms("cancel_running: wakes calls that wait for the end of the message", needs=NEEDS)
