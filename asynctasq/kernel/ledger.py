@@ -5,7 +5,7 @@ functions judge a simulated run, a state machine and a kill -9 run against a rea
 """
 
 import enum
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise, zip_longest
@@ -308,19 +308,19 @@ def _hooks_after_a_loss(history: MessageHistory) -> Iterator[str]:
 
 def _cancelled_for_good(history: MessageHistory, _alive: Collection[str], _tolerance_s: float) -> Iterator[str]:
     """Judge what follows a cancellation: only the attempt whose lease the message had may begin, and nothing counts."""
-    removed: Entry | None = None
-    hooks = [entry for entry in history.of(Kind.HOOK) if entry.detail == "cancelled"]
-    for entry in history.of(Kind.REMOVED, Kind.STARTED, Kind.SETTLED):
-        if entry.kind is Kind.REMOVED:
-            removed = entry if entry.detail == "cancelled" else removed
-        elif removed is not None and (entry.kind is Kind.SETTLED or entry.token != removed.token):
-            yield f"token {entry.token}: {entry.kind.value} at {entry.at:.6f}, cancelled at {removed.at:.6f}"
-    own = {entry.token for entry in history.of(Kind.RESERVED)}
-    if removed is None and any(entry.token in own for entry in (*hooks, *history.of(Kind.CANCELLED))):
+    removed = next((entry for entry in history.of(Kind.REMOVED) if entry.detail == "cancelled"), None)
+    told = [e for e in history.of(Kind.HOOK, Kind.CANCELLED) if e.kind is Kind.CANCELLED or e.detail == "cancelled"]
+    if removed is not None:
+        for entry in history.entries[history.entries.index(removed) :]:
+            if entry.kind is Kind.SETTLED or (entry.kind is Kind.STARTED and entry.token != removed.token):
+                yield f"token {entry.token}: {entry.kind.value} at {entry.at:.6f}, cancelled at {removed.at:.6f}"
+    own = {entry.token for entry in history.of(Kind.RESERVED)} if told else ()
+    if any(entry.token in own and (removed is None or entry.token != removed.token) for entry in told):
         yield "a worker took it for cancelled, and it was not"
-    for token, count in Counter(entry.token for entry in hooks).items():
-        if count > 1:
-            yield f"cancelled() ran {count} times under token {token}"
+    hooks = [entry.token for entry in told if entry.kind is Kind.HOOK]
+    for token in dict.fromkeys(hooks):
+        if hooks.count(token) > 1:
+            yield f"cancelled() ran {hooks.count(token)} times under token {token}"
 
 
 def _lease_respected(history: MessageHistory, _alive: Collection[str], tolerance_s: float) -> Iterator[str]:
@@ -347,12 +347,12 @@ def _exact_when_undisturbed(history: MessageHistory, _alive: Collection[str], _t
         until = float("inf") if following is None else following.at
         if history.affected(lease.worker, since=lease.at - FAULT_EFFECT_S, until=until):
             continue
-        own = Counter(entry.kind for entry in history.entries if entry.token == lease.token)
-        if own[Kind.RESERVED] > 1 or own[Kind.STARTED] > 1 or own[Kind.SETTLED] > 1:
+        own = [entry.kind for entry in history.entries if entry.token == lease.token]
+        if any(own.count(once) > 1 for once in (Kind.RESERVED, Kind.STARTED, Kind.SETTLED)):
             yield f"token {lease.token} was given out, ran or was settled twice though nothing went wrong"
-        if own[Kind.LOST] and lease.token not in cancelled:
+        if Kind.LOST in own and lease.token not in cancelled:
             yield f"token {lease.token} was lost though nothing went wrong"
-        elif following is not None and not own[Kind.SETTLED]:
+        elif following is not None and Kind.SETTLED not in own:
             yield f"token {lease.token} was taken over, never settled, though nothing went wrong"
 
 
