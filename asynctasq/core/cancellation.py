@@ -38,12 +38,13 @@ async def cancelled_among(driver: Driver, lost: Iterable[Lease], *, limit_s: flo
 
 
 class CancellationListener:
-    """Waits, where the driver wakes, for news that a message of this worker was cancelled."""
+    """Waits, where the driver wakes, for news that a message of this worker was cancelled; `wait_s` at least each time."""
 
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: Driver, *, wait_s: float) -> None:
         claims = driver.capabilities
         heard = claims.cancels_running and claims.wakes_waiting and isinstance(driver, CancelsRunning)
         self._driver = driver if heard and isinstance(driver, CancelsRunning) else None
+        self._wait_s = max(WAIT_S, wait_s)
         self._task: asyncio.Task[None] | None = None
 
     def start(self, on_news: Callable[[], None], *, name: str) -> None:
@@ -57,17 +58,16 @@ class CancellationListener:
         while True:
             began = loop.time()
             try:
-                news = await driver.wait_cancelled(wait_s=WAIT_S)
+                news = await driver.wait_cancelled(wait_s=self._wait_s)
             except DriverError:  # the worker's other calls report it; renewals find what was missed
                 news = False
             if news:
                 on_news()
-            elif loop.time() - began < WAIT_S:
+            elif loop.time() - began < self._wait_s:
                 await asyncio.sleep(PAUSE_S)
 
     async def stop(self) -> None:
         """Stop listening."""
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
+        if task is not None and task.cancel():
             await asyncio.wait([task])

@@ -81,7 +81,7 @@ class Worker:
             tickers=self._tickers,
             on_progress=None if self._runtime.record is None else self._ledger.progress,
         )
-        self._listener = CancellationListener(queue_driver)
+        self._listener = CancellationListener(queue_driver, wait_s=self._runtime.wait_s)
         self._news_at = -math.inf
         self._lifespans = LifespanRun(self.settings.lifespans or ())
         self._in_flight: dict[str, InFlightAttempt] = {}
