@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
 from asynctasq.clock import Clock, SystemClock
@@ -35,6 +35,9 @@ from asynctasq.tasks.handle import TaskHandle
 from asynctasq.tasks.middleware import DispatchContext, around_dispatch
 from asynctasq.tasks.options import Options
 from asynctasq.tasks.task_status import TaskStatus
+
+if TYPE_CHECKING:
+    from asynctasq.tasks.cancellation import Cancellation
 
 __all__ = [
     "MessageFactory",
@@ -242,24 +245,31 @@ class Queue(Dispatcher[BaseTask[Any]]):
 
         factory = self.factory
         return await wait_for_result(
-            self._driver_for(task), task_id, task=task, timeout_s=timeout_s, keys=factory.keys, limits=factory.limits
+            self.driver_for(task), task_id, task=task, timeout_s=timeout_s, keys=factory.keys, limits=factory.limits
         )
 
     async def status(self, task_id: str, *, task: type[BaseTask[Any]] | None = None) -> TaskStatus:
         """Return what is known of a task; see `TaskHandle.status`."""
         from asynctasq.results import fetch_status
 
-        return await fetch_status(self._driver_for(task), task_id, limits=self.factory.limits)
+        return await fetch_status(self.driver_for(task), task_id, limits=self.factory.limits)
+
+    async def cancel(self, task_id: str, *, task: type[BaseTask[Any]] | None = None) -> "Cancellation":
+        """Cancel a task; see `TaskHandle.cancel`."""
+        from asynctasq.results import cancel_task
+
+        return await cancel_task(self.driver_for(task), task_id)
 
     def call_sync(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run a call of this queue from code that has no event loop.
 
         Raises: RuntimeError inside a running event loop.
         """
-        refuse_running_loop("this would block the running event loop; await result() or status() here")
+        refuse_running_loop("this would block the running event loop; await result(), status() or cancel() here")
         return background_loop.run(make)
 
-    def _driver_for(self, task: type[BaseTask[Any]] | None) -> Driver:
+    def driver_for(self, task: type[BaseTask[Any]] | None) -> Driver:
+        """Return where the tasks of a class go; those of None go to the default driver."""
         return self.driver if task is None else self._driver(definition_of(task))
 
     async def close(self) -> None:

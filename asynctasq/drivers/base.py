@@ -1,6 +1,6 @@
 """The driver contract: what every backend promises. No driver imports another; the worker imports none by name."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, Protocol, Self, runtime_checkable
@@ -29,6 +29,7 @@ __all__ = [
     "YES",
     "BaseDriver",
     "Bury",
+    "CancelsRunning",
     "Capabilities",
     "Complete",
     "DeadReason",
@@ -236,8 +237,32 @@ class KeepsResults(Protocol):
         """Return True as soon as the message has ended, False after `wait_s` seconds or once the driver is closed.
 
         It has ended when it is a dead letter, or not there, as one that never was. A settlement that completes it with
-        a result, or buries it, wakes the call where `wakes_waiting` is claimed; any other end is noticed within
-        `END_CHECK_S`. Takes nothing, so cancelling it loses nothing.
+        a result, or buries it, and `cancel_running` wake the call where `wakes_waiting` is claimed; any other end is
+        noticed within `END_CHECK_S`. Takes nothing, so cancelling it loses nothing.
+        """
+        ...
+
+
+@runtime_checkable
+class CancelsRunning(Protocol):
+    """A driver that removes messages under a lease, too. Claimed as `cancels_running`, with the two protocols above."""
+
+    async def cancel_running(self, message_ids: Sequence[str]) -> Mapping[str, str]:
+        """Remove those that are no dead letters, reserved ones too; return by id the token of the lease that each had.
+
+        The token is "" for a message under no lease; a lease that ran out and was not taken over counts. Each removal
+        is atomic: either a settlement of that lease has won, or it comes too late, is lost, and stores nothing. For
+        `CANCELLED_TTL_S` `fetch_result` returns `cancelled_mark` of that token, in place of an earlier result of the
+        id. Calls that wait for the message's end are woken, and `wait_cancelled` of who holds the lease. Repeating it
+        is safe: what is removed already is left out.
+        """
+        ...
+
+    async def wait_cancelled(self, *, wait_s: float) -> bool:
+        """Return True as soon as a message that `holder` has reserved was (probably) removed by `cancel_running`.
+
+        False after `wait_s`, or once the driver is closed. Only what is cancelled meanwhile wakes the call; where
+        `cancels_running` is claimed in part, not all of it. Takes nothing, so cancelling it loses nothing.
         """
         ...
 

@@ -289,6 +289,13 @@ class BaseTask(TaskMetadata, Generic[T_co]):
         """
         return True
 
+    def cancelled(self) -> Any:
+        """React to having been cancelled while an attempt was running; override as `def` or `async def`.
+
+        It is called once the attempt has ended, at most once, and not at all if its worker dies first.
+        """
+        return NOTHING
+
     # -- for the dispatcher and the worker --------------------------------------------------------
 
     @classmethod

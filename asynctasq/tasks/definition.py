@@ -14,6 +14,7 @@ from typing import Any
 from asynctasq.drivers.base import Driver
 from asynctasq.errors import DispatchError
 from asynctasq.tasks.base import BaseTask
+from asynctasq.tasks.metadata import RunningAttempt
 from asynctasq.tasks.mode import Mode
 from asynctasq.tasks.options import Options
 from asynctasq.tasks.signatures import Signature
@@ -26,6 +27,7 @@ __all__ = [
     "options_of",
     "set_dispatched",
     "set_metadata",
+    "set_running_attempt",
     "set_scheduled_for",
     "task_id_of",
 ]
@@ -136,6 +138,11 @@ def set_metadata(task: BaseTask[Any], *, task_id: str, attempt: int, dispatched_
     task._current_attempt = attempt - 1
     task._dispatched_at = dispatched_at
     task._is_running = True
+
+
+def set_running_attempt(task: BaseTask[Any], attempt: RunningAttempt) -> None:
+    """Set what a running task asks whether it is cancelled."""
+    task._running_attempt = attempt
 
 
 def set_scheduled_for(task: BaseTask[Any], tick: datetime) -> None:

@@ -15,6 +15,7 @@ from tests.patience import patient_s
 
 ROOT = Path(__file__).parents[2]
 HOW_TO = (
+    "cancel-tasks",
     "engines-and-clients",
     "judge-a-real-run",
     "replay-a-failure",

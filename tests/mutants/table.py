@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from tests.mutants.planted_cancelling import CANCELLING
 from tests.mutants.planted_heldout import HELD_OUT
 from tests.mutants.planted_kernel import KERNEL
 from tests.mutants.planted_memory import MEMORY
@@ -37,6 +38,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
         *THIRD_AUTHOR_REST,
         *WORDS,
         *SURROUNDINGS,
+        *CANCELLING,
     )
 }
 

@@ -7,7 +7,7 @@ simulations run on; correctness here is read, not optimised.
 import asyncio
 import heapq
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import Any, Self
@@ -15,13 +15,14 @@ from typing import Any, Self
 from asynctasq.clock import Clock, SystemClock
 from asynctasq.drivers.base import NO, YES, Capabilities, Driver, Page, Settlements
 from asynctasq.drivers.checks import check_queue_names
-from asynctasq.drivers.memory_driver.results import EndWaits, KeptResults
+from asynctasq.drivers.memory_driver.results import EndWaits, KeptResults, cancels_of
 from asynctasq.drivers.memory_driver.row import MemoryRow, depth_of
 from asynctasq.drivers.memory_driver.waiter import Waiter
 from asynctasq.drivers.retention import DEAD_MAX, DEAD_TTL_S, RETENTION_OPTIONS, Retention
 from asynctasq.drivers.urls import read_options, split_options
 from asynctasq.errors import BodyTooLarge
 from asynctasq.kernel.messages import (
+    CANCELLED_TTL_S,
     MICROSECONDS,
     Bury,
     Complete,
@@ -33,6 +34,7 @@ from asynctasq.kernel.messages import (
     Settlement,
     State,
     StoredMessage,
+    cancelled_mark,
     check_queue_name,
     microseconds,
 )
@@ -58,6 +60,7 @@ class MemoryDriver(Driver):
         inspects=YES,
         keeps_results=YES,
         reports_progress=YES,
+        cancels_running=YES,
     )
 
     def __init__(
@@ -330,6 +333,31 @@ class MemoryDriver(Driver):
 
     async def cancel(self, message_ids: Sequence[str]) -> AbstractSet[str]:
         return self._remove(message_ids, {State.SCHEDULED, State.READY})
+
+    async def cancel_running(self, message_ids: Sequence[str]) -> Mapping[str, str]:
+        return self._cancel_running(message_ids)
+
+    def _cancel_running(self, message_ids: Sequence[str]) -> dict[str, str]:
+        with self._lock:
+            expiry = self._now() + microseconds(CANCELLED_TTL_S)
+            cancelled: dict[str, str] = {}
+            for message_id in message_ids:
+                row = self._rows.get(message_id)
+                if row is None or row.reason is not None:
+                    continue
+                del self._rows[message_id]
+                cancelled[message_id] = token = str(row.token) if row.leased else ""
+                self._results.keep(message_id, cancelled_mark(token), expiry=expiry)
+                self._end_waits.wake([message_id, *([cancels_of(row.reserved_by)] if row.leased else [])])
+            return cancelled
+
+    async def wait_cancelled(self, *, wait_s: float) -> bool:
+        return await self._wait_cancelled(self.holder, wait_s)
+
+    async def _wait_cancelled(self, holder: str, wait_s: float) -> bool:
+        with self._lock:
+            wait = self._end_waits.add(cancels_of(holder))
+        return await self._end_waits.wait(wait, wait_s)
 
     async def discard(self, message_ids: Sequence[str]) -> AbstractSet[str]:
         return self._remove(message_ids, {State.DEAD})

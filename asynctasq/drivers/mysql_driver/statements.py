@@ -334,6 +334,19 @@ class Statements:
             f" WHERE seq IN ({','.join(map(str, seqs))}) AND {state} FOR UPDATE"
         )
 
+    def cancellable(self, seqs: Iterable[int]) -> str:
+        """Lock those of the messages that are no dead letters, in order of the key; select their leases and holders."""
+        return (
+            "SELECT seq, id, leased, token, TRIM(TRAILING 0x00 FROM reserved_by)"
+            f" FROM {self.messages} FORCE INDEX (PRIMARY)"
+            f" WHERE seq IN ({','.join(map(str, seqs))}) AND dead = 0 FOR UPDATE"
+        )
+
+    def keep_marks(self, marks: Mapping[str, bytes], *, ttl_us: int, now: str) -> str:
+        """Keep something in place of the results of messages."""
+        rows = ",".join(f"({literal(key)},{now}+{ttl_us},{literal(mark)})" for key, mark in marks.items())
+        return f"REPLACE INTO {self.results} (id, expires_us, result) VALUES {rows}"
+
     def remove(self, seqs: Iterable[int]) -> str:
         """Delete rows that this transaction has locked."""
         return f"DELETE m FROM {self.messages} AS m FORCE INDEX (PRIMARY) WHERE m.seq IN ({','.join(map(str, seqs))})"

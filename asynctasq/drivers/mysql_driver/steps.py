@@ -24,6 +24,7 @@ from asynctasq.drivers.mysql_driver.statements import (
 from asynctasq.drivers.sql.rows import stored_message
 from asynctasq.drivers.sql.settlements import independent_batches
 from asynctasq.kernel.messages import (
+    CANCELLED_TTL_S,
     MICROSECONDS,
     Bury,
     Complete,
@@ -32,6 +33,7 @@ from asynctasq.kernel.messages import (
     Release,
     Settlement,
     StoredMessage,
+    cancelled_mark,
     microseconds,
 )
 
@@ -39,6 +41,7 @@ __all__ = [
     "Claim",
     "Result",
     "Steps",
+    "cancel_running",
     "extend",
     "parse_token",
     "remove",
@@ -381,6 +384,33 @@ def remove(sql: Statements, message_ids: Sequence[str], *, dead: bool, offset_us
             removed |= {message_id.decode() for _, message_id in found.rows}
     yield ["COMMIT"]
     return removed
+
+
+def cancel_running(
+    sql: Statements, message_ids: Sequence[str], *, offset_us: int
+) -> Steps[tuple[dict[str, str], set[str]]]:
+    """Delete messages that are no dead letters, in a transaction of our own; return their tokens, and the holders."""
+    tokens: dict[str, str] = {}
+    holders: set[str] = set()
+    yield ["START TRANSACTION"]
+    for group in chunks(message_ids, ROWS_MAX):
+        (known,) = yield [sql.seqs(group)]  # locked by the primary key, as in `remove`
+        if not known.rows:
+            continue
+        (found,) = yield [sql.cancellable(row[0] for row in known.rows)]
+        if not found.rows:
+            continue
+        own = {decoded(id_bytes): f"{seq}.{token}" if leased else "" for seq, id_bytes, leased, token, _ in found.rows}
+        tokens |= own
+        holders.update(decoded(holder) for _, _, leased, _, holder in found.rows if leased and holder)
+        marks, now = {message_id: cancelled_mark(token) for message_id, token in own.items()}, server_now(offset_us)
+        yield [
+            sql.keep_marks(marks, ttl_us=microseconds(CANCELLED_TTL_S), now=now),
+            sql.remove(row[0] for row in found.rows),
+            sql.prune_results(now=now, limit=2 * len(marks)),
+        ]
+    yield ["COMMIT"]
+    return tokens, holders
 
 
 def to_stored_message(row: Sequence[Any], now_us: int) -> StoredMessage:

@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from functools import partial
@@ -38,7 +38,14 @@ from asynctasq.drivers.retention import DEAD_MAX, DEAD_TTL_S, PRUNED_AT_ONCE, Re
 from asynctasq.drivers.silence import SILENCE_S, is_brief
 from asynctasq.drivers.sql.conflicts import retry_conflicts
 from asynctasq.drivers.sql.migrations import check_schema_version
-from asynctasq.drivers.sql.settlements import end_of, independent_batches, is_plain, queues_to_wake
+from asynctasq.drivers.sql.settlements import (
+    cancels_of,
+    end_of,
+    independent_batches,
+    is_plain,
+    names_to_wake,
+    queues_to_wake,
+)
 from asynctasq.drivers.sql.waiting import PollBackoff, Wakeups
 from asynctasq.drivers.urls import read_address, read_options, redact
 from asynctasq.kernel.messages import (
@@ -78,6 +85,7 @@ class PostgresDriver(Driver):
         inspects=YES,
         keeps_results=YES,
         reports_progress=YES,
+        cancels_running=YES,
         transactional=YES,
         body_bytes_max=BODY_BYTES_MAX,
     )
@@ -386,6 +394,17 @@ class PostgresDriver(Driver):
             resources = await self._resources.get()
         with self._wakeups.waiting([end_of(message_id)], into=resources.waiters) as waiter:
             return await resources.wait_ended(waiter, partial(self._inspection.has_ended, message_id), wait_s=wait_s)
+
+    async def cancel_running(self, message_ids: Sequence[str]) -> Mapping[str, str]:
+        tokens, holders = await self._inspection.cancel_running(message_ids)
+        self._wakeups.wake(names_to_wake(tokens, holders))
+        return tokens
+
+    async def wait_cancelled(self, *, wait_s: float) -> bool:
+        with mapped_errors(self._where):
+            resources = await self._resources.get()
+        with self._wakeups.waiting([cancels_of(self.holder)], into=resources.waiters) as waiter:
+            return await resources.wait_news(waiter, wait_s=wait_s)
 
     async def report_progress(self, reports: Sequence[tuple[Lease, Progress]]) -> None:
         await self._inspection.report_progress(reports)

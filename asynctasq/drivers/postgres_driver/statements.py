@@ -140,6 +140,21 @@ class Statements:
         self.cancel = f"""
             WITH {CLOCK} DELETE FROM {m} m USING clock, unnest($2::text[]) AS g(id)
             WHERE m.id = g.id AND {waiting} RETURNING m.id"""
+        self.cancel_running = f"""
+            WITH {CLOCK}, gone AS (
+                DELETE FROM {m} m USING unnest($2::text[]) AS g(id) WHERE m.id = g.id AND m.reason IS NULL
+                RETURNING m.id, CASE WHEN m.leased THEN m.seq || '.' || m.token ELSE '' END AS token,
+                    CASE WHEN m.leased THEN COALESCE(m.reserved_by, '') ELSE '' END AS holder
+            ), kept AS (
+                INSERT INTO {self._results} (id, result, expires_us)
+                SELECT gone.id, $3::bytea || convert_to(gone.token, 'UTF8'), clock.us + $4::bigint FROM gone, clock
+                ON CONFLICT (id) DO UPDATE SET result = excluded.result, expires_us = excluded.expires_us
+                RETURNING 1
+            ), told AS (
+                SELECT '=' || gone.id AS queue FROM gone
+                UNION ALL SELECT chr(10) || gone.holder FROM gone WHERE gone.holder <> ''
+            ), {self._woken("told")}
+            SELECT id, token, holder, (SELECT count(*) FROM woken) FROM gone"""
         self.discard = f"""
             WITH {CLOCK} DELETE FROM {m} m USING clock, unnest($2::text[]) AS g(id)
             WHERE m.id = g.id AND m.reason IS NOT NULL RETURNING m.id"""

@@ -3,7 +3,7 @@
 import asyncio
 import functools
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import Any, Self, TypeVar
@@ -88,6 +88,7 @@ class RedisDriver(Driver):
         inspects=YES,
         keeps_results=YES,
         reports_progress=YES,
+        cancels_running=YES,
         body_bytes_max=BODY_BYTES_MAX,
     )
 
@@ -379,6 +380,12 @@ class RedisDriver(Driver):
         if not is_message_id(message_id):
             return True
         return await (await self._resources.get()).ends.wait(message_id, self.script, wait_s=wait_s)
+
+    async def cancel_running(self, message_ids: Sequence[str]) -> Mapping[str, str]:
+        return await self._inspection.cancel_running(message_ids)
+
+    async def wait_cancelled(self, *, wait_s: float) -> bool:
+        return await (await self._resources.get()).ends.wait_news(self.holder, self.script, wait_s=wait_s)
 
     async def report_progress(self, reports: Sequence[tuple[Lease, Progress]]) -> None:
         if reports:

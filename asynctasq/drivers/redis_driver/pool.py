@@ -43,6 +43,7 @@ SCRIPT_PARTS: dict[str, tuple[tuple[str, ...], str]] = {
     "await_end": (("common", "await_end"), " flags=allow-oom"),
     "result": (("common", "result"), " flags=allow-oom"),
     "remove": (("common", "remove"), " flags=allow-oom"),
+    "cancel": (("common", "cancel"), " flags=allow-oom"),
     "prune": (("common", "prune"), " flags=allow-oom"),
     "repair": (("common", "repair"), " flags=allow-oom"),
     "purge": (("common", "purge"), " flags=allow-oom"),

@@ -50,6 +50,7 @@ __all__ = [
     "reserve",
     "settle",
     "store",
+    "token_of",
     "turn",
 ]
 
@@ -163,12 +164,17 @@ def _lease(queue: str, row: Row, until_us: int) -> Lease:
         message_id=message_id,
         queue=queue,
         body=body,
-        token=str(arrival << TOKEN_BITS | token + 1),
+        token=token_of(arrival, token + 1),
         attempt=attempts + 1,
         crashes=crashes + leased,
         enqueued_at=enqueued_us / MICROSECONDS,
         expires_at=until_us / MICROSECONDS,
     )
+
+
+def token_of(arrival: int, number: int) -> str:
+    """Return the token of a lease; of a damaged row one that was never granted."""
+    return str(arrival << TOKEN_BITS | number) if type(arrival) is type(number) is int else "damaged"
 
 
 def hand_back(reserved: ReserveResult, _now_us: int) -> Steps[None]:

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from asynctasq.drivers.base import Driver, Inspectable
+from asynctasq.drivers.base import CancelsRunning, Driver, Inspectable
 from asynctasq.drivers.memory_driver import MemoryDriver
 from asynctasq.kernel.messages import (
     Bury,
@@ -167,6 +167,30 @@ async def _remove(pair: _Pair, kind: int, *numbers: int) -> tuple[object, object
     return await pair.model.purge(pair.queue(kind)), await driver.purge(pair.queue(kind))
 
 
+async def _cancel(pair: _Pair, *numbers: int) -> tuple[object, object]:
+    driver = pair.driver
+    if not driver.capabilities.cancels_running or not isinstance(driver, CancelsRunning):
+        return None, None
+    names = [f"{pair.prefix}-{number % 8}" for number in numbers]
+    wanted, got = await pair.model.cancel_running(names), await driver.cancel_running(names)
+    return _known_tokens(pair, wanted, 0), _known_tokens(pair, got, 1)
+
+
+def _known_tokens(pair: _Pair, tokens: Mapping[str, str], side: int) -> list[tuple[str, list[int]]]:
+    """Return each message with the numbers of the leases whose token it was cancelled under."""
+    return sorted(
+        (
+            name,
+            [
+                number
+                for number, leases in enumerate(pair.leases)
+                if leases[side].token == token and leases[side].message_id == name
+            ],
+        )
+        for name, token in tokens.items()
+    )
+
+
 _STEPS: Mapping[str, Callable[..., Awaitable[tuple[object, object]]]] = {
     "enqueue": _enqueue,
     "reserve": _reserve,
@@ -176,6 +200,7 @@ _STEPS: Mapping[str, Callable[..., Awaitable[tuple[object, object]]]] = {
     "redrive": _redrive,
     "advance": _advance,
     "remove": _remove,
+    "cancel": _cancel,
 }
 
 

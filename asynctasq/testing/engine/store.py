@@ -1,7 +1,7 @@
 """The memory driver of a FakeQueue, which can hide messages while a drain leaves them out."""
 
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -56,6 +56,7 @@ class FakeStore(MemoryDriver):
         self.describe: Callable[[str], object] | None = None
         self.on_redriven: Callable[[AbstractSet[str]], None] | None = None
         self.on_removed: Callable[[AbstractSet[str]], None] | None = None
+        self.on_cancelled: Callable[[Mapping[str, str]], None] | None = None
 
     @property
     def pending(self) -> int:
@@ -223,6 +224,16 @@ class FakeStore(MemoryDriver):
         if self.on_removed is not None:
             self.on_removed({message_id for message_id in removed if not is_of_schedule(message_id)})
         return removed
+
+    def _cancel_running(self, message_ids: Sequence[str]) -> dict[str, str]:
+        self._looked_at()
+        cancelled = super()._cancel_running(message_ids)
+        if self.on_cancelled is not None:
+            self.on_cancelled(cancelled)
+        return cancelled
+
+    async def wait_cancelled(self, *, wait_s: float) -> bool:
+        return await self._wait_cancelled(current_holder.get(), wait_s)
 
     async def wait_visible(self, queues: Sequence[str], *, wait_s: float) -> bool:
         """Do `wait_visible`; with no queue named, for any queue."""

@@ -76,6 +76,7 @@ class RealQueue(Outcomes):
         self._driver.on_stored = self._log.stored
         self._driver.on_stored_in = self._log.stored_in_transaction
         self._driver.on_reserved = self._log.reserved
+        self._driver.on_cancelled = self._log.cancelled
         self._remaining = Remaining(self._driver)
         self._bursts = Bursts(
             self._driver,

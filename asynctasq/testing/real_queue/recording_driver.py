@@ -1,7 +1,7 @@
 """The driver of a RealQueue: it does what the real one does, and tells what was stored and what was reserved."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, Self, cast
 from weakref import WeakSet
@@ -15,7 +15,10 @@ __all__ = ["RecordingDriver"]
 
 
 class RecordingDriver(PassThrough, Notifies, Driver):
-    """`on_stored` hears of new messages, `on_stored_in` of those in a transaction, which may be rolled back."""
+    """`on_stored` hears of new messages, `on_stored_in` of those in a transaction, which may be rolled back.
+
+    `on_cancelled` hears of messages that were cancelled, and of the tokens of their leases.
+    """
 
     capabilities: Capabilities
 
@@ -26,6 +29,7 @@ class RecordingDriver(PassThrough, Notifies, Driver):
         """Those in which the driver may have connections."""
         self.on_stored: Callable[[Sequence[Message]], None] = _ignore
         self.on_stored_in: Callable[[Sequence[Message]], None] = _ignore
+        self.on_cancelled: Callable[[Mapping[str, str]], None] = _ignore
         self.on_reserved: Callable[[Sequence[Lease]], None] = _ignore
 
     @classmethod
@@ -98,6 +102,11 @@ class RecordingDriver(PassThrough, Notifies, Driver):
 
     async def wait_visible(self, queues: Sequence[str], *, wait_s: float) -> bool:
         return await cast("Notifies", self._used()).wait_visible(queues, wait_s=wait_s)
+
+    async def cancel_running(self, message_ids: Sequence[str]) -> Mapping[str, str]:
+        tokens = await super().cancel_running(message_ids)
+        self.on_cancelled(tokens)
+        return tokens
 
     async def enqueue_in(self, connection: Any, messages: Sequence[Message]) -> list[str]:
         new = await super().enqueue_in(connection, messages)
