@@ -13,7 +13,6 @@ __all__ = [
     "DriverError",
     "DriverMisconfigured",
     "DriverUnavailable",
-    "DuplicateKey",
     "InvalidQueueName",
     "InvalidTransition",
     "LeaseLost",
@@ -33,6 +32,7 @@ __all__ = [
     "TaskSignal",
     "TaskTimeoutError",
     "UndecodableBody",
+    "UniqueConflictError",
     "UnknownQueue",
     "UnknownTask",
     "UnserializableValue",
@@ -77,8 +77,12 @@ class BodyTooLarge(DispatchError):
     """The encoded body exceeds the limit of the codec or of the driver."""
 
 
-class DuplicateKey(DispatchError):
-    """A message with the same unique key exists already."""
+class UniqueConflictError(DispatchError):
+    """Another message holds the unique key of a task; nothing of the batch was stored. `task_id` is the holder's."""
+
+    def __init__(self, text: str, *, task_id: str = "") -> None:
+        super().__init__(text)
+        self.task_id = task_id
 
 
 class DriverError(AsyncTasqError):

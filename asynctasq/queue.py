@@ -16,7 +16,7 @@ from asynctasq.codec.envelope import encode_envelope
 from asynctasq.codec.limits import DEFAULT_LIMITS, Limits
 from asynctasq.codec.signing import SigningKeys
 from asynctasq.codec.values import register_text
-from asynctasq.drivers.base import Driver, Transactional
+from asynctasq.drivers.base import Driver, Enqueued, Transactional
 from asynctasq.errors import DELAY_S_MAX, DispatchError, UnsupportedFeature
 from asynctasq.kernel.envelope import NO_HEADERS, Envelope
 from asynctasq.kernel.messages import Message
@@ -29,6 +29,7 @@ from asynctasq.tasks.definition import (
     definition_of,
     options_of,
     set_dispatched,
+    set_living,
 )
 from asynctasq.tasks.dispatching import Dispatcher
 from asynctasq.tasks.handle import TaskHandle
@@ -43,8 +44,9 @@ __all__ = [
     "MessageFactory",
     "Queue",
     "background_loop",
-    "check_keeps_results",
+    "check_supported",
     "check_transactional",
+    "living_ids",
     "refuse_running_loop",
 ]
 
@@ -108,6 +110,11 @@ class MessageFactory:
             expires_s=options.expires_s,
             headers=NO_HEADERS if context is None else context.headers,
         )
+        unique = None
+        if options.unique is not None:
+            from asynctasq.tasks.unique_keys import unique_key_of  # few tasks are unique
+
+            unique = unique_key_of(options.unique, task, definition, given, self.limits)
         task_id = options.task_id or self.new_id() if context is None else context.task_id
         set_dispatched(task, task_id, datetime.fromtimestamp(now, UTC))
         return Message(
@@ -121,6 +128,7 @@ class MessageFactory:
                 expires_at=None if self.signing_ttl_s is None else now + delay_s + self.signing_ttl_s,
             ),
             delay_s=delay_s,
+            unique=unique,
         )
 
 
@@ -204,12 +212,11 @@ class Queue(Dispatcher[BaseTask[Any]]):
                 return await self.dispatch(tasks, connection=connection, contexts=made)
         ids, batches = self._prepare(tasks, contexts)
         if connection is None:
-            for driver, messages in batches:
-                await driver.enqueue(messages)
+            stored = [await driver.enqueue(messages) for driver, messages in batches]
         else:
-            for transactional, messages in _all_transactional(batches):
-                await transactional.enqueue_in(connection, messages)
-        return ids
+            checked = _all_transactional(batches)
+            stored = [await transactional.enqueue_in(connection, messages) for transactional, messages in checked]
+        return living_ids(tasks, ids, stored)
 
     def dispatch_sync(
         self,
@@ -227,9 +234,9 @@ class Queue(Dispatcher[BaseTask[Any]]):
         if connection is None:
             return background_loop.run(lambda: self.dispatch(tasks, contexts=contexts))
         ids, batches = self._prepare(tasks, contexts)
-        for transactional, messages in _all_transactional(batches):
-            transactional.enqueue_in_sync(connection, messages)
-        return ids
+        checked = _all_transactional(batches)
+        stored = [transactional.enqueue_in_sync(connection, messages) for transactional, messages in checked]
+        return living_ids(tasks, ids, stored)
 
     async def result(
         self, task_id: str, *, task: type[BaseTask[Any]] | None = None, timeout_s: float | None = None
@@ -291,17 +298,35 @@ class Queue(Dispatcher[BaseTask[Any]]):
         return ids, list(batches.values())
 
 
-def check_keeps_results(task: BaseTask[Any], driver: Driver) -> None:
-    """Raise UnsupportedFeature for a task whose result is to be kept where none are."""
-    if options_of(task).keep_result_s is not None and not driver.capabilities.keeps_results:
+def living_ids(tasks: Sequence[BaseTask[Any]], ids: list[str], stored: Sequence[list[str]]) -> list[str]:
+    """Return the ids of the messages that live for these tasks, and tell it to those that are not stored.
+
+    That is another one's id for a task whose unique key is held. `stored` is what the drivers have returned.
+    """
+    holders = {key: holder for new in stored if isinstance(new, Enqueued) for key, holder in new.holders.items()}
+    if not holders:
+        return ids
+    for task, task_id in zip(tasks, ids, strict=True):
+        if task_id in holders:
+            set_living(task, task_id, holders[task_id])
+    return [holders.get(task_id, task_id) for task_id in ids]
+
+
+def check_supported(task: BaseTask[Any], driver: Driver) -> None:
+    """Raise UnsupportedFeature for a task whose result is to be kept, or that is to be unique, where that can't be."""
+    options = options_of(task)
+    if options.keep_result_s is not None and not driver.capabilities.keeps_results:
         name = definition_of(type(task)).name
         raise UnsupportedFeature(f"{name} has keep_result set, but {driver} keeps no results")
+    if options.unique is not None and not driver.capabilities.unique:
+        name = definition_of(type(task)).name
+        raise UnsupportedFeature(f"{name} has unique set, but {driver} can't keep a task unique")
 
 
 def _check_reachable(task: BaseTask[Any], driver: Driver) -> None:
     """Raise now what would otherwise fail in a worker of another process."""
     name = definition_of(type(task)).name
-    check_keeps_results(task, driver)
+    check_supported(task, driver)
     if not driver.capabilities.cross_process:
         return
     if "<locals>" in name:

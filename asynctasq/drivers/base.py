@@ -1,6 +1,6 @@
 """The driver contract: what every backend promises. No driver imports another; the worker imports none by name."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, Protocol, Self, runtime_checkable
@@ -19,6 +19,7 @@ from asynctasq.kernel.messages import (
     Settlement,
     State,
     StoredMessage,
+    UniqueKey,
     check_queue_name,
     microseconds,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "DeadReason",
     "Depth",
     "Driver",
+    "Enqueued",
     "ErrorRecord",
     "Inspectable",
     "KeepsResults",
@@ -53,6 +55,7 @@ __all__ = [
     "StoredMessage",
     "Support",
     "Transactional",
+    "UniqueKey",
     "check_queue_name",
     "microseconds",
     "partial",
@@ -61,6 +64,16 @@ __all__ = [
 Settlements = Sequence[tuple[Lease, Settlement]]
 END_CHECK_S = 15.0
 """How often `wait_result` looks whether a message has ended of whose end it is not woken."""
+
+
+class Enqueued(list[str]):
+    """The ids that are new, in order, and by `holders` why others are not: message id -> the id that holds its key."""
+
+    __slots__ = ("holders",)
+
+    def __init__(self, new: Iterable[str] = (), holders: Mapping[str, str] | None = None) -> None:
+        super().__init__(new)
+        self.holders: Mapping[str, str] = holders or {}
 
 
 class Driver(Protocol):
@@ -117,7 +130,11 @@ class Driver(Protocol):
         whichever queue. Within a batch the first of equal ids counts. Becomes visible `delay_s` after
         now, never earlier. Messages of one batch arrive in the order given.
 
-        Raises: InvalidQueueName, BodyTooLarge: nothing was stored.
+        Where `unique` is claimed, a message whose `unique` key another one holds is not stored, or replaces that one:
+        `UniqueKey` says when. They are decided in order, by the store. Those that are not stored because of their key
+        are told with their holders, as `Enqueued`. Where it is not claimed, a key raises UnsupportedFeature.
+
+        Raises: InvalidQueueName, BodyTooLarge, UniqueConflictError: nothing was stored.
         """
         ...
 
@@ -146,7 +163,8 @@ class Driver(Protocol):
         since. Repeating it is safe: the second time the id is returned as lost and nothing changes.
 
         A follow-up of `Complete` may have the id of the message that is completed: it is a new message, with attempts,
-        crashes and `enqueued_at` of its own, under no lease, whatever else is settled in the same call.
+        crashes and `enqueued_at` of its own, under no lease, whatever else is settled in the same call. A follow-up
+        whose key is held is not stored; where it would "raise" it is left out.
         """
         ...
 
@@ -165,7 +183,8 @@ class Driver(Protocol):
     async def redrive(self, queue: str, *, limit: int) -> int:
         """Move up to `limit` dead letters, oldest death first, back to ready.
 
-        They begin anew: attempts and crashes are 0, and `enqueued_at` is now. Returns how many were moved.
+        They begin anew: attempts and crashes are 0, and `enqueued_at` is now. None holds its unique key again. Returns
+        how many were moved.
         """
         ...
 

@@ -26,6 +26,7 @@ __all__ = [
     "definition_of",
     "options_of",
     "set_dispatched",
+    "set_living",
     "set_metadata",
     "set_running_attempt",
     "set_scheduled_for",
@@ -155,3 +156,9 @@ def set_dispatched(task: BaseTask[Any], task_id: str, at: datetime) -> None:
     if not task._is_running:
         task._task_id = task_id
         task._dispatched_at = at
+
+
+def set_living(task: BaseTask[Any], task_id: str, living: str) -> None:
+    """Set the id of the message that holds the unique key of a task, in place of that of its own dispatch."""
+    if task._task_id == task_id:
+        task._task_id = living

@@ -17,6 +17,7 @@ from asynctasq.tasks.signatures import Signature, signature_of
 
 if TYPE_CHECKING:
     from asynctasq.tasks.schedules import Schedule
+    from asynctasq.tasks.unique import Unique
 
 __all__ = ["TaskFunction", "task"]
 
@@ -91,6 +92,7 @@ def task(
     missing: Missing = ...,
     retry_on: ExceptionTypes | None = ...,
     give_up_on: ExceptionTypes | None = ...,
+    unique: "Unique | bool" = ...,
     validate: bool = ...,
     driver: str | Driver | None = ...,
     process: bool = ...,

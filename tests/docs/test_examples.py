@@ -18,6 +18,7 @@ HOW_TO = (
     "cancel-tasks",
     "engines-and-clients",
     "judge-a-real-run",
+    "keep-tasks-unique",
     "replay-a-failure",
     "retries",
     "run-every-night",
@@ -34,7 +35,10 @@ PAGES = [
     WITH_A_DATABASE,
     *(ROOT / "docs" / "tutorial" / f"{name}.md" for name in ("testing", "writing-tasks")),
     *(ROOT / "docs" / "how-to" / f"{name}.md" for name in HOW_TO),
-    *(ROOT / "docs" / "reference" / f"{name}.md" for name in ("hypothesis", "results", "schedules", "testing")),
+    *(
+        ROOT / "docs" / "reference" / f"{name}.md"
+        for name in ("hypothesis", "results", "schedules", "testing", "unique")
+    ),
 ]
 FILE = re.compile(r"^<!-- file: (\S+) -->\n```\w+\n(.*?)^```", re.DOTALL | re.MULTILINE)
 """A file that the page's tests import or that configures them."""

@@ -17,6 +17,7 @@ from asynctasq.kernel.messages import (
     cancelled_mark,
     cancelled_token,
     check_queue_name,
+    is_unique_key,
     microseconds,
 )
 
@@ -129,3 +130,11 @@ def test_a_result_is_no_mark(kept: bytes) -> None:
 
 def test_a_damaged_mark_holds_a_token_that_nobody_has() -> None:
     assert cancelled_token(cancelled_mark("") + b"\xff") == "\ufffd"
+
+
+@pytest.mark.parametrize(
+    ("text", "is_one"),
+    [("k", True), ("x" * 64, True), ("a b~", True), ("", False), ("x" * 65, False), ("ä", False), ("a\n", False)],
+)
+def test_a_unique_key_is_a_short_text_of_printable_ascii(text: str, is_one: bool) -> None:
+    assert is_unique_key(text) is is_one

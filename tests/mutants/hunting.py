@@ -13,6 +13,7 @@ from asynctasq.testing.simulation.shrink import shrink
 from asynctasq.testing.tape import Entry, Tape
 from tests.mutants.cancelled import Victim, cancelled, cancelled_meanwhile, cancelled_under_faults
 from tests.mutants.contract import contract
+from tests.mutants.keyed import keyed, unique_tasks
 from tests.mutants.programs import (
     deployed,
     deployed_meanwhile,
@@ -122,6 +123,8 @@ CASES: Final = (
     Case(workload=drawn, faults=()),
     Case(workload=stored, faults=()),
     Case(workload=carried, faults=(), every=2),
+    Case(workload=keyed, faults=()),
+    Case(workload=unique_tasks, every=4),
     Case(workload=scheduled, faults=(), every=16, workers=1),
     Case(workload=scheduled_under_faults, every=4),
     Case(workload=scheduled_under_faults, faults=Faults(lost_reply=0.1, crash=0.05), every=4),

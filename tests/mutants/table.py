@@ -15,6 +15,7 @@ from tests.mutants.planted_surroundings import SURROUNDINGS
 from tests.mutants.planted_third_author import THIRD_AUTHOR
 from tests.mutants.planted_third_author_rest import THIRD_AUTHOR_REST
 from tests.mutants.planted_undrawn import UNDRAWN
+from tests.mutants.planted_unique import UNIQUE
 from tests.mutants.planted_words import WORDS
 from tests.mutants.planted_worker import WORKER
 from tests.mutants.planting import Mutant
@@ -39,6 +40,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
         *WORDS,
         *SURROUNDINGS,
         *CANCELLING,
+        *UNIQUE,
     )
 }
 

@@ -22,7 +22,8 @@ from asynctasq.drivers.mysql_driver.retention import prune
 from asynctasq.drivers.mysql_driver.schema import migrations
 from asynctasq.drivers.mysql_driver.statement_runner import StatementRunner
 from asynctasq.drivers.mysql_driver.statements import Statements, server_now
-from asynctasq.drivers.mysql_driver.steps import Claim, extend, store, turn
+from asynctasq.drivers.mysql_driver.steps import Claim, extend, turn
+from asynctasq.drivers.mysql_driver.storing import store
 from asynctasq.drivers.retention import DEAD_MAX, DEAD_TTL_S, PRUNED_AT_ONCE, RETENTION_OPTIONS, Retention
 from asynctasq.drivers.silence import is_brief
 from asynctasq.drivers.sql.identifiers import check_identifier
@@ -69,6 +70,7 @@ class MySQLDriver(Driver):
         reports_progress=YES,
         cancels_running=partial("a worker of another process learns of it when it renews its lease, within 10 s"),
         transactional=YES,
+        unique=YES,
         body_bytes_max=BODY_BYTES_MAX,
     )
 

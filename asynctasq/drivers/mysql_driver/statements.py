@@ -297,7 +297,7 @@ class Statements:
             f"UPDATE (SELECT seq FROM {self.messages} FORCE INDEX (due) WHERE queue = {literal(queue)} AND dead = 1"
             f" ORDER BY queue, dead, visible_us, seq LIMIT {limit} FOR UPDATE SKIP LOCKED) AS c"
             f" STRAIGHT_JOIN {self.messages} AS m FORCE INDEX (PRIMARY) ON m.seq = c.seq"
-            " SET m.dead = 0, m.attempts = 0, m.crashes = 0, m.reason = NULL, m.error = NULL,"
+            " SET m.dead = 0, m.attempts = 0, m.crashes = 0, m.reason = NULL, m.error = NULL, m.unique_key = NULL,"
             f" m.visible_us = {now}, m.enqueued_us = {now}"
         )
 
@@ -320,11 +320,11 @@ class Statements:
             f" AND seq > {after} AND {_STATES[state].format(now=now)} ORDER BY seq LIMIT {limit}"
         )
 
-    def seqs(self, message_ids: Iterable[str]) -> str:
-        """Select the keys of messages by their ids, without a lock."""
-        return (
-            f"SELECT seq FROM {self.messages} FORCE INDEX (by_id) WHERE id IN ({','.join(map(literal, message_ids))})"
-        )
+    def seqs(self, message_ids: Iterable[str], *, lock: bool = False) -> str:
+        """Select the keys of messages by their ids, without a lock unless asked for one."""
+        ids = ",".join(map(literal, message_ids))
+        locking = " FOR UPDATE" if lock else ""
+        return f"SELECT seq FROM {self.messages} FORCE INDEX (by_id) WHERE id IN ({ids}){locking}"
 
     def removable(self, seqs: Iterable[int], *, dead: bool, now: str) -> str:
         """Lock and select those of the messages that are dead letters, or not leased; in order of the key."""

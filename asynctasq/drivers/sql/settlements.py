@@ -12,8 +12,8 @@ def independent_batches(settlements: Settlements) -> tuple[list[Settlements], se
     """Part settlements into batches that one statement each may apply in any order, and name what is lost already.
 
     A statement applies its entries at once, while the contract lets them follow each other. That differs
-    only where one lease comes twice (the second is lost) or where a follow-up has the id of a message
-    that the same batch settles; then each entry is a batch of its own, in the order given.
+    only where one lease comes twice (the second is lost) or where a follow-up has a unique key, or the id of a
+    message that the same batch settles; then each entry is a batch of its own, in the order given.
     """
     seen: set[tuple[str, str]] = set()
     lost: set[str] = set()
@@ -27,7 +27,11 @@ def independent_batches(settlements: Settlements) -> tuple[list[Settlements], se
             entries.append((index, lease.message_id))
     unique = settlements if not lost else [settlements[index] for index, _ in entries]
     settled = {message_id for _, message_id in entries}
-    if any(message.id in settled for _, settlement in unique for message in settlement.follow_ups):
+    if any(
+        message.unique is not None or message.id in settled
+        for _, settlement in unique
+        for message in settlement.follow_ups
+    ):
         return [[entry] for entry in unique], lost
     return [unique] if unique else [], lost
 

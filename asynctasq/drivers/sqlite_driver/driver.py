@@ -81,6 +81,7 @@ class SQLiteDriver(Driver):
         reports_progress=YES,
         cancels_running=YES,
         transactional=YES,
+        unique=YES,
         body_bytes_max=BODY_BYTES_MAX,
     )
 

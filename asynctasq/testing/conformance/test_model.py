@@ -112,12 +112,13 @@ def test_random_programs_do_the_same_as_the_memory_driver(store: StoreUnderTest)
     small, few = st.integers(0, 7), st.integers(0, 4)
     some = st.lists(small, min_size=1, max_size=3).map(tuple)
     enqueue = st.tuples(st.just("enqueue"), small, st.integers(0, len(DELAYS_S) - 1), some).map(_flat)
+    keyed = st.tuples(st.just("enqueue keyed"), few, small, some).map(_flat)
     reserve = st.tuples(st.just("reserve"), few, few, few)
     settle = st.tuples(st.just("settle"), small, small, some).map(_flat)
     advance = st.tuples(st.just("advance"), st.sampled_from([1, 1, 2, 10, 1440]))
     rest = st.just(NO_OP)
     step = st.one_of(
-        *(rest, enqueue, enqueue, reserve, reserve, settle, settle, advance),
+        *(rest, enqueue, enqueue, keyed, keyed, reserve, reserve, settle, settle, advance),
         st.tuples(st.just("turn"), small, few, small),
         st.tuples(st.just("extend"), few, some).map(_flat),
         st.tuples(st.just("redrive"), few, few),

@@ -11,7 +11,7 @@ from asynctasq.errors import CodecError, DriverUnavailable, ResultTimeoutError
 from asynctasq.kernel.ledger import Entry, Kind
 from asynctasq.kernel.messages import Message
 from asynctasq.kernel.schedule import is_of_schedule
-from asynctasq.queue import MessageFactory, Queue, refuse_running_loop
+from asynctasq.queue import MessageFactory, Queue, living_ids, refuse_running_loop
 from asynctasq.results import cancel_task, fetch_status, wait_for_result
 from asynctasq.tasks.application import Application
 from asynctasq.tasks.base import BaseTask
@@ -76,17 +76,24 @@ class FakeDispatcher(Dispatcher[BaseTask[Any]]):
     """Records dispatches and stores their messages; lets through what is not faked."""
 
     def __init__(
-        self, engine: Engine, chosen: Filter, add: Callable[[Dispatched], None], like: LikeDriver | None = None
+        self,
+        engine: Engine,
+        chosen: Filter,
+        add: Callable[[Dispatched], None],
+        like: LikeDriver | None = None,
+        skip: Callable[[Dispatched], None] | None = None,
     ) -> None:
         self.engine = engine
         self._like = like or LikeDriver()
         self._chosen = chosen
         self._add = add
+        self._skip = skip or add
         self._factory = MessageFactory(clock=engine.clock, new_id=engine.new_id)
         self._given = engine.options.surroundings.given
         self._blocks_loop = False
         self._unstored: dict[str, tuple[type[BaseTask[Any]], Message, int]] = {}
         engine.store.on_stored = self._record
+        engine.store.on_skipped = self._record_skipped
         engine.store.on_forgotten = self._forget
         engine.store.describe = self._describe
 
@@ -196,14 +203,14 @@ class FakeDispatcher(Dispatcher[BaseTask[Any]]):
         messages, drivers = self._messages(tasks, queue, contexts, in_transaction=connection is not None)
         if connection is None:
             assert worker is not None, "decided above"
-            await worker.enqueue(messages)
+            stored = await worker.enqueue(messages)
         else:
             watches = [await self.engine.transactions.begin(connection, driver) for driver in _each_once(drivers)]
             if worker is None:
-                self._store_on(watches[0], messages)
+                stored = self._store_on(watches[0], messages)
             else:
-                await worker.enqueue_on(watches[0], messages)
-        return [message.id for message in messages]
+                stored = await worker.enqueue_on(watches[0], messages)
+        return living_ids(tasks, [message.id for message in messages], [stored])
 
     def _store_now(
         self,
@@ -219,20 +226,20 @@ class FakeDispatcher(Dispatcher[BaseTask[Any]]):
             raise DriverUnavailable("this simulated worker has crashed; nothing of it reaches the queue")
         messages, drivers = self._messages(tasks, queue, contexts, in_transaction=connection is not None)
         if connection is None:
-            self.engine.store.enqueue_now(messages)
+            stored = self.engine.store.enqueue_now(messages)
         else:
             watches = [self.engine.transactions.begin_sync(connection, driver) for driver in _each_once(drivers)]
             if worker is None:
-                self._store_on(watches[0], messages)
+                stored = self._store_on(watches[0], messages)
             else:
-                worker.enqueue_on_sync(watches[0], messages)
-        return [message.id for message in messages]
+                stored = worker.enqueue_on_sync(watches[0], messages)
+        return living_ids(tasks, [message.id for message in messages], [stored])
 
-    def _store_on(self, watch: Watch, messages: Sequence[Message]) -> None:
+    def _store_on(self, watch: Watch, messages: Sequence[Message]) -> list[str]:
         """Store the messages when the transaction commits that `watch` follows."""
         engine = self.engine
         with engine.store.deferring(lambda change: engine.transactions.add(watch, change)):
-            engine.store.enqueue_now(messages)
+            return engine.store.enqueue_now(messages)
 
     def _messages(
         self,
@@ -271,6 +278,13 @@ class FakeDispatcher(Dispatcher[BaseTask[Any]]):
     def _forget(self, message_ids: Sequence[str]) -> None:
         for message_id in message_ids:
             self._unstored.pop(message_id, None)
+
+    def _record_skipped(self, messages: Sequence[Message]) -> None:
+        """Note what the store has not taken because another message holds its unique key."""
+        for message in messages:
+            known = self._unstored.pop(message.id, None)
+            cls = task_of(message.body)[0] if known is None else known[0]
+            self._skip(Dispatched(task=cls, message=message, at_s=self.engine.clock.monotonic()))
 
     def _record(self, stored: Sequence[str]) -> None:
         """Note what the store has just taken, at that instant: the reply may be lost."""

@@ -7,7 +7,7 @@ from asynctasq.kernel.ledger import Entry
 from asynctasq.tasks.base import BaseTask
 from asynctasq.tasks.functions import TaskFunction
 from asynctasq.testing.fake_queue.history import History, histories
-from asynctasq.testing.fake_queue.recording import Recording
+from asynctasq.testing.fake_queue.recording import Captured, Recording
 from asynctasq.testing.parameters import TaskReference, task_class_of
 
 __all__ = ["Outcomes"]
@@ -17,6 +17,13 @@ R = TypeVar("R")
 
 class Outcomes(Recording):
     """A recording whose dispatches run. A task is named by its class or function, or one dispatch of it by its id."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        skipped = Captured(self)
+        self._add_skipped = skipped._add  # noqa: SLF001 - of its own kind
+        self.skipped: Recording = skipped
+        """What was dispatched and not stored, since another task held its unique key; it counts as not dispatched."""
 
     @property
     def ledger(self) -> Sequence[Entry]:
