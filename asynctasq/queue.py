@@ -40,6 +40,7 @@ __all__ = [
     "MessageFactory",
     "Queue",
     "background_loop",
+    "check_keeps_limits",
     "check_keeps_results",
     "check_transactional",
     "refuse_running_loop",
@@ -104,6 +105,7 @@ class MessageFactory:
             missing=options.missing,
             expires_s=options.expires_s,
             headers=NO_HEADERS if context is None else context.headers,
+            limits=_texts_of_limits(task, definition, given) if definition.limits else None,
         )
         task_id = options.task_id or self.new_id() if context is None else context.task_id
         set_dispatched(task, task_id, datetime.fromtimestamp(now, UTC))
@@ -135,6 +137,19 @@ def _delay_s(options: Options, now: float, definition: TaskDefinition) -> float:
             f"{options.expires_s:g} s after it, so it could never run; give it a longer `expires` or a shorter delay"
         )
     return delay_s
+
+
+def _texts_of_limits(
+    task: BaseTask[Any], definition: TaskDefinition, given: Mapping[str, object]
+) -> Mapping[str, str] | None:
+    """Return what the names of the task's limits are for this dispatch.
+
+    Raises: DispatchError.
+    """
+    from asynctasq.tasks.limits import texts_of  # few tasks need it
+
+    defaults = definition.signature.defaults() if definition.defaults is None else {}
+    return texts_of(definition.limits, task, {**defaults, **given}, definition.name) or None
 
 
 def _check_attributes(task: BaseTask[Any], definition: TaskDefinition) -> None:
@@ -288,10 +303,20 @@ def check_keeps_results(task: BaseTask[Any], driver: Driver) -> None:
         raise UnsupportedFeature(f"{name} has keep_result set, but {driver} keeps no results")
 
 
+def check_keeps_limits(task: BaseTask[Any], driver: Driver) -> None:
+    """Raise UnsupportedFeature for a task with limits where no limit can be kept."""
+    if (definition := definition_of(type(task))).limits and not driver.capabilities.reserves_released:
+        raise UnsupportedFeature(
+            f"{definition.name} has limits set, but {driver} can't keep any: it has no tokens that are taken in order; "
+            "use sqlite, redis, postgres or mysql, or limit the concurrency of one worker"
+        )
+
+
 def _check_reachable(task: BaseTask[Any], driver: Driver) -> None:
     """Raise now what would otherwise fail in a worker of another process."""
     name = definition_of(type(task)).name
     check_keeps_results(task, driver)
+    check_keeps_limits(task, driver)
     if not driver.capabilities.cross_process:
         return
     if "<locals>" in name:

@@ -19,6 +19,7 @@ from asynctasq.core.in_flight import (
 from asynctasq.core.lanes.child import ReplyKind, Request
 from asynctasq.core.lanes.lanes import Lanes
 from asynctasq.core.lanes.process_pool import ChildCrashed
+from asynctasq.core.limits import LimitedAttempts
 from asynctasq.core.module_imports import IMPORT_S_MAX
 from asynctasq.core.runtime import WorkerSettings
 from asynctasq.core.task_factory import Invocation, TaskFactory, dead_reason_of
@@ -56,6 +57,7 @@ from asynctasq.kernel.decide import (
 )
 from asynctasq.kernel.envelope import MAX_CRASHES_DEFAULT, MAX_CRASHES_MOST, Envelope
 from asynctasq.kernel.ledger import Kind
+from asynctasq.kernel.limits import LIMIT_TASK
 from asynctasq.kernel.messages import Bury, Complete, DeadReason, ErrorRecord, Release, Settlement
 from asynctasq.kernel.retry import Fixed
 from asynctasq.kernel.schedule import TICKER_TASK
@@ -80,7 +82,7 @@ class AttemptRunner:
     Of `settings` count `lease_s`, which leases were asked for, `hook_timeout_s`, which bounds `failed`, `should_retry`,
     and entering and leaving one of `middleware`, and `fetch_values`: the value that a child process returned is in
     `InFlightAttempt.value` too, whether or not it is kept. Without `completion_factory` no task can settle itself.
-    `tickers` run the messages that keep schedules going.
+    `tickers` run the messages that keep schedules going, `limits` the attempts of tasks that have any.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class AttemptRunner:
         settings: WorkerSettings,
         completion_factory: CompletionFactory | None = None,
         tickers: Tickers | None = None,
+        limits: LimitedAttempts | None = None,
     ) -> None:
         self._task_factory = task_factory
         self._lanes = lanes
@@ -99,6 +102,7 @@ class AttemptRunner:
         self._settings = settings
         self._completion_factory = completion_factory
         self._tickers = tickers
+        self._limits = limits
         middleware = settings.middleware or ()
         self._middleware = [each for each in middleware if type(each).attempting is not Middleware.attempting]
         self._snoozed: dict[str, None] = {}
@@ -124,6 +128,8 @@ class AttemptRunner:
             return self._unrunnable(attempt, error)
         if envelope.task == TICKER_TASK and self._tickers is not None:
             return await self._tickers.tick(attempt, envelope)
+        if envelope.task == LIMIT_TASK and self._limits is not None:
+            return await self._limits.look(attempt, envelope)
         attempt.task_name, attempt.max_attempts = envelope.task, envelope.max_attempts
         if attempt.asyncio_task is not None:
             attempt.asyncio_task.set_name(str(attempt))
@@ -163,6 +169,20 @@ class AttemptRunner:
         if verdict is not Verdict.RUN:
             return await self._end_unstarted(attempt, envelope, verdict)
         run = AttemptRun(attempt, invocation)
+        if invocation.definition.limits and self._limits is not None:
+            return await self._limits.run(run, self._start_in_time)
+        return await self._start(run)
+
+    async def _start_in_time(self, run: AttemptRun) -> Settlement | None:
+        """Do `_start`, unless taking tokens has taken too long."""
+        attempt, envelope = run.attempt, run.invocation.envelope
+        verdict = self._screen(attempt, envelope)
+        if verdict is not Verdict.RUN:
+            return await self._end_unstarted(attempt, envelope, verdict)
+        return await self._start(run)
+
+    async def _start(self, run: AttemptRun) -> Settlement | None:
+        attempt = run.attempt
         outcome = await self._execute(run)
         if attempt.settled_in_transaction and not isinstance(outcome, Succeeded | Interrupted):
             return await self._after_completion(run, outcome)
@@ -199,9 +219,12 @@ class AttemptRunner:
         try:
             if mode is Mode.LOOP:
                 returned = self._lanes.run_async(cast("AsyncTask[object]", task), envelope.timeout_s)
+                returned = returned if run.limited is None else run.limited.entering(returned)
             else:
                 execute = cast("SyncTask[object]", task).execute
+                execute = execute if run.limited is None else run.limited.calling(execute)
                 returned = self._lanes.run_blocking(execute, envelope.timeout_s, what=run.attempt.task_name)
+                returned = returned if run.limited is None else run.limited.before(returned)
             if self._middleware:
                 returned = run_within(self._middleware, run, returned, timeout_s=self._settings.hook_timeout_s)
             value = await returned

@@ -2,8 +2,9 @@
 
 import asyncio
 import enum
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from asynctasq.core.task_factory import Invocation
 from asynctasq.errors import WorkerCrashedError
@@ -18,9 +19,13 @@ __all__ = [
     "CancelReason",
     "CompletionFactory",
     "InFlightAttempt",
+    "LimitedStart",
     "TransactionOutcome",
     "clear_cancellation",
 ]
+
+
+T = TypeVar("T")
 
 
 class CancelReason(enum.Enum):
@@ -28,6 +33,7 @@ class CancelReason(enum.Enum):
 
     WORKER_STOPS = "the worker stops"
     LEASE_LOST = "the lease is lost"
+    LIMIT_LOST = "a token of a limit is lost"
 
 
 @dataclass(slots=True, eq=False)
@@ -88,15 +94,35 @@ class CompletionFactory(Protocol):
         ...
 
 
+class LimitedStart(Protocol):
+    """What is around the code of an attempt that has tokens of limits."""
+
+    async def entering(self, code: Coroutine[Any, Any, T]) -> T:
+        """Await the coroutine, whose first step begins the attempt's own code."""
+        ...
+
+    async def before(self, code: Coroutine[Any, Any, T]) -> T:
+        """Await the coroutine, which calls what `calling` has returned."""
+        ...
+
+    def calling(self, execute: Callable[[], T]) -> Callable[[], T]:
+        """Return the call that notes its own beginning, in whichever thread."""
+        ...
+
+
 @dataclass(slots=True)
 class AttemptRun:
-    """One attempt with what its message invokes, while it runs. `built`: its task exists, here or in a child."""
+    """One attempt with what its message invokes, while it runs. `built`: its task exists, here or in a child.
+
+    `limited` is what is around its code if its task has limits.
+    """
 
     attempt: InFlightAttempt
     invocation: Invocation
     task: BaseTask[Any] | None = None
     built: bool = False
     completion: AttemptCompletion | None = None
+    limited: LimitedStart | None = None
 
 
 def clear_cancellation() -> None:

@@ -35,7 +35,8 @@ class WorkWaiter:
     """Waits with `wait_visible` where the driver can, else with a waiting `reserve`; sets `wake_up` when that ends.
 
     Such a reserve waits at most a third of the lease, since a lease's deadline must be counted from the
-    request. `leases_max` is how many leases the wait in progress may bring.
+    request. `leases_max` is how many leases the wait in progress may bring. What becomes visible in `token_queues` ends
+    a wait, too.
     """
 
     def __init__(
@@ -50,12 +51,19 @@ class WorkWaiter:
         self._wait_s = wait_s if self._notifier else min(wait_s, lease_s / 3)
         self._task: asyncio.Task[WaitResult] | None = None
         self.leases_max = 0
+        self.token_queues: Sequence[str] = ()
 
     def start(self, limit: int) -> None:
         """Begin to wait for up to `limit` messages, unless a wait is in progress."""
         if self._task is None:
             self.leases_max = 0 if self._notifier else limit
             self._task = asyncio.get_running_loop().create_task(self._wait(limit), name="asynctasq wait for work")
+
+    def wait_for_tokens(self, queues: Sequence[str]) -> None:
+        """Wait for these queues, too; a wait in progress ends, so that the next one does."""
+        self.token_queues = queues
+        if self._task is not None and self._notifier is not None:
+            self._task.cancel()
 
     def collect(self) -> WaitResult:
         """Return the result of the wait if it has ended; then it can be started again."""
@@ -74,7 +82,8 @@ class WorkWaiter:
         asked_at = self._clock.monotonic()
         try:
             if self._notifier is not None:
-                visible = await self._notifier.wait_visible(self._queues.names, wait_s=self._wait_s)
+                names = [*self._queues.names, *self.token_queues] if self.token_queues else self._queues.names
+                visible = await self._notifier.wait_visible(names, wait_s=self._wait_s)
                 return WaitResult(answered=True, work_visible=visible)
             leases = await self._driver.reserve(
                 self._queues.next(), limit=limit, lease_s=self._lease_s, wait_s=self._wait_s

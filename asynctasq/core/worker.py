@@ -12,6 +12,8 @@ from asynctasq.core.completion import LeaseCompletionFactory
 from asynctasq.core.exception_codec import log_error
 from asynctasq.core.in_flight import CancelReason, InFlightAttempt
 from asynctasq.core.lifespans import LifespanRun
+from asynctasq.core.limit_tokens import HeldToken
+from asynctasq.core.limits import LimitedAttempts
 from asynctasq.core.queue_order import parse_queues
 from asynctasq.core.reconnect import ReconnectBackoff
 from asynctasq.core.runtime import ProductionRuntime, Runtime, WorkerSettings
@@ -83,6 +85,16 @@ class Worker:
         self._renewer = self._runtime.renewer(queue_driver, self.settings)
         self._tickers = Tickers(queue_driver, ScheduleMessages(keys, limits), self.settings, worker=self.name)
         self._ledger = WorkerLedger(self._runtime)
+        self._limits = LimitedAttempts(
+            queue_driver,
+            self._renewer,
+            lease_s=self.settings.lease_s,
+            clock=self._clock,
+            keys=keys,
+            body_limits=limits,
+            settle_later=self._settle_later,
+            on_line=self._wait_for_tokens,
+        )
         self._runner = AttemptRunner(
             task_factory,
             self._lanes,
@@ -97,6 +109,7 @@ class Worker:
                 on_progress=None if self._runtime.record is None else self._ledger.progress,
             ),
             tickers=self._tickers,
+            limits=self._limits,
         )
         self._lifespans = LifespanRun(self.settings.lifespans or ())
         self._in_flight: dict[str, InFlightAttempt] = {}
@@ -131,6 +144,7 @@ class Worker:
         self.driver.holder = self.name.encode("ascii", "replace").decode()[:HOLDER_CHARS_MAX]
         self._wake_up = asyncio.Event()
         self._may_have_work, self._started = True, 0
+        self._limits.forget()
         self._stop.on_change(self._wake_up.set)
         self._reconnect = ReconnectBackoff(
             str(self.driver),
@@ -202,6 +216,8 @@ class Worker:
 
     async def _run_until_stop(self) -> None:
         while not self._stop.requested:
+            if self._limits.lines and self._limits.is_due() and (free := self._free_slots()):
+                await self._start_waiting(free)
             free = self._free_slots()
             if self._to_settle or (free and self._may_have_work):
                 await self._turn(free)
@@ -247,6 +263,8 @@ class Worker:
             return
         self._reconnect.reset()
         self._ledger.settled(settlements, lost, asked_now)
+        if self._limits.waiting:
+            self._started -= self._limits.settled(settlements)
         if limit:
             self._may_have_work = len(leases) >= limit
         self._start_attempts(leases, asked_at, asked_now)
@@ -261,6 +279,7 @@ class Worker:
             self._to_settle[:0] = settlements
             raise
         self._ledger.settled(done.settled, done.lost, asked_now)
+        self._started -= self._limits.settled(done.settled)
         self._to_settle[:0] = done.left
         if done.error is not None:
             await self._reconnect.wait(done.error)
@@ -276,7 +295,27 @@ class Worker:
         elif result.answered:
             self._reconnect.reset()
             self._may_have_work = self._may_have_work or result.work_visible
+            self._limits.woken = self._limits.woken or result.work_visible
         self._start_attempts(result.leases, result.asked_at, self._clock.now())
+
+    async def _start_waiting(self, limit: int) -> None:
+        """Start up to `limit` attempts of messages that have waited for a token."""
+        asked_at, asked_now = self._clock.monotonic(), self._clock.now()
+        try:
+            leases = await self._limits.start_waiting(limit)
+        except DriverError as error:
+            await self._reconnect.wait(error)
+        else:
+            self._reconnect.reset()
+            self._waiter.token_queues = self._limits.queues
+            self._start_attempts(leases, asked_at, asked_now)
+
+    def _wait_for_tokens(self) -> None:
+        self._waiter.wait_for_tokens(self._limits.queues)
+
+    def _settle_later(self, lease: Lease, settlement: Settlement) -> None:
+        self._to_settle.append((lease, settlement))
+        self._wake_up.set()
 
     # -- attempts ----------------------------------------------------------------------------------
 
@@ -332,6 +371,7 @@ class Worker:
         if attempt.asyncio_task is not None:
             attempt.asyncio_task.cancel()
             if not attempt.begun:
+                self._limits.not_begun(attempt)
                 self._end_attempt(attempt, None)
 
     def _on_lost(self, lost: Sequence[InFlightAttempt]) -> None:
@@ -339,6 +379,15 @@ class Worker:
             # It may have ended meanwhile, and its message may have been reserved again.
             if self._in_flight.get(attempt.lease.message_id) is attempt:
                 self._cancel_lost(attempt)
+            elif isinstance(attempt, HeldToken) and attempt.holder is not None:
+                self._cancel_without_token(attempt, attempt.holder)
+
+    def _cancel_without_token(self, token: HeldToken, holder: InFlightAttempt) -> None:
+        """Hand back an attempt that has lost a token: as many others as its limit allows may run now."""
+        if holder.cancel_reason is None and self._in_flight.get(holder.lease.message_id) is holder:
+            holder.cancel_reason = CancelReason.LIMIT_LOST
+            logger.warning("%s is lost; %s is cancelled and handed back", token, holder)
+            self._cancel(holder)
 
     def _cancel_lost(self, attempt: InFlightAttempt) -> None:
         if attempt.cancel_reason is None:

@@ -43,6 +43,7 @@ class Capabilities:
     clock_offset: the driver's clock can be shifted for tests.
     redrive: dead letters can be moved back to ready.
     wakes_waiting: `Notifies`. inspects: `Inspectable`. keeps_results: `KeepsResults`. transactional: `Transactional`.
+    reserves_released: `ReservesReleased`.
     reports_progress: `ReportsProgress`, and `find` shows who holds a lease, and since when.
     body_bytes_max: largest accepted body in bytes, None for no limit but memory.
     delay_s_max: longest delay the backend takes in one step, None for no limit; longer ones go step by step.
@@ -64,6 +65,7 @@ class Capabilities:
     keeps_results: Support = NO
     transactional: Support = NO
     reports_progress: Support = NO
+    reserves_released: Support = NO
     body_bytes_max: int | None = None
     delay_s_max: float | None = None
     dead_ttl: float | None = None

@@ -61,6 +61,9 @@ OTHER_NAMES = {
     "expiry": "expires",
     "autoretry_for": "retry_on",
     "dont_autoretry_for": "give_up_on",
+    "rate_limit": "limits",
+    "rate_limits": "limits",
+    "concurrency_limit": "limits",
 }
 """What other libraries call a setting."""
 
