@@ -324,9 +324,8 @@ class LimitedAttempts:
             return Complete(follow_ups=(replace(line.look, delay_s=delay_s),))
         return Release(delay_s=delay_s, counted=True)
 
-    @property
-    def queues(self) -> list[str]:
-        """The queues of tokens to wait for."""
+    def token_queues(self) -> list[str]:
+        """Return the queues of tokens to wait for."""
         return list(dict.fromkeys(line.tokens for line in self.lines.values()))
 
     def is_due(self) -> bool:

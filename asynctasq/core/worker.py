@@ -93,7 +93,7 @@ class Worker:
             keys=keys,
             body_limits=limits,
             settle_later=self._settle_later,
-            on_line=self._wait_for_tokens,
+            on_line=self._wait_anew,
         )
         self._runner = AttemptRunner(
             task_factory,
@@ -161,6 +161,7 @@ class Worker:
             clock=self._clock,
             wake_up=self._wake_up,
         )
+        self._waiter.token_queues = self._limits.token_queues
         with on_stop_signals(self._stop.request) if self.settings.handle_signals else nullcontext():
             try:
                 await self._run()
@@ -307,11 +308,10 @@ class Worker:
             await self._reconnect.wait(error)
         else:
             self._reconnect.reset()
-            self._waiter.token_queues = self._limits.queues
             self._start_attempts(leases, asked_at, asked_now)
 
-    def _wait_for_tokens(self) -> None:
-        self._waiter.wait_for_tokens(self._limits.queues)
+    def _wait_anew(self) -> None:
+        self._waiter.interrupt()
 
     def _settle_later(self, lease: Lease, settlement: Settlement) -> None:
         self._to_settle.append((lease, settlement))
