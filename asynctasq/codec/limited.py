@@ -1,5 +1,6 @@
 """The wire format of the messages that make known who waits for a token of a limit."""
 
+from dataclasses import dataclass
 from typing import Final, cast
 
 from asynctasq.codec.limits import Limits
@@ -8,16 +9,20 @@ from asynctasq.codec.values import unpack
 from asynctasq.errors import DELAY_S_MAX, CodecError, UndecodableBody
 from asynctasq.kernel.limits import COUNT_MAX, TEXT_CHARS_MAX, LimitRule
 
-__all__ = ["decode_look", "decode_note", "decode_wait", "encode_look", "encode_note", "encode_wait"]
+__all__ = ["Wait", "decode_look", "decode_note", "decode_wait", "encode_look", "encode_note", "encode_wait"]
 
 VERSION: Final = 1
-LIMITS: Final = Limits(depth_max=2, items_max=10, body_bytes_max=2**31)
+LIMITS: Final = Limits(depth_max=3, items_max=1_000, body_bytes_max=2**31)
 """What they may hold: others may write to the store, too."""
 
 
 def encode_look(rule: LimitRule) -> bytes:
     """Return the bytes that `decode_look` takes."""
-    return packb([VERSION, rule.text, rule.count, rule.per_s])
+    return packb([VERSION, *_fields(rule)])
+
+
+def _fields(rule: LimitRule) -> tuple[str, int, float]:
+    return rule.text, rule.count, rule.per_s
 
 
 def decode_look(data: bytes) -> LimitRule:
@@ -26,17 +31,21 @@ def decode_look(data: bytes) -> LimitRule:
     Raises: UndecodableBody.
     """
     try:
-        version, text, count, per_s = cast("list[object]", unpack(data, limits=LIMITS))
+        version, *fields = cast("list[object]", unpack(data, limits=LIMITS))
+        if version != VERSION:
+            raise ValueError("it is of another version")
+        return _rule(fields)
     except (TypeError, ValueError) as error:
         raise UndecodableBody(f"what says who waits for a limit is damaged: {error}") from error
-    good = version == VERSION and type(text) is str and type(count) is int and type(per_s) is float
-    if not good or not (
-        0 < len(cast("str", text)) <= TEXT_CHARS_MAX
-        and 0 < cast("int", count) <= COUNT_MAX
-        and 0 <= cast("float", per_s) <= DELAY_S_MAX
-    ):
-        raise UndecodableBody("what says who waits for a limit is damaged, or of another version")
-    return LimitRule(cast("str", text), cast("int", count), cast("float", per_s))
+
+
+def _rule(fields: object) -> LimitRule:
+    text, count, per_s = cast("list[object]", fields)
+    if type(text) is not str or type(count) is not int or type(per_s) is not float:
+        raise TypeError("its fields are of other types")
+    if not (0 < len(text) <= TEXT_CHARS_MAX and 0 < count <= COUNT_MAX and 0 <= per_s <= DELAY_S_MAX):
+        raise ValueError("its fields are out of range")
+    return LimitRule(text, count, per_s)
 
 
 encode_note = encode_look
@@ -51,18 +60,26 @@ def decode_note(body: bytes) -> LimitRule | None:
         return None
 
 
-def encode_wait(message_id: str, token: str) -> bytes:
-    """Return the body of the note that a message waits, which was released under this token."""
-    return packb([message_id, token])
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """A message that waits, since it was released under `token`, and the limits that it needs tokens of."""
+
+    message_id: str
+    token: str
+    rules: tuple[LimitRule, ...]
 
 
-def decode_wait(body: bytes) -> tuple[str, str]:
-    """Return the id of the message that waits, and the token; empty texts for what is no such note."""
+def encode_wait(wait: Wait) -> bytes:
+    """Return the body of the note that a message waits."""
+    return packb([wait.message_id, wait.token, [_fields(rule) for rule in wait.rules]])
+
+
+def decode_wait(body: bytes) -> Wait | None:
+    """Return what a note says; None for what is not one."""
     try:
-        found = unpack(body, limits=LIMITS)
-    except CodecError:
-        return "", ""
-    texts = cast("list[object]", found) if type(found) is list else []
-    if len(texts) != 2 or not all(type(text) is str for text in texts):
-        return "", ""
-    return cast("str", texts[0]), cast("str", texts[1])
+        message_id, token, rules = cast("list[object]", unpack(body, limits=LIMITS))
+        if type(message_id) is not str or type(token) is not str or type(rules) is not list:
+            return None
+        return Wait(message_id, token, tuple(map(_rule, cast("list[object]", rules))))
+    except (CodecError, TypeError, ValueError):
+        return None

@@ -4,7 +4,7 @@ import asyncio
 import enum
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from asynctasq.core.task_factory import Invocation
 from asynctasq.errors import WorkerCrashedError
@@ -43,9 +43,10 @@ class InFlightAttempt:
     `deadline` is when the lease ends, on the worker's monotonic clock. `settled_in_transaction` says whether the task
     settled the attempt in its own transaction; it is False when the lease was lost by then. `max_attempts` is that of
     its message, once that is decoded. The worker has had the lease since `held_since` at least; it is set for messages
-    that expire.
+    that expire. One that `must_be_renewed` counts as lost when it can't be before it ends.
     """
 
+    must_be_renewed: ClassVar[bool] = False
     lease: Lease
     deadline: float
     cancel_reason: CancelReason | None = None

@@ -6,7 +6,7 @@ A limit of N is a queue of N messages, its tokens. Who has one under a lease may
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol, cast
+from typing import ClassVar, Protocol, cast
 
 from asynctasq.clock import Clock
 from asynctasq.codec.limited import decode_note, encode_note
@@ -58,6 +58,7 @@ def check_keeps_limits(driver: Driver) -> LimitStore:
 class HeldToken(InFlightAttempt):
     """A token of a limit under a lease, renewed as that of an attempt. Its attempt is to start before `start_by`."""
 
+    must_be_renewed: ClassVar[bool] = True
     rule: LimitRule = field(kw_only=True)
     start_by: float = field(kw_only=True)
     holder: InFlightAttempt | None = None
@@ -97,10 +98,16 @@ class TokenStore:
             if not leases and not await self.plant(rule):
                 return None
 
-    def held(self, rule: LimitRule, lease: Lease, asked_at: float) -> HeldToken | None:
-        """Return a token that was reserved; drop what is none, or one above the limit's number, and return None."""
+    def is_valid(self, rule: LimitRule, lease: Lease) -> bool:
+        """Return whether it is a token of this limit; drop what is none, or one above the limit's number."""
         if token_index(rule, lease.message_id) is None:
             self._settle_later(lease, Complete())
+            return False
+        return True
+
+    def held(self, rule: LimitRule, lease: Lease, asked_at: float) -> HeldToken | None:
+        """Return a token that was reserved; None if it `is_valid` no more."""
+        if not self.is_valid(rule, lease):
             return None
         start_by = asked_at + self._lease_s
         return HeldToken(lease, start_by + rule.per_s, rule=rule, start_by=start_by)

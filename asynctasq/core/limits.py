@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from asynctasq.clock import Clock
 from asynctasq.codec.envelope import encode_envelope
-from asynctasq.codec.limited import decode_look, decode_wait, encode_look, encode_wait
+from asynctasq.codec.limited import Wait, decode_look, decode_wait, encode_look, encode_wait
 from asynctasq.codec.limits import Limits
 from asynctasq.codec.signing import SigningKeys
 from asynctasq.core.exception_codec import record_of
@@ -34,7 +34,7 @@ from asynctasq.kernel.limits import (
     waiting_queue,
 )
 from asynctasq.kernel.messages import Bury, Complete, DeadReason, Lease, Message, Release, Settlement
-from asynctasq.kernel.retry import Fixed
+from asynctasq.kernel.retry import Fixed, RandomSource
 from asynctasq.logs import get_logger
 from asynctasq.tasks.mode import Mode
 
@@ -50,6 +50,8 @@ UNSUPPORTED_RETRY_S = 60.0
 """After how long a message is looked at again whose limits the driver can't keep."""
 LINES_MAX = 200
 """In how many queues of waiting messages a worker takes part at once; of others it is told again later."""
+MOVED_MAX = 100
+"""How many messages are looked at in one go that need another token, too, which is not free."""
 BUSY_LOOK_S = 0.1
 """How often a worker that has always work, and so does not wait, looks for tokens of those who wait."""
 
@@ -122,6 +124,7 @@ class LimitedAttempts:
         *,
         lease_s: float,
         clock: Clock,
+        rng: RandomSource,
         keys: SigningKeys | None,
         body_limits: Limits,
         settle_later: SettleLater,
@@ -131,12 +134,13 @@ class LimitedAttempts:
         self._renewer = renewer
         self._lease_s = lease_s
         self._clock = clock
+        self._rng = rng
         self._keys = keys
         self._body_limits = body_limits
         self._settle_later = settle_later
         self._on_line = on_line
         self._kept: tuple[LimitStore, TokenStore] | None = None
-        self._given: dict[str, HeldToken] = {}
+        self._given: dict[str, list[HeldToken]] = {}
         """The tokens that messages were leased for which had waited."""
         self.lines: dict[str, _Line] = {}
         """By the queue of the notes."""
@@ -144,7 +148,9 @@ class LimitedAttempts:
         """The messages whose wait is not settled yet."""
         self.woken = False
         """Whether there may be tokens."""
-        self._look_at = 0.0
+        self._look_at = self._pause_until = 0.0
+        self._moved = 0
+        """How many notes were moved to other lines, since another token was missing."""
 
     def forget(self) -> None:
         """Begin anew, with a worker that starts."""
@@ -167,7 +173,7 @@ class LimitedAttempts:
 
         attempt, taken = run.attempt, list[HeldToken]()
         rules = rules_of(run.invocation.definition.limits, run.invocation.envelope.limits)
-        given = self._given.pop(attempt.lease.message_id, None)
+        given = self._given.pop(attempt.lease.message_id, [])
         try:
             missing = await self._take(attempt, rules, given, taken)
         except BaseException as error:
@@ -181,7 +187,7 @@ class LimitedAttempts:
             raise
         if missing is not None:
             self._give_back_unused(taken)
-            return None if attempt.cancel_reason else self._wait(run, missing)
+            return None if attempt.cancel_reason else self._wait(run, missing, rules)
         run.limited = TokenHold(taken, self)
         try:
             return await start(run)
@@ -194,21 +200,20 @@ class LimitedAttempts:
                 self.give_back(held)
 
     async def _take(
-        self, attempt: InFlightAttempt, rules: Sequence[LimitRule], given: HeldToken | None, taken: list[HeldToken]
+        self, attempt: InFlightAttempt, rules: Sequence[LimitRule], given: list[HeldToken], taken: list[HeldToken]
     ) -> LimitRule | None:
-        """Take the tokens, always in one order; return the limit that has none free."""
-        if given is not None:
-            taken.append(given)
+        """Take the tokens, those that are given first, always in one order; return the limit that has none free."""
+        taken += given
+        by_key = {token.rule.key: token for token in given}
         _, tokens = self._stores()
         for rule in rules:
-            if given is not None and given.rule.key == rule.key:
-                kept = tokens.held(rule, given.lease, given.start_by - self._lease_s)
-                if kept is not None:
-                    given.rule, given.holder = rule, attempt
+            if (known := by_key.get(rule.key)) is not None:
+                if tokens.is_valid(rule, known.lease):
+                    known.rule, known.holder = rule, attempt
                     continue
-                taken.remove(given)
-                self._renewer.remove(given)
-            if given is None and waiting_queue(rule, attempt.lease.queue) in self.lines:
+                taken.remove(known)
+                self._renewer.remove(known)
+            if not given and waiting_queue(rule, attempt.lease.queue) in self.lines:
                 return rule  # behind those who wait
             token = await tokens.take(rule)
             if token is None:
@@ -221,11 +226,11 @@ class LimitedAttempts:
         taken[:] = [token for token in taken if token.holder is not None]
         return None
 
-    def _wait(self, run: AttemptRun, rule: LimitRule) -> Release:
+    def _wait(self, run: AttemptRun, rule: LimitRule, rules: Sequence[LimitRule]) -> Release:
         lease, expires_s = run.attempt.lease, run.invocation.envelope.expires_s
         line = self._line(rule, lease.queue)
         self.waiting[lease.message_id] = line
-        body = encode_wait(lease.message_id, lease.token)
+        body = encode_wait(Wait(lease.message_id, lease.token, tuple(rules)))
         note = Message(id=wait_id(lease.message_id, lease.token), queue=line.notes, body=body)
         age_s = lease.expires_at - self._lease_s - lease.enqueued_at
         delay_s = wait_s(age_s=age_s, expires_s=expires_s)
@@ -260,8 +265,7 @@ class LimitedAttempts:
 
     def not_begun(self, attempt: InFlightAttempt) -> None:
         """Give back the token for which a message was leased whose attempt never begins."""
-        if (token := self._given.pop(attempt.lease.message_id, None)) is not None:
-            self._give_back_unused([token])
+        self._give_back_unused(self._given.pop(attempt.lease.message_id, []))
 
     # -- who waits ---------------------------------------------------------------------------------
 
@@ -325,12 +329,15 @@ class LimitedAttempts:
         return Release(delay_s=delay_s, counted=True)
 
     def token_queues(self) -> list[str]:
-        """Return the queues of tokens to wait for."""
+        """Return the queues of tokens to wait for: none for a moment after tokens were free that did no good alone."""
+        if self._clock.monotonic() < self._pause_until:
+            return []
         return list(dict.fromkeys(line.tokens for line in self.lines.values()))
 
     def is_due(self) -> bool:
         """Return whether it is time to look for tokens."""
-        return self.woken or self._clock.monotonic() >= self._look_at
+        now = self._clock.monotonic()
+        return now >= self._pause_until and (self.woken or now >= self._look_at)
 
     async def start_waiting(self, room: int) -> list[Lease]:
         """Take up to `room` tokens, and as many messages that wait for them; return the leases of the messages.
@@ -352,7 +359,20 @@ class LimitedAttempts:
                 raise
             logger.warning("those who wait for tokens can't be looked up: %s", error)
         self._look_at = self._clock.monotonic() + BUSY_LOOK_S
+        if self._moved:
+            self._pause()
         return started
+
+    def _pause(self) -> None:
+        """Leave the tokens alone for a moment: several workers may take them from each other, each one of two."""
+        self._moved = 0
+        pause_s = BUSY_LOOK_S * (1 + self._rng.random())
+        self._pause_until = self._clock.monotonic() + pause_s
+        asyncio.get_running_loop().call_later(pause_s, self._go_on)
+
+    def _go_on(self) -> None:
+        self.woken = True
+        self._on_line()
 
     async def _start_lines(self, lines: Sequence[_Line], room: int, started: list[Lease]) -> None:
         """Do it for lines whose tokens are leased for the same time."""
@@ -378,19 +398,60 @@ class LimitedAttempts:
                 self.lines[line.notes] = line  # the others have the first choice next time
 
     async def _start_line(self, store: LimitStore, line: _Line, found: list[HeldToken], started: list[Lease]) -> None:
-        while found:
+        """Start those who are first in a line with the tokens found; leave in `found` what is not needed."""
+        while found and self._moved < MOVED_MAX:
             notes = await store.reserve([line.notes], limit=len(found), lease_s=self._lease_s)
             if not notes:
                 self.lines.pop(line.notes, None)
                 return
-            waiting = [
-                replace(note, message_id=known, token=token)
-                for note in notes
-                for known, token in [decode_wait(note.body)]
-            ]
-            for lease in await store.reserve_released(waiting, lease_s=self._lease_s):
-                token = self._given[lease.message_id] = found.pop(0)
-                self._renewer.add(token)
-                started.append(lease)
-            for note in notes:
-                self._settle_later(note, Complete())
+            ready: dict[str, tuple[Lease, list[HeldToken]]] = {}
+            left = list(notes)
+            try:
+                for note in notes:
+                    if await self._prepare(line, note, found, ready):
+                        left.remove(note)
+                granted = await store.reserve_released([lease for lease, _ in ready.values()], lease_s=self._lease_s)
+                for lease in granted:  # of two notes about one message, one is outdated
+                    known = next(one for one, (wanted, _) in ready.items() if wanted.message_id == lease.message_id)
+                    self._given[lease.message_id] = ready.pop(known)[1]
+                    started.append(lease)
+                while left:
+                    self._settle_later(left.pop(), Complete())
+            finally:
+                self._give_back_unused([token for _, held in ready.values() for token in held])
+                for note in left:  # what the backend refused did not happen, or its lease runs out
+                    self._settle_later(note, Release(counted=False))
+
+    async def _prepare(
+        self, line: _Line, note: Lease, found: list[HeldToken], ready: dict[str, tuple[Lease, list[HeldToken]]]
+    ) -> bool:
+        """Take all tokens that a message needs; if one is not free, move its note to that line, and return True."""
+        wait = decode_wait(note.body)
+        if wait is None:
+            return False
+        held, missing = [found.pop(0)], None
+        self._renewer.add(held[0])
+        _, tokens = self._stores()
+        try:
+            for rule in wait.rules:
+                if rule.key != line.rule.key and missing is None:
+                    if (token := await tokens.take(rule)) is None:
+                        missing = rule
+                    else:
+                        self._renewer.add(token)
+                        held.append(token)
+        except BaseException:
+            self._give_back_unused(held)
+            raise
+        if missing is None:
+            ready[note.message_id] = replace(note, message_id=wait.message_id, token=wait.token), held
+            return False
+        self._renewer.remove(held[0])
+        found.append(held[0])
+        self._give_back_unused(held[1:])
+        other = self._line(missing, line.queue)
+        moved = Message(id=note.message_id, queue=other.notes, body=note.body)
+        self._settle_later(note, Complete(follow_ups=(moved, other.look)))
+        self._moved += 1
+        self._add(other)
+        return True

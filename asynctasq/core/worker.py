@@ -90,6 +90,7 @@ class Worker:
             self._renewer,
             lease_s=self.settings.lease_s,
             clock=self._clock,
+            rng=self._runtime.rng,
             keys=keys,
             body_limits=limits,
             settle_later=self._settle_later,

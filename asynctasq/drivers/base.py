@@ -263,7 +263,7 @@ class ReservesReleased(Protocol):
         """Lease again the messages that these leases released and nobody has reserved since, in the order given.
 
         Whether they are visible yet does not matter; those that were cancelled, or are leased, done or dead letters,
-        are left out. Of `leases` only ids and tokens count, and of two for one message the first. Each message is
+        are left out. Of `leases` only ids and tokens count; one that is named twice is leased once. Each message is
         taken in one step, under a new token; no crash and no attempt is counted. Leases that a cancelled call was
         granted may have to run out.
         """

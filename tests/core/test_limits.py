@@ -4,7 +4,7 @@ import asyncio
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from itertools import pairwise
@@ -12,23 +12,22 @@ from typing import Any
 
 import pytest
 
-from asynctasq import AsyncTask, SyncProcessTask, SyncTask, task
-from asynctasq.codec.limited import decode_look, decode_note, decode_wait, encode_look, encode_wait
+from asynctasq import AsyncTask, Middleware, SyncProcessTask, SyncTask, task
+from asynctasq.codec.limited import encode_look
 from asynctasq.codec.signing import SigningKeys
-from asynctasq.core.limit_tokens import CLEAN_S, PLANTED_S, TokenStore, check_keeps_limits
+from asynctasq.core.limit_tokens import check_keeps_limits
 from asynctasq.core.runtime import ProductionRuntime, WorkerSettings
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.base import NO
 from asynctasq.drivers.memory_driver import MemoryDriver
-from asynctasq.errors import TaskExpiredError, UndecodableBody, UnsupportedFeature
+from asynctasq.errors import TaskExpiredError, UnsupportedFeature
 from asynctasq.kernel.ledger import Kind
-from asynctasq.kernel.limits import LIMITS_QUEUE, LimitRule, is_queue_of_limits, token_id, token_index, token_queue
-from asynctasq.kernel.messages import Complete, Lease, Message, Release, Settlement, State
+from asynctasq.kernel.limits import LimitRule, is_queue_of_limits, token_id
+from asynctasq.kernel.messages import Lease, Message, State
 from asynctasq.limits import ConcurrencyLimit, RateLimit
 from asynctasq.queue import MessageFactory, Queue
 from asynctasq.tasks.application import Application
 from asynctasq.testing import FakeQueue
-from asynctasq.testing.clock import VirtualClock
 from asynctasq.testing.faults import Crash
 from tests.patience import until
 
@@ -76,6 +75,24 @@ class CallInChild(SyncProcessTask[None]):
     limits = [RateLimit("api", 3, per=10)]
 
     def execute(self) -> None: ...
+
+
+NOTED: list[float] = []
+NOW: list[Callable[[], float]] = []
+
+
+class Noted(AsyncTask[None]):
+    limits = [RateLimit("api", 3, per=10)]
+
+    async def execute(self) -> None:
+        NOTED.append(NOW[-1]())
+
+
+class NotedInThread(SyncTask[None]):
+    limits = [RateLimit("api", 3, per=10)]
+
+    def execute(self) -> None:
+        NOTED.append(NOW[-1]())
 
 
 class Both(Charge):
@@ -211,6 +228,52 @@ def test_two_limits_do_not_block_each_other() -> None:
         assert MOST["Both a"] <= 2
         assert len(starts(queue)) == 20
         assert starts(queue)[-1] < 120
+
+
+class Slow(Middleware):
+    """Takes up to eight seconds before the attempt begins."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    @asynccontextmanager
+    async def attempting(self, context: Any) -> AsyncGenerator[None]:
+        self.count += 1
+        await asyncio.sleep(self.count * 3 % 9)
+        yield
+
+
+@pytest.mark.parametrize("kind", [Noted, NotedInThread])
+def test_the_time_of_a_rate_limit_counts_from_the_start(kind: type[Any]) -> None:
+    NOTED.clear()
+    with FakeQueue(middleware=[Slow()]) as queue:
+        NOW.append(queue.clock.monotonic)
+        for _ in range(15):
+            kind().dispatch_sync()
+
+        queue.run_until_idle_sync()
+
+    assert len(NOTED) == 15
+    assert most_in_window(NOTED, 10) <= 3
+
+
+def test_an_attempt_that_starts_very_late_renews_its_tokens_first() -> None:
+    class VerySlow(Slow):
+        @asynccontextmanager
+        async def attempting(self, context: Any) -> AsyncGenerator[None]:
+            await asyncio.sleep(20)
+            yield
+
+    NOTED.clear()
+    with FakeQueue(middleware=[VerySlow()], lease_s=6) as queue:
+        NOW.append(queue.clock.monotonic)
+        for _ in range(6):
+            Noted().dispatch_sync()
+
+        queue.run_until_idle_sync()
+
+    assert len(NOTED) == 6
+    assert most_in_window(NOTED, 10) <= 3
 
 
 def test_a_function_is_limited_by_its_parameters() -> None:
@@ -528,108 +591,6 @@ class Quick(AsyncTask[None]):
 
     async def execute(self) -> None:
         await asyncio.sleep(0)
-
-
-# -- tokens ---------------------------------------------------------------------------------------
-
-
-class Tokens:
-    """The tokens of one worker on a driver in virtual time; what is settled later is settled by `flush`."""
-
-    def __init__(self, driver: MemoryDriver, clock: VirtualClock) -> None:
-        self.later: list[tuple[Lease, Settlement]] = []
-        self.driver = driver
-        self.store = TokenStore(
-            check_keeps_limits(driver),
-            lease_s=30.0,
-            clock=clock,
-            settle_later=lambda lease, settlement: self.later.append((lease, settlement)),
-        )
-
-    async def flush(self) -> None:
-        later, self.later = self.later, []
-        await self.driver.settle(later)
-
-
-async def test_a_smaller_number_counts_for_who_has_it() -> None:
-    clock = VirtualClock()
-    driver = MemoryDriver(clock=clock)
-    old, new = Tokens(driver, clock), Tokens(driver, clock)
-    before, after = LimitRule("x", 5), LimitRule("x", 2)
-    held = [await old.store.take(before) for _ in range(5)]
-    assert all(held)
-    for token in held:
-        assert token is not None
-        await driver.settle([(token.lease, Release(counted=False))])
-
-    taken = [await new.store.take(after) for _ in range(3)]
-    await new.flush()
-
-    assert [token is not None and token_index(after, token.lease.message_id) for token in taken] == [0, 1, False]
-    assert (await driver.depth(token_queue(after))).reserved == 2
-    assert [await old.store.take(before) for _ in range(1)] == [None], "it has seen them all a moment ago"
-    clock.advance(seconds=PLANTED_S)
-    assert await old.store.take(before) is not None, "as long as one worker has the larger number, that many may run"
-
-
-async def test_tokens_that_nobody_uses_are_removed() -> None:
-    clock = VirtualClock()
-    driver = MemoryDriver(clock=clock)
-    tokens = Tokens(driver, clock)
-    for number in range(3):
-        token = await tokens.store.take(LimitRule(f"tenant {number}", 4))
-        assert token is not None
-        await driver.settle([(token.lease, Release(counted=False))])
-    held = await tokens.store.take(LimitRule("held", 2))
-    assert held is not None
-    clock.advance(seconds=3601 + CLEAN_S)
-    await driver.enqueue([Message(id="other", queue=LIMITS_QUEUE, body=b"\xc1")])
-
-    await tokens.store.take(LimitRule("new", 1))
-
-    left = Counter(row.message.queue for row in driver._rows.values())
-    assert left == {LIMITS_QUEUE: 2, token_queue(LimitRule("new", 1)): 1}, "the note about it, and what is no note"
-    assert await tokens.store.take(LimitRule("tenant 1", 4)) is not None
-
-
-async def test_a_limit_of_thousands_has_its_tokens() -> None:
-    clock = VirtualClock()
-    driver = MemoryDriver(clock=clock)
-    tokens = Tokens(driver, clock)
-
-    assert await tokens.store.take(LimitRule("x", 2500)) is not None
-
-    assert (await driver.depth(token_queue(LimitRule("x", 1)))).ready == 2499
-
-
-async def test_forged_tokens_are_dropped() -> None:
-    clock = VirtualClock()
-    driver = MemoryDriver(clock=clock)
-    tokens, rule = Tokens(driver, clock), LimitRule("x", 1)
-    forged = [Message(id=f"forged {number}", queue=token_queue(rule), body=b"") for number in range(3)]
-    await driver.enqueue(forged)
-
-    assert await tokens.store.take(rule) is None, "so many as there should be seem to be there"
-    assert [lease.message_id for lease, settlement in tokens.later if isinstance(settlement, Complete)] == [
-        message.id for message in forged
-    ]
-    await tokens.flush()
-    clock.advance(seconds=PLANTED_S)
-    assert await tokens.store.take(rule) is not None
-
-
-def test_the_wire_format_refuses_what_no_worker_writes() -> None:
-    rule = LimitRule("x", 5, 60.0)
-    assert decode_look(encode_look(rule)) == rule
-    assert decode_wait(encode_wait("m", "7")) == ("m", "7")
-    assert decode_wait(b"\xc1") == decode_wait(encode_look(rule)) == decode_wait(b"\x92\x01\x02") == ("", "")
-    assert decode_note(b"\xc1") is None
-    for wrong in (b"\x01", b"\x94\x01\xa1x\x00\xcb" + bytes(8), encode_look(LimitRule("x" * 201, 1)), b"\x80"):
-        with pytest.raises(UndecodableBody):
-            decode_look(wrong)
-    for numbers in ((0, 1.0), (10_001, 1.0), (1, -1.0), (1, float("nan")), (True, 1.0), (1, 1)):
-        with pytest.raises(UndecodableBody):
-            decode_look(encode_look(LimitRule("x", *numbers)))
 
 
 def test_a_listing_tells_queues_of_limits_from_others() -> None:
