@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 HOW_TO = (
     "engines-and-clients",
     "judge-a-real-run",
+    "limit-tasks",
     "replay-a-failure",
     "retries",
     "run-every-night",
@@ -33,7 +34,7 @@ PAGES = [
     WITH_A_DATABASE,
     *(ROOT / "docs" / "tutorial" / f"{name}.md" for name in ("testing", "writing-tasks")),
     *(ROOT / "docs" / "how-to" / f"{name}.md" for name in HOW_TO),
-    *(ROOT / "docs" / "reference" / f"{name}.md" for name in ("hypothesis", "results", "schedules", "testing")),
+    *(ROOT / "docs" / "reference" / f"{name}.md" for name in ("hypothesis", "limits", "results", "schedules", "testing")),
 ]
 FILE = re.compile(r"^<!-- file: (\S+) -->\n```\w+\n(.*?)^```", re.DOTALL | re.MULTILINE)
 """A file that the page's tests import or that configures them."""

@@ -51,6 +51,7 @@ CAPABILITIES = Capabilities(
     inspects=Support("no", "SQS can't look up or list messages"),
     keeps_results=Support("no", "SQS keeps messages only"),
     reports_progress=Support("no", "SQS keeps messages only"),
+    reserves_released=Support("no", "SQS has no way to a message that is delayed"),
     transactional=Support("no", "SQS takes part in no transaction"),
     body_bytes_max=MESSAGE_BYTES_MAX - HEADER_BYTES_MAX,
     delay_s_max=float(DELAY_S_MAX),
