@@ -129,7 +129,7 @@ class AttemptRunner:
         if envelope.task == TICKER_TASK and self._tickers is not None:
             return await self._tickers.tick(attempt, envelope)
         if envelope.task == LIMIT_TASK and self._limits is not None:
-            return await self._limits.look(attempt, envelope)
+            return await self._limits.lines.look(attempt, envelope)
         attempt.task_name, attempt.max_attempts = envelope.task, envelope.max_attempts
         if attempt.asyncio_task is not None:
             attempt.asyncio_task.set_name(str(attempt))

@@ -12,7 +12,8 @@ from asynctasq.core.completion import LeaseCompletionFactory
 from asynctasq.core.exception_codec import log_error
 from asynctasq.core.in_flight import CancelReason, InFlightAttempt
 from asynctasq.core.lifespans import LifespanRun
-from asynctasq.core.limit_tokens import HeldToken
+from asynctasq.core.limit_lines import WaitingLines
+from asynctasq.core.limit_tokens import HeldToken, TokenStore
 from asynctasq.core.limits import LimitedAttempts
 from asynctasq.core.queue_order import parse_queues
 from asynctasq.core.reconnect import ReconnectBackoff
@@ -85,17 +86,17 @@ class Worker:
         self._renewer = self._runtime.renewer(queue_driver, self.settings)
         self._tickers = Tickers(queue_driver, ScheduleMessages(keys, limits), self.settings, worker=self.name)
         self._ledger = WorkerLedger(self._runtime)
-        self._limits = LimitedAttempts(
+        tokens = TokenStore(
             queue_driver,
             self._renewer,
             lease_s=self.settings.lease_s,
             clock=self._clock,
-            rng=self._runtime.rng,
-            keys=keys,
-            body_limits=limits,
             settle_later=self._settle_later,
-            on_line=self._wait_anew,
         )
+        self._lines = WaitingLines(
+            tokens, rng=self._runtime.rng, keys=keys, body_limits=limits, on_line=self._wait_anew
+        )
+        self._limits = LimitedAttempts(tokens, self._lines)
         self._runner = AttemptRunner(
             task_factory,
             self._lanes,
@@ -145,7 +146,7 @@ class Worker:
         self.driver.holder = self.name.encode("ascii", "replace").decode()[:HOLDER_CHARS_MAX]
         self._wake_up = asyncio.Event()
         self._may_have_work, self._started = True, 0
-        self._limits.forget()
+        self._lines.forget()
         self._stop.on_change(self._wake_up.set)
         self._reconnect = ReconnectBackoff(
             str(self.driver),
@@ -162,7 +163,7 @@ class Worker:
             clock=self._clock,
             wake_up=self._wake_up,
         )
-        self._waiter.token_queues = self._limits.token_queues
+        self._waiter.token_queues = self._lines.token_queues
         with on_stop_signals(self._stop.request) if self.settings.handle_signals else nullcontext():
             try:
                 await self._run()
@@ -218,7 +219,7 @@ class Worker:
 
     async def _run_until_stop(self) -> None:
         while not self._stop.requested:
-            if self._limits.lines and self._limits.is_due() and (free := self._free_slots()):
+            if self._lines.known and self._lines.is_due() and (free := self._free_slots()):
                 await self._start_waiting(free)
             free = self._free_slots()
             if self._to_settle or (free and self._may_have_work):
@@ -265,8 +266,8 @@ class Worker:
             return
         self._reconnect.reset()
         self._ledger.settled(settlements, lost, asked_now)
-        if self._limits.waiting:
-            self._started -= self._limits.settled(settlements)
+        if self._lines.beginning:
+            self._started -= self._lines.settled(settlements)
         if limit:
             self._may_have_work = len(leases) >= limit
         self._start_attempts(leases, asked_at, asked_now)
@@ -281,7 +282,7 @@ class Worker:
             self._to_settle[:0] = settlements
             raise
         self._ledger.settled(done.settled, done.lost, asked_now)
-        self._started -= self._limits.settled(done.settled)
+        self._started -= self._lines.settled(done.settled)
         self._to_settle[:0] = done.left
         if done.error is not None:
             await self._reconnect.wait(done.error)
@@ -297,14 +298,14 @@ class Worker:
         elif result.answered:
             self._reconnect.reset()
             self._may_have_work = self._may_have_work or result.work_visible
-            self._limits.woken = self._limits.woken or result.work_visible
+            self._lines.woken = self._lines.woken or result.work_visible
         self._start_attempts(result.leases, result.asked_at, self._clock.now())
 
     async def _start_waiting(self, limit: int) -> None:
         """Start up to `limit` attempts of messages that have waited for a token."""
         asked_at, asked_now = self._clock.monotonic(), self._clock.now()
         try:
-            leases = await self._limits.start_waiting(limit)
+            leases = await self._lines.start_waiting(limit)
         except DriverError as error:
             await self._reconnect.wait(error)
         else:

@@ -5,7 +5,8 @@ from collections import Counter
 import pytest
 
 from asynctasq.codec.limited import Wait, decode_look, decode_note, decode_wait, encode_look, encode_wait
-from asynctasq.core.limit_tokens import CLEAN_S, PLANTED_S, TokenStore, check_keeps_limits
+from asynctasq.core.leases import LoopLeaseRenewer
+from asynctasq.core.limit_tokens import CLEAN_S, PLANTED_S, TokenStore
 from asynctasq.drivers.memory_driver import MemoryDriver
 from asynctasq.errors import UndecodableBody
 from asynctasq.kernel.limits import LIMITS_QUEUE, LimitRule, token_index, token_queue
@@ -20,7 +21,8 @@ class Tokens:
         self.later: list[tuple[Lease, Settlement]] = []
         self.driver = driver
         self.store = TokenStore(
-            check_keeps_limits(driver),
+            driver,
+            LoopLeaseRenewer(driver, lease_s=1e9, clock=clock, record=None, worker="w"),
             lease_s=30.0,
             clock=clock,
             settle_later=lambda lease, settlement: self.later.append((lease, settlement)),

@@ -34,7 +34,10 @@ PAGES = [
     WITH_A_DATABASE,
     *(ROOT / "docs" / "tutorial" / f"{name}.md" for name in ("testing", "writing-tasks")),
     *(ROOT / "docs" / "how-to" / f"{name}.md" for name in HOW_TO),
-    *(ROOT / "docs" / "reference" / f"{name}.md" for name in ("hypothesis", "limits", "results", "schedules", "testing")),
+    *(
+        ROOT / "docs" / "reference" / f"{name}.md"
+        for name in ("hypothesis", "limits", "results", "schedules", "testing")
+    ),
 ]
 FILE = re.compile(r"^<!-- file: (\S+) -->\n```\w+\n(.*?)^```", re.DOTALL | re.MULTILINE)
 """A file that the page's tests import or that configures them."""

@@ -3,9 +3,10 @@
 from dataclasses import replace
 from typing import Any
 
+from asynctasq.core import limit_lines as limit_lines_module
 from asynctasq.core import limit_tokens as limit_tokens_module
-from asynctasq.core import limits as limits_module
 from asynctasq.core.leases import LoopLeaseRenewer
+from asynctasq.core.limit_lines import WaitingLines
 from asynctasq.core.limit_tokens import HeldToken, TokenStore
 from asynctasq.core.limits import LimitedAttempts
 from asynctasq.kernel.limits import LimitRule
@@ -19,15 +20,14 @@ LIMITS: list[Mutant] = []
 _plant = planter(LIMITS)
 
 
-@_plant(LimitedAttempts, "give_back", "rate limit by fixed window", "twice as many start around the end of a window")
+@_plant(TokenStore, "give_back", "rate limit by fixed window", "twice as many start around the end of a window")
 def _fixed_window(_original: Any) -> Any:
     def give_back(self: Any, tokens: Any) -> None:
         for token in tokens:
             self._renewer.remove(token)
             per_s = token.rule.per_s
-            delay_s = per_s - self._clock.now() % per_s if per_s else 0.0
-            self._settle_later(token.lease, Release(delay_s=delay_s, counted=False))
-            self.woken = self.woken or not per_s
+            delay_s = per_s - self.clock.now() % per_s if per_s else 0.0
+            self.settle_later(token.lease, Release(delay_s=delay_s, counted=False))
 
     return give_back
 
@@ -39,7 +39,7 @@ def _at_take(original: Any) -> Any:
     async def take(self: Any, rule: Any) -> Any:
         token = await original(self, rule)
         if token is not None and rule.per_s:
-            await self._store.settle([(token.lease, Release(delay_s=rule.per_s, counted=False))])
+            await self.store.settle([(token.lease, Release(delay_s=rule.per_s, counted=False))])
         return token
 
     return take
@@ -65,7 +65,7 @@ def _per_worker(original: Any) -> Any:
     return property(key)
 
 
-@_plant(LimitedAttempts, "_wait", "who waits leaves no note", "nobody calls it before an hour has passed")
+@_plant(WaitingLines, "begin", "who waits leaves no note", "nobody calls it before an hour has passed")
 def _no_note(original: Any) -> Any:
     def wait(self: Any, run: Any, rule: Any, rules: Any) -> Any:
         release = original(self, run, rule, rules)
@@ -74,7 +74,7 @@ def _no_note(original: Any) -> Any:
     return wait
 
 
-@_plant(LimitedAttempts, "_wait", "other workers are not told who waits", "with the one that knows all wait")
+@_plant(WaitingLines, "begin", "other workers are not told who waits", "with the one that knows all wait")
 def _no_look(original: Any) -> Any:
     def wait(self: Any, run: Any, rule: Any, rules: Any) -> Any:
         release = original(self, run, rule, rules)
@@ -83,12 +83,12 @@ def _no_look(original: Any) -> Any:
     return wait
 
 
-@_plant(LimitedAttempts, "_wait", "a wait counted as an attempt", "a task that waited has attempts less")
+@_plant(WaitingLines, "begin", "a wait counted as an attempt", "a task that waited has attempts less")
 def _counted(original: Any) -> Any:
     return lambda self, run, rule, rules: replace(original(self, run, rule, rules), counted=True)
 
 
-@_plant(LimitedAttempts, "give_back", "token kept after the attempt", "a limit lets in so many, and then nobody")
+@_plant(TokenStore, "give_back", "token kept after the attempt", "a limit lets in so many, and then nobody")
 def _kept(original: Any) -> Any:
     return lambda self, tokens: original(self, [token for token in tokens if token.rule.per_s])
 
@@ -105,19 +105,19 @@ def _forgotten(original: Any) -> Any:
     return lambda self, attempt, rules, given, taken: original(self, attempt, rules, [], taken)
 
 
-@_plant(LimitedAttempts, "_add", "lines are not remembered", "free tokens are not noticed by who could use them")
+@_plant(WaitingLines, "_add", "lines are not remembered", "free tokens are not noticed by who could use them")
 def _forgetful(_original: Any) -> Any:
     return lambda self, line: None
 
 
-@_plant(LimitedAttempts, "_start_line", "notes of who waited stay", "they are worked through again for ever")
+@_plant(WaitingLines, "_start_line", "notes of who waited stay", "they are worked through again for ever")
 def _notes_stay(original: Any) -> Any:
     async def start_line(self: Any, store: Any, line: Any, found: Any, started: Any) -> None:
-        settle_later, self._settle_later = self._settle_later, lambda lease, settlement: None
+        settle_later, self._tokens.settle_later = self._tokens.settle_later, lambda lease, settlement: None
         try:
             await original(self, store, line, found, started)
         finally:
-            self._settle_later = settle_later
+            self._tokens.settle_later = settle_later
 
     return start_line
 
@@ -132,7 +132,7 @@ LIMITS.append(
         breaks="a rate limit is exceeded after a crash",
         changes=(
             Change(owner=limit_tokens_module, name="token_lease_s", make=_lease_alone),
-            Change(owner=limits_module, name="token_lease_s", make=_lease_alone),
+            Change(owner=limit_lines_module, name="token_lease_s", make=_lease_alone),
         ),
     )
 )
