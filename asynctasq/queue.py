@@ -148,7 +148,7 @@ def _texts_of_limits(
     """
     from asynctasq.tasks.limits import texts_of  # few tasks need it
 
-    defaults = definition.signature.defaults() if definition.defaults is None else {}
+    defaults: Mapping[str, object] = definition.signature.defaults() if definition.defaults is None else {}
     return texts_of(definition.limits, task, {**defaults, **given}, definition.name) or None
 
 

@@ -4,14 +4,11 @@ import string
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from asynctasq.errors import DispatchError, TaskDefinitionError
 from asynctasq.kernel.limits import COUNT_MAX, TEXT_CHARS_MAX, LimitRule
 from asynctasq.tasks.options import Duration, seconds, whole_number
-
-if TYPE_CHECKING:
-    from asynctasq.tasks.base import BaseTask
 
 __all__ = ["ConcurrencyLimit", "Limit", "RateLimit", "limits_in", "rules_of", "texts_of"]
 
@@ -82,7 +79,7 @@ def _placeholders(name: str) -> list[str]:
     return [placeholder for _, placeholder, _, _ in parts if placeholder is not None]
 
 
-def limits_in(cls: "type[BaseTask[Any]]", parameters: Sequence[str] | None, known: Iterable[str] | None) -> list[Limit]:
+def limits_in(cls: type[Any], parameters: Sequence[str] | None, known: Iterable[str] | None) -> list[Limit]:
     """Return the limits of a task class, checked.
 
     A placeholder names one of `parameters`, those of a function; or, without them, an attribute, one of `known` or of
