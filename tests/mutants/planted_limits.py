@@ -93,9 +93,7 @@ def _kept(original: Any) -> Any:
     return lambda self, tokens: original(self, [token for token in tokens if token.rule.per_s])
 
 
-@_plant(
-    LimitedAttempts, "_give_back_unused", "first token kept when the second is not free", "two limits block each other"
-)
+@_plant(TokenStore, "give_back_unused", "first token kept when the second is not free", "two limits block each other")
 def _held_on(_original: Any) -> Any:
     return lambda self, tokens: None
 
