@@ -22,7 +22,7 @@ from asynctasq.drivers.base import NO
 from asynctasq.drivers.memory_driver import MemoryDriver
 from asynctasq.errors import TaskExpiredError, UnsupportedFeature
 from asynctasq.kernel.ledger import Kind
-from asynctasq.kernel.limits import LimitRule, is_queue_of_limits, token_id
+from asynctasq.kernel.limits import LimitRule, token_id
 from asynctasq.kernel.messages import Lease, Message, State
 from asynctasq.limits import ConcurrencyLimit, RateLimit
 from asynctasq.queue import MessageFactory, Queue
@@ -591,12 +591,3 @@ class Quick(AsyncTask[None]):
 
     async def execute(self) -> None:
         await asyncio.sleep(0)
-
-
-def test_a_listing_tells_queues_of_limits_from_others() -> None:
-    with FakeQueue() as queue:
-        Call().dispatch_sync()
-        queue.run_until_idle_sync()
-        stored = queue._engine.store._due
-
-        assert [name for name in stored if not is_queue_of_limits(name)] == ["default"]
