@@ -109,6 +109,7 @@ class MessageFactory:
             missing=options.missing,
             expires_s=options.expires_s,
             headers=NO_HEADERS if context is None else context.headers,
+            limits=_texts_of_limits(task, definition, given) if definition.limits else None,
         )
         unique = None
         if options.unique is not None:
@@ -146,6 +147,19 @@ def _delay_s(options: Options, now: float, definition: TaskDefinition) -> float:
             f"{options.expires_s:g} s after it, so it could never run; give it a longer `expires` or a shorter delay"
         )
     return delay_s
+
+
+def _texts_of_limits(
+    task: BaseTask[Any], definition: TaskDefinition, given: Mapping[str, object]
+) -> Mapping[str, str] | None:
+    """Return what the names of the task's limits are for this dispatch.
+
+    Raises: DispatchError.
+    """
+    from asynctasq.tasks.limits import texts_of  # few tasks need it
+
+    defaults: Mapping[str, object] = definition.signature.defaults() if definition.defaults is None else {}
+    return texts_of(definition.limits, task, {**defaults, **given}, definition.name) or None
 
 
 def _check_attributes(task: BaseTask[Any], definition: TaskDefinition) -> None:
@@ -313,7 +327,7 @@ def living_ids(tasks: Sequence[BaseTask[Any]], ids: list[str], stored: Sequence[
 
 
 def check_supported(task: BaseTask[Any], driver: Driver) -> None:
-    """Raise UnsupportedFeature for a task whose result is to be kept, or that is to be unique, where that can't be."""
+    """Raise UnsupportedFeature for a task that needs what the driver lacks: kept results, unique keys, limits."""
     options = options_of(task)
     if options.keep_result_s is not None and not driver.capabilities.keeps_results:
         name = definition_of(type(task)).name
@@ -321,6 +335,11 @@ def check_supported(task: BaseTask[Any], driver: Driver) -> None:
     if options.unique is not None and not driver.capabilities.unique:
         name = definition_of(type(task)).name
         raise UnsupportedFeature(f"{name} has unique set, but {driver} can't keep a task unique")
+    if (definition := definition_of(type(task))).limits and not driver.capabilities.reserves_released:
+        raise UnsupportedFeature(
+            f"{definition.name} has limits set, but {driver} can't keep any: it has no tokens that are taken in order; "
+            "use sqlite, redis, postgres or mysql, or limit the concurrency of one worker"
+        )
 
 
 def _check_reachable(task: BaseTask[Any], driver: Driver) -> None:

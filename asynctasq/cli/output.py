@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TextIO
 
 from asynctasq.kernel.ledger import Entry, Kind
-from asynctasq.kernel.schedule import is_of_schedule
+from asynctasq.kernel.limits import runs_no_task
 from asynctasq.kernel.texts import printable, printable_lines
 
 __all__ = ["AttemptLines", "JsonFormatter", "TextFormatter", "configure_logging"]
@@ -56,7 +56,7 @@ class AttemptLines:
         self._running: dict[str, _Running] = {}
 
     def __call__(self, entry: Entry) -> None:
-        if is_of_schedule(entry.message_id):  # the task that it runs has a line of its own
+        if runs_no_task(entry.message_id) or entry.detail == "wait":  # the task that it runs has a line of its own
             return
         if entry.kind is Kind.STARTED:
             self._running[entry.message_id] = _Running(entry.detail, entry.at)

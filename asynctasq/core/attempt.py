@@ -20,6 +20,7 @@ from asynctasq.core.in_flight import (
 from asynctasq.core.lanes.child import ReplyKind, Request
 from asynctasq.core.lanes.lanes import Lanes
 from asynctasq.core.lanes.process_pool import ChildCrashed
+from asynctasq.core.limits import LimitedAttempts
 from asynctasq.core.runtime import WorkerSettings
 from asynctasq.core.snoozes import Snoozes
 from asynctasq.core.task_factory import TaskFactory, dead_reason_of
@@ -57,6 +58,7 @@ from asynctasq.kernel.decide import (
 )
 from asynctasq.kernel.envelope import MAX_CRASHES_DEFAULT, MAX_CRASHES_MOST, Envelope
 from asynctasq.kernel.ledger import Kind
+from asynctasq.kernel.limits import LIMIT_TASK
 from asynctasq.kernel.messages import Bury, Complete, DeadReason, ErrorRecord, Release, Settlement
 from asynctasq.kernel.retry import Fixed
 from asynctasq.kernel.schedule import TICKER_TASK
@@ -79,10 +81,11 @@ class AttemptRunner:
     Of `settings` count `lease_s`, which leases were asked for, `hook_timeout_s`, which bounds `failed`, `should_retry`,
     and entering and leaving one of `middleware`, and `fetch_values`: the value that a child process returned is in
     `InFlightAttempt.value` too, whether or not it is kept. Without `completion_factory` no task can settle itself.
-    `tickers` run the messages that keep schedules going. `driver`, which leased what is run, tells what was cancelled.
+    `tickers` run the messages that keep schedules going, `limits` the attempts of tasks that have any. `driver`, which
+    leased what is run, tells what was cancelled.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts of a worker
         self,
         task_factory: TaskFactory,
         lanes: Lanes,
@@ -92,6 +95,7 @@ class AttemptRunner:
         completion_factory: CompletionFactory | None = None,
         tickers: Tickers | None = None,
         driver: Driver | None = None,
+        limits: LimitedAttempts | None = None,
     ) -> None:
         self._task_factory = task_factory
         self._lanes = lanes
@@ -99,6 +103,7 @@ class AttemptRunner:
         self._settings = settings
         self._completion_factory = completion_factory
         self._tickers = tickers
+        self._limits = limits
         middleware = settings.middleware or ()
         self._middleware = [each for each in middleware if type(each).attempting is not Middleware.attempting]
         self._snoozes = Snoozes()
@@ -134,6 +139,8 @@ class AttemptRunner:
             return self._unrunnable(attempt, error)
         if envelope.task == TICKER_TASK and self._tickers is not None:
             return await self._tickers.tick(attempt, envelope)
+        if envelope.task == LIMIT_TASK and self._limits is not None:
+            return await self._limits.lines.look(attempt, envelope)
         attempt.task_name, attempt.max_attempts = envelope.task, envelope.max_attempts
         if attempt.asyncio_task is not None:
             attempt.asyncio_task.set_name(str(attempt))
@@ -173,9 +180,23 @@ class AttemptRunner:
         if verdict is not Verdict.RUN:
             return await self._end_unstarted(attempt, envelope, verdict)
         run = AttemptRun(attempt, invocation)
+        if invocation.definition.limits and self._limits is not None:
+            return await self._limits.run(run, self._start_in_time)
+        return await self._start(run)
+
+    async def _start_in_time(self, run: AttemptRun) -> Settlement | None:
+        """Do `_start`, unless taking tokens has taken too long."""
+        attempt, envelope = run.attempt, run.invocation.envelope
+        verdict = self._screen(attempt, envelope)
+        if verdict is not Verdict.RUN:
+            return await self._end_unstarted(attempt, envelope, verdict)
+        return await self._start(run)
+
+    async def _start(self, run: AttemptRun) -> Settlement | None:
+        attempt = run.attempt
         outcome = await self._execute(run)
         if attempt.cancel_reason is CancelReason.CANCELLED:
-            run.went_on = not (isinstance(outcome, Interrupted) or invocation.definition.mode is Mode.THREAD)
+            run.went_on = not (isinstance(outcome, Interrupted) or run.invocation.definition.mode is Mode.THREAD)
             return None
         if attempt.settled_in_transaction and not isinstance(outcome, Succeeded | Interrupted):
             return await self._after_completion(run, outcome)
@@ -214,6 +235,7 @@ class AttemptRunner:
         try:
             if mode is Mode.LOOP:
                 returned = self._lanes.run_async(cast("AsyncTask[object]", task), envelope.timeout_s)
+                returned = returned if run.limited is None else run.limited.entering(returned)
             else:
                 returned = self._in_thread(run, cast("SyncTask[object]", task), envelope.timeout_s)
             if self._middleware:
@@ -224,9 +246,12 @@ class AttemptRunner:
         return self._returned(run, value)
 
     async def _in_thread(self, run: AttemptRun, task: SyncTask[object], timeout_s: float | None) -> object:
+        limited = run.limited
+        execute = task.execute if limited is None else limited.calling(task.execute)
+        returned = self._lanes.run_blocking(execute, timeout_s, what=run.attempt.task_name)
         run.attempt.in_thread = True
         try:
-            return await self._lanes.run_blocking(task.execute, timeout_s, what=run.attempt.task_name)
+            return await (returned if limited is None else limited.before(returned))
         finally:
             run.attempt.in_thread = False
 

@@ -106,6 +106,14 @@ class _Renewals:
         first = min(attempt.deadline for attempt in self._attempts.copy().values())
         return max(0.0, first - self.lease_s * 2 / 3 - self._clock.monotonic())
 
+    def take_out_of_time(self, asked: Sequence[InFlightAttempt], retry_s: float) -> list[InFlightAttempt]:
+        """Return, and renew no more, those that must be renewed and would end before another try has come back."""
+        until = self._clock.monotonic() + retry_s + self.lease_s / 3
+        late = [attempt for attempt in asked if attempt.must_be_renewed and attempt.deadline < until]
+        for attempt in late:
+            self.remove(attempt)
+        return late
+
     def apply_reply(
         self, asked: Sequence[InFlightAttempt], lost: AbstractSet[str], asked_at: float
     ) -> list[InFlightAttempt]:
@@ -217,10 +225,12 @@ class ThreadLeaseRenewer:
         except (DriverError, TimeoutError) as error:
             logger.warning("renewing %d leases failed, trying again in %g s: %s", len(leases), self._period_s, error)
             self._renewals.failed()
-            return
-        newly_lost = self._renewals.apply_reply(due, lost, asked_at)
+            newly_lost = self._renewals.take_out_of_time(due, self._period_s)
+        else:
+            newly_lost = self._renewals.apply_reply(due, lost, asked_at)
+            if newly_lost:
+                await self._renewals.find_cancelled(self._driver, newly_lost)
         if newly_lost:
-            await self._renewals.find_cancelled(self._driver, newly_lost)
             self._call_in_worker_loop(lambda: self._on_lost(newly_lost))
 
     def _call_in_worker_loop(self, call: Callable[[], None]) -> None:
@@ -363,6 +373,8 @@ class LoopLeaseRenewer:
         except (DriverError, TimeoutError) as error:
             logger.warning("renewing %d leases failed: %s", len(leases), error)
             self._renewals.failed()
+            if late := self._renewals.take_out_of_time(due, self._retry_s):
+                self._on_lost(late)
             return False
         self._record_extended([lease for lease in leases if lease.message_id not in lost], asked_now)
         newly_lost = self._renewals.apply_reply(due, lost, asked_at)

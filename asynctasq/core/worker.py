@@ -11,6 +11,7 @@ from asynctasq.core.cancelled_attempts import LateCancellations, cancel_on_reque
 from asynctasq.core.exception_codec import log_error
 from asynctasq.core.in_flight import CancelReason, InFlightAttempt
 from asynctasq.core.lifespans import LifespanRun
+from asynctasq.core.limit_tokens import HeldToken
 from asynctasq.core.queue_order import parse_queues
 from asynctasq.core.reconnect import ReconnectBackoff
 from asynctasq.core.runtime import ProductionRuntime, Runtime, WorkerSettings
@@ -18,7 +19,7 @@ from asynctasq.core.settling import Refusal, is_refusal, settle_apart, unsettled
 from asynctasq.core.shutdown import StopRequest, on_stop_signals
 from asynctasq.core.waiting import WorkWaiter
 from asynctasq.core.worker_ledger import WorkerLedger
-from asynctasq.core.worker_parts import attempt_runner_of, task_factory_of, tickers_of
+from asynctasq.core.worker_parts import attempt_runner_of, limited_attempts_of, task_factory_of, tickers_of
 from asynctasq.drivers.base import Driver
 from asynctasq.errors import DispatchError, DriverError
 from asynctasq.kernel.ledger import Kind
@@ -71,6 +72,15 @@ class Worker:
         self._renewer = self._runtime.renewer(queue_driver, self.settings)
         self._tickers = tickers_of(queue_driver, self.settings, worker=self.name)
         self._ledger = WorkerLedger(self._runtime)
+        self._limits = limited_attempts_of(
+            queue_driver,
+            self.settings,
+            self._runtime,
+            renewer=self._renewer,
+            settle_later=self._settle_later,
+            on_line=self._wait_anew,
+        )
+        self._lines = self._limits.lines
         self._runner = attempt_runner_of(
             queue_driver,
             self.settings,
@@ -79,6 +89,7 @@ class Worker:
             lanes=self._lanes,
             renewer=self._renewer,
             tickers=self._tickers,
+            limits=self._limits,
             on_progress=None if self._runtime.record is None else self._ledger.progress,
         )
         self._listener = CancellationListener(queue_driver, wait_s=self._runtime.wait_s)
@@ -117,6 +128,7 @@ class Worker:
         self._wake_up = asyncio.Event()
         self._late = LateCancellations(self._runner.cancelled_attempts, self._in_flight, self._end_late)
         self._may_have_work, self._started = True, 0
+        self._lines.forget()
         self._stop.on_change(self._wake_up.set)
         self._reconnect = ReconnectBackoff(
             str(self.driver),
@@ -133,6 +145,7 @@ class Worker:
             clock=self._clock,
             wake_up=self._wake_up,
         )
+        self._waiter.token_queues = self._lines.token_queues
         with on_stop_signals(self._stop.request) if self.settings.handle_signals else nullcontext():
             try:
                 await self._run()
@@ -190,6 +203,8 @@ class Worker:
 
     async def _run_until_stop(self) -> None:
         while not self._stop.requested:
+            if self._lines.known and self._lines.is_due() and (free := self._free_slots()):
+                await self._start_waiting(free)
             free = self._free_slots()
             if self._to_settle or (free and self._may_have_work):
                 await self._turn(free)
@@ -237,6 +252,8 @@ class Worker:
         self._ledger.settled(settlements, lost, asked_now)
         if lost and not self._stop.requested:
             self._late.check(settlements, lost)
+        if self._lines.beginning:
+            self._started -= self._lines.settled(settlements)
         if limit:
             self._may_have_work = len(leases) >= limit
         self._start_attempts(leases, asked_at, asked_now)
@@ -253,6 +270,7 @@ class Worker:
         self._ledger.settled(done.settled, done.lost, asked_now)
         if done.lost and not self._stop.requested:
             self._late.check(done.settled, done.lost)
+        self._started -= self._lines.settled(done.settled)
         self._to_settle[:0] = done.left
         if done.error is not None:
             await self._reconnect.wait(done.error)
@@ -268,7 +286,26 @@ class Worker:
         elif result.answered:
             self._reconnect.reset()
             self._may_have_work = self._may_have_work or result.work_visible
+            self._lines.woken = self._lines.woken or result.work_visible
         self._start_attempts(result.leases, result.asked_at, self._clock.now())
+
+    async def _start_waiting(self, limit: int) -> None:
+        """Start up to `limit` attempts of messages that have waited for a token."""
+        asked_at, asked_now = self._clock.monotonic(), self._clock.now()
+        try:
+            leases = await self._lines.start_waiting(limit)
+        except DriverError as error:
+            await self._reconnect.wait(error)
+        else:
+            self._reconnect.reset()
+            self._start_attempts(leases, asked_at, asked_now)
+
+    def _wait_anew(self) -> None:
+        self._waiter.interrupt()
+
+    def _settle_later(self, lease: Lease, settlement: Settlement) -> None:
+        self._to_settle.append((lease, settlement))
+        self._wake_up.set()
 
     # -- attempts ----------------------------------------------------------------------------------
 
@@ -335,6 +372,7 @@ class Worker:
         if attempt.asyncio_task is not None:
             attempt.asyncio_task.cancel()
             if not attempt.begun:
+                self._limits.not_begun(attempt)
                 self._end_attempt(attempt, None)
 
     def _on_lost(self, lost: Sequence[InFlightAttempt]) -> None:
@@ -342,6 +380,15 @@ class Worker:
             # It may have ended meanwhile, and its message may have been reserved again.
             if self._in_flight.get(attempt.lease.message_id) is attempt:
                 self._cancel_lost(attempt)
+            elif isinstance(attempt, HeldToken) and attempt.holder is not None:
+                self._cancel_without_token(attempt, attempt.holder)
+
+    def _cancel_without_token(self, token: HeldToken, holder: InFlightAttempt) -> None:
+        """Hand back an attempt that has lost a token: as many others as its limit allows may run now."""
+        if holder.cancel_reason is None and self._in_flight.get(holder.lease.message_id) is holder:
+            holder.cancel_reason = CancelReason.LIMIT_LOST
+            logger.warning("%s is lost; %s is cancelled and handed back", token, holder)
+            self._cancel(holder)
 
     def _cancel_lost(self, attempt: InFlightAttempt) -> None:
         if attempt.cancel_reason is not None:

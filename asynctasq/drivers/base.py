@@ -49,6 +49,7 @@ __all__ = [
     "Progress",
     "Release",
     "ReportsProgress",
+    "ReservesReleased",
     "Settlement",
     "Settlements",
     "State",
@@ -294,6 +295,21 @@ class ReportsProgress(Protocol):
         """Store each progress with its message, in place of the one before; ignore one whose token is not the latest.
 
         What is stored is shown while the lease lasts; the next reserve of the message removes it.
+        """
+        ...
+
+
+@runtime_checkable
+class ReservesReleased(Protocol):
+    """A driver that leases released messages again before their delay has passed. Claimed as `reserves_released`."""
+
+    async def reserve_released(self, leases: Sequence[Lease], *, lease_s: float) -> list[Lease]:
+        """Lease again the messages that these leases released and nobody has reserved since, in the order given.
+
+        Whether they are visible yet does not matter; those that were cancelled, or are leased, done or dead letters,
+        are left out. Of `leases` only ids and tokens count; one that is named twice is leased once. Each message is
+        taken in one step, under a new token; no crash and no attempt is counted. Leases that a cancelled call was
+        granted may have to run out.
         """
         ...
 

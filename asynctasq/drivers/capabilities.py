@@ -44,6 +44,7 @@ class Capabilities:
     redrive: dead letters can be moved back to ready.
     wakes_waiting: `Notifies`. inspects: `Inspectable`. keeps_results: `KeepsResults`. transactional: `Transactional`.
     unique: of messages with one unique key only one is stored at a time; the store itself decides, in one step.
+    reserves_released: `ReservesReleased`.
     reports_progress: `ReportsProgress`, and `find` shows who holds a lease, and since when.
     cancels_running: `CancelsRunning`.
     body_bytes_max: largest accepted body in bytes, None for no limit but memory.
@@ -68,6 +69,7 @@ class Capabilities:
     reports_progress: Support = NO
     cancels_running: Support = NO
     unique: Support = NO
+    reserves_released: Support = NO
     body_bytes_max: int | None = None
     delay_s_max: float | None = None
     dead_ttl: float | None = None

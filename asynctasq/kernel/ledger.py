@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from itertools import pairwise, zip_longest
 from typing import NamedTuple
 
+from asynctasq.kernel.limits import runs_no_task
 from asynctasq.kernel.messages import Lease
-from asynctasq.kernel.schedule import is_of_schedule
 
 __all__ = ["EXACT_INVARIANTS", "INVARIANTS", "Entry", "Kind", "Violation", "check", "message_histories", "timeline"]
 
@@ -66,7 +66,7 @@ class Entry(NamedTuple):
 
     `due_at` is when the message becomes visible (dispatched, settled by a release) or its lease ends
     (reserved, extended). `detail` is the outcome of ENDED, the settlement of SETTLED ("complete", "retry",
-    "hand back", "snooze", "crash", "bury: REASON"), the hook of HOOK, the task of DISPATCHED.
+    "hand back", "snooze", "wait" for a token, "crash", "bury: REASON"), the hook of HOOK, the task of DISPATCHED.
     REDRIVEN and REMOVED are what an operator did: a dead letter is ready again, a message was removed; with the detail
     "cancelled" by `cancel_running`, and then `token` is that of the lease it had. CANCELLED: an attempt has ended whose
     message was removed so.
@@ -167,7 +167,7 @@ def message_histories(entries: Iterable[Entry]) -> dict[str, MessageHistory]:
     crashes: list[Entry] = []
     faults: list[Entry] = []
     for entry in entries:
-        if is_of_schedule(entry.message_id):  # it has many lives under one id
+        if runs_no_task(entry.message_id):  # it has many lives under one id
             continue
         if entry.message_id:
             by_message[entry.message_id].append(entry)

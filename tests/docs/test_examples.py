@@ -19,6 +19,7 @@ HOW_TO = (
     "engines-and-clients",
     "judge-a-real-run",
     "keep-tasks-unique",
+    "limit-tasks",
     "replay-a-failure",
     "retries",
     "run-every-night",
@@ -37,7 +38,7 @@ PAGES = [
     *(ROOT / "docs" / "how-to" / f"{name}.md" for name in HOW_TO),
     *(
         ROOT / "docs" / "reference" / f"{name}.md"
-        for name in ("hypothesis", "results", "schedules", "testing", "unique")
+        for name in ("hypothesis", "limits", "results", "schedules", "testing", "unique")
     ),
 ]
 FILE = re.compile(r"^<!-- file: (\S+) -->\n```\w+\n(.*?)^```", re.DOTALL | re.MULTILINE)

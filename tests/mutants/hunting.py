@@ -14,6 +14,7 @@ from asynctasq.testing.tape import Entry, Tape
 from tests.mutants.cancelled import Victim, cancelled, cancelled_meanwhile, cancelled_under_faults
 from tests.mutants.contract import contract
 from tests.mutants.keyed import keyed, unique_tasks
+from tests.mutants.limited import limited, limited_calmly
 from tests.mutants.programs import (
     deployed,
     deployed_meanwhile,
@@ -128,6 +129,9 @@ CASES: Final = (
     Case(workload=scheduled, faults=(), every=16, workers=1),
     Case(workload=scheduled_under_faults, every=4),
     Case(workload=scheduled_under_faults, faults=Faults(lost_reply=0.1, crash=0.05), every=4),
+    Case(workload=limited_calmly, faults=(), every=16, concurrency=4),
+    Case(workload=limited, faults=Faults(crash=0.03, lost_reply=0.02, fail_before=0.02), every=4, concurrency=4),
+    Case(workload=limited, faults=Faults(latency=SLOW, crash=0.01), every=8, concurrency=4),
 )
 
 

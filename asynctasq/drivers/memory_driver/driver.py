@@ -64,6 +64,7 @@ class MemoryDriver(Driver):
         reports_progress=YES,
         cancels_running=YES,
         unique=YES,
+        reserves_released=YES,
     )
 
     def __init__(
@@ -165,9 +166,20 @@ class MemoryDriver(Driver):
             until = now + microseconds(lease_s)
             for queue in queues:
                 while len(leases) < limit and (row := self._first_visible(queue, now)):
-                    row.reserved_us, row.reserved_by, row.progress = now, self.holder, None
-                    leases.append(self._lease(row, until))
+                    leases.append(self._grant(row, now, until))
         return leases
+
+    async def reserve_released(self, leases: Sequence[Lease], *, lease_s: float) -> list[Lease]:
+        with self._lock:
+            now, granted = self._now(), list[Lease]()
+            for lease in leases:
+                row = self._rows.get(lease.message_id)
+                if row is not None and self._was_released(row, lease):
+                    granted.append(self._grant(row, now, now + microseconds(lease_s)))
+            return granted
+
+    def _was_released(self, row: MemoryRow, lease: Lease) -> bool:
+        return not row.leased and row.reason is None and str(row.token) == lease.token
 
     def _first_visible(self, queue: str, now: int) -> MemoryRow | None:
         """Return the first row of the queue if it is visible; drop heap entries that are out of date."""
@@ -183,6 +195,10 @@ class MemoryDriver(Driver):
     def _is_current(self, row: MemoryRow, visible_us: int) -> bool:
         """Say whether a heap entry of this row has its present `visible_us`."""
         return row.reason is None and row.visible_us == visible_us
+
+    def _grant(self, row: MemoryRow, now: int, until: int) -> Lease:
+        row.reserved_us, row.reserved_by, row.progress = now, self.holder, None
+        return self._lease(row, until)
 
     def _lease(self, row: MemoryRow, until: int) -> Lease:
         if row.leased:

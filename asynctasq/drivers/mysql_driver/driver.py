@@ -22,7 +22,7 @@ from asynctasq.drivers.mysql_driver.retention import prune
 from asynctasq.drivers.mysql_driver.schema import migrations
 from asynctasq.drivers.mysql_driver.statement_runner import StatementRunner
 from asynctasq.drivers.mysql_driver.statements import Statements, server_now
-from asynctasq.drivers.mysql_driver.steps import Claim, extend, turn
+from asynctasq.drivers.mysql_driver.steps import Claim, extend, reserve_released, turn
 from asynctasq.drivers.mysql_driver.storing import store
 from asynctasq.drivers.retention import DEAD_MAX, DEAD_TTL_S, PRUNED_AT_ONCE, RETENTION_OPTIONS, Retention
 from asynctasq.drivers.silence import is_brief
@@ -69,6 +69,7 @@ class MySQLDriver(Driver):
         keeps_results=YES,
         reports_progress=YES,
         cancels_running=partial("a worker of another process learns of it when it renews its lease, within 10 s"),
+        reserves_released=YES,
         transactional=YES,
         unique=YES,
         body_bytes_max=BODY_BYTES_MAX,
@@ -183,6 +184,14 @@ class MySQLDriver(Driver):
                     # Other transactions hold it locked: asking again at once could go on for as long as they do.
                     await waiter.wait(min(left_s, lock_backoff.next_pause_s()))
         return leases
+
+    async def reserve_released(self, leases: Sequence[Lease], *, lease_s: float) -> list[Lease]:
+        if not leases:
+            return []
+        lease_us, holder = microseconds(lease_s), self.holder
+        return await self._runner.run_steps(
+            lambda: reserve_released(self._sql, leases, lease_us=lease_us, holder=holder, offset_us=self._offset_us)
+        )
 
     async def wait_visible(self, queues: Sequence[str], *, wait_s: float) -> bool:
         check_queue_names(queues)

@@ -44,6 +44,7 @@ __all__ = [
     "extend",
     "parse_token",
     "remove",
+    "reserve_released",
     "settle",
     "turn",
 ]
@@ -234,6 +235,22 @@ class Claim:
             )
             claimed.leases.append(lease)
         return claimed
+
+
+def reserve_released(
+    sql: Statements, leases: Sequence[Lease], *, lease_us: int, holder: str, offset_us: int
+) -> Steps[list[Lease]]:
+    """Lease again, in a transaction of our own, what these leases released and nobody has reserved since."""
+    granted: dict[str, Lease] = {}
+    yield ["START TRANSACTION", *set_now(offset_us)]
+    for group in chunks([pair for lease in leases if (pair := parse_token(lease.token)) is not None], ROWS_MAX):
+        made = sql.claim_released(group, now=NOW, lease_us=lease_us, holder=holder)
+        rows = (yield made)[-1].rows
+        queues = tuple({decoded(row[1]) for row in rows})
+        claimed = Claim(queues=queues, limit=len(rows), lease_us=lease_us).read(Result(rows=rows, affected=0))
+        granted |= {lease.message_id: lease for lease in claimed.leases}
+    yield ["COMMIT"]
+    return [granted[known] for known in dict.fromkeys(lease.message_id for lease in leases) if known in granted]
 
 
 def turn(

@@ -85,6 +85,7 @@ class PostgresDriver(Driver):
         keeps_results=YES,
         reports_progress=YES,
         cancels_running=YES,
+        reserves_released=YES,
         transactional=YES,
         unique=YES,
         body_bytes_max=BODY_BYTES_MAX,
@@ -237,6 +238,16 @@ class PostgresDriver(Driver):
                     return leases
                 if not await resources.wait_visible(waiter, self._next_visible_in_s, wait_s=left_s):
                     return []
+
+    async def reserve_released(self, leases: Sequence[Lease], *, lease_s: float) -> list[Lease]:
+        if not leases:
+            return []
+        values = (self._offset_us(), *lease_columns(leases), delay_us(lease_s), self.holder)
+        rows = await self._fetch(self._sql.reserve_released, *values)
+        granted = {lease.message_id: lease for lease in leases_from([*filter(is_readable, rows)])}
+        return [
+            granted[lease_id] for lease_id in dict.fromkeys(each.message_id for each in leases) if lease_id in granted
+        ]
 
     async def _claim(self, queues: Sequence[str], limit: int, lease_s: float) -> list[Lease]:
         if limit <= 0 or not queues:

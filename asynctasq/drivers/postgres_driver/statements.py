@@ -99,6 +99,13 @@ class Statements:
             ), {self._woken("sooner")}
             SELECT id, seq, token, (SELECT array_agg(DISTINCT queue) FROM sooner), (SELECT count(*) FROM woken)
             FROM renewed"""
+        self.reserve_released = f"""
+            WITH {CLOCK} UPDATE {m} m SET visible_us = clock.us + $5::bigint, token = m.token + 1, leased = true,
+                reserved_us = clock.us, reserved_by = $6::text, progress = NULL
+            FROM clock, {given}
+            WHERE m.id = g.id AND m.seq = g.seq AND m.token = g.token AND NOT m.leased AND m.reason IS NULL
+            RETURNING 0, 0, m.seq, m.token, m.id, m.queue, m.body, m.attempts, m.crashes, m.enqueued_us, m.visible_us,
+                NULL"""
         self.store = f"SELECT s.id FROM {self._store} s"
         self._inspection_statements()
 

@@ -99,6 +99,7 @@ class RedisDriver(Driver):
         reports_progress=YES,
         cancels_running=YES,
         unique=YES,
+        reserves_released=YES,
         body_bytes_max=BODY_BYTES_MAX,
     )
 
@@ -252,6 +253,16 @@ class RedisDriver(Driver):
         except asyncio.CancelledError:
             self._wake_next(queues if woken else ())
             raise
+
+    async def reserve_released(self, leases: Sequence[Lease], *, lease_s: float) -> list[Lease]:
+        if not leases:
+            return []
+        ids, tokens = [lease.message_id for lease in leases], [lease.token for lease in leases]
+        holder, lease_us = self.holder, microseconds(lease_s)
+        arguments: tuple[Argument, ...] = (self._offset_us(), lease_us, holder, len(leases), *ids, *tokens)
+        pool = (await self._resources.get()).pool
+        reply = await self._repaired(pool, lambda: pool.script("reserve_released", arguments, repeat=None), ())
+        return decode_leases(reply)
 
     async def wait_visible(self, queues: Sequence[str], *, wait_s: float) -> bool:
         check_queue_names(queues)

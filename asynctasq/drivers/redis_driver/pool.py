@@ -44,6 +44,7 @@ SCRIPT_PARTS: dict[str, tuple[tuple[str, ...], str]] = {
         " flags=allow-oom",
     ),
     "extend": (("common", "extend"), " flags=allow-oom"),
+    "reserve_released": (("common", "damaged", "reserve", "reserve_released"), " flags=allow-oom"),
     "redrive": (("common", "damaged", "redrive"), " flags=allow-oom"),
     "next_visible": (("common", "next_visible"), " flags=allow-oom"),
     "wake_next": (("common", "wake_next"), " flags=allow-oom"),

@@ -80,6 +80,7 @@ class SQLiteDriver(Driver):
         keeps_results=YES,
         reports_progress=YES,
         cancels_running=YES,
+        reserves_released=YES,
         transactional=YES,
         unique=YES,
         body_bytes_max=BODY_BYTES_MAX,
@@ -197,6 +198,11 @@ class SQLiteDriver(Driver):
             return self._leases(await self._run(operation))
         found = await self._wait(queues, wait_s, operation, lambda reserved: bool(reserved.leases))
         return found.leases if found else []
+
+    async def reserve_released(self, leases: Sequence[Lease], *, lease_s: float) -> list[Lease]:
+        if not leases:
+            return []
+        return await self._write(lambda now_us: statements.reserve_released(leases, lease_s, now_us, self.holder))
 
     async def _prune(self, queues: Sequence[str]) -> bool:
         """Remove some of what has expired, if it is time to look; return whether there is more."""

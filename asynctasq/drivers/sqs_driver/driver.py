@@ -52,6 +52,7 @@ CAPABILITIES = Capabilities(
     keeps_results=Support("no", "SQS keeps messages only"),
     reports_progress=Support("no", "SQS keeps messages only"),
     cancels_running=Support("no", "SQS can't look up messages"),
+    reserves_released=Support("no", "SQS has no way to a message that is delayed"),
     transactional=Support("no", "SQS takes part in no transaction"),
     unique=Support("no", "SQS can't look for another message with the same key"),
     body_bytes_max=MESSAGE_BYTES_MAX - HEADER_BYTES_MAX,

@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from asynctasq.drivers.base import CancelsRunning, Driver, Enqueued, Inspectable
+from asynctasq.drivers.base import CancelsRunning, Driver, Enqueued, Inspectable, ReservesReleased
 from asynctasq.drivers.memory_driver import MemoryDriver
 from asynctasq.errors import UniqueConflictError
 from asynctasq.kernel.messages import (
@@ -177,6 +177,19 @@ async def _extend(pair: _Pair, lease: int, *numbers: int) -> tuple[object, objec
     return sorted(wanted), sorted(await pair.driver.extend([theirs for _, theirs in chosen], lease_s=lease_s))
 
 
+async def _again(pair: _Pair, lease: int, *numbers: int) -> tuple[object, object]:
+    driver = pair.driver
+    if not isinstance(driver, ReservesReleased) or not driver.capabilities.reserves_released:
+        return None, None
+    chosen = pair.leases_of(numbers)
+    lease_s = LEASES_S[lease % len(LEASES_S)]
+    wanted = await pair.model.reserve_released([mine for mine, _ in chosen], lease_s=lease_s)
+    got = await driver.reserve_released([theirs for _, theirs in chosen], lease_s=lease_s)
+    if _fields(wanted) == _fields(got):
+        pair.leases += zip(wanted, got, strict=True)
+    return _fields(wanted), _fields(got)
+
+
 async def _redrive(pair: _Pair, queue: int, limit: int) -> tuple[object, object]:
     name = pair.queue(queue)
     return await pair.model.redrive(name, limit=limit), await pair.driver.redrive(name, limit=limit)
@@ -231,6 +244,7 @@ _STEPS: Mapping[str, Callable[..., Awaitable[tuple[object, object]]]] = {
     "settle": _settle,
     "turn": _turn,
     "extend": _extend,
+    "again": _again,
     "redrive": _redrive,
     "advance": _advance,
     "remove": _remove,

@@ -10,6 +10,7 @@ from asynctasq.drivers.base import (
     Notifies,
     Progress,
     ReportsProgress,
+    ReservesReleased,
     Transactional,
 )
 from asynctasq.errors import ConfigError, UnsupportedFeature
@@ -105,6 +106,15 @@ async def test_progress_is_claimed_or_refused(store: StoreUnderTest) -> None:
         return None
 
     await _assert_absent(store, "reports_progress", ReportsProgress, call)
+
+
+@conforms("ReservesReleased: claimed as `reserves_released`, else absent or refused")
+async def test_reserving_what_is_released_is_claimed_or_refused(store: StoreUnderTest) -> None:
+    async def call() -> object:
+        assert isinstance(store.driver, ReservesReleased)
+        return await store.driver.reserve_released([await store.lease("m")], lease_s=60)
+
+    await _assert_absent(store, "reserves_released", ReservesReleased, call)
 
 
 @conforms("Transactional: claimed as `transactional`, else absent or refused")

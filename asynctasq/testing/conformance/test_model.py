@@ -85,6 +85,21 @@ PINNED: tuple[tuple[Step, ...], ...] = (
         ("advance", 2),
         ("reserve", 0, 4, 0),
     ),
+    # Leases of released messages are used once more, also one that another reserve has made stale.
+    (
+        ("enqueue", 0, 0, 3, 4),
+        ("reserve", 0, 2, 0),
+        ("settle", 3, 1, 0),
+        ("settle", 4, 1, 1),
+        ("again", 0, 0, 1),
+        ("again", 1, 2, 3),
+        ("settle", 3, 1, 0),
+        ("advance", 10),
+        ("reserve", 0, 2, 0),
+        ("again", 1, 2),
+        ("settle", 2, 1, 0),
+        ("again", 1, 0),
+    ),
 )
 
 
@@ -121,6 +136,7 @@ def test_random_programs_do_the_same_as_the_memory_driver(store: StoreUnderTest)
         *(rest, enqueue, enqueue, keyed, keyed, reserve, reserve, settle, settle, advance),
         st.tuples(st.just("turn"), small, few, small),
         st.tuples(st.just("extend"), few, some).map(_flat),
+        st.tuples(st.just("again"), few, some).map(_flat),
         st.tuples(st.just("redrive"), few, few),
         st.tuples(st.just("remove"), small, some).map(_flat),
         st.tuples(st.just("cancel"), some).map(_flat),

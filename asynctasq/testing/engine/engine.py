@@ -57,7 +57,7 @@ class Engine:
         self.clock = VirtualClock(options.start) if loop is None else loop.clock
         order = None if options.queues is None else parse_queues(options.queues, self.tape.random("weights"))
         self.store = FakeStore(clock=self.clock, served=None if order is None else frozenset(order.names))
-        self.store.keeps_schedules = options.schedules != ()
+        self.store.has_own_messages = options.schedules != ()
         self.store.on_redriven = partial(self._record_operator_action, Kind.REDRIVEN)
         self.store.on_removed = partial(self._record_operator_action, Kind.REMOVED)
         self.store.on_cancelled = self._record_cancelled

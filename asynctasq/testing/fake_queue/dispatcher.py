@@ -9,8 +9,8 @@ from asynctasq.codec.envelope import decode_envelope
 from asynctasq.drivers.base import Driver
 from asynctasq.errors import CodecError, DriverUnavailable, ResultTimeoutError
 from asynctasq.kernel.ledger import Entry, Kind
+from asynctasq.kernel.limits import runs_no_task
 from asynctasq.kernel.messages import Message
-from asynctasq.kernel.schedule import is_of_schedule
 from asynctasq.queue import MessageFactory, Queue, living_ids, refuse_running_loop
 from asynctasq.results import cancel_task, fetch_status, wait_for_result
 from asynctasq.tasks.application import Application
@@ -289,9 +289,9 @@ class FakeDispatcher(Dispatcher[BaseTask[Any]]):
     def _record(self, stored: Sequence[str]) -> None:
         """Note what the store has just taken, at that instant: the reply may be lost."""
         now, at_s = self.engine.clock.now(), self.engine.clock.monotonic()
-        keeps_schedules = self.engine.store.keeps_schedules
+        has_own_messages = self.engine.store.has_own_messages
         for message_id in stored:
-            if keeps_schedules and is_of_schedule(message_id):
+            if has_own_messages and runs_no_task(message_id):
                 continue
             known = message_id in self._unstored
             cls, message, max_attempts = self._unstored.pop(message_id) if known else self._enqueued(message_id)

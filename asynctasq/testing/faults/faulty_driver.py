@@ -9,7 +9,7 @@ from types import coroutine
 from typing import Any, NoReturn, Protocol, Self, cast
 
 from asynctasq.codec.envelope import decode_envelope
-from asynctasq.drivers.base import Capabilities, Driver, Notifies, Settlements
+from asynctasq.drivers.base import Capabilities, Driver, Notifies, ReservesReleased, Settlements
 from asynctasq.errors import CodecError, ConfigError, DriverUnavailable
 from asynctasq.kernel.messages import Depth, Lease, Message, Release
 from asynctasq.testing.faults.kinds import FaultChoice, Faults
@@ -51,7 +51,7 @@ class FaultHost(Protocol):
         ...
 
 
-class FaultyDriver(PassThrough, Driver, Notifies):
+class FaultyDriver(PassThrough, ReservesReleased, Driver, Notifies):
     """Wrap `inner`; its calls are delayed, fail and lose replies as `faults` says, by the seed given there.
 
     `faults.fired` counts what happened, `faults.stop()` ends it. On an ordinary event loop latency is real time.
@@ -161,6 +161,17 @@ class FaultyDriver(PassThrough, Driver, Notifies):
             await self.inner.settle([(lease, Release(counted=False)) for lease in leases])
             raise
         return leases
+
+    async def reserve_released(self, leases: Sequence[Lease], *, lease_s: float) -> list[Lease]:
+        inner = cast(
+            "ReservesReleased", self._checked("ReservesReleased", kept=bool(self.capabilities.reserves_released))
+        )
+        await self._at_point("reserve", "before", lambda: [("reserve", [])])
+        granted = await inner.reserve_released(leases, lease_s=lease_s)
+        if self._host is not None:
+            self._host.record_effect(self.name, (), frozenset(), granted, lease_s)
+        await self._at_point("reserve", "after", lambda: _after((), granted, reserves=True))
+        return granted
 
     async def extend(self, leases: Sequence[Lease], *, lease_s: float) -> AbstractSet[str]:
         def names() -> Iterable[PointName]:

@@ -6,7 +6,7 @@ from collections.abc import Set as AbstractSet
 from typing import Any, Self, cast
 from weakref import WeakSet
 
-from asynctasq.drivers.base import Capabilities, Driver, Enqueued, Notifies, Settlements
+from asynctasq.drivers.base import Capabilities, Driver, Enqueued, Notifies, ReservesReleased, Settlements
 from asynctasq.drivers.loops import running_loop
 from asynctasq.kernel.messages import Depth, Lease, Message
 from asynctasq.testing.faults.passthrough import PassThrough
@@ -14,7 +14,7 @@ from asynctasq.testing.faults.passthrough import PassThrough
 __all__ = ["RecordingDriver"]
 
 
-class RecordingDriver(PassThrough, Notifies, Driver):
+class RecordingDriver(PassThrough, ReservesReleased, Notifies, Driver):
     """`on_stored` hears of new messages, `on_stored_in` of those in a transaction, which may be rolled back.
 
     `on_cancelled` hears of messages that were cancelled, and of the tokens of their leases.
@@ -82,6 +82,13 @@ class RecordingDriver(PassThrough, Notifies, Driver):
         leases = await self._used().reserve(queues, limit=limit, lease_s=lease_s, wait_s=wait_s)
         self.on_reserved(leases)
         return leases
+
+    async def reserve_released(self, leases: Sequence[Lease], *, lease_s: float) -> list[Lease]:
+        kept = bool(self.capabilities.reserves_released)
+        inner = cast("ReservesReleased", self._checked("ReservesReleased", kept=kept))
+        granted = await inner.reserve_released(leases, lease_s=lease_s)
+        self.on_reserved(granted)
+        return granted
 
     async def extend(self, leases: Sequence[Lease], *, lease_s: float) -> AbstractSet[str]:
         return await self._used().extend(leases, lease_s=lease_s)

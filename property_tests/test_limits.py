@@ -1,0 +1,81 @@
+"""Limits under many seeds: crashes and lost replies let no limit be exceeded, and lose neither a token nor a task."""
+
+import asyncio
+from collections import Counter
+
+import pytest
+
+from asynctasq import AsyncTask
+from asynctasq.kernel.ledger import Entry, Kind
+from asynctasq.limits import ConcurrencyLimit, RateLimit
+from asynctasq.testing import Simulation, simulate
+from asynctasq.testing.faults import Faults, Latency
+
+AT_ONCE, STARTS, PER_S = 2, 5, 20.0
+FAULTS = Faults(crash=0.02, lost_reply=0.02, fail_before=0.02, fail_after=0.02, stop=0.01)
+
+
+class Limited(AsyncTask[None]):
+    number: int
+    s: float
+    retry_delay = 5
+    max_crashes = 1000
+    limits = [ConcurrencyLimit("one:{self.s}", AT_ONCE), RateLimit("api", STARTS, per=PER_S)]
+
+    async def execute(self) -> None:
+        await asyncio.sleep(self.s)
+        if self.number % 7 == 3 and self.attempt == 1:
+            raise ValueError("once")
+
+
+class Free(AsyncTask[None]):
+    async def execute(self) -> None: ...
+
+
+def judge(sim: Simulation) -> None:
+    """Fail if ever too many ran at once, or started in a window; if a token is lost, or something waits still."""
+    ledger, texts = sim.queue.ledger, {r.task_id: str(r.arguments.get("s")) for r in sim.queue.dispatched(Limited)}
+    starts = [entry.at for entry in ledger if entry.kind is Kind.STARTED and entry.message_id in texts]
+    for first in starts:
+        assert sum(first <= at < first + PER_S - 1e-6 for at in starts) <= STARTS, "too many starts in a window"
+    running: dict[tuple[str, str], Entry] = {}
+    for entry in ledger:
+        key = entry.message_id, entry.token
+        if entry.kind is Kind.STARTED and entry.message_id in texts:
+            running[key] = entry
+        elif entry.kind is Kind.ENDED:
+            running.pop(key, None)
+        elif entry.kind is Kind.CRASHED:
+            running = {held: start for held, start in running.items() if start.worker != entry.worker}
+        most = Counter(texts[message_id] for message_id, _ in running)
+        assert max(most.values(), default=0) <= AT_ONCE, "too many attempts at once"
+    rows = sim._engine.store._rows
+    tokens = Counter(one.rpartition(":")[0] for one in rows if one.startswith("limit:token"))
+    assert sorted(tokens.values()) == [AT_ONCE, AT_ONCE, AT_ONCE, STARTS], "tokens are lost, or doubled"
+    assert not [one for one in rows if one in texts], "all have run"
+
+
+async def _run(sim: Simulation) -> None:
+    for number in range(24):
+        await Limited(number=number, s=(0.1, 3.0, 50.0)[number % 3]).dispatch()
+    for _ in range(5):
+        await Free().dispatch()
+    await sim.settle()
+    judge(sim)
+
+
+@simulate(runs=40, concurrency=3, faults=FAULTS)
+async def test_no_limit_is_exceeded_whoever_crashes(sim: Simulation) -> None:
+    await _run(sim)
+
+
+@pytest.mark.slow
+@simulate(runs=400, concurrency=3, faults=[FAULTS])
+async def test_no_limit_is_exceeded_under_many_seeds(sim: Simulation) -> None:
+    await _run(sim)
+
+
+@pytest.mark.slow
+@simulate(runs=150, workers=4, concurrency=2, lease_s=6, faults=Faults(latency=Latency(), crash=0.01))
+async def test_no_limit_is_exceeded_on_a_slow_network(sim: Simulation) -> None:
+    await _run(sim)
