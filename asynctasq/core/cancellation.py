@@ -38,7 +38,7 @@ async def cancelled_among(driver: Driver, lost: Iterable[Lease], *, limit_s: flo
 
 
 class CancellationListener:
-    """Waits, where the driver wakes, for news that a message of this worker was cancelled; `wait_s` at least each time."""
+    """Waits, where the driver wakes, for news that a message of this worker was cancelled; each wait takes `wait_s`."""
 
     def __init__(self, driver: Driver, *, wait_s: float) -> None:
         claims = driver.capabilities
