@@ -13,7 +13,6 @@ __all__ = [
     "DriverError",
     "DriverMisconfigured",
     "DriverUnavailable",
-    "DuplicateKey",
     "InvalidQueueName",
     "InvalidTransition",
     "LeaseLost",
@@ -25,6 +24,7 @@ __all__ = [
     "ResultTimeoutError",
     "Retry",
     "Snooze",
+    "TaskCancelledError",
     "TaskDefinitionError",
     "TaskExpiredError",
     "TaskFailedError",
@@ -32,6 +32,7 @@ __all__ = [
     "TaskSignal",
     "TaskTimeoutError",
     "UndecodableBody",
+    "UniqueConflictError",
     "UnknownQueue",
     "UnknownTask",
     "UnserializableValue",
@@ -76,8 +77,12 @@ class BodyTooLarge(DispatchError):
     """The encoded body exceeds the limit of the codec or of the driver."""
 
 
-class DuplicateKey(DispatchError):
-    """A message with the same unique key exists already."""
+class UniqueConflictError(DispatchError):
+    """Another message holds the unique key of a task; nothing of the batch was stored. `task_id` is the holder's."""
+
+    def __init__(self, text: str, *, task_id: str = "") -> None:
+        super().__init__(text)
+        self.task_id = task_id
 
 
 class DriverError(AsyncTasqError):
@@ -191,6 +196,10 @@ class TaskFailedError(AsyncTasqError):
 
 class TaskNotFoundError(AsyncTasqError, LookupError):
     """Nothing is stored of a task: it is unknown, was cancelled, or has completed and its result is not kept."""
+
+
+class TaskCancelledError(TaskNotFoundError):
+    """A task was cancelled, so there is no result of it; the store knows of that for an hour."""
 
 
 class ResultNotKept(AsyncTasqError):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
 from asynctasq.clock import Clock, SystemClock
@@ -16,7 +16,7 @@ from asynctasq.codec.envelope import encode_envelope
 from asynctasq.codec.limits import DEFAULT_LIMITS, Limits
 from asynctasq.codec.signing import SigningKeys
 from asynctasq.codec.values import register_text
-from asynctasq.drivers.base import Driver, Transactional
+from asynctasq.drivers.base import Driver, Enqueued, Transactional
 from asynctasq.errors import DELAY_S_MAX, DispatchError, UnsupportedFeature
 from asynctasq.kernel.envelope import NO_HEADERS, Envelope
 from asynctasq.kernel.messages import Message
@@ -29,6 +29,7 @@ from asynctasq.tasks.definition import (
     definition_of,
     options_of,
     set_dispatched,
+    set_living,
 )
 from asynctasq.tasks.dispatching import Dispatcher
 from asynctasq.tasks.handle import TaskHandle
@@ -36,13 +37,16 @@ from asynctasq.tasks.middleware import DispatchContext, around_dispatch
 from asynctasq.tasks.options import Options
 from asynctasq.tasks.task_status import TaskStatus
 
+if TYPE_CHECKING:
+    from asynctasq.tasks.cancellation import Cancellation
+
 __all__ = [
     "MessageFactory",
     "Queue",
     "background_loop",
-    "check_keeps_limits",
-    "check_keeps_results",
+    "check_supported",
     "check_transactional",
+    "living_ids",
     "refuse_running_loop",
 ]
 
@@ -107,6 +111,11 @@ class MessageFactory:
             headers=NO_HEADERS if context is None else context.headers,
             limits=_texts_of_limits(task, definition, given) if definition.limits else None,
         )
+        unique = None
+        if options.unique is not None:
+            from asynctasq.tasks.unique_keys import unique_key_of  # few tasks are unique
+
+            unique = unique_key_of(options.unique, task, definition, given, self.limits)
         task_id = options.task_id or self.new_id() if context is None else context.task_id
         set_dispatched(task, task_id, datetime.fromtimestamp(now, UTC))
         return Message(
@@ -120,6 +129,7 @@ class MessageFactory:
                 expires_at=None if self.signing_ttl_s is None else now + delay_s + self.signing_ttl_s,
             ),
             delay_s=delay_s,
+            unique=unique,
         )
 
 
@@ -216,12 +226,11 @@ class Queue(Dispatcher[BaseTask[Any]]):
                 return await self.dispatch(tasks, connection=connection, contexts=made)
         ids, batches = self._prepare(tasks, contexts)
         if connection is None:
-            for driver, messages in batches:
-                await driver.enqueue(messages)
+            stored = [await driver.enqueue(messages) for driver, messages in batches]
         else:
-            for transactional, messages in _all_transactional(batches):
-                await transactional.enqueue_in(connection, messages)
-        return ids
+            checked = _all_transactional(batches)
+            stored = [await transactional.enqueue_in(connection, messages) for transactional, messages in checked]
+        return living_ids(tasks, ids, stored)
 
     def dispatch_sync(
         self,
@@ -239,9 +248,9 @@ class Queue(Dispatcher[BaseTask[Any]]):
         if connection is None:
             return background_loop.run(lambda: self.dispatch(tasks, contexts=contexts))
         ids, batches = self._prepare(tasks, contexts)
-        for transactional, messages in _all_transactional(batches):
-            transactional.enqueue_in_sync(connection, messages)
-        return ids
+        checked = _all_transactional(batches)
+        stored = [transactional.enqueue_in_sync(connection, messages) for transactional, messages in checked]
+        return living_ids(tasks, ids, stored)
 
     async def result(
         self, task_id: str, *, task: type[BaseTask[Any]] | None = None, timeout_s: float | None = None
@@ -257,24 +266,31 @@ class Queue(Dispatcher[BaseTask[Any]]):
 
         factory = self.factory
         return await wait_for_result(
-            self._driver_for(task), task_id, task=task, timeout_s=timeout_s, keys=factory.keys, limits=factory.limits
+            self.driver_for(task), task_id, task=task, timeout_s=timeout_s, keys=factory.keys, limits=factory.limits
         )
 
     async def status(self, task_id: str, *, task: type[BaseTask[Any]] | None = None) -> TaskStatus:
         """Return what is known of a task; see `TaskHandle.status`."""
         from asynctasq.results import fetch_status
 
-        return await fetch_status(self._driver_for(task), task_id, limits=self.factory.limits)
+        return await fetch_status(self.driver_for(task), task_id, limits=self.factory.limits)
+
+    async def cancel(self, task_id: str, *, task: type[BaseTask[Any]] | None = None) -> "Cancellation":
+        """Cancel a task; see `TaskHandle.cancel`."""
+        from asynctasq.results import cancel_task
+
+        return await cancel_task(self.driver_for(task), task_id)
 
     def call_sync(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run a call of this queue from code that has no event loop.
 
         Raises: RuntimeError inside a running event loop.
         """
-        refuse_running_loop("this would block the running event loop; await result() or status() here")
+        refuse_running_loop("this would block the running event loop; await result(), status() or cancel() here")
         return background_loop.run(make)
 
-    def _driver_for(self, task: type[BaseTask[Any]] | None) -> Driver:
+    def driver_for(self, task: type[BaseTask[Any]] | None) -> Driver:
+        """Return where the tasks of a class go; those of None go to the default driver."""
         return self.driver if task is None else self._driver(definition_of(task))
 
     async def close(self) -> None:
@@ -296,15 +312,29 @@ class Queue(Dispatcher[BaseTask[Any]]):
         return ids, list(batches.values())
 
 
-def check_keeps_results(task: BaseTask[Any], driver: Driver) -> None:
-    """Raise UnsupportedFeature for a task whose result is to be kept where none are."""
-    if options_of(task).keep_result_s is not None and not driver.capabilities.keeps_results:
+def living_ids(tasks: Sequence[BaseTask[Any]], ids: list[str], stored: Sequence[list[str]]) -> list[str]:
+    """Return the ids of the messages that live for these tasks, and tell it to those that are not stored.
+
+    That is another one's id for a task whose unique key is held. `stored` is what the drivers have returned.
+    """
+    holders = {key: holder for new in stored if isinstance(new, Enqueued) for key, holder in new.holders.items()}
+    if not holders:
+        return ids
+    for task, task_id in zip(tasks, ids, strict=True):
+        if task_id in holders:
+            set_living(task, task_id, holders[task_id])
+    return [holders.get(task_id, task_id) for task_id in ids]
+
+
+def check_supported(task: BaseTask[Any], driver: Driver) -> None:
+    """Raise UnsupportedFeature for a task that needs what the driver lacks: kept results, unique keys, limits."""
+    options = options_of(task)
+    if options.keep_result_s is not None and not driver.capabilities.keeps_results:
         name = definition_of(type(task)).name
         raise UnsupportedFeature(f"{name} has keep_result set, but {driver} keeps no results")
-
-
-def check_keeps_limits(task: BaseTask[Any], driver: Driver) -> None:
-    """Raise UnsupportedFeature for a task with limits where no limit can be kept."""
+    if options.unique is not None and not driver.capabilities.unique:
+        name = definition_of(type(task)).name
+        raise UnsupportedFeature(f"{name} has unique set, but {driver} can't keep a task unique")
     if (definition := definition_of(type(task))).limits and not driver.capabilities.reserves_released:
         raise UnsupportedFeature(
             f"{definition.name} has limits set, but {driver} can't keep any: it has no tokens that are taken in order; "
@@ -315,8 +345,7 @@ def check_keeps_limits(task: BaseTask[Any], driver: Driver) -> None:
 def _check_reachable(task: BaseTask[Any], driver: Driver) -> None:
     """Raise now what would otherwise fail in a worker of another process."""
     name = definition_of(type(task)).name
-    check_keeps_results(task, driver)
-    check_keeps_limits(task, driver)
+    check_supported(task, driver)
     if not driver.capabilities.cross_process:
         return
     if "<locals>" in name:

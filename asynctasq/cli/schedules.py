@@ -63,9 +63,10 @@ def run_schedule(given: Mapping[str, Any], name: str, *, as_json: bool) -> None:
 
     Raises: ConfigError, DriverError.
     """
-    task_id = str(uuid4())
-    _with_operator(given, lambda operator: operator.run(name, task_id, now=time.time()))
-    _say(json.dumps({"name": name, "task_id": task_id}) if as_json else f"{printable(name)}: dispatched as {task_id}")
+    new_id = str(uuid4())
+    task_id = _with_operator(given, lambda operator: operator.run(name, new_id, now=time.time()))
+    done = "dispatched as" if task_id == new_id else "not dispatched, its unique key is held by"
+    _say(json.dumps({"name": name, "task_id": task_id}) if as_json else f"{printable(name)}: {done} {task_id}")
 
 
 def pause_schedule(given: Mapping[str, Any], name: str, *, as_json: bool) -> None:

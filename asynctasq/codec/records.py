@@ -32,10 +32,11 @@ class Record:
 
     def __repr__(self) -> str:
         """Show it as who dispatched it knows it: `Address(city='Oslo')`, `Colour('red')`."""
-        parts = self.value
-        if isinstance(parts, dict):
-            return f"{self.name}({', '.join(f'{name}={part!r}' for name, part in parts.items())})"
-        return f"{self.name}({parts!r})"
+        value: object = self.value
+        if not isinstance(value, dict):
+            return f"{self.name}({value!r})"
+        parts = cast("dict[object, object]", value)
+        return f"{self.name}({', '.join(f'{name}={part!r}' for name, part in parts.items())})"
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

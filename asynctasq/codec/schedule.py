@@ -7,7 +7,7 @@ from asynctasq.codec.limits import Limits
 from asynctasq.codec.typed_msgpack import packb
 from asynctasq.codec.values import unpack
 from asynctasq.errors import CodecError, UndecodableBody
-from asynctasq.kernel.messages import check_queue_name
+from asynctasq.kernel.messages import ON_CONFLICTS, UNTILS, UniqueKey, check_queue_name, is_unique_key
 from asynctasq.kernel.schedule import (
     MISFIRES,
     TEXT_CHARS_MAX,
@@ -24,6 +24,7 @@ __all__ = ["decode_note", "decode_ticker", "encode_note", "encode_ticker"]
 VERSION: Final = 1
 LIMITS: Final = Limits(depth_max=4, items_max=100, body_bytes_max=2**31)
 """What a ticker or a note may hold: others may write to the store, too. The envelope around it bounds its bytes."""
+WINDOW_S_MIN: Final = 1e-6
 LATEST_INSTANT: Final = 253_402_300_799.0  # the last second that datetime can name
 
 
@@ -32,7 +33,10 @@ def encode_ticker(ticker: Ticker) -> bytes:
     definition = ticker.definition
     rule = definition.rule
     wire = [rule.expression, rule.tz] if isinstance(rule, CronRule) else rule.period_s
-    settings = [definition.misfire, definition.jitter_s]
+    settings: list[object] = [definition.misfire, definition.jitter_s]
+    if definition.unique is not None:
+        unique = definition.unique
+        settings.append([unique.key, unique.until, unique.window_s, unique.on_conflict])
     state = [ticker.next_at, ticker.last_at]
     return packb([VERSION, definition.name, definition.queue, wire, settings, definition.template, state])
 
@@ -44,7 +48,7 @@ def decode_ticker(data: bytes) -> Ticker:
     """
     try:
         version, name, queue, wire, settings, template, state = cast("list[object]", unpack(data, limits=LIMITS))
-        misfire, jitter_s = cast("list[object]", settings)
+        misfire, jitter_s, *unique = cast("list[object]", settings)
         next_at, last_at = cast("list[object]", state)
         if version != VERSION or type(template) is not bytes:
             raise ValueError("it is of another version, or not one")
@@ -55,6 +59,7 @@ def decode_ticker(data: bytes) -> Ticker:
             misfire=_misfire(misfire),
             jitter_s=_number(jitter_s),
             template=template,
+            unique=_unique(*unique),
         )
         return Ticker(definition=definition, next_at=_instant(next_at), last_at=_instant(last_at))
     except (StopIteration, TypeError, ValueError) as error:
@@ -76,6 +81,20 @@ def _text(value: object) -> str:
 
 def _misfire(value: object) -> Misfire:
     return next(known for known in MISFIRES if known == value)
+
+
+def _unique(wire: object = None) -> UniqueKey | None:
+    if wire is None:
+        return None
+    key, until, window_s, on_conflict = cast("list[object]", wire)
+    if not is_unique_key(_text(key)):
+        raise ValueError("its unique key is none")
+    return UniqueKey(
+        key=_text(key),
+        until=next(known for known in UNTILS if known == until),
+        window_s=None if window_s is None else _number(window_s, least=WINDOW_S_MIN),
+        on_conflict=next(known for known in ON_CONFLICTS if known == on_conflict),
+    )
 
 
 def _instant(value: object) -> float | None:

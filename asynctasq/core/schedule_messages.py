@@ -86,6 +86,7 @@ def _definition(item: ScheduledTask, factory: MessageFactory, limits: Limits) ->
         misfire=item.schedule.misfire,
         jitter_s=jitter_seconds(item.schedule),
         template=encode_envelope(envelope, limits=limits),
+        unique=message.unique,
     )
 
 
@@ -152,7 +153,7 @@ class ScheduleMessages:
         self, definition: ScheduleDefinition, template: Envelope, message_id: str, now: float, delay_s: float
     ) -> Message:
         envelope = replace(template, dispatched_at=max(0.0, now))
-        return self._message(message_id, definition.queue, envelope, delay_s)
+        return replace(self._message(message_id, definition.queue, envelope, delay_s), unique=definition.unique)
 
     def _message(self, message_id: str, queue: str, envelope: Envelope, delay_s: float) -> Message:
         body = encode_envelope(envelope, key=self._keys, limits=self._limits, belongs_to=(message_id, queue))

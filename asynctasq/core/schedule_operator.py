@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from asynctasq.codec.schedule import decode_note
 from asynctasq.core.schedule_duty import ScheduleStore, all_notes, check_keeps_schedules, note
 from asynctasq.core.schedule_messages import ScheduleMessages
-from asynctasq.drivers.base import Driver
+from asynctasq.drivers.base import Driver, Enqueued
 from asynctasq.errors import CodecError, ConfigError
 from asynctasq.kernel.messages import State, StoredMessage
 from asynctasq.kernel.schedule import CronRule, ScheduleDefinition, Ticker, ticker_id
@@ -108,13 +108,16 @@ class ScheduleOperator:
             at = next_tick(at)
         return ticker.definition, instants
 
-    async def run(self, name: str, message_id: str, *, now: float) -> None:
-        """Enqueue one message of a schedule's task, now and beside its ticks.
+    async def run(self, name: str, message_id: str, *, now: float) -> str:
+        """Enqueue one message of a schedule's task, now and beside its ticks; return its id.
+
+        That is the id of another one where that holds the unique key of the task.
 
         Raises: ConfigError if there is none of that name, DriverError.
         """
         ticker, _ = await self._find(name)
-        await self._store.enqueue([self._messages.run_now(ticker.definition, message_id, now=now)])
+        new = await self._store.enqueue([self._messages.run_now(ticker.definition, message_id, now=now)])
+        return new.holders.get(message_id, message_id) if isinstance(new, Enqueued) else message_id
 
     async def pause(self, name: str) -> bool:
         """Let the ticks of a schedule pass by until `resume`, through deploys as well; return whether it ran before.

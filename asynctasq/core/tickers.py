@@ -14,7 +14,7 @@ from asynctasq.core.runtime import WorkerSettings
 from asynctasq.core.schedule_duty import ScheduleDuty, ScheduleStore, Standing, check_keeps_schedules, note
 from asynctasq.core.schedule_messages import ScheduleMessages, definitions_of, scheduled_tasks
 from asynctasq.drivers.base import Driver
-from asynctasq.errors import CodecError, DispatchError, DriverError
+from asynctasq.errors import CodecError, DispatchError, DriverError, UnsupportedFeature
 from asynctasq.kernel.envelope import Envelope
 from asynctasq.kernel.messages import Bury, Complete, DeadReason, Lease, Release, Settlement, State, StoredMessage
 from asynctasq.kernel.schedule import ScheduleDefinition, Ticker, derived_id, plan_ticks, ticker_id
@@ -70,8 +70,16 @@ class Tickers:
         if scheduled:
             self._definitions = definitions_of(scheduled)
             check_keeps_schedules(self._driver)
+            self._check_unique()
             self._queues = {definition.queue: None for definition in self._definitions.values()}
             self._keeping = asyncio.create_task(self._keep(), name="schedules")
+
+    def _check_unique(self) -> None:
+        for name, definition in self._definitions.items():
+            if definition.unique is not None and not self._driver.capabilities.unique:
+                raise UnsupportedFeature(
+                    f"the task of schedule {name!r} has unique set, which {self._driver} can't keep"
+                )
 
     async def stop(self) -> None:
         """Stop keeping them; the tickers stay."""

@@ -2,29 +2,24 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 
-from asynctasq.codec.limits import Limits
-from asynctasq.codec.signing import SigningKeys
-from asynctasq.core.attempt import AttemptRunner
-from asynctasq.core.completion import LeaseCompletionFactory
+from asynctasq.core.cancellation import CancellationListener
+from asynctasq.core.cancelled_attempts import LateCancellations, cancel_on_request
 from asynctasq.core.exception_codec import log_error
 from asynctasq.core.in_flight import CancelReason, InFlightAttempt
 from asynctasq.core.lifespans import LifespanRun
-from asynctasq.core.limit_lines import WaitingLines
-from asynctasq.core.limit_tokens import HeldToken, TokenStore
-from asynctasq.core.limits import LimitedAttempts
+from asynctasq.core.limit_tokens import HeldToken
 from asynctasq.core.queue_order import parse_queues
 from asynctasq.core.reconnect import ReconnectBackoff
 from asynctasq.core.runtime import ProductionRuntime, Runtime, WorkerSettings
-from asynctasq.core.schedule_messages import ScheduleMessages
 from asynctasq.core.settling import Refusal, is_refusal, settle_apart, unsettled_error
 from asynctasq.core.shutdown import StopRequest, on_stop_signals
-from asynctasq.core.task_factory import TaskFactory
-from asynctasq.core.tickers import Tickers
 from asynctasq.core.waiting import WorkWaiter
 from asynctasq.core.worker_ledger import WorkerLedger
+from asynctasq.core.worker_parts import attempt_runner_of, limited_attempts_of, task_factory_of, tickers_of
 from asynctasq.drivers.base import Driver
 from asynctasq.errors import DispatchError, DriverError
 from asynctasq.kernel.ledger import Kind
@@ -72,47 +67,33 @@ class Worker:
         self._runtime = runtime or ProductionRuntime()
         self.queues = parse_queues(queues, self._runtime.rng)
         self._clock = self._runtime.clock
-        keys = None if self.settings.signing_keys is None else SigningKeys(self.settings.signing_keys)
-        limits = Limits(body_bytes_max=self.settings.body_bytes_max)
-        task_factory = TaskFactory(
-            self.settings.application,
-            keys=keys,
-            limits=limits,
-            clock=self._clock,
-            load_in_another_loop=self._runtime.load_in_another_loop,
-            decode_in_threads=self._runtime.decode_in_threads,
-        )
+        task_factory = task_factory_of(self.settings, self._runtime)
         self._lanes = self._runtime.lanes(self.settings, task_factory, threads=self.concurrency)
         self._renewer = self._runtime.renewer(queue_driver, self.settings)
-        self._tickers = Tickers(queue_driver, ScheduleMessages(keys, limits), self.settings, worker=self.name)
+        self._tickers = tickers_of(queue_driver, self.settings, worker=self.name)
         self._ledger = WorkerLedger(self._runtime)
-        tokens = TokenStore(
+        self._limits = limited_attempts_of(
             queue_driver,
-            self._renewer,
-            lease_s=self.settings.lease_s,
-            clock=self._clock,
+            self.settings,
+            self._runtime,
+            renewer=self._renewer,
             settle_later=self._settle_later,
+            on_line=self._wait_anew,
         )
-        self._lines = WaitingLines(
-            tokens, rng=self._runtime.rng, keys=keys, body_limits=limits, on_line=self._wait_anew
-        )
-        self._limits = LimitedAttempts(tokens, self._lines)
-        self._runner = AttemptRunner(
-            task_factory,
-            self._lanes,
-            environment=self._runtime,
-            settings=self.settings,
-            completion_factory=LeaseCompletionFactory(
-                queue_driver,
-                self._renewer,
-                task_factory,
-                clock=self._clock,
-                lease_s=self.settings.lease_s,
-                on_progress=None if self._runtime.record is None else self._ledger.progress,
-            ),
+        self._lines = self._limits.lines
+        self._runner = attempt_runner_of(
+            queue_driver,
+            self.settings,
+            self._runtime,
+            task_factory=task_factory,
+            lanes=self._lanes,
+            renewer=self._renewer,
             tickers=self._tickers,
             limits=self._limits,
+            on_progress=None if self._runtime.record is None else self._ledger.progress,
         )
+        self._listener = CancellationListener(queue_driver, wait_s=self._runtime.wait_s)
+        self._news_at = -math.inf
         self._lifespans = LifespanRun(self.settings.lifespans or ())
         self._in_flight: dict[str, InFlightAttempt] = {}
         self._to_settle: list[tuple[Lease, Settlement]] = []
@@ -145,6 +126,7 @@ class Worker:
         """
         self.driver.holder = self.name.encode("ascii", "replace").decode()[:HOLDER_CHARS_MAX]
         self._wake_up = asyncio.Event()
+        self._late = LateCancellations(self._runner.cancelled_attempts, self._in_flight, self._end_late)
         self._may_have_work, self._started = True, 0
         self._lines.forget()
         self._stop.on_change(self._wake_up.set)
@@ -180,6 +162,7 @@ class Worker:
             await self._lifespans.enter(self.settings.lifespan_start_s)
         self._tickers.start()
         self._renewer.start(self._on_lost)
+        self._listener.start(self._on_news, name=self.name)
         async with stop.cancelling(lambda: stop.deadline + end_s * CALL_SHARE):
             await self._run_until_stop()
             await self._drain()
@@ -200,6 +183,7 @@ class Worker:
         stop, latest = self._stop, self._clock.monotonic() + CLOSE_S_MIN
         async with stop.cancelling(lambda: max(stop.deadline + self.settings.end_timeout_s, latest)):
             await self._waiter.stop()
+            await self._listener.stop()
             await self._renewer.stop()
             await self._tickers.stop()
             await self.driver.close()
@@ -266,6 +250,8 @@ class Worker:
             return
         self._reconnect.reset()
         self._ledger.settled(settlements, lost, asked_now)
+        if lost and not self._stop.requested:
+            self._late.check(settlements, lost)
         if self._lines.beginning:
             self._started -= self._lines.settled(settlements)
         if limit:
@@ -282,6 +268,8 @@ class Worker:
             self._to_settle[:0] = settlements
             raise
         self._ledger.settled(done.settled, done.lost, asked_now)
+        if done.lost and not self._stop.requested:
+            self._late.check(done.settled, done.lost)
         self._started -= self._lines.settled(done.settled)
         self._to_settle[:0] = done.left
         if done.error is not None:
@@ -337,6 +325,8 @@ class Worker:
             self._renewer.add(attempt)
             self._ledger.attempt(attempt, Kind.RESERVED, due_at=asked_now + self.settings.lease_s)
             attempt.asyncio_task = loop.create_task(self._run_attempt(attempt), name=lease.message_id)
+        if asked_at <= self._news_at:  # it may have been cancelled before its lease was here
+            self._renewer.renew_all()
 
     async def _run_attempt(self, attempt: InFlightAttempt) -> None:
         attempt.begun = True
@@ -357,6 +347,8 @@ class Worker:
 
     def _end_attempt(self, attempt: InFlightAttempt, settlement: Settlement | None) -> None:
         self._renewer.remove(attempt)
+        if attempt.overdue is not None:
+            attempt.overdue.cancel()
         if self._in_flight.get(attempt.lease.message_id) is attempt:
             del self._in_flight[attempt.lease.message_id]
         if attempt.settled_in_transaction is False:
@@ -364,8 +356,15 @@ class Worker:
             self._ledger.attempt(attempt, Kind.LOST)
         elif attempt.settled_in_transaction and isinstance(settlement, Complete):
             self._ledger.settled([(attempt.lease, settlement)], frozenset(), self._clock.now())
+        elif attempt.cancel_reason is CancelReason.CANCELLED:
+            self._ledger.attempt(attempt, Kind.CANCELLED)
         elif attempt.cancel_reason is not CancelReason.LEASE_LOST:
             self._to_settle.append((attempt.lease, settlement or Release(counted=False)))
+        self._wake_up.set()
+
+    def _end_late(self, attempt: InFlightAttempt) -> None:
+        if attempt.cancel_reason is CancelReason.CANCELLED:
+            self._ledger.attempt(attempt, Kind.CANCELLED)
         self._wake_up.set()
 
     def _cancel(self, attempt: InFlightAttempt) -> None:
@@ -392,11 +391,20 @@ class Worker:
             self._cancel(holder)
 
     def _cancel_lost(self, attempt: InFlightAttempt) -> None:
-        if attempt.cancel_reason is None:
-            attempt.cancel_reason = CancelReason.LEASE_LOST
-            logger.warning("the lease of %s is lost; the attempt is cancelled", attempt)
-            self._ledger.attempt(attempt, Kind.LOST)
-            self._cancel(attempt)
+        if attempt.cancel_reason is not None:
+            return
+        if attempt.found_cancelled:
+            cancel_on_request(attempt, self._cancel, limit_s=self.settings.abandon_s)
+            return
+        attempt.cancel_reason = CancelReason.LEASE_LOST
+        logger.warning("the lease of %s is lost; the attempt is cancelled", attempt)
+        self._ledger.attempt(attempt, Kind.LOST)
+        self._cancel(attempt)
+
+    def _on_news(self) -> None:
+        """Find out what was cancelled; what a call under way may bring is looked at when it is there."""
+        self._news_at = self._clock.monotonic()
+        self._renewer.renew_all()
 
     # -- the end -----------------------------------------------------------------------------------
 

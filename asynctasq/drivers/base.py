@@ -1,6 +1,6 @@
 """The driver contract: what every backend promises. No driver imports another; the worker imports none by name."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, Protocol, Self, runtime_checkable
@@ -19,6 +19,7 @@ from asynctasq.kernel.messages import (
     Settlement,
     State,
     StoredMessage,
+    UniqueKey,
     check_queue_name,
     microseconds,
 )
@@ -29,11 +30,13 @@ __all__ = [
     "YES",
     "BaseDriver",
     "Bury",
+    "CancelsRunning",
     "Capabilities",
     "Complete",
     "DeadReason",
     "Depth",
     "Driver",
+    "Enqueued",
     "ErrorRecord",
     "Inspectable",
     "KeepsResults",
@@ -53,6 +56,7 @@ __all__ = [
     "StoredMessage",
     "Support",
     "Transactional",
+    "UniqueKey",
     "check_queue_name",
     "microseconds",
     "partial",
@@ -61,6 +65,16 @@ __all__ = [
 Settlements = Sequence[tuple[Lease, Settlement]]
 END_CHECK_S = 15.0
 """How often `wait_result` looks whether a message has ended of whose end it is not woken."""
+
+
+class Enqueued(list[str]):
+    """The ids that are new, in order, and by `holders` why others are not: message id -> the id that holds its key."""
+
+    __slots__ = ("holders",)
+
+    def __init__(self, new: Iterable[str] = (), holders: Mapping[str, str] | None = None) -> None:
+        super().__init__(new)
+        self.holders: Mapping[str, str] = holders or {}
 
 
 class Driver(Protocol):
@@ -117,7 +131,11 @@ class Driver(Protocol):
         whichever queue. Within a batch the first of equal ids counts. Becomes visible `delay_s` after
         now, never earlier. Messages of one batch arrive in the order given.
 
-        Raises: InvalidQueueName, BodyTooLarge: nothing was stored.
+        Where `unique` is claimed, a message whose `unique` key another one holds is not stored, or replaces that one:
+        `UniqueKey` says when. They are decided in order, by the store. Those that are not stored because of their key
+        are told with their holders, as `Enqueued`. Where it is not claimed, a key raises UnsupportedFeature.
+
+        Raises: InvalidQueueName, BodyTooLarge, UniqueConflictError: nothing was stored.
         """
         ...
 
@@ -146,7 +164,8 @@ class Driver(Protocol):
         since. Repeating it is safe: the second time the id is returned as lost and nothing changes.
 
         A follow-up of `Complete` may have the id of the message that is completed: it is a new message, with attempts,
-        crashes and `enqueued_at` of its own, under no lease, whatever else is settled in the same call.
+        crashes and `enqueued_at` of its own, under no lease, whatever else is settled in the same call. A follow-up
+        whose key is held is not stored; where it would "raise" it is left out.
         """
         ...
 
@@ -165,7 +184,8 @@ class Driver(Protocol):
     async def redrive(self, queue: str, *, limit: int) -> int:
         """Move up to `limit` dead letters, oldest death first, back to ready.
 
-        They begin anew: attempts and crashes are 0, and `enqueued_at` is now. Returns how many were moved.
+        They begin anew: attempts and crashes are 0, and `enqueued_at` is now. None holds its unique key again. Returns
+        how many were moved.
         """
         ...
 
@@ -237,8 +257,32 @@ class KeepsResults(Protocol):
         """Return True as soon as the message has ended, False after `wait_s` seconds or once the driver is closed.
 
         It has ended when it is a dead letter, or not there, as one that never was. A settlement that completes it with
-        a result, or buries it, wakes the call where `wakes_waiting` is claimed; any other end is noticed within
-        `END_CHECK_S`. Takes nothing, so cancelling it loses nothing.
+        a result, or buries it, and `cancel_running` wake the call where `wakes_waiting` is claimed; any other end is
+        noticed within `END_CHECK_S`. Takes nothing, so cancelling it loses nothing.
+        """
+        ...
+
+
+@runtime_checkable
+class CancelsRunning(Protocol):
+    """A driver that removes messages under a lease, too. Claimed as `cancels_running`, with the two protocols above."""
+
+    async def cancel_running(self, message_ids: Sequence[str]) -> Mapping[str, str]:
+        """Remove those that are no dead letters, reserved ones too; return by id the token of the lease that each had.
+
+        The token is "" for a message under no lease; a lease that ran out and was not taken over counts. Each removal
+        is atomic: either a settlement of that lease has won, or it comes too late, is lost, and stores nothing. For
+        `CANCELLED_TTL_S` `fetch_result` returns `cancelled_mark` of that token, in place of an earlier result of the
+        id. Calls that wait for the message's end are woken, and `wait_cancelled` of who holds the lease. Repeating it
+        is safe: what is removed already is left out.
+        """
+        ...
+
+    async def wait_cancelled(self, *, wait_s: float) -> bool:
+        """Return True as soon as a message that `holder` has reserved was (probably) removed by `cancel_running`.
+
+        False after `wait_s`, or once the driver is closed. Only what is cancelled meanwhile wakes the call; where
+        `cancels_running` is claimed in part, not all of it. Takes nothing, so cancelling it loses nothing.
         """
         ...
 

@@ -3,9 +3,11 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
+from asynctasq.drivers.base import Enqueued
+from asynctasq.errors import UniqueConflictError
 from asynctasq.kernel.messages import Message
 
-__all__ = ["batches_by_size", "chunks", "unique_messages"]
+__all__ = ["UniqueOutcome", "batches_by_size", "chunks", "conflict", "has_keys", "unique_messages"]
 
 T = TypeVar("T")
 
@@ -39,3 +41,53 @@ def unique_messages(messages: Iterable[Message]) -> list[Message]:
     for message in messages:
         unique.setdefault(message.id, message)
     return list(unique.values())
+
+
+def has_keys(messages: Iterable[Message]) -> bool:
+    """Say whether some of the messages have a unique key."""
+    return any(message.unique is not None for message in messages)
+
+
+class UniqueOutcome:
+    """Who holds the keys of the messages of a batch that are not stored because of them."""
+
+    def __init__(self) -> None:
+        self._refused: dict[str, str] = {}
+        self._replaced: dict[str, str] = {}
+
+    def refuse(self, message: Message, holder: str, *, may_raise: bool) -> None:
+        """Note that a message is not stored.
+
+        Raises: UniqueConflictError if that is what it asks for, and the call `may_raise`.
+        """
+        if may_raise and message.unique is not None and message.unique.on_conflict == "raise":
+            raise conflict(message.id, holder)
+        self.refused(message.id, holder)
+
+    def refused(self, message_id: str, holder: str) -> None:
+        """Note that a message is not stored, of which the store has decided so."""
+        self._refused[message_id] = holder
+
+    def replaced(self, message_id: str, by: str) -> None:
+        """Note that a message, of the batch or older, was replaced by a later one."""
+        self._replaced[message_id] = by
+
+    def enqueued(self, new: Iterable[str], messages: Iterable[Message]) -> Enqueued:
+        """Return what `enqueue` returns, where `new` of the messages are stored; who replaced a holder is one."""
+        stored, replaced = dict.fromkeys(new), self._replaced
+        holders: dict[str, str] = {}
+        for message in messages:
+            holder = self._refused.get(message.id) or replaced.get(message.id)
+            if holder is not None and message.id not in stored:
+                while holder in replaced and holder not in stored:
+                    holder = replaced[holder]
+                holders[message.id] = holder
+        return Enqueued(stored, holders)
+
+
+def conflict(message_id: str, holder: str) -> UniqueConflictError:
+    """Return the error of a message that asks for it where its key is held."""
+    return UniqueConflictError(
+        f"message {holder} holds the unique key of message {message_id}; nothing of this dispatch was stored",
+        task_id=holder,
+    )

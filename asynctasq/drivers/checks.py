@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 
 from asynctasq.drivers.base import Settlements
-from asynctasq.errors import BodyTooLarge, ConfigError, DispatchError
-from asynctasq.kernel.messages import Message, check_queue_name
+from asynctasq.errors import DELAY_S_MAX, BodyTooLarge, ConfigError, DispatchError, UnsupportedFeature
+from asynctasq.kernel.messages import UNIQUE_CHARS_MAX, Message, UniqueKey, check_queue_name, is_unique_key
 
 __all__ = [
     "ID_CHARACTERS_MAX",
@@ -13,7 +13,9 @@ __all__ = [
     "check_message_id",
     "check_messages",
     "check_queue_names",
+    "check_unique",
     "is_message_id",
+    "refuse_keys",
 ]
 
 ID_CHARACTERS_MAX = 128
@@ -48,6 +50,26 @@ def check_messages(messages: Iterable[Message], *, body_bytes_max: int | None) -
             raise BodyTooLarge(
                 f"message {message.id} has {len(message.body)} bytes; this driver takes {body_bytes_max}"
             )
+        if message.unique is not None:
+            check_unique(message.unique)
+
+
+def check_unique(unique: UniqueKey) -> None:
+    """Raise DispatchError for a unique key that can't be stored."""
+    key, window_s = unique.key, unique.window_s
+    if not is_unique_key(key):
+        raise DispatchError(
+            f"unique key {key[:200]!r} can't be stored: use 1 to {UNIQUE_CHARS_MAX} printable ASCII characters, "
+            "of a longer text a digest"
+        )
+    if window_s is not None and not 0 < window_s <= DELAY_S_MAX:
+        raise DispatchError(f"the window of a unique key must be more than 0 seconds, not {window_s!r}")
+
+
+def refuse_keys(messages: Iterable[Message], where: object) -> None:
+    """Raise UnsupportedFeature if a message has a unique key; for drivers that can't see to it."""
+    if any(message.unique is not None for message in messages):
+        raise UnsupportedFeature(f"{where} can't keep a task unique; nothing was stored. Dispatch it without `unique`")
 
 
 def check_follow_ups(settlements: Settlements, *, body_bytes_max: int | None) -> None:

@@ -5,14 +5,18 @@ import enum
 import json
 import re
 from dataclasses import dataclass
-from typing import cast
+from typing import Literal, cast, get_args
 
 from asynctasq.errors import InvalidQueueName
 
 __all__ = [
+    "CANCELLED_TTL_S",
     "HOLDER_CHARS_MAX",
     "MICROSECONDS",
+    "ON_CONFLICTS",
     "PROGRESS_CHARS_MAX",
+    "UNIQUE_CHARS_MAX",
+    "UNTILS",
     "Bury",
     "Complete",
     "DeadReason",
@@ -20,14 +24,20 @@ __all__ = [
     "ErrorRecord",
     "Lease",
     "Message",
+    "OnConflict",
     "Progress",
     "Release",
     "Settlement",
     "State",
     "StoredMessage",
+    "UniqueKey",
+    "Until",
     "bounded_text",
+    "cancelled_mark",
+    "cancelled_token",
     "check_queue_name",
     "checked_progress",
+    "is_unique_key",
     "microseconds",
 ]
 
@@ -38,6 +48,12 @@ PROGRESS_CHARS_MAX = 200
 PROGRESS_NUMBER_END = 1e18
 HOLDER_CHARS_MAX = 80
 """The longest name of who holds a lease that drivers store, in printable ASCII."""
+CANCELLED_TTL_S = 3600.0
+"""For how long a store knows of a message that `cancel_running` has removed."""
+CANCELLED_PREFIX = b"\xc1cancelled "
+"""What is kept in place of the result of a cancelled message begins so; no result does: msgpack has no byte 0xC1."""
+UNIQUE_CHARS_MAX = 64
+"""The longest unique key that drivers store, in printable ASCII: what is longer is to be made a digest before."""
 QUEUE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:\-]{0,79}\Z")
 
 
@@ -124,6 +140,34 @@ def checked_progress(done: object, total: object, text: object) -> Progress:
     return Progress(cast("float", done), cast("float", total), text)
 
 
+Until = Literal["started", "done"]
+UNTILS: tuple[Until, ...] = get_args(Until)
+OnConflict = Literal["skip", "replace", "raise"]
+ON_CONFLICTS: tuple[OnConflict, ...] = get_args(OnConflict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UniqueKey:
+    """What a message holds so that no other is stored that asks for it: a text of 1 to 64 printable ASCII characters.
+
+    It is held until the first reserve ("started"), or until the message is completed, a dead letter or removed
+    ("done"), and never again after a redrive. With `window_s` it is held for so long after it was stored instead,
+    whatever becomes of the message; keys with a window and keys without do not meet. Where it is held, the new message
+    is left out ("skip"), takes the place of a holder that is scheduled or ready ("replace"; else as "skip"), or is
+    refused with its whole batch ("raise").
+    """
+
+    key: str
+    until: Until = "done"
+    window_s: float | None = None
+    on_conflict: OnConflict = "skip"
+
+
+def is_unique_key(text: str) -> bool:
+    """Say whether drivers store this text as a unique key."""
+    return 0 < len(text) <= UNIQUE_CHARS_MAX and text.isascii() and text.isprintable()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
     """One invocation to store. `id` is the idempotency key; `delay_s` counts on the driver's clock."""
@@ -132,6 +176,7 @@ class Message:
     queue: str
     body: bytes
     delay_s: float = 0.0
+    unique: UniqueKey | None = None
 
     @property
     def size(self) -> int:
@@ -236,6 +281,18 @@ class StoredMessage:
     def size(self) -> int:
         """The bytes of the body."""
         return len(self.body)
+
+
+def cancelled_mark(token: str) -> bytes:
+    """Return what is kept of a message that was cancelled under the lease of this token, "" for none."""
+    return CANCELLED_PREFIX + token.encode()
+
+
+def cancelled_token(kept: bytes) -> str | None:
+    """Return the token in what `cancelled_mark` has made, None for anything else, such as a result."""
+    if not kept.startswith(CANCELLED_PREFIX):
+        return None
+    return kept[len(CANCELLED_PREFIX) :].decode("utf-8", "replace")
 
 
 def bounded_text(text: str, bytes_max: int, *, keep_end: bool = False) -> str:

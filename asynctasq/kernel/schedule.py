@@ -10,7 +10,7 @@ from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import Literal, assert_never, get_args
 
-from asynctasq.kernel.messages import MICROSECONDS
+from asynctasq.kernel.messages import MICROSECONDS, UniqueKey
 
 __all__ = [
     "CHECK_S",
@@ -92,7 +92,10 @@ Rule = CronRule | EveryRule
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduleDefinition:
-    """A schedule as code defines it. `template` is the body of its task's messages, without instants."""
+    """A schedule as code defines it. `template` is the body of its task's messages, without instants.
+
+    `unique` is the key of all of them: a tick whose key another message holds is left out.
+    """
 
     name: str
     queue: str
@@ -100,6 +103,7 @@ class ScheduleDefinition:
     misfire: Misfire
     jitter_s: float
     template: bytes
+    unique: UniqueKey | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

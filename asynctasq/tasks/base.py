@@ -47,8 +47,9 @@ from asynctasq.tasks.signatures import Signature, field_names, signature_of, sig
 if TYPE_CHECKING:
     from asynctasq.tasks.limits import Limit
     from asynctasq.tasks.schedules import Schedule
+    from asynctasq.tasks.unique import Unique
 else:  # imported when a class has one, so that `import asynctasq` stays fast
-    Limit = Schedule = object
+    Limit = Schedule = Unique = object
 
 __all__ = [
     "RESERVED",
@@ -95,6 +96,8 @@ class BaseTask(TaskMetadata, Generic[T_co]):
     """Retry a failure only if it is one of these; None for any. `should_retry` is asked about these alone."""
     give_up_on: ClassVar[ExceptionTypes | None] = None
     """Never retry a failure that is one of these, whatever `retry_on` says; `should_retry` is not asked."""
+    unique: ClassVar[Unique | bool] = False
+    """Of dispatches with one key store one at a time: a `Unique`, or True for the key of its arguments."""
     validate: ClassVar[bool] = False
     """Check the arguments against their annotations with pydantic, at the dispatch and before the task is built."""
     _driver_override: ClassVar[str | Driver | None] = None
@@ -194,7 +197,7 @@ class BaseTask(TaskMetadata, Generic[T_co]):
         return self._change(retry=changed)
 
     @final
-    def with_options(
+    def with_options(  # noqa: PLR0913 - one keyword per setting
         self,
         *,
         max_attempts: int | None = None,
@@ -204,10 +207,12 @@ class BaseTask(TaskMetadata, Generic[T_co]):
         keep_result: bool | Duration | None = None,
         missing: Missing | None = None,
         task_id: str | UUID | None = None,
+        unique: "Unique | bool | None" = None,
     ) -> Self:
         """Override what has no chain method of its own; None leaves a setting as it is.
 
-        `task_id` is the idempotency key: while a message with it lives, dispatching again stores nothing.
+        `task_id` is the idempotency key: while a message with it lives, dispatching again stores nothing, whatever
+        `unique` says.
         """
         changes = changed_options(
             max_attempts=max_attempts,
@@ -218,6 +223,8 @@ class BaseTask(TaskMetadata, Generic[T_co]):
             missing=missing,
             task_id=task_id,
         )
+        if unique is not None:
+            changes["unique"] = _unique_setting(unique)
         return self._change(**changes)
 
     # -- dispatching ------------------------------------------------------------------------------
@@ -295,6 +302,13 @@ class BaseTask(TaskMetadata, Generic[T_co]):
         """
         return True
 
+    def cancelled(self) -> Any:
+        """React to having been cancelled while an attempt was running; override as `def` or `async def`.
+
+        It is called once the attempt has ended, at most once, and not at all if its worker dies first.
+        """
+        return NOTHING
+
     # -- for the dispatcher and the worker --------------------------------------------------------
 
     @classmethod
@@ -307,7 +321,10 @@ class BaseTask(TaskMetadata, Generic[T_co]):
     @classmethod
     def _read_settings(cls) -> None:
         try:
-            cls._options_of_class = class_options(cls)
+            options = class_options(cls)
+            cls._options_of_class = (
+                options if cls.unique is False else replace(options, unique=_unique_setting(cls.unique))
+            )
         except ValueError as error:
             raise TaskDefinitionError(f"{cls.__qualname__}: {error}") from error
         cls._settings_read = _settings(cls)
@@ -387,3 +404,9 @@ RESERVED = frozenset(name for kind in KINDS for name in dir(kind) if not name.st
 
 def _is_ours(cls: type[object]) -> bool:
     return cls is BaseTask or cls in KINDS
+
+
+def _unique_setting(value: object) -> "Unique | None":
+    from asynctasq.tasks.unique import unique_setting  # few tasks are unique
+
+    return unique_setting(value)

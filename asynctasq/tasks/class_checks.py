@@ -78,7 +78,7 @@ def check_overrides(cls: type[object], base: type[object]) -> None:
             raise TaskDefinitionError(
                 f"{cls.__qualname__}.{name} would replace a method that every task needs; rename it"
             )
-        if name in ("failed", "should_retry") and not callable(getattr(cls, name)):
+        if name in ("failed", "should_retry", "cancelled") and not callable(getattr(cls, name)):
             raise TaskDefinitionError(f"{cls.__qualname__}.{name} must be a method, not {value!r}")
 
 

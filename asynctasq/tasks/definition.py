@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from asynctasq.drivers.base import Driver
 from asynctasq.errors import DispatchError
 from asynctasq.tasks.base import BaseTask
+from asynctasq.tasks.metadata import RunningAttempt
 from asynctasq.tasks.mode import Mode
 from asynctasq.tasks.options import Options
 from asynctasq.tasks.signatures import Signature
@@ -28,7 +29,9 @@ __all__ = [
     "definition_of",
     "options_of",
     "set_dispatched",
+    "set_living",
     "set_metadata",
+    "set_running_attempt",
     "set_scheduled_for",
     "task_id_of",
 ]
@@ -148,6 +151,11 @@ def set_metadata(task: BaseTask[Any], *, task_id: str, attempt: int, dispatched_
     task._is_running = True
 
 
+def set_running_attempt(task: BaseTask[Any], attempt: RunningAttempt) -> None:
+    """Set what a running task asks whether it is cancelled."""
+    task._running_attempt = attempt
+
+
 def set_scheduled_for(task: BaseTask[Any], tick: datetime) -> None:
     """Set the tick of a schedule that the task runs."""
     task._scheduled_for = tick
@@ -158,3 +166,9 @@ def set_dispatched(task: BaseTask[Any], task_id: str, at: datetime) -> None:
     if not task._is_running:
         task._task_id = task_id
         task._dispatched_at = at
+
+
+def set_living(task: BaseTask[Any], task_id: str, living: str) -> None:
+    """Set the id of the message that holds the unique key of a task, in place of that of its own dispatch."""
+    if task._task_id == task_id:
+        task._task_id = living

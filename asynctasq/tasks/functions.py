@@ -18,6 +18,7 @@ from asynctasq.tasks.signatures import Signature, signature_of
 if TYPE_CHECKING:
     from asynctasq.tasks.limits import Limit
     from asynctasq.tasks.schedules import Schedule
+    from asynctasq.tasks.unique import Unique
 
 __all__ = ["TaskFunction", "task"]
 
@@ -92,6 +93,7 @@ def task(
     missing: Missing = ...,
     retry_on: ExceptionTypes | None = ...,
     give_up_on: ExceptionTypes | None = ...,
+    unique: "Unique | bool" = ...,
     validate: bool = ...,
     driver: str | Driver | None = ...,
     process: bool = ...,

@@ -1,16 +1,16 @@
 """The settings of a task: checked when the class is made, and overridden per dispatch without changing the class."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from difflib import get_close_matches
-from typing import Literal, TypeVar, cast
+from typing import Literal, Protocol, TypeVar, cast
 from uuid import UUID
 
 from asynctasq.errors import DELAY_S_MAX, TaskSignal
 from asynctasq.kernel.envelope import COUNT_MAX, MAX_CRASHES_MOST, MISSING, MISSING_DEFAULT, Missing
-from asynctasq.kernel.messages import check_queue_name
+from asynctasq.kernel.messages import UniqueKey, check_queue_name
 from asynctasq.kernel.retry import Delays, Exponential, Fixed, RetryPolicy
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "Missing",
     "Options",
     "RetryStrategy",
+    "UniqueSetting",
     "changed_options",
     "instant",
     "missing_model",
@@ -44,6 +45,7 @@ SETTINGS = (
     "missing",
     "retry_on",
     "give_up_on",
+    "unique",
 )
 """The attributes of a task class that `class_options` reads."""
 OTHER_NAMES = {
@@ -61,6 +63,8 @@ OTHER_NAMES = {
     "expiry": "expires",
     "autoretry_for": "retry_on",
     "dont_autoretry_for": "give_up_on",
+    "unique_for": "unique",
+    "unique_until": "unique",
     "rate_limit": "limits",
     "rate_limits": "limits",
     "concurrency_limit": "limits",
@@ -76,6 +80,14 @@ Duration = float | timedelta
 ExceptionTypes = tuple[type[Exception], ...]
 RetryStrategy = Literal["fixed", "exponential"]
 RETRY_STRATEGIES: tuple[RetryStrategy, ...] = ("fixed", "exponential")
+
+
+class UniqueSetting(Protocol):
+    """A `Unique`, whose module is imported only where there is one."""
+
+    def key_of(self, name: str, subject: object, arguments: Callable[[], bytes]) -> UniqueKey:
+        """Return the key of a task of this name."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +108,7 @@ class Options:
     task_id: str | None = None
     expires_s: float | None = None
     at: float | None = None
+    unique: UniqueSetting | None = None
 
 
 def nearest_setting(name: str) -> str | None:

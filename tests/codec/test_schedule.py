@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from asynctasq.codec.schedule import decode_note, decode_ticker, encode_note, encode_ticker
 from asynctasq.errors import UndecodableBody
+from asynctasq.kernel.messages import ON_CONFLICTS, UNTILS, UniqueKey
 from asynctasq.kernel.schedule import MISFIRES, CronRule, EveryRule, ScheduleDefinition, Ticker
 
 instants = st.none() | st.floats(0, 2.5e11)
@@ -24,6 +25,14 @@ tickers = st.builds(
         misfire=st.sampled_from(MISFIRES),
         jitter_s=st.floats(0, 1e9),
         template=st.binary(max_size=50),
+        unique=st.none()
+        | st.builds(
+            UniqueKey,
+            key=st.text("0123456789abcdef", min_size=1, max_size=64),
+            until=st.sampled_from(UNTILS),
+            window_s=st.none() | st.floats(1, 1e9),
+            on_conflict=st.sampled_from(ON_CONFLICTS),
+        ),
     ),
     next_at=instants,
     last_at=instants,
@@ -66,6 +75,12 @@ BAD = {
     "a period without end": changed(3, float("inf")),
     "a period that is no number": changed(3, float("nan")),
     "an unknown misfire policy": changed(4, ["often", 0.0]),
+    "a unique key without end": changed(4, ["skip", 0.0, ["k" * 65, "done", None, "skip"]]),
+    "a unique key of no text": changed(4, ["skip", 0.0, [5, "done", None, "skip"]]),
+    "a unique key held until never": changed(4, ["skip", 0.0, ["k", "never", None, "skip"]]),
+    "a window of no time": changed(4, ["skip", 0.0, ["k", "done", 0.0, "skip"]]),
+    "an unknown conflict": changed(4, ["skip", 0.0, ["k", "done", None, "fail"]]),
+    "two unique keys": changed(4, ["skip", 0.0, *[["k", "done", None, "skip"]] * 2]),
     "a negative jitter": changed(4, ["skip", -1.0]),
     "a template that is text": changed(5, "x"),
     "an instant after the last year": changed(6, [1e300, None]),

@@ -470,6 +470,29 @@ async def test_a_run_by_hand_is_beside_the_ticks() -> None:
     assert lease.message_id == "by-hand"
 
 
+class OnceAtATime(AsyncTask[None]):
+    unique = True
+
+    async def execute(self) -> None: ...
+
+
+async def test_a_run_by_hand_is_told_who_holds_the_key_of_a_unique_task() -> None:
+    driver, own = MemoryDriver(), definition(Every(weeks=9), task=OnceAtATime)
+    operator = ScheduleOperator(driver, ScheduleMessages(), {"report": own})
+
+    assert await operator.run("report", "first", now=1e9) == "first"
+    assert await operator.run("report", "second", now=1e9) == "first"
+
+
+async def test_a_unique_task_on_a_driver_without_keys_is_refused_at_the_start() -> None:
+    driver = MemoryDriver()
+    driver.capabilities = replace(driver.capabilities, unique=NO)
+
+    with pytest.raises(UnsupportedFeature, match="the task of schedule 'report' has unique set"):
+        async with working(driver, scheduled(Every(hours=1), task=OnceAtATime)):
+            pass
+
+
 async def test_the_next_ticks_come_from_the_store() -> None:
     driver, own = MemoryDriver(), definition(Every(hours=1))
     operator = ScheduleOperator(driver, ScheduleMessages(), {"report": own})

@@ -15,8 +15,10 @@ from tests.patience import patient_s
 
 ROOT = Path(__file__).parents[2]
 HOW_TO = (
+    "cancel-tasks",
     "engines-and-clients",
     "judge-a-real-run",
+    "keep-tasks-unique",
     "limit-tasks",
     "replay-a-failure",
     "retries",
@@ -36,7 +38,7 @@ PAGES = [
     *(ROOT / "docs" / "how-to" / f"{name}.md" for name in HOW_TO),
     *(
         ROOT / "docs" / "reference" / f"{name}.md"
-        for name in ("hypothesis", "limits", "results", "schedules", "testing")
+        for name in ("hypothesis", "limits", "results", "schedules", "testing", "unique")
     ),
 ]
 FILE = re.compile(r"^<!-- file: (\S+) -->\n```\w+\n(.*?)^```", re.DOTALL | re.MULTILINE)

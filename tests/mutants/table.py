@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from tests.mutants.planted_cancelling import CANCELLING
 from tests.mutants.planted_heldout import HELD_OUT
 from tests.mutants.planted_kernel import KERNEL
 from tests.mutants.planted_limits import LIMITS
@@ -15,6 +16,7 @@ from tests.mutants.planted_surroundings import SURROUNDINGS
 from tests.mutants.planted_third_author import THIRD_AUTHOR
 from tests.mutants.planted_third_author_rest import THIRD_AUTHOR_REST
 from tests.mutants.planted_undrawn import UNDRAWN
+from tests.mutants.planted_unique import UNIQUE
 from tests.mutants.planted_words import WORDS
 from tests.mutants.planted_worker import WORKER
 from tests.mutants.planting import Mutant
@@ -38,6 +40,8 @@ MUTANTS: Final[dict[str, Mutant]] = {
         *THIRD_AUTHOR_REST,
         *WORDS,
         *SURROUNDINGS,
+        *CANCELLING,
+        *UNIQUE,
         *LIMITS,
     )
 }

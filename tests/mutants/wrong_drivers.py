@@ -15,6 +15,7 @@ from asynctasq.drivers.memory_driver.row import MemoryRow
 from asynctasq.errors import DriverUnavailable
 from asynctasq.kernel.messages import Complete, Depth, Lease, Message, Progress, Release, StoredMessage, microseconds
 from asynctasq.testing.conformance.harnesses.memory import MemoryHarness
+from tests.mutants import wrong_unique as unique
 
 __all__ = ["WRONG", "UnderClaimsInspection", "UnderClaimsOrder", "WrongHarness"]
 
@@ -534,6 +535,7 @@ class Wrong:
     in_programs: bool = False
 
 
+U = "test_unique.test"
 WRONG: tuple[Wrong, ...] = (
     Wrong(driver=LosesOnRetry, fails="test_settle.test_a_released_message_is_visible_at_once", in_programs=True),
     Wrong(driver=ChecksNoToken, fails="test_settle.test_a_stolen_lease_settles_nothing", in_programs=True),
@@ -601,6 +603,19 @@ WRONG: tuple[Wrong, ...] = (
     Wrong(driver=StoresAnyonesProgress, fails="test_progress.test_progress_of_a_stale_lease_is_ignored"),
     Wrong(driver=KeepsTheFirstHolder, fails="test_progress.test_a_takeover_changes_the_holder"),
     Wrong(driver=KeepsProgress, fails="test_progress.test_the_next_attempt_begins_without_progress"),
+    Wrong(driver=unique.LooksThenInserts, fails=f"{U}_of_fifty_producers_at_once_one_stores"),
+    Wrong(driver=unique.TellsNoHolder, fails=f"{U}_of_two_messages_with_one_key_one_is_stored"),
+    Wrong(driver=unique.KeepsKeysOfTheDead, fails=f"{U}_a_key_is_free_after_each_end", in_programs=True),
+    Wrong(driver=unique.FreesKeysAtRelease, fails=f"{U}_a_key_is_held_from_scheduled_to_retried", in_programs=True),
+    Wrong(driver=unique.FreesKeysWithTheLease, fails=f"{U}_a_key_is_held_from_scheduled_to_retried"),
+    Wrong(driver=unique.TimesWindowsByTheClient, fails=f"{U}_a_window_holds_a_key_though_its_message_is_done"),
+    Wrong(driver=unique.TakesWindowsForStates, fails=f"{U}_a_window_and_a_state_do_not_meet", in_programs=True),
+    Wrong(driver=unique.ReplacesWhatRuns, fails=f"{U}_what_runs_is_not_replaced", in_programs=True),
+    Wrong(driver=unique.RedriveTakesKeysBack, fails=f"{U}_a_redriven_message_holds_no_key"),
+    Wrong(driver=unique.HoldsStartedUntilDone, fails=f"{U}_the_first_reserve_frees_a_key_held_until_started"),
+    Wrong(driver=unique.StoresPartOfARefusedBatch, fails=f"{U}_a_conflict_that_raises_leaves_nothing_of_its_batch"),
+    Wrong(driver=unique.StoresFollowUpsWithoutKeys, fails=f"{U}_follow_ups_respect_keys", in_programs=True),
+    Wrong(driver=unique.AsksForKeysFirst, fails=f"{U}_the_same_id_again_changes_nothing_whatever_its_key"),
     Wrong(driver=ClaimsTransactions, fails="test_capabilities.test_transactions_are_claimed_or_refused"),
     Wrong(driver=ClaimsInspection, fails="test_inspection.test_find_shows_every_state"),
     Wrong(driver=RefusesInOtherWords, fails="test_capabilities.test_inspection_is_claimed_or_refused"),

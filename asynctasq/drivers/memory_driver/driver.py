@@ -7,21 +7,24 @@ simulations run on; correctness here is read, not optimised.
 import asyncio
 import heapq
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import Any, Self
 
 from asynctasq.clock import Clock, SystemClock
 from asynctasq.drivers.base import NO, YES, Capabilities, Driver, Page, Settlements
-from asynctasq.drivers.checks import check_queue_names
-from asynctasq.drivers.memory_driver.results import EndWaits, KeptResults
-from asynctasq.drivers.memory_driver.row import MemoryRow, depth_of
+from asynctasq.drivers.batches import has_keys
+from asynctasq.drivers.checks import check_queue_names, check_unique
+from asynctasq.drivers.memory_driver.results import EndWaits, KeptResults, cancels_of
+from asynctasq.drivers.memory_driver.row import MemoryRow, depth_of, page_of
+from asynctasq.drivers.memory_driver.unique import UniqueKeys
 from asynctasq.drivers.memory_driver.waiter import Waiter
 from asynctasq.drivers.retention import DEAD_MAX, DEAD_TTL_S, RETENTION_OPTIONS, Retention
 from asynctasq.drivers.urls import read_options, split_options
 from asynctasq.errors import BodyTooLarge
 from asynctasq.kernel.messages import (
+    CANCELLED_TTL_S,
     MICROSECONDS,
     Bury,
     Complete,
@@ -33,6 +36,7 @@ from asynctasq.kernel.messages import (
     Settlement,
     State,
     StoredMessage,
+    cancelled_mark,
     check_queue_name,
     microseconds,
 )
@@ -58,6 +62,8 @@ class MemoryDriver(Driver):
         inspects=YES,
         keeps_results=YES,
         reports_progress=YES,
+        cancels_running=YES,
+        unique=YES,
         reserves_released=YES,
     )
 
@@ -77,6 +83,7 @@ class MemoryDriver(Driver):
         self._body_bytes_max = body_bytes_max
         self._lock = threading.Lock()
         self._rows: dict[str, MemoryRow] = {}
+        self._keys = UniqueKeys(self._rows)
         self._due: dict[str, list[tuple[int, int, str]]] = {}
         self._dead: dict[str, dict[str, None]] = {}
         self._results = KeptResults()
@@ -118,10 +125,19 @@ class MemoryDriver(Driver):
             size, limit = len(message.body), self._body_bytes_max
             if limit is not None and size > limit:
                 raise BodyTooLarge(f"message {message.id} has {size} bytes; this driver takes {limit}")
+            if message.unique is not None:
+                check_unique(message.unique)
 
-    def _store(self, messages: Iterable[Message]) -> list[str]:
+    def _store(self, messages: Sequence[Message], *, may_raise: bool = True) -> list[str]:
         now = self._now()
-        return [message.id for message in messages if self._store_one(message, now)]
+        if not has_keys(messages):
+            return [message.id for message in messages if self._store_one(message, now)]
+        plan = self._keys.plan(messages, now, may_raise=may_raise)
+        self._remove_now(plan.removed, {State.SCHEDULED, State.READY}, now)
+        for message in plan.stored.values():
+            self._store_one(message, now)
+            self._keys.hold(self._rows[message.id], now)
+        return plan.enqueued(messages)
 
     def _store_one(self, message: Message, now: int) -> bool:
         if message.id in self._rows:
@@ -275,7 +291,7 @@ class MemoryDriver(Driver):
         return lost
 
     def _follow(self, messages: Sequence[Message]) -> None:
-        self._store(messages)
+        self._store(messages, may_raise=False)
 
     def _held(self, lease: Lease) -> MemoryRow | None:
         row = self._rows.get(lease.message_id)
@@ -320,6 +336,7 @@ class MemoryDriver(Driver):
                 row = self._rows[message_id]
                 row.attempts = row.crashes = 0
                 row.reason = row.error = None
+                row.redriven = True
                 row.enqueued_us = self._now()
                 self._place(row, row.enqueued_us)
             return len(chosen)
@@ -337,15 +354,36 @@ class MemoryDriver(Driver):
         self, queue: str, *, state: State | None = None, limit: int = 100, cursor: str | None = None
     ) -> Page:
         with self._lock:
-            now = self._now()
-            after = int(cursor) if cursor else 0
-            rows = [row for row in self._rows.values() if row.message.queue == queue and row.arrival > after]
-            rows = sorted((row for row in rows if state in {None, row.state(now)}), key=lambda row: row.arrival)
-            more = str(rows[limit - 1].arrival) if len(rows) > limit else None
-            return Page(messages=[row.stored(now) for row in rows[:limit]], cursor=more)
+            rows = [row for row in self._rows.values() if row.message.queue == queue]
+            return page_of(rows, self._now(), state=state, limit=limit, after=int(cursor) if cursor else 0)
 
     async def cancel(self, message_ids: Sequence[str]) -> AbstractSet[str]:
         return self._remove(message_ids, {State.SCHEDULED, State.READY})
+
+    async def cancel_running(self, message_ids: Sequence[str]) -> Mapping[str, str]:
+        return self._cancel_running(message_ids)
+
+    def _cancel_running(self, message_ids: Sequence[str]) -> dict[str, str]:
+        with self._lock:
+            expiry = self._now() + microseconds(CANCELLED_TTL_S)
+            cancelled: dict[str, str] = {}
+            for message_id in message_ids:
+                row = self._rows.get(message_id)
+                if row is None or row.reason is not None:
+                    continue
+                del self._rows[message_id]
+                cancelled[message_id] = token = str(row.token) if row.leased else ""
+                self._results.keep(message_id, cancelled_mark(token), expiry=expiry)
+                self._end_waits.wake([message_id, *([cancels_of(row.reserved_by)] if row.leased else [])])
+            return cancelled
+
+    async def wait_cancelled(self, *, wait_s: float) -> bool:
+        return await self._wait_cancelled(self.holder, wait_s)
+
+    async def _wait_cancelled(self, holder: str, wait_s: float) -> bool:
+        with self._lock:
+            wait = self._end_waits.add(cancels_of(holder))
+        return await self._end_waits.wait(wait, wait_s)
 
     async def discard(self, message_ids: Sequence[str]) -> AbstractSet[str]:
         return self._remove(message_ids, {State.DEAD})
@@ -376,16 +414,18 @@ class MemoryDriver(Driver):
 
     def _remove(self, message_ids: Sequence[str], states: AbstractSet[State]) -> set[str]:
         with self._lock:
-            now = self._now()
-            removed: set[str] = set()
-            for message_id in message_ids:
-                row = self._rows.get(message_id)
-                if row is not None and row.state(now) in states:
-                    del self._rows[message_id]
-                    self._dead.get(row.message.queue, {}).pop(message_id, None)
-                    removed.add(message_id)
-            self._end_waits.wake(removed)
-            return removed
+            return self._remove_now(message_ids, states, self._now())
+
+    def _remove_now(self, message_ids: Iterable[str], states: AbstractSet[State], now: int) -> set[str]:
+        removed: set[str] = set()
+        for message_id in message_ids:
+            row = self._rows.get(message_id)
+            if row is not None and row.state(now) in states:
+                del self._rows[message_id]
+                self._dead.get(row.message.queue, {}).pop(message_id, None)
+                removed.add(message_id)
+        self._end_waits.wake(removed)
+        return removed
 
     def _prune(self, now: int) -> None:
         """Remove expired results, and dead letters that are too old or too many; the oldest death is the first."""

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from asynctasq.drivers.base import Page
 from asynctasq.kernel.lifecycle import derive_state
 from asynctasq.kernel.messages import (
     MICROSECONDS,
@@ -15,10 +16,10 @@ from asynctasq.kernel.messages import (
     StoredMessage,
 )
 
-__all__ = ["MemoryRow", "depth_of"]
+__all__ = ["MemoryRow", "depth_of", "page_of"]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, weakref_slot=True, eq=False)
 class MemoryRow:
     """One message in the store. Instants are integer microseconds; `token` is that of its latest reserve."""
 
@@ -35,6 +36,15 @@ class MemoryRow:
     reserved_us: int = 0
     reserved_by: str = ""
     progress: Progress | None = None
+    redriven: bool = False
+
+    @property
+    def holds_key(self) -> bool:
+        """Whether it holds its unique key, if it has one that is not held for a window."""
+        unique = self.message.unique
+        if unique is None or unique.window_s is not None or self.reason is not None or self.redriven:
+            return False
+        return unique.until == "done" or not self.token
 
     def state(self, now: int) -> State:
         """Return its state at this instant."""
@@ -74,3 +84,11 @@ def depth_of(rows: Sequence[MemoryRow], now: int) -> Depth:
         dead=states.count(State.DEAD),
         oldest_age_s=(now - min(ready)) / MICROSECONDS if ready else None,
     )
+
+
+def page_of(rows: Sequence[MemoryRow], now: int, *, state: State | None, limit: int, after: int) -> Page:
+    """Return some of the rows in that state, in the order of arrival, behind the arrival `after`."""
+    later = (row for row in rows if row.arrival > after and state in {None, row.state(now)})
+    found = sorted(later, key=lambda row: row.arrival)
+    more = str(found[limit - 1].arrival) if len(found) > limit else None
+    return Page(messages=[row.stored(now) for row in found[:limit]], cursor=more)

@@ -6,7 +6,8 @@ from typing import Any
 from asynctasq.drivers.base import Settlements
 from asynctasq.drivers.mysql_driver.address import Address
 from asynctasq.drivers.mysql_driver.statements import Statements, server_now
-from asynctasq.drivers.mysql_driver.steps import Result, Steps, settle, store_in
+from asynctasq.drivers.mysql_driver.steps import settle
+from asynctasq.drivers.mysql_driver.storing import Result, Steps, store_in
 from asynctasq.drivers.sql.caller_connections import adapt, adapt_sync
 from asynctasq.drivers.sql.steps import run_steps, run_steps_async
 from asynctasq.errors import UnsupportedFeature

@@ -15,7 +15,7 @@ from asyncmy.errors import MySQLError
 from asynctasq.drivers.batches import batches_by_size
 from asynctasq.drivers.loops import close_socket
 from asynctasq.drivers.mysql_driver.address import Address
-from asynctasq.drivers.mysql_driver.steps import Result
+from asynctasq.drivers.mysql_driver.storing import Result
 from asynctasq.drivers.silence import AnswerLimit, keep_alive
 from asynctasq.drivers.sql.waiting import Waiter
 from asynctasq.drivers.tls import certificate_refused

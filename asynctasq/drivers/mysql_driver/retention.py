@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from asynctasq.drivers.batches import chunks
 from asynctasq.drivers.mysql_driver.statements import Statements, server_now
-from asynctasq.drivers.mysql_driver.steps import ROWS_MAX, Steps
+from asynctasq.drivers.mysql_driver.storing import ROWS_MAX, Steps
 from asynctasq.drivers.retention import Retention
 
 __all__ = ["prune"]

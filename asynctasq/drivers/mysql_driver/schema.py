@@ -2,7 +2,7 @@
 
 from asynctasq.drivers.base import Migration
 from asynctasq.drivers.mysql_driver.statements import Statements, literal
-from asynctasq.kernel.messages import HOLDER_CHARS_MAX
+from asynctasq.kernel.messages import HOLDER_CHARS_MAX, UNIQUE_CHARS_MAX
 
 __all__ = ["migrations"]
 
@@ -14,9 +14,11 @@ def migrations(sql: Statements) -> list[Migration]:
     """
     first = (_create_versions(sql), _create_messages(sql), _create_results(sql), _record_version(sql, 1))
     second = (*_add_lease_columns(sql), _record_version(sql, 2))
+    third = (*_add_unique_key(sql), _record_version(sql, 3))
     return [
         Migration(version=1, title="messages and results", statements=first),
         Migration(version=2, title="holder and progress of a lease", statements=second),
+        Migration(version=3, title="unique keys", statements=third),
     ]
 
 
@@ -68,15 +70,28 @@ def _add_lease_columns(sql: Statements) -> list[str]:
     A claim overwrites `reserved_by` in place, since its width is fixed, and leaves `progress` alone, which is not shown
     any more: with a text of any length, or the BLOB set to NULL, a claim took the server half as much time again.
     """
-    name = literal(sql.messages.strip("`"))
     add = (
         f"ALTER TABLE {sql.messages} ADD COLUMN reserved_us BIGINT NOT NULL DEFAULT 0,"
         f" ADD COLUMN reserved_by BINARY({HOLDER_CHARS_MAX}) NOT NULL DEFAULT 0x00,"
         " ADD COLUMN progress_token BIGINT UNSIGNED NOT NULL DEFAULT 0, ADD COLUMN progress BLOB NULL"
     )
+    return _unless_there(sql, "progress", add)
+
+
+def _add_unique_key(sql: Statements) -> list[str]:
+    """Add the key and its constraint, which holds among the rows whose key is not NULL."""
+    add = (
+        f"ALTER TABLE {sql.messages} ADD COLUMN unique_key VARBINARY({UNIQUE_CHARS_MAX}) NULL,"
+        " ADD COLUMN unique_started TINYINT UNSIGNED NOT NULL DEFAULT 0, ADD UNIQUE KEY by_unique (unique_key)"
+    )
+    return _unless_there(sql, "unique_key", add)
+
+
+def _unless_there(sql: Statements, column: str, add: str) -> list[str]:
+    name = literal(sql.messages.strip("`"))
     found = (
         "SELECT COUNT(*) FROM information_schema.columns WHERE table_schema = DATABASE()"
-        f" AND table_name = CONVERT({name} USING utf8mb4) AND column_name = 'progress'"
+        f" AND table_name = CONVERT({name} USING utf8mb4) AND column_name = '{column}'"
     )
     return [
         f"SET @asynctasq_sql = IF(({found}) > 0, 'DO 0', '{add}')",

@@ -11,7 +11,7 @@ from asynctasq.drivers.mysql_driver.migrations import read_state
 from asynctasq.drivers.mysql_driver.pool import Connection, Pool, connect, is_conflict
 from asynctasq.drivers.mysql_driver.schema import migrations
 from asynctasq.drivers.mysql_driver.statements import Statements
-from asynctasq.drivers.mysql_driver.steps import Result, Steps
+from asynctasq.drivers.mysql_driver.storing import Result, Steps
 from asynctasq.drivers.silence import AnswerLimit
 from asynctasq.drivers.sql.conflicts import retry_conflicts
 from asynctasq.drivers.sql.migrations import check_schema_version

@@ -309,7 +309,7 @@ class Statements:
             f"UPDATE (SELECT seq FROM {self.messages} FORCE INDEX (due) WHERE queue = {literal(queue)} AND dead = 1"
             f" ORDER BY queue, dead, visible_us, seq LIMIT {limit} FOR UPDATE SKIP LOCKED) AS c"
             f" STRAIGHT_JOIN {self.messages} AS m FORCE INDEX (PRIMARY) ON m.seq = c.seq"
-            " SET m.dead = 0, m.attempts = 0, m.crashes = 0, m.reason = NULL, m.error = NULL,"
+            " SET m.dead = 0, m.attempts = 0, m.crashes = 0, m.reason = NULL, m.error = NULL, m.unique_key = NULL,"
             f" m.visible_us = {now}, m.enqueued_us = {now}"
         )
 
@@ -332,11 +332,11 @@ class Statements:
             f" AND seq > {after} AND {_STATES[state].format(now=now)} ORDER BY seq LIMIT {limit}"
         )
 
-    def seqs(self, message_ids: Iterable[str]) -> str:
-        """Select the keys of messages by their ids, without a lock."""
-        return (
-            f"SELECT seq FROM {self.messages} FORCE INDEX (by_id) WHERE id IN ({','.join(map(literal, message_ids))})"
-        )
+    def seqs(self, message_ids: Iterable[str], *, lock: bool = False) -> str:
+        """Select the keys of messages by their ids, without a lock unless asked for one."""
+        ids = ",".join(map(literal, message_ids))
+        locking = " FOR UPDATE" if lock else ""
+        return f"SELECT seq FROM {self.messages} FORCE INDEX (by_id) WHERE id IN ({ids}){locking}"
 
     def removable(self, seqs: Iterable[int], *, dead: bool, now: str) -> str:
         """Lock and select those of the messages that are dead letters, or not leased; in order of the key."""
@@ -345,6 +345,19 @@ class Statements:
             f"SELECT seq, id FROM {self.messages} FORCE INDEX (PRIMARY)"
             f" WHERE seq IN ({','.join(map(str, seqs))}) AND {state} FOR UPDATE"
         )
+
+    def cancellable(self, seqs: Iterable[int]) -> str:
+        """Lock those of the messages that are no dead letters, in order of the key; select their leases and holders."""
+        return (
+            "SELECT seq, id, leased, token, TRIM(TRAILING 0x00 FROM reserved_by)"
+            f" FROM {self.messages} FORCE INDEX (PRIMARY)"
+            f" WHERE seq IN ({','.join(map(str, seqs))}) AND dead = 0 FOR UPDATE"
+        )
+
+    def keep_marks(self, marks: Mapping[str, bytes], *, ttl_us: int, now: str) -> str:
+        """Keep something in place of the results of messages."""
+        rows = ",".join(f"({literal(key)},{now}+{ttl_us},{literal(mark)})" for key, mark in marks.items())
+        return f"REPLACE INTO {self.results} (id, expires_us, result) VALUES {rows}"
 
     def remove(self, seqs: Iterable[int]) -> str:
         """Delete rows that this transaction has locked."""

@@ -3,12 +3,12 @@
 They do no I/O, so the same steps run on a connection of ours, on the caller's, and in synchronous code.
 """
 
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from asynctasq.drivers.base import Settlements
-from asynctasq.drivers.batches import batches_by_size, chunks, unique_messages
+from asynctasq.drivers.batches import chunks
 from asynctasq.drivers.damaged import DamagedMessage, damaged_message, is_message
 from asynctasq.drivers.mysql_driver.claim_cursors import Position
 from asynctasq.drivers.mysql_driver.statements import (
@@ -21,9 +21,11 @@ from asynctasq.drivers.mysql_driver.statements import (
     Statements,
     server_now,
 )
+from asynctasq.drivers.mysql_driver.storing import ROWS_MAX, Result, Steps, set_now, store_in
 from asynctasq.drivers.sql.rows import stored_message
 from asynctasq.drivers.sql.settlements import independent_batches
 from asynctasq.kernel.messages import (
+    CANCELLED_TTL_S,
     MICROSECONDS,
     Bury,
     Complete,
@@ -32,37 +34,20 @@ from asynctasq.kernel.messages import (
     Release,
     Settlement,
     StoredMessage,
+    cancelled_mark,
     microseconds,
 )
 
 __all__ = [
     "Claim",
-    "Result",
-    "Steps",
+    "cancel_running",
     "extend",
     "parse_token",
     "remove",
     "reserve_released",
     "settle",
-    "store",
     "turn",
 ]
-
-T = TypeVar("T")
-
-ROWS_MAX = 500
-"""Rows of one statement: more make its range analysis outgrow the server's memory limit for it."""
-INSERT_BYTES = 512 * 1024
-
-
-class Result(NamedTuple):
-    """What one statement gave."""
-
-    rows: Sequence[tuple[Any, ...]]
-    affected: int
-
-
-Steps = Generator[list[str], list[Result], T]
 
 
 def parse_token(token: str) -> LeaseKey | None:
@@ -71,72 +56,6 @@ def parse_token(token: str) -> LeaseKey | None:
     if dot and seq.isdecimal() and counter.isdecimal() and len(token) <= 40 and token.isascii():
         return int(seq), int(counter)
     return None
-
-
-def _set_now(offset_us: int) -> list[str]:
-    return [f"SET {NOW} = {server_now(offset_us)}, {CLAIM} = UUID_SHORT()"]
-
-
-# -- storing -------------------------------------------------------------------------------------
-
-
-def store(sql: Statements, messages: Sequence[Message], *, offset_us: int, again: bool = False) -> Steps[list[str]]:
-    """Store messages in a transaction of our own; return the new ids.
-
-    An insert locks the rows that have its ids already, in the order of its messages, and may deadlock over
-    them. So when it is run `again`, the ids that are stored are left out first, found by a select that locks nothing.
-    """
-    unique = unique_messages(messages)
-    if again:
-        unique = yield from _without_stored(sql, unique)
-        if not unique:
-            return []
-    if len(unique) == 1:
-        (result,) = yield [sql.insert(unique, now=server_now(offset_us), claim="0")]
-        return [unique[0].id] if result.affected else []
-    new: list[str] = []
-    before = ["START TRANSACTION", *_set_now(offset_us)]
-    for group in _insertable(unique):
-        results = yield [*before, sql.insert(group, now=NOW, claim=CLAIM)]
-        before = []
-        ids = [message.id for message in group]
-        affected = results[-1].affected
-        new += ids if affected == len(ids) else (yield from _newly_inserted(sql, ids, CLAIM))
-    yield ["COMMIT"]
-    return new
-
-
-def store_in(sql: Statements, messages: Sequence[Message], *, now: str, claim: str) -> Steps[list[str]]:
-    """Store messages in a transaction that is open already; return the new ids.
-
-    The count of affected rows is not used: many libraries make the server count rows that stayed as they were.
-    """
-    new: list[str] = []
-    for group in _insertable(unique_messages(messages)):
-        yield [sql.insert(group, now=now, claim=claim)]
-        new += yield from _newly_inserted(sql, [message.id for message in group], claim)
-    return new
-
-
-def _newly_inserted(sql: Statements, ids: Sequence[str], claim: str) -> Steps[list[str]]:
-    (result,) = yield [sql.inserted(ids, claim=claim)]
-    stored = {bytes(row[0]).decode() for row in result.rows}
-    return [message_id for message_id in ids if message_id in stored]
-
-
-def _without_stored(sql: Statements, messages: Sequence[Message]) -> Steps[list[Message]]:
-    stored: set[str] = set()
-    for group in chunks(messages, ROWS_MAX):
-        (result,) = yield [sql.select_stored(message.id for message in group)]
-        stored |= {bytes(row[0]).decode() for row in result.rows}
-    return [message for message in messages if message.id not in stored]
-
-
-def _insertable(messages: Iterable[Message]) -> Iterator[list[Message]]:
-    """Split messages into groups for one statement each."""
-    return batches_by_size(
-        messages, size_of=lambda message: len(message.body), size_max=INSERT_BYTES, count_max=ROWS_MAX
-    )
 
 
 # -- settling ------------------------------------------------------------------------------------
@@ -225,7 +144,7 @@ def settle(sql: Statements, settlements: Settlements, *, now: str, claim: str) -
             if made := plan.statements(sql, now):
                 yield made
             if plan.follow_ups:
-                yield from store_in(sql, plan.follow_ups, now=now, claim=claim)
+                yield from store_in(sql, plan.follow_ups, now=now, claim=claim, may_raise=False)
     return lost
 
 
@@ -323,7 +242,7 @@ def reserve_released(
 ) -> Steps[list[Lease]]:
     """Lease again, in a transaction of our own, what these leases released and nobody has reserved since."""
     granted: dict[str, Lease] = {}
-    yield ["START TRANSACTION", *_set_now(offset_us)]
+    yield ["START TRANSACTION", *set_now(offset_us)]
     for group in chunks([pair for lease in leases if (pair := parse_token(lease.token)) is not None], ROWS_MAX):
         made = sql.claim_released(group, now=NOW, lease_us=lease_us, holder=holder)
         rows = (yield made)[-1].rows
@@ -341,18 +260,18 @@ def turn(
     closing = [*(claim.statements(sql) if claim else []), "COMMIT"]
     lost: set[str] = set()
     if not settlements:
-        results = yield ["START TRANSACTION", *_set_now(offset_us), *closing]
+        results = yield ["START TRANSACTION", *set_now(offset_us), *closing]
     elif entries := _one_packet(settlements, lost):
         # Every statement checks the tokens, so nothing depends on the reply to the first one. It locks before
         # now is read: a lease must not be granted for the time that it waited.
         made = _plan(entries).statements(sql, NOW)
         lock = sql.held(held for held, _, _ in entries)
-        results = yield ["START TRANSACTION", lock, *_set_now(offset_us), *made, *closing]
+        results = yield ["START TRANSACTION", lock, *set_now(offset_us), *made, *closing]
         lost |= _lost_ids(entries, results[1])
     else:
-        yield ["START TRANSACTION", *_set_now(offset_us)]
+        yield ["START TRANSACTION", *set_now(offset_us)]
         lost = yield from settle(sql, settlements, now=NOW, claim=CLAIM)
-        results = yield [*_set_now(offset_us), *closing]
+        results = yield [*set_now(offset_us), *closing]
     return lost, claim.read(results[-2]) if claim else Claimed(leases=[], last={})
 
 
@@ -368,7 +287,7 @@ def _one_packet(settlements: Settlements, lost: set[str]) -> list[Entry]:
 
 def bury_damaged(sql: Statements, rows: Sequence[DamagedRow], *, offset_us: int) -> Steps[list[DamagedMessage]]:
     """Make dead letters of such rows, in a transaction of our own."""
-    now_us = (yield ["START TRANSACTION", *_set_now(offset_us), f"SELECT {NOW}"])[-1].rows[0][0]
+    now_us = (yield ["START TRANSACTION", *set_now(offset_us), f"SELECT {NOW}"])[-1].rows[0][0]
     found = [damaged_message(row.queue, row.columns, arrival=row.held[0], now_us=int(now_us)) for row in rows]
     made = [sql.bury_damaged(row.held, dead, now=NOW) for row, dead in zip(rows, found, strict=True)]
     yield [*made, "COMMIT"]
@@ -398,6 +317,33 @@ def remove(sql: Statements, message_ids: Sequence[str], *, dead: bool, offset_us
             removed |= {message_id.decode() for _, message_id in found.rows}
     yield ["COMMIT"]
     return removed
+
+
+def cancel_running(
+    sql: Statements, message_ids: Sequence[str], *, offset_us: int
+) -> Steps[tuple[dict[str, str], set[str]]]:
+    """Delete messages that are no dead letters, in a transaction of our own; return their tokens, and the holders."""
+    tokens: dict[str, str] = {}
+    holders: set[str] = set()
+    yield ["START TRANSACTION"]
+    for group in chunks(message_ids, ROWS_MAX):
+        (known,) = yield [sql.seqs(group)]  # locked by the primary key, as in `remove`
+        if not known.rows:
+            continue
+        (found,) = yield [sql.cancellable(row[0] for row in known.rows)]
+        if not found.rows:
+            continue
+        own = {decoded(id_bytes): f"{seq}.{token}" if leased else "" for seq, id_bytes, leased, token, _ in found.rows}
+        tokens |= own
+        holders.update(decoded(holder) for _, _, leased, _, holder in found.rows if leased and holder)
+        marks, now = {message_id: cancelled_mark(token) for message_id, token in own.items()}, server_now(offset_us)
+        yield [
+            sql.keep_marks(marks, ttl_us=microseconds(CANCELLED_TTL_S), now=now),
+            sql.remove(row[0] for row in found.rows),
+            sql.prune_results(now=now, limit=2 * len(marks)),
+        ]
+    yield ["COMMIT"]
+    return tokens, holders
 
 
 def to_stored_message(row: Sequence[Any], now_us: int) -> StoredMessage:

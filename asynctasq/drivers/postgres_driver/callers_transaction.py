@@ -4,11 +4,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from asynctasq.drivers.base import Settlements
-from asynctasq.drivers.batches import unique_messages
-from asynctasq.drivers.postgres_driver.rows import lost_ids, message_batches, message_columns, settlement_columns
+from asynctasq.drivers.batches import has_keys, unique_messages
+from asynctasq.drivers.postgres_driver.rows import lost_ids, message_batches, message_columns
 from asynctasq.drivers.postgres_driver.statements import Statements
+from asynctasq.drivers.postgres_driver.storing import settle_batch, store_keyed
 from asynctasq.drivers.sql.caller_connections import adapt, adapt_sync
 from asynctasq.drivers.sql.settlements import independent_batches
+from asynctasq.drivers.sql.steps import run_steps, run_steps_async
 from asynctasq.errors import UnsupportedFeature
 from asynctasq.kernel.messages import Message
 
@@ -32,6 +34,10 @@ class InCallersTransaction:
     async def enqueue(self, connection: Any, messages: Sequence[Message], store: str | None) -> list[str]:
         """Do `Transactional.enqueue_in`."""
         callers = adapt(connection, dialect=DIALECT)
+        if has_keys(messages):
+            self._check_store((await callers.fetch(self._sql.store, []))[0][0], store)
+            keyed = store_keyed(self._sql, messages, offset_us=self._offset_us())
+            return await run_steps_async(keyed, lambda step: callers.fetch(*step))
         new: set[str] = set()
         for batch in message_batches(messages):
             rows = await callers.fetch(self._sql.enqueue, self._enqueue_values(batch, store))
@@ -41,6 +47,10 @@ class InCallersTransaction:
     def enqueue_sync(self, connection: Any, messages: Sequence[Message], store: str | None) -> list[str]:
         """Do `Transactional.enqueue_in_sync`."""
         callers = adapt_sync(connection, dialect=DIALECT)
+        if has_keys(messages):
+            self._check_store(callers.fetch(self._sql.store, [])[0][0], store)
+            keyed = store_keyed(self._sql, messages, offset_us=self._offset_us())
+            return run_steps(keyed, lambda step: callers.fetch(*step))
         new: set[str] = set()
         for batch in message_batches(messages):
             rows = callers.fetch(self._sql.enqueue, self._enqueue_values(batch, store))
@@ -52,7 +62,8 @@ class InCallersTransaction:
         callers = adapt(connection, dialect=DIALECT)
         batches, lost = independent_batches(settlements)
         for batch in batches:
-            rows = await callers.fetch(self._sql.settle_full, [self._offset_us(), *settlement_columns(batch)])
+            steps = settle_batch(self._sql, batch, offset_us=self._offset_us())
+            rows = await run_steps_async(steps, lambda step: callers.fetch(*step))
             lost |= self._lost(batch, rows, store)
         return lost
 
@@ -61,8 +72,8 @@ class InCallersTransaction:
         callers = adapt_sync(connection, dialect=DIALECT)
         batches, lost = independent_batches(settlements)
         for batch in batches:
-            rows = callers.fetch(self._sql.settle_full, [self._offset_us(), *settlement_columns(batch)])
-            lost |= self._lost(batch, rows, store)
+            steps = settle_batch(self._sql, batch, offset_us=self._offset_us())
+            lost |= self._lost(batch, run_steps(steps, lambda step: callers.fetch(*step)), store)
         return lost
 
     def _lost(self, batch: Settlements, rows: Sequence[Any], store: str | None) -> set[str]:

@@ -2,14 +2,13 @@
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from functools import partial
 from typing import Any, Self, TypeVar
 
 from asynctasq.drivers.base import YES, Capabilities, Driver, Migration, Page, Settlements
-from asynctasq.drivers.batches import unique_messages
 from asynctasq.drivers.checks import check_at_least, check_follow_ups, check_messages, check_queue_names
 from asynctasq.drivers.loops import PerLoop
 from asynctasq.drivers.postgres_driver.address import OPTIONS, Address, TlsOptions, is_pooled
@@ -28,17 +27,24 @@ from asynctasq.drivers.postgres_driver.rows import (
     leases_from,
     lost_ids,
     makes_visible,
-    message_batches,
-    message_columns,
     settlement_columns,
 )
 from asynctasq.drivers.postgres_driver.schema import migrate, migrations, schema_version
 from asynctasq.drivers.postgres_driver.statements import Names, Statements
+from asynctasq.drivers.postgres_driver.storing import Storing
 from asynctasq.drivers.retention import DEAD_MAX, DEAD_TTL_S, PRUNED_AT_ONCE, Retention
-from asynctasq.drivers.silence import SILENCE_S, is_brief
+from asynctasq.drivers.silence import SILENCE_S
 from asynctasq.drivers.sql.conflicts import retry_conflicts
 from asynctasq.drivers.sql.migrations import check_schema_version
-from asynctasq.drivers.sql.settlements import end_of, independent_batches, is_plain, queues_to_wake
+from asynctasq.drivers.sql.settlements import (
+    cancels_of,
+    end_of,
+    independent_batches,
+    is_plain,
+    names_to_wake,
+    queues_to_wake,
+)
+from asynctasq.drivers.sql.unique import has_keyed_follow_ups
 from asynctasq.drivers.sql.waiting import PollBackoff, Wakeups
 from asynctasq.drivers.urls import read_address, read_options, redact
 from asynctasq.kernel.messages import (
@@ -78,8 +84,10 @@ class PostgresDriver(Driver):
         inspects=YES,
         keeps_results=YES,
         reports_progress=YES,
+        cancels_running=YES,
         reserves_released=YES,
         transactional=YES,
+        unique=YES,
         body_bytes_max=BODY_BYTES_MAX,
     )
 
@@ -135,6 +143,7 @@ class PostgresDriver(Driver):
             holder=lambda: self.holder,
             where=self._where,
         )
+        self._storing = Storing(self._sql, self._offset_us, self._run)
         self._callers_transaction = InCallersTransaction(self._sql, self._offset_us, self._where)
         self._resources = PerLoop(self._open_resources, LoopResources.close, LoopResources.abandon)
 
@@ -206,21 +215,10 @@ class PostgresDriver(Driver):
         check_messages(messages, body_bytes_max=self.capabilities.body_bytes_max)
         if not messages:
             return []
-        batches = message_batches(messages)
-
-        async def store(connection: Any) -> set[str]:
-            if len(batches) == 1:
-                return await self._store_batch(connection, batches[0])
-            async with connection.transaction():
-                return {new for batch in batches for new in await self._store_batch(connection, batch)}
-
-        new = await self._run(store, brief=is_brief(messages))
-        self._wakeups.wake({message.queue for message in messages if message.id in new})
-        return [message.id for message in unique_messages(messages) if message.id in new]
-
-    async def _store_batch(self, connection: Any, batch: Sequence[Message]) -> set[str]:
-        rows = await connection.fetch(self._sql.enqueue, self._offset_us(), *message_columns(batch), None)
-        return {row[0] for row in rows[:-1]}
+        new = await self._storing.enqueue(messages)
+        stored = set(new)
+        self._wakeups.wake({message.queue for message in messages if message.id in stored})
+        return new
 
     # -- reserving -------------------------------------------------------------------------------
 
@@ -304,7 +302,7 @@ class PostgresDriver(Driver):
             columns = lease_columns([lease for lease, _ in batch])
             [(won,)] = await self._fetch(self._sql.settle_plain, self._offset_us(), *columns)
         else:
-            [(won, _, _)] = await self._fetch(self._sql.settle_full, self._offset_us(), *settlement_columns(batch))
+            [(won, _, _)] = await self._storing.settle(batch)
             self._wakeups.wake(queues_to_wake(batch))
         return lost_ids(batch, won)
 
@@ -316,7 +314,8 @@ class PostgresDriver(Driver):
         await self._prune(queues, len(settlements))
         batches, lost = independent_batches(settlements)
         plain = is_plain(settlements)
-        if len(batches) != 1 or limit <= 0 or not queues or (not plain and makes_visible(settlements, queues)):
+        alone = not plain and (makes_visible(settlements, queues) or has_keyed_follow_ups(settlements))
+        if len(batches) != 1 or limit <= 0 or not queues or alone:
             # Two statements: one could not lease the messages that it makes visible itself.
             lost_now = await self.settle(settlements) if settlements else frozenset[str]()
             return lost_now, await self._claim(queues, limit, lease_s)
@@ -397,6 +396,17 @@ class PostgresDriver(Driver):
             resources = await self._resources.get()
         with self._wakeups.waiting([end_of(message_id)], into=resources.waiters) as waiter:
             return await resources.wait_ended(waiter, partial(self._inspection.has_ended, message_id), wait_s=wait_s)
+
+    async def cancel_running(self, message_ids: Sequence[str]) -> Mapping[str, str]:
+        tokens, holders = await self._inspection.cancel_running(message_ids)
+        self._wakeups.wake(names_to_wake(tokens, holders))
+        return tokens
+
+    async def wait_cancelled(self, *, wait_s: float) -> bool:
+        with mapped_errors(self._where):
+            resources = await self._resources.get()
+        with self._wakeups.waiting([cancels_of(self.holder)], into=resources.waiters) as waiter:
+            return await resources.wait_news(waiter, wait_s=wait_s)
 
     async def report_progress(self, reports: Sequence[tuple[Lease, Progress]]) -> None:
         await self._inspection.report_progress(reports)

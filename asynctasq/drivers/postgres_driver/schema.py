@@ -3,7 +3,7 @@
 from typing import Any
 
 from asynctasq.drivers.base import Migration
-from asynctasq.drivers.postgres_driver.statements import Names
+from asynctasq.drivers.postgres_driver.statements import HOLDS_KEY, Names
 from asynctasq.drivers.sql.identifiers import quote
 from asynctasq.drivers.sql.migrations import apply_pending
 
@@ -75,6 +75,16 @@ END $$""",
                 f"""ALTER TABLE {messages} ADD COLUMN reserved_us bigint, ADD COLUMN reserved_by text,
     ADD COLUMN progress text""",
                 f"INSERT INTO {versions} (version, title) VALUES (2, 'holder and progress of a lease')",
+            ),
+        ),
+        Migration(
+            version=3,
+            title="unique keys",
+            statements=(
+                f'ALTER TABLE {messages} ADD COLUMN unique_key text COLLATE "C", ADD COLUMN unique_started boolean',
+                # It reads the table once; of rows without a key it has nothing, and nothing is written for them.
+                f"CREATE UNIQUE INDEX {index('messages_unique')} ON {messages} (unique_key) WHERE {HOLDS_KEY}",
+                f"INSERT INTO {versions} (version, title) VALUES (3, 'unique keys')",
             ),
         ),
     ]

@@ -9,11 +9,13 @@ from hashlib import blake2b
 
 from asynctasq.drivers.sql.identifiers import check_identifier, quote
 
-__all__ = ["KIND_BURY", "KIND_COMPLETE", "KIND_RELEASE", "Names", "Statements"]
+__all__ = ["HOLDS_KEY", "KIND_BURY", "KIND_COMPLETE", "KIND_RELEASE", "Names", "Statements"]
 
 KIND_COMPLETE, KIND_RELEASE, KIND_BURY = 0, 1, 2
 TOKEN_MAX, CRASHES_MAX = 2**63 - 2, 2**31 - 2
 
+HOLDS_KEY = "unique_key IS NOT NULL AND reason IS NULL AND (unique_started IS NOT TRUE OR token = 0)"
+"""Whether a row holds its key, which follows from the row: no statement has to free one."""
 MICROSECONDS_NOW = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 CLOCK = f"clock AS MATERIALIZED (SELECT {MICROSECONDS_NOW} + $1::bigint AS us)"
 
@@ -59,6 +61,7 @@ class Statements:
         # The channel is a plain identifier and a hex digest, so it needs no escaping inside quotes.
         self._channel = names.channel
         self.enqueue = self._enqueue()
+        self._unique_statements()
         self.claim = f"WITH {CLOCK}, {self._claim_ctes(2, guard='')} {self._claim_rows('NULL::text[]')}"
         self.settle_plain = f"WITH {CLOCK}, {self._plain_ctes()} SELECT array_agg(id) FROM settled"
         self.settle_full = (
@@ -130,7 +133,7 @@ class Statements:
                 ORDER BY m.visible_us, m.seq LIMIT $3::bigint FOR UPDATE SKIP LOCKED
             ), moved AS (
                 UPDATE {m} m SET reason = NULL, error = NULL, attempts = 0, crashes = 0, visible_us = clock.us,
-                    enqueued_us = clock.us
+                    enqueued_us = clock.us, unique_key = NULL
                 FROM clock, chosen WHERE m.id = chosen.id RETURNING m.queue
             ), {self._woken("moved")}
             SELECT (SELECT count(*) FROM moved), (SELECT count(*) FROM woken)"""
@@ -147,6 +150,21 @@ class Statements:
         self.cancel = f"""
             WITH {CLOCK} DELETE FROM {m} m USING clock, unnest($2::text[]) AS g(id)
             WHERE m.id = g.id AND {waiting} RETURNING m.id"""
+        self.cancel_running = f"""
+            WITH {CLOCK}, gone AS (
+                DELETE FROM {m} m USING unnest($2::text[]) AS g(id) WHERE m.id = g.id AND m.reason IS NULL
+                RETURNING m.id, CASE WHEN m.leased THEN m.seq || '.' || m.token ELSE '' END AS token,
+                    CASE WHEN m.leased THEN COALESCE(m.reserved_by, '') ELSE '' END AS holder
+            ), kept AS (
+                INSERT INTO {self._results} (id, result, expires_us)
+                SELECT gone.id, $3::bytea || convert_to(gone.token, 'UTF8'), clock.us + $4::bigint FROM gone, clock
+                ON CONFLICT (id) DO UPDATE SET result = excluded.result, expires_us = excluded.expires_us
+                RETURNING 1
+            ), told AS (
+                SELECT '=' || gone.id AS queue FROM gone
+                UNION ALL SELECT chr(10) || gone.holder FROM gone WHERE gone.holder <> ''
+            ), {self._woken("told")}
+            SELECT id, token, holder, (SELECT count(*) FROM woken) FROM gone"""
         self.discard = f"""
             WITH {CLOCK} DELETE FROM {m} m USING clock, unnest($2::text[]) AS g(id)
             WHERE m.id = g.id AND m.reason IS NOT NULL RETURNING m.id"""
@@ -212,20 +230,42 @@ class Statements:
                 DELETE FROM {m} m WHERE m.id = ANY (ARRAY(SELECT id FROM old)) AND m.reason IS NOT NULL RETURNING 1
             ) SELECT count(*) FROM gone"""
 
-    def _enqueue(self) -> str:
-        """Parameters: offset, ids, queues, bodies, delays, the store that is meant (NULL: any).
+    def _unique_statements(self) -> None:
+        m, lives = self._m, f"SELECT EXISTS (SELECT FROM {self._m} m WHERE m.id ="
+        self.enqueue_keyed = self._enqueue(
+            columns=", unique_key, unique_started", arrays=", $7::text[], $8::boolean[]", target=""
+        )
+        self.look_for_holder = f"""
+            {lives} $1::text), (SELECT id FROM {m} WHERE unique_key = $2::text AND {HOLDS_KEY})"""
+        self.look_for_window = f"""
+            WITH {CLOCK} {lives} $2::text), (SELECT convert_from(r.result, 'UTF8') FROM clock, {self._results} r
+                WHERE r.id = $3::text AND r.expires_us > clock.us)"""
+        self.forget_window = f"DELETE FROM {self._results} WHERE id = $1::text"
+        keep = "ON CONFLICT (id) DO UPDATE SET result = excluded.result, expires_us = excluded.expires_us"
+        self.keep_window = f"""
+            WITH {CLOCK} INSERT INTO {self._results} (id, result, expires_us)
+            SELECT $2::text, convert_to($3::text, 'UTF8'), clock.us + $4::bigint FROM clock {keep}"""
+        # Rows that have expired are removed as results are.
+        self.lock_keys = f"""
+            INSERT INTO {self._results} (id, result, expires_us)
+            SELECT g.id, ''::bytea, 0 FROM unnest($1::text[]) WITH ORDINALITY AS g(id, position)
+            ORDER BY g.position {keep}"""
 
-        The last row names the store that the statement ran in; if it is another one, nothing was stored.
+    def _enqueue(self, *, columns: str = "", arrays: str = "", target: str = "(id)") -> str:
+        """Parameters: offset, ids, queues, bodies, delays, the store that is meant (NULL: any), further `arrays`.
+
+        The last row names the store that the statement ran in; if it is another one, nothing was stored. Without a
+        `target` no constraint may be broken.
         """
         return f"""
             WITH {CLOCK}, inserted AS (
-                INSERT INTO {self._m} (id, queue, body, visible_us, enqueued_us)
-                SELECT g.id, g.queue, g.body, clock.us + g.delay_us, clock.us
-                FROM clock, unnest($2::text[], $3::text[], $4::bytea[], $5::bigint[])
-                     WITH ORDINALITY AS g(id, queue, body, delay_us, position)
+                INSERT INTO {self._m} (id, queue, body, visible_us, enqueued_us{columns})
+                SELECT g.id, g.queue, g.body, clock.us + g.delay_us, clock.us{columns}
+                FROM clock, unnest($2::text[], $3::text[], $4::bytea[], $5::bigint[]{arrays})
+                     WITH ORDINALITY AS g(id, queue, body, delay_us{columns}, position)
                 WHERE $6::text IS NULL OR $6::text = (SELECT s.id FROM {self._store} s)
                 ORDER BY g.position
-                ON CONFLICT (id) DO NOTHING RETURNING id, queue
+                ON CONFLICT {target} DO NOTHING RETURNING id, queue
             ), {self._woken("inserted")}
             SELECT id FROM inserted
             UNION ALL SELECT (SELECT s.id FROM {self._store} s) FROM (SELECT count(*) FROM woken) w"""

@@ -11,6 +11,7 @@ from asynctasq.drivers.silence import SILENCE_S, keepalive_options
 from asynctasq.drivers.tls import describe
 from asynctasq.drivers.urls import ServerAddress
 from asynctasq.errors import ConfigError
+from asynctasq.kernel.messages import QUEUE_NAME
 
 __all__ = ["BODY_BYTES_MAX", "Address", "RedisOptions", "option_types", "parse_address"]
 
@@ -184,3 +185,19 @@ def option_types() -> Mapping[str, type]:
         "ssl_cert_reqs": str,
         "ssl_check_hostname": bool,
     }
+
+
+def checked_namespace(namespace: str) -> str:
+    """Return the namespace; raise ConfigError for one that is no part of a key."""
+    if not QUEUE_NAME.match(namespace):
+        raise ConfigError(
+            f"redis driver: namespace {namespace!r} is not valid: use 1 to 80 letters, digits, '_', '-', '.' or ':'"
+        )
+    return namespace
+
+
+def checked_connections(count: int) -> int:
+    """Return the number of connections; raise ConfigError for none."""
+    if count >= 1:
+        return count
+    raise ConfigError(f"redis driver: max_connections is {count}; at least 1 is needed")

@@ -1,10 +1,11 @@
 """Messages, settlements and leases as arguments and replies of the scripts. scripts/common.lua has the shapes."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
-from asynctasq.drivers.base import Settlements
+from asynctasq.drivers.base import Enqueued, Settlements
+from asynctasq.drivers.batches import UniqueOutcome, conflict, has_keys
 from asynctasq.drivers.damaged import (
     DamagedMessage,
     read_count,
@@ -33,8 +34,10 @@ from asynctasq.kernel.messages import (
 
 __all__ = [
     "decode_damaged",
+    "decode_keyed",
     "decode_leases",
     "decode_stored",
+    "encode_keyed",
     "encode_messages",
     "encode_progress",
     "encode_settlements",
@@ -53,6 +56,41 @@ def encode_messages(messages: Iterable[Message]) -> list[Argument]:
         runs += 1
     arguments[0] = runs
     return arguments
+
+
+def encode_keyed(messages: Sequence[Message], *, may_raise: bool) -> list[Argument]:
+    """Return the number of messages of which some have unique keys, then each as keyed.lua reads it."""
+    arguments: list[Argument] = [len(messages)]
+    for message in messages:
+        arguments += (message.queue, microseconds(message.delay_s), message.id, message.body)
+        unique = message.unique
+        if unique is None:
+            arguments += ("", "", 0, "")
+            continue
+        held = unique.until[0] if unique.window_s is None else "w"
+        on_conflict = unique.on_conflict if may_raise or unique.on_conflict != "raise" else "skip"
+        arguments += (unique.key, held, microseconds(unique.window_s or 0.0), on_conflict)
+    return arguments
+
+
+def decode_keyed(reply: Sequence[Any], messages: Sequence[Message]) -> Enqueued:
+    """Return what `enqueue` of these messages returns.
+
+    Raises: UniqueConflictError.
+    """
+    new, refused, replaced, failed = reply
+    outcome = UniqueOutcome()
+    for message_id, holder in _pairs(refused):
+        if failed and message_id == refused[-2].decode():
+            raise conflict(message_id, holder)
+        outcome.refused(message_id, holder)
+    for message_id, holder in _pairs(replaced):
+        outcome.replaced(message_id, holder)
+    return outcome.enqueued((message_id.decode() for message_id in new), messages)
+
+
+def _pairs(texts: Sequence[bytes]) -> Iterator[tuple[str, str]]:
+    return zip((text.decode() for text in texts[::2]), (text.decode() for text in texts[1::2]), strict=True)
 
 
 def _queue_and_delay(message: Message) -> tuple[str, float]:
@@ -89,7 +127,10 @@ def _encode_settlement(settlement: Settlement, details: list[Argument]) -> str:
         case Bury():
             details += (settlement.reason.value, _flags(settlement), _error_text(settlement.error))
             operation = "B"
-    details += encode_messages(settlement.follow_ups)
+    if has_keys(settlement.follow_ups):
+        details += (-len(settlement.follow_ups), *encode_keyed(settlement.follow_ups, may_raise=False)[1:])
+    else:
+        details += encode_messages(settlement.follow_ups)
     return operation
 
 

@@ -3,19 +3,29 @@
 import asyncio
 import functools
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import Any, Self, TypeVar
 
 from asynctasq.drivers.base import YES, Capabilities, Driver, Page, Settlements, partial
+from asynctasq.drivers.batches import has_keys
 from asynctasq.drivers.checks import check_messages, check_queue_names, is_message_id
 from asynctasq.drivers.damaged import log_damaged, read_text
 from asynctasq.drivers.loops import PerLoop
-from asynctasq.drivers.redis_driver.address import BODY_BYTES_MAX, RedisOptions, option_types, parse_address
+from asynctasq.drivers.redis_driver.address import (
+    BODY_BYTES_MAX,
+    RedisOptions,
+    checked_connections,
+    checked_namespace,
+    option_types,
+    parse_address,
+)
 from asynctasq.drivers.redis_driver.codec import (
     decode_damaged,
+    decode_keyed,
     decode_leases,
+    encode_keyed,
     encode_messages,
     encode_progress,
     encode_settlements,
@@ -27,10 +37,9 @@ from asynctasq.drivers.redis_driver.server_checks import check_server
 from asynctasq.drivers.redis_driver.waiting import BLOCK_S, WakeNext, WakeupListeners
 from asynctasq.drivers.retention import PRUNED_AT_ONCE, RETENTION_OPTIONS, Retention
 from asynctasq.drivers.urls import read_address, read_options
-from asynctasq.errors import ConfigError, DispatchError, DriverError
+from asynctasq.errors import DispatchError, DriverError
 from asynctasq.kernel.messages import (
     MICROSECONDS,
-    QUEUE_NAME,
     Depth,
     Lease,
     Message,
@@ -52,8 +61,8 @@ T = TypeVar("T")
 WRONG_KEYS = ("WRONGTYPE", "value is not an integer", "would overflow")
 """What the server says of a key that no driver has written so."""
 WAITING_KEY_MS = BLOCK_S * 1000 + 2000
-MESSAGES_MAX = 500_000
-"""Messages in one call: a server takes about a million arguments in one command."""
+MESSAGES_MAX, KEYED_MAX = 500_000, 100_000
+"""Messages in one call, and where some have unique keys: a server takes about a million arguments in one command."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +97,8 @@ class RedisDriver(Driver):
         inspects=YES,
         keeps_results=YES,
         reports_progress=YES,
+        cancels_running=YES,
+        unique=YES,
         reserves_released=YES,
         body_bytes_max=BODY_BYTES_MAX,
     )
@@ -117,8 +128,8 @@ class RedisDriver(Driver):
         settings = read_options("redis driver", given, {**types, "namespace": str, **option_types()})
         chosen_password, chosen_db = settings.pop("password", None), settings.pop("db", None)
         self.clock_offset: float = settings.pop("clock_offset", 0.0)
-        self._namespace = _checked_namespace(settings.pop("namespace", "asynctasq"))
-        self._max_connections = _checked_connections(settings.pop("max_connections", 20))
+        self._namespace = checked_namespace(settings.pop("namespace", "asynctasq"))
+        self._max_connections = checked_connections(settings.pop("max_connections", 20))
         kept = {name: settings.pop(name) for name in RETENTION_OPTIONS if name in settings}
         self._retention = Retention(**kept)
         extra = RedisOptions(**settings)
@@ -210,14 +221,19 @@ class RedisDriver(Driver):
         self._check(messages)
         if not messages:
             return []
-        reply = await self.script("enqueue", *encode_messages(messages), queues=[*{each.queue for each in messages}])
+        queues = [*{each.queue for each in messages}]
+        if has_keys(messages):
+            keyed = encode_keyed(messages, may_raise=True)
+            return decode_keyed(await self.script("enqueue_keyed", *keyed, queues=queues), messages)
+        reply = await self.script("enqueue", *encode_messages(messages), queues=queues)
         if isinstance(reply, int):
             return [message.id for message in messages]
         return [message_id.decode() for message_id in reply]
 
     def _check(self, messages: Sequence[Message]) -> None:
-        if len(messages) > MESSAGES_MAX:
-            raise DispatchError(f"{len(messages)} messages in one call; Redis takes at most {MESSAGES_MAX}, split them")
+        most = KEYED_MAX if len(messages) > KEYED_MAX and has_keys(messages) else MESSAGES_MAX
+        if len(messages) > most:
+            raise DispatchError(f"{len(messages)} messages in one call; Redis takes at most {most}, split them")
         check_messages(messages, body_bytes_max=self.capabilities.body_bytes_max)
 
     # -- reserving -------------------------------------------------------------------------------
@@ -305,9 +321,11 @@ class RedisDriver(Driver):
         a lost reply expire. A cancelled call hands back the leases it was granted.
         """
         check_queue_names(queues)
+        script = "turn"
         for _, settlement in settlements:
             if settlement.follow_ups:
                 self._check(settlement.follow_ups)
+                script = "turn_keyed" if has_keys(settlement.follow_ups) else script
         limit = max(limit, 0) if queues else 0
         if not settlements and not limit:
             return frozenset(), []
@@ -323,7 +341,7 @@ class RedisDriver(Driver):
             await self._hand_back(resources.pool, decode_leases(reply[1]))
 
         pool = resources.pool
-        call = functools.partial(pool.script, "turn", arguments, repeat=repeat, on_cancelled=hand_back)
+        call = functools.partial(pool.script, script, arguments, repeat=repeat, on_cancelled=hand_back)
         lost, granted, damaged = await self._repaired(pool, call, queues)
         log_damaged(self, decode_damaged(damaged))
         return _ids(lost), decode_leases(granted)
@@ -391,6 +409,12 @@ class RedisDriver(Driver):
             return True
         return await (await self._resources.get()).ends.wait(message_id, self.script, wait_s=wait_s)
 
+    async def cancel_running(self, message_ids: Sequence[str]) -> Mapping[str, str]:
+        return await self._inspection.cancel_running(message_ids)
+
+    async def wait_cancelled(self, *, wait_s: float) -> bool:
+        return await (await self._resources.get()).ends.wait_news(self.holder, self.script, wait_s=wait_s)
+
     async def report_progress(self, reports: Sequence[tuple[Lease, Progress]]) -> None:
         if reports:
             await self.script("progress", *encode_progress(reports))
@@ -398,17 +422,3 @@ class RedisDriver(Driver):
 
 def _ids(reply: Sequence[bytes]) -> AbstractSet[str]:
     return {message_id.decode() for message_id in reply} if reply else frozenset()
-
-
-def _checked_namespace(namespace: str) -> str:
-    if not QUEUE_NAME.match(namespace):
-        raise ConfigError(
-            f"redis driver: namespace {namespace!r} is not valid: use 1 to 80 letters, digits, '_', '-', '.' or ':'"
-        )
-    return namespace
-
-
-def _checked_connections(count: int) -> int:
-    if count >= 1:
-        return count
-    raise ConfigError(f"redis driver: max_connections is {count}; at least 1 is needed")

@@ -27,14 +27,22 @@ OnCancelled = Callable[[Any], Awaitable[None]]
 IDLE_S = 15.0
 BYTES_PER_S = 10_000_000
 CLOSE_S = 2.0
-BRIEF_SCRIPTS = frozenset({"enqueue", "turn", "extend", "next_visible", "wake_next", "progress", "await_end"})
+BRIEF_SCRIPTS = frozenset(
+    {"enqueue", "enqueue_keyed", "turn", "turn_keyed", "extend", "next_visible", "wake_next", "progress", "await_end"}
+)
 """What takes milliseconds, unless it gets much."""
 
 # The files of a script, and whether it may run while the server is at its memory limit: settling and
 # reserving must, or a full server could never be drained again; only new messages are refused.
 SCRIPT_PARTS: dict[str, tuple[tuple[str, ...], str]] = {
     "enqueue": (("common", "store", "enqueue"), ""),
+    "enqueue_keyed": (("common", "removing", "held", "keyed", "enqueue_keyed"), ""),
     "turn": (("common", "damaged", "store", "settle", "reserve", "turn"), " flags=allow-oom"),
+    # Each call of a script makes all of its functions, so those for unique keys are in a script of their own.
+    "turn_keyed": (
+        ("common", "damaged", "removing", "held", "keyed", "store", "settle", "reserve", "turn"),
+        " flags=allow-oom",
+    ),
     "extend": (("common", "extend"), " flags=allow-oom"),
     "reserve_released": (("common", "damaged", "reserve", "reserve_released"), " flags=allow-oom"),
     "redrive": (("common", "damaged", "redrive"), " flags=allow-oom"),
@@ -43,8 +51,9 @@ SCRIPT_PARTS: dict[str, tuple[tuple[str, ...], str]] = {
     "progress": (("common", "progress"), " flags=allow-oom"),
     "await_end": (("common", "await_end"), " flags=allow-oom"),
     "result": (("common", "result"), " flags=allow-oom"),
-    "remove": (("common", "remove"), " flags=allow-oom"),
-    "prune": (("common", "prune"), " flags=allow-oom"),
+    "cancel": (("common", "cancel"), " flags=allow-oom"),
+    "remove": (("common", "removing", "remove"), " flags=allow-oom"),
+    "prune": (("common", "held", "prune"), " flags=allow-oom"),
     "repair": (("common", "repair"), " flags=allow-oom"),
     "purge": (("common", "purge"), " flags=allow-oom"),
     "depth": (("common", "depth"), " flags=no-writes"),

@@ -1,17 +1,19 @@
 """Settlements as SQL statements take them: in batches that one statement applies; pure."""
 
+from collections.abc import Iterable
+
 from asynctasq.drivers.base import Settlements
 from asynctasq.kernel.messages import Bury, Complete, Release
 
-__all__ = ["end_of", "independent_batches", "is_plain", "queues_to_wake"]
+__all__ = ["cancels_of", "end_of", "independent_batches", "is_plain", "names_to_wake", "queues_to_wake"]
 
 
 def independent_batches(settlements: Settlements) -> tuple[list[Settlements], set[str]]:
     """Part settlements into batches that one statement each may apply in any order, and name what is lost already.
 
     A statement applies its entries at once, while the contract lets them follow each other. That differs
-    only where one lease comes twice (the second is lost) or where a follow-up has the id of a message
-    that the same batch settles; then each entry is a batch of its own, in the order given.
+    only where one lease comes twice (the second is lost) or where a follow-up has a unique key, or the id of a
+    message that the same batch settles; then each entry is a batch of its own, in the order given.
     """
     seen: set[tuple[str, str]] = set()
     lost: set[str] = set()
@@ -25,7 +27,11 @@ def independent_batches(settlements: Settlements) -> tuple[list[Settlements], se
             entries.append((index, lease.message_id))
     unique = settlements if not lost else [settlements[index] for index, _ in entries]
     settled = {message_id for _, message_id in entries}
-    if any(message.id in settled for _, settlement in unique for message in settlement.follow_ups):
+    if any(
+        message.unique is not None or message.id in settled
+        for _, settlement in unique
+        for message in settlement.follow_ups
+    ):
         return [[entry] for entry in unique], lost
     return [unique] if unique else [], lost
 
@@ -54,3 +60,16 @@ def queues_to_wake(settlements: Settlements) -> set[str]:
 def end_of(message_id: str) -> str:
     """Return the name under which calls wait for the end of a message; no queue can have it."""
     return f"={message_id}"
+
+
+def cancels_of(holder: str) -> str:
+    """Return the name under which calls wait for news of cancelled messages that `holder` has reserved.
+
+    No queue can have it, and no message the id.
+    """
+    return f"\n{holder}"
+
+
+def names_to_wake(message_ids: Iterable[str], holders: Iterable[str]) -> frozenset[str]:
+    """Return the names of the calls that hear of cancelled messages, which these holders had reserved."""
+    return frozenset([*map(end_of, message_ids), *map(cancels_of, holders)])

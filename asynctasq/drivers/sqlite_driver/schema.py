@@ -12,15 +12,18 @@ from asynctasq.clock import SystemClock
 from asynctasq.drivers.sql.steps import run_steps
 from asynctasq.drivers.sqlite_driver.files import make_file, make_folder, refuse_other_owners
 from asynctasq.errors import DriverError, DriverMisconfigured, DriverUnavailable
+from asynctasq.kernel.messages import microseconds
 
 __all__ = [
     "APPLICATION_ID",
+    "HOLDS_KEY",
     "SCHEMA_VERSION",
     "SQLiteFile",
     "Step",
     "Steps",
     "driver_error",
     "ensure_schema",
+    "instant_after",
     "is_locked",
     "mapped_errors",
     "open_connection",
@@ -33,7 +36,8 @@ Row = tuple[Any, ...]
 
 APPLICATION_ID = 0x61545131
 """`aTQ1`: lets `file(1)` and other tools recognise a file of ours."""
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+DELAY_S_MAX = 1e12
 SQLITE_VERSION_MIN = (3, 35, 0)
 LOCK_SLICE_S = 0.2
 CHECKPOINT_PAGES = 8000
@@ -69,12 +73,20 @@ SCHEMA = (
     "CREATE INDEX asynctasq_result_expiry ON asynctasq_result (expires_us)",
     "CREATE TABLE asynctasq_schema (version INTEGER NOT NULL)",
 )
+# Whether a row holds its key follows from the row: a dead letter does not, nor one that says "started" and was
+# reserved, so that `token` is not 2 any more. No statement has to free a key.
+HOLDS_KEY = "unique_key IS NOT NULL AND death IS NULL AND (unique_started = 0 OR token = 2)"
 UPGRADES = {
     2: (
         "ALTER TABLE asynctasq_message ADD COLUMN reserved_us INTEGER",
         "ALTER TABLE asynctasq_message ADD COLUMN reserved_by TEXT",
         "ALTER TABLE asynctasq_message ADD COLUMN progress TEXT",
-    )
+    ),
+    3: (
+        "ALTER TABLE asynctasq_message ADD COLUMN unique_key TEXT",
+        "ALTER TABLE asynctasq_message ADD COLUMN unique_started INTEGER",
+        f"CREATE UNIQUE INDEX asynctasq_message_unique ON asynctasq_message (unique_key) WHERE {HOLDS_KEY}",
+    ),
 }
 """What brings the tables of `SCHEMA`, version 1, to each later version, at no cost however many rows there are."""
 
@@ -92,6 +104,11 @@ class Step(NamedTuple):
 
 Steps = Generator[Step, list[Row], T]
 """An operation as statements that its caller executes: it yields a `Step` and is sent the rows."""
+
+
+def instant_after(now_us: int, delay_s: float) -> int:
+    """Return an instant that an integer of SQLite holds."""
+    return now_us + microseconds(min(delay_s, DELAY_S_MAX))
 
 
 def run_on(steps: Steps[T], cursor: sqlite3.Cursor) -> T:

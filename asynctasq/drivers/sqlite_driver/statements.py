@@ -11,12 +11,14 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from asynctasq.drivers.base import Page, Settlements
+from asynctasq.drivers.batches import has_keys
 from asynctasq.drivers.damaged import CLAIMS_MAX, DamagedMessage, queue_names
 from asynctasq.drivers.sql.rows import depth_from, stored_message
 from asynctasq.drivers.sql.settlements import independent_batches
 from asynctasq.drivers.sqlite_driver.damaged_rows import DUE_COLUMNS, bury_damaged, is_readable
 from asynctasq.drivers.sqlite_driver.retention import RESULTS_PRUNED, prune_results
-from asynctasq.drivers.sqlite_driver.schema import Row, Step, Steps
+from asynctasq.drivers.sqlite_driver.schema import Row, Step, Steps, instant_after
+from asynctasq.drivers.sqlite_driver.unique import store_keyed
 from asynctasq.kernel.messages import (
     MICROSECONDS,
     Bury,
@@ -29,7 +31,6 @@ from asynctasq.kernel.messages import (
     Settlement,
     State,
     StoredMessage,
-    microseconds,
 )
 
 __all__ = [
@@ -51,12 +52,12 @@ __all__ = [
     "reserve_released",
     "settle",
     "store",
+    "token_of",
     "turn",
 ]
 
 TOKEN_BITS = 32
 TOKEN_MAX = 2**95
-DELAY_S_MAX = 1e12
 
 INSERT = """INSERT OR IGNORE INTO asynctasq_message (id, queue, visible_us, enqueued_us, body)
     VALUES (?, ?, ?, ?, ?)"""
@@ -114,19 +115,17 @@ class ReserveResult:
         return None if self.due_us is None else max(0, self.due_us - self.now_us) / MICROSECONDS
 
 
-def _instant_after(now_us: int, delay_s: float) -> int:
-    return now_us + microseconds(min(delay_s, DELAY_S_MAX))
-
-
 # -- storing and reserving -----------------------------------------------------------------------
 
 
-def store(messages: Sequence[Message], now_us: int) -> Steps[list[str]]:
+def store(messages: Sequence[Message], now_us: int, *, may_raise: bool = True) -> Steps[list[str]]:
     """Store the messages; return the ids that are new, in the order given."""
     if not messages:
         return []
+    if has_keys(messages):
+        return (yield from store_keyed(messages, now_us, may_raise=may_raise))
     ((last,),) = yield Step("SELECT coalesce(max(arrival), 0) FROM asynctasq_message")
-    rows = ((each.id, each.queue, _instant_after(now_us, each.delay_s), now_us, each.body) for each in messages)
+    rows = ((each.id, each.queue, instant_after(now_us, each.delay_s), now_us, each.body) for each in messages)
     yield Step(INSERT, rows, many=True)
     ((new,),) = yield Step("SELECT count(*) FROM asynctasq_message WHERE arrival > ?", (last,))
     if new == len(messages):
@@ -137,7 +136,7 @@ def store(messages: Sequence[Message], now_us: int) -> Steps[list[str]]:
 
 def reserve(queues: Iterable[str], limit: int, lease_s: float, now_us: int, holder: str = "") -> Steps[ReserveResult]:
     """Lease up to `limit` visible messages to `holder`; make dead letters of those that can't be read."""
-    until = _instant_after(now_us, lease_s)
+    until = instant_after(now_us, lease_s)
     result = ReserveResult(leases=[])
     for queue in dict.fromkeys(queues):
         for _ in range(CLAIMS_MAX):
@@ -166,7 +165,7 @@ def _lease(queue: str, row: Row, until_us: int) -> Lease:
         message_id=message_id,
         queue=queue,
         body=body,
-        token=str(arrival << TOKEN_BITS | token + 1),
+        token=token_of(arrival, token + 1),
         attempt=attempts + 1,
         crashes=crashes + leased,
         enqueued_at=enqueued_us / MICROSECONDS,
@@ -174,9 +173,14 @@ def _lease(queue: str, row: Row, until_us: int) -> Lease:
     )
 
 
+def token_of(arrival: int, number: int) -> str:
+    """Return the token of a lease; of a damaged row one that was never granted."""
+    return str(arrival << TOKEN_BITS | number) if type(arrival) is type(number) is int else "damaged"
+
+
 def reserve_released(leases: Sequence[Lease], lease_s: float, now_us: int, holder: str) -> Steps[list[Lease]]:
     """Lease again, to `holder`, what these leases released and nobody has reserved since."""
-    until = _instant_after(now_us, lease_s)
+    until = instant_after(now_us, lease_s)
     wanted = dict.fromkeys((*_parse_token(lease.token), lease.message_id) for lease in leases)
     rows = yield Step(RELEASED, (_json([arrival for arrival, _, _ in wanted]),))
     good = {(row[0], row[2], row[1]): row for row in rows if is_readable(row[:-1])}
@@ -242,7 +246,7 @@ def extend(leases: Sequence[Lease], lease_s: float, now_us: int) -> Steps[tuple[
     arrivals = [arrival for arrival in found if arrival is not None]
     sooner: set[str] = set()
     if arrivals:
-        until, chosen = _instant_after(now_us, lease_s), _json(arrivals)
+        until, chosen = instant_after(now_us, lease_s), _json(arrivals)
         sooner = {queue for (queue,) in (yield Step(SOONER, (chosen, until)))}
         yield Step(EXTEND, (until, chosen))
     return lost, sooner
@@ -282,9 +286,9 @@ class _SettlementPlan:
             case Complete(result=result, result_ttl_s=ttl_s):
                 self._completed.append(arrival)
                 if result is not None:
-                    self._results.append((message_id, _instant_after(self._now_us, ttl_s), result))
+                    self._results.append((message_id, instant_after(self._now_us, ttl_s), result))
             case Release(delay_s=delay_s, counted=counted, crashed=crashed, error=error):
-                visible_us = _instant_after(self._now_us, delay_s)
+                visible_us = instant_after(self._now_us, delay_s)
                 self._released.append((visible_us, int(counted), int(crashed), _error(error), arrival))
             case Bury(reason=reason, counted=counted, crashed=crashed, error=error):
                 row = (self._now_us, int(counted), int(crashed), _error(error), reason.value, arrival)
@@ -303,7 +307,7 @@ class _SettlementPlan:
             yield Step(RELEASE, self._released, many=True)
         if self._buried:
             yield Step(BURY, self._buried, many=True)
-        yield from store(self._follow_ups, self._now_us)
+        yield from store(self._follow_ups, self._now_us, may_raise=False)
 
 
 def _error(error: ErrorRecord | None) -> str | None:
@@ -340,7 +344,7 @@ def redrive(queue: str, limit: int, now_us: int) -> Steps[int]:
     )
     yield Step(
         """UPDATE asynctasq_message SET visible_us = ?, enqueued_us = ?, attempts = 0, crashes = 0, death = NULL,
-           reason = NULL, error = NULL WHERE arrival IN (SELECT value FROM json_each(?))""",
+           reason = NULL, error = NULL, unique_key = NULL WHERE arrival IN (SELECT value FROM json_each(?))""",
         (now_us, now_us, str([arrival for (arrival,) in rows])),
     )
     return len(rows)

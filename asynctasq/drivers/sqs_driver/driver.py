@@ -13,7 +13,7 @@ from typing import Any, Self
 from asynctasq.clock import Clock, SystemClock
 from asynctasq.drivers.base import YES, Capabilities, Driver, Settlements, Support, partial
 from asynctasq.drivers.batches import unique_messages
-from asynctasq.drivers.checks import check_queue_names
+from asynctasq.drivers.checks import check_queue_names, refuse_keys
 from asynctasq.drivers.loops import PerLoop
 from asynctasq.drivers.sqs_driver.batches import Batches
 from asynctasq.drivers.sqs_driver.client import Connection, Endpoint, Failure, ServerClock
@@ -51,8 +51,10 @@ CAPABILITIES = Capabilities(
     inspects=Support("no", "SQS can't look up or list messages"),
     keeps_results=Support("no", "SQS keeps messages only"),
     reports_progress=Support("no", "SQS keeps messages only"),
+    cancels_running=Support("no", "SQS can't look up messages"),
     reserves_released=Support("no", "SQS has no way to a message that is delayed"),
     transactional=Support("no", "SQS takes part in no transaction"),
+    unique=Support("no", "SQS can't look for another message with the same key"),
     body_bytes_max=MESSAGE_BYTES_MAX - HEADER_BYTES_MAX,
     delay_s_max=float(DELAY_S_MAX),
 )
@@ -211,6 +213,7 @@ class SQSDriver(Driver):
         return [message.id for message in unique]
 
     def _check(self, messages: Sequence[Message]) -> None:
+        refuse_keys(messages, self)
         for message in messages:
             check_message(message, body_bytes_max=self._body_bytes_max)
 

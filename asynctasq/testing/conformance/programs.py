@@ -1,11 +1,12 @@
 """Random programs over the driver contract, run on the memory driver and on the driver under test, step by step."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from asynctasq.drivers.base import Driver, Inspectable, ReservesReleased
+from asynctasq.drivers.base import CancelsRunning, Driver, Enqueued, Inspectable, ReservesReleased
 from asynctasq.drivers.memory_driver import MemoryDriver
+from asynctasq.errors import UniqueConflictError
 from asynctasq.kernel.messages import (
     Bury,
     Complete,
@@ -16,6 +17,7 @@ from asynctasq.kernel.messages import (
     Message,
     Release,
     Settlement,
+    UniqueKey,
 )
 from asynctasq.testing.conformance.store_under_test import StoreUnderTest
 
@@ -25,6 +27,11 @@ QUEUES = ("a", "b")
 DELAYS_S = (0.0, 0.0, 0.0, 60.0, 120.0, 86400.0)
 """Multiples of a minute, as are leases and what the clock is moved by: real time, which passes too, never decides."""
 LEASES_S = (60.0, 600.0)
+KEYS: tuple[UniqueKey, ...] = (
+    *(UniqueKey(key="k0"), UniqueKey(key="k0", until="started"), UniqueKey(key="k0", on_conflict="replace")),
+    *(UniqueKey(key="k1", until="started", on_conflict="replace"), UniqueKey(key="k1", on_conflict="raise")),
+    *(UniqueKey(key="k1", window_s=120.0), UniqueKey(key="k1", window_s=600.0, on_conflict="replace")),
+)
 STEP_S = 0.001
 """The model's clock moves on between steps, as a server's does, so that two steps never store at one instant."""
 
@@ -70,6 +77,14 @@ class _Pair:
         delay_s = DELAYS_S[delay % len(DELAYS_S)]
         return Message(id=name, queue=self.queue(queue), body=f"{name} {queue}".encode(), delay_s=delay_s)
 
+    def keyed(self, number: int, key: int, *, queue: int) -> Message:
+        """Return such a message with one of few unique keys, or with none; without one where none is claimed."""
+        plain = self.message(number, queue=queue, delay=queue)
+        if not self.store.capabilities.unique or key % 8 == len(KEYS):
+            return plain
+        unique = KEYS[key % 8]
+        return replace(plain, unique=replace(unique, key=f"{self.prefix}-{unique.key}"))
+
     def leases_of(self, numbers: Sequence[int]) -> list[tuple[Lease, Lease]]:
         """Return the leases meant, each once, oldest first; 0 is the latest, which is the likeliest to be live."""
         count = len(self.leases)
@@ -86,6 +101,20 @@ async def _enqueue(pair: _Pair, queue: int, delay: int, *numbers: int) -> tuple[
     return await pair.model.enqueue(batch), await pair.driver.enqueue(batch)
 
 
+async def _enqueue_keyed(pair: _Pair, queue: int, key: int, *numbers: int) -> tuple[object, object]:
+    batch = [pair.keyed(number, key + index, queue=queue + index) for index, number in enumerate(numbers)]
+    return await _enqueued(pair.model, batch), await _enqueued(pair.driver, batch)
+
+
+async def _enqueued(driver: Driver, batch: Sequence[Message]) -> object:
+    """Return what is new, and who holds the keys of the rest; of a refused batch, who held the key."""
+    try:
+        new = await driver.enqueue(batch)
+    except UniqueConflictError as error:
+        return f"conflict with {error.task_id}"
+    return list(new), dict(new.holders) if isinstance(new, Enqueued) else {}
+
+
 async def _reserve(pair: _Pair, first: int, limit: int, lease: int) -> tuple[object, object]:
     queues = [pair.queue(first), pair.queue(first + 1)]
     lease_s = LEASES_S[lease % len(LEASES_S)]
@@ -97,7 +126,11 @@ async def _reserve(pair: _Pair, first: int, limit: int, lease: int) -> tuple[obj
 
 
 def _settlement(pair: _Pair, kind: int, follow_up: int) -> Settlement:
-    follow_ups = (pair.message(follow_up, queue=kind, delay=follow_up),) if follow_up % 3 == 0 else ()
+    follow_ups: tuple[Message, ...] = ()
+    if follow_up % 3 == 0:
+        follow_ups = (pair.message(follow_up, queue=kind, delay=follow_up),)
+    elif follow_up % 3 == 1:
+        follow_ups = (pair.keyed(follow_up, kind, queue=kind), pair.keyed(follow_up + 1, kind, queue=kind))
     error = ErrorRecord(type="E", message=f"{kind}")
     match kind % 6:
         case 0 | 1:
@@ -180,8 +213,33 @@ async def _remove(pair: _Pair, kind: int, *numbers: int) -> tuple[object, object
     return await pair.model.purge(pair.queue(kind)), await driver.purge(pair.queue(kind))
 
 
+async def _cancel(pair: _Pair, *numbers: int) -> tuple[object, object]:
+    driver = pair.driver
+    if not driver.capabilities.cancels_running or not isinstance(driver, CancelsRunning):
+        return None, None
+    names = [f"{pair.prefix}-{number % 8}" for number in numbers]
+    wanted, got = await pair.model.cancel_running(names), await driver.cancel_running(names)
+    return _known_tokens(pair, wanted, 0), _known_tokens(pair, got, 1)
+
+
+def _known_tokens(pair: _Pair, tokens: Mapping[str, str], side: int) -> list[tuple[str, list[int]]]:
+    """Return each message with the numbers of the leases whose token it was cancelled under."""
+    return sorted(
+        (
+            name,
+            [
+                number
+                for number, leases in enumerate(pair.leases)
+                if leases[side].token == token and leases[side].message_id == name
+            ],
+        )
+        for name, token in tokens.items()
+    )
+
+
 _STEPS: Mapping[str, Callable[..., Awaitable[tuple[object, object]]]] = {
     "enqueue": _enqueue,
+    "enqueue keyed": _enqueue_keyed,
     "reserve": _reserve,
     "settle": _settle,
     "turn": _turn,
@@ -190,6 +248,7 @@ _STEPS: Mapping[str, Callable[..., Awaitable[tuple[object, object]]]] = {
     "redrive": _redrive,
     "advance": _advance,
     "remove": _remove,
+    "cancel": _cancel,
 }
 
 

@@ -4,6 +4,7 @@ import json
 from collections.abc import Awaitable, Callable
 
 from asynctasq.drivers.base import (
+    CancelsRunning,
     Inspectable,
     KeepsResults,
     Notifies,
@@ -84,6 +85,17 @@ async def test_results_are_claimed_or_refused(store: StoreUnderTest) -> None:
         return await store.driver.fetch_result("m")
 
     await _assert_absent(store, "keeps_results", KeepsResults, call)
+
+
+@conforms("CancelsRunning: claimed as `cancels_running`, else absent or refused")
+async def test_cancelling_what_runs_is_claimed_or_refused(store: StoreUnderTest) -> None:
+    async def call() -> object:
+        assert isinstance(store.driver, CancelsRunning)
+        return await store.driver.cancel_running(["m"])
+
+    await _assert_absent(store, "cancels_running", CancelsRunning, call)
+    claims = store.capabilities
+    assert not claims.cancels_running or (claims.inspects and claims.keeps_results), "it needs these two"
 
 
 @conforms("ReportsProgress: claimed as `reports_progress`, else absent or refused")

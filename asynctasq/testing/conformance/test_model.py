@@ -61,6 +61,18 @@ PINNED: tuple[tuple[Step, ...], ...] = (
         ("settle", 0, 1, 1),
         ("turn", 2, 3, 0),
     ),
+    # What is reserved is cancelled, enqueued and reserved again, and the old lease settles with a follow-up.
+    (
+        ("enqueue", 0, 0, 3, 5),
+        ("reserve", 0, 2, 1),
+        ("cancel", 3, 5, 1),
+        ("enqueue", 0, 0, 5),
+        ("reserve", 0, 1, 1),
+        ("settle", 0, 3, 1),
+        ("extend", 1, 0, 1, 2),
+        ("cancel", 5, 5),
+        ("settle", 2, 0, 0, 2),
+    ),
     # A turn settles and takes what it released; a cancelled id is free again.
     (
         ("enqueue", 0, 0, 6, 7),
@@ -115,17 +127,19 @@ def test_random_programs_do_the_same_as_the_memory_driver(store: StoreUnderTest)
     small, few = st.integers(0, 7), st.integers(0, 4)
     some = st.lists(small, min_size=1, max_size=3).map(tuple)
     enqueue = st.tuples(st.just("enqueue"), small, st.integers(0, len(DELAYS_S) - 1), some).map(_flat)
+    keyed = st.tuples(st.just("enqueue keyed"), few, small, some).map(_flat)
     reserve = st.tuples(st.just("reserve"), few, few, few)
     settle = st.tuples(st.just("settle"), small, small, some).map(_flat)
     advance = st.tuples(st.just("advance"), st.sampled_from([1, 1, 2, 10, 1440]))
     rest = st.just(NO_OP)
     step = st.one_of(
-        *(rest, enqueue, enqueue, reserve, reserve, settle, settle, advance),
+        *(rest, enqueue, enqueue, keyed, keyed, reserve, reserve, settle, settle, advance),
         st.tuples(st.just("turn"), small, few, small),
         st.tuples(st.just("extend"), few, some).map(_flat),
         st.tuples(st.just("again"), few, some).map(_flat),
         st.tuples(st.just("redrive"), few, few),
         st.tuples(st.just("remove"), small, some).map(_flat),
+        st.tuples(st.just("cancel"), some).map(_flat),
     )
     numbers = itertools.count()
 

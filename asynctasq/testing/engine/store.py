@@ -1,13 +1,14 @@
 """The memory driver of a FakeQueue, which can hide messages while a drain leaves them out."""
 
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import partial
 
-from asynctasq.drivers.base import Settlements
+from asynctasq.drivers.base import Enqueued, Settlements
+from asynctasq.drivers.batches import has_keys
 from asynctasq.drivers.memory_driver import MemoryDriver
 from asynctasq.drivers.memory_driver.row import MemoryRow
 from asynctasq.kernel.limits import is_queue_of_limits, runs_no_task
@@ -47,6 +48,8 @@ class FakeStore(MemoryDriver):
         self._hidden: set[str] = set()
         self._duplicated: dict[str, int] = {}
         self.on_stored: Callable[[Sequence[str]], None] | None = None
+        self.on_skipped: Callable[[Sequence[Message]], None] | None = None
+        """Is called with the messages that are not stored because another one holds their unique key."""
         self.on_look: Callable[[], None] | None = None
         """Is called before anyone looks at what is left to do."""
         self.on_forgotten: Callable[[Sequence[str]], None] | None = None
@@ -56,6 +59,7 @@ class FakeStore(MemoryDriver):
         self.describe: Callable[[str], object] | None = None
         self.on_redriven: Callable[[AbstractSet[str]], None] | None = None
         self.on_removed: Callable[[AbstractSet[str]], None] | None = None
+        self.on_cancelled: Callable[[Mapping[str, str]], None] | None = None
 
     @property
     def pending(self) -> int:
@@ -134,15 +138,37 @@ class FakeStore(MemoryDriver):
         defer = deferred_to.get()
         if defer is not None:
             with self._lock:
-                new = [message.id for message in messages if message.id not in self._rows]
+                new = self._new_in(messages)
+            if isinstance(new, Enqueued):  # keys are looked at here, where a conflict can raise, and at the commit
+                messages = self._without_skipped(messages, new)
             unstored = partial(self._forget, [message.id for message in messages])
-            defer(Change(apply=partial(self._store_now, messages), undo=unstored, dispatched=self._shown(messages)))
+            apply = partial(self._store_now, messages, may_raise=False)
+            defer(Change(apply=apply, undo=unstored, dispatched=self._shown(messages)))
             return new
         return self._store_now(messages)
 
-    def _store_now(self, messages: Sequence[Message]) -> list[str]:
+    def _new_in(self, messages: Sequence[Message]) -> list[str]:
+        """Return what of these would be stored now."""
+        if has_keys(messages):
+            return self._keys.plan(messages, self._now(), may_raise=True).enqueued(messages)
+        return [message.id for message in messages if message.id not in self._rows]
+
+    def _store(self, messages: Sequence[Message], *, may_raise: bool = True) -> list[str]:
+        new = super()._store(messages, may_raise=may_raise)
+        if isinstance(new, Enqueued):
+            self._without_skipped(messages, new)
+        return new
+
+    def _without_skipped(self, messages: Sequence[Message], new: Enqueued) -> list[Message]:
+        """Tell of the messages that are not stored because of their keys, and return the others."""
+        skipped = [message for message in messages if message.id in new.holders]
+        if skipped and self.on_skipped is not None:
+            self.on_skipped(skipped)
+        return [message for message in messages if message.id not in new.holders]
+
+    def _store_now(self, messages: Sequence[Message], *, may_raise: bool = True) -> list[str]:
         with self._lock:
-            new = self._store(messages)
+            new = self._store(messages, may_raise=may_raise)
         if self.on_stored is not None:
             self.on_stored(new)
         return new
@@ -189,7 +215,7 @@ class FakeStore(MemoryDriver):
             self.on_stored(followed)
 
     def _follow(self, messages: Sequence[Message]) -> None:
-        self._followed += self._store(messages)
+        self._followed += self._store(messages, may_raise=False)
 
     @contextmanager
     def deferring(self, defer: Callable[[Change], None]) -> Generator[None]:
@@ -218,11 +244,21 @@ class FakeStore(MemoryDriver):
             self.on_redriven(before.difference(self._dead.get(queue, ())))
         return count
 
-    def _remove(self, message_ids: Sequence[str], states: AbstractSet[State]) -> set[str]:
-        removed = super()._remove(message_ids, states)
+    def _remove_now(self, message_ids: Iterable[str], states: AbstractSet[State], now: int) -> set[str]:
+        removed = super()._remove_now(message_ids, states, now)
         if self.on_removed is not None:
             self.on_removed({message_id for message_id in removed if not runs_no_task(message_id)})
         return removed
+
+    def _cancel_running(self, message_ids: Sequence[str]) -> dict[str, str]:
+        self._looked_at()
+        cancelled = super()._cancel_running(message_ids)
+        if self.on_cancelled is not None:
+            self.on_cancelled(cancelled)
+        return cancelled
+
+    async def wait_cancelled(self, *, wait_s: float) -> bool:
+        return await self._wait_cancelled(current_holder.get(), wait_s)
 
     async def wait_visible(self, queues: Sequence[str], *, wait_s: float) -> bool:
         """Do `wait_visible`; with no queue of tasks named, for any of them."""

@@ -1,7 +1,7 @@
 """The driver of one simulated worker: its reserves wait while the gate is closed, its calls hang once it is killed."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextvars import ContextVar
 from dataclasses import replace
@@ -10,9 +10,11 @@ from typing import Any, Self, cast
 
 from asynctasq.drivers.base import (
     YES,
+    CancelsRunning,
     Capabilities,
     Driver,
     Inspectable,
+    KeepsResults,
     Notifies,
     Page,
     ReportsProgress,
@@ -73,7 +75,9 @@ class ReserveGate:
         await self._opened.wait()
 
 
-class WorkerDriver(Driver, Inspectable, Notifies, ReportsProgress, ReservesReleased, Transactional):
+class WorkerDriver(
+    Driver, Inspectable, KeepsResults, CancelsRunning, Notifies, ReportsProgress, ReservesReleased, Transactional
+):
     """The driver as one worker sees it. `inner` is the store, or a faulty driver around it.
 
     What is stored or settled "in" a connection is so when the transaction of that connection commits.
@@ -154,9 +158,7 @@ class WorkerDriver(Driver, Inspectable, Notifies, ReportsProgress, ReservesRelea
 
     async def extend(self, leases: Sequence[Lease], *, lease_s: float) -> AbstractSet[str]:
         await self._block_if_killed()
-        self._transactions.refresh()
-        if any(self._transactions.is_settling(lease.message_id) for lease in leases):
-            raise DriverUnavailable("the message is locked by a transaction that is still open")
+        self._transactions.refuse_settling(lease.message_id for lease in leases)
         return await self._inner.extend(leases, lease_s=lease_s)
 
     async def settle(self, settlements: Settlements) -> AbstractSet[str]:
@@ -226,6 +228,22 @@ class WorkerDriver(Driver, Inspectable, Notifies, ReportsProgress, ReservesRelea
     async def report_progress(self, reports: Sequence[tuple[Lease, Progress]]) -> None:
         await self._block_if_killed()
         await cast("ReportsProgress", self._inner).report_progress(reports)
+
+    async def fetch_result(self, message_id: str) -> bytes | None:
+        await self._block_if_killed()
+        return await cast("KeepsResults", self._inner).fetch_result(message_id)
+
+    async def wait_result(self, message_id: str, *, wait_s: float) -> bool:
+        await self._block_if_killed()
+        return await cast("KeepsResults", self._inner).wait_result(message_id, wait_s=wait_s)
+
+    async def cancel_running(self, message_ids: Sequence[str]) -> Mapping[str, str]:
+        await self._block_if_killed()
+        self._transactions.refuse_settling(message_ids)
+        return await cast("CancelsRunning", self._inner).cancel_running(message_ids)
+
+    async def wait_cancelled(self, *, wait_s: float) -> bool:
+        return await cast("CancelsRunning", self._inner).wait_cancelled(wait_s=wait_s)
 
     async def queues(self) -> list[str]:
         return await (await self._inspected()).queues()

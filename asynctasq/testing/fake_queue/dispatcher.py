@@ -11,10 +11,11 @@ from asynctasq.errors import CodecError, DriverUnavailable, ResultTimeoutError
 from asynctasq.kernel.ledger import Entry, Kind
 from asynctasq.kernel.limits import runs_no_task
 from asynctasq.kernel.messages import Message
-from asynctasq.queue import MessageFactory, Queue, refuse_running_loop
-from asynctasq.results import fetch_status, wait_for_result
+from asynctasq.queue import MessageFactory, Queue, living_ids, refuse_running_loop
+from asynctasq.results import cancel_task, fetch_status, wait_for_result
 from asynctasq.tasks.application import Application
 from asynctasq.tasks.base import BaseTask
+from asynctasq.tasks.cancellation import Cancellation
 from asynctasq.tasks.definition import definition_of, options_of
 from asynctasq.tasks.dispatching import Dispatcher, default_dispatcher
 from asynctasq.tasks.middleware import DispatchContext
@@ -75,17 +76,24 @@ class FakeDispatcher(Dispatcher[BaseTask[Any]]):
     """Records dispatches and stores their messages; lets through what is not faked."""
 
     def __init__(
-        self, engine: Engine, chosen: Filter, add: Callable[[Dispatched], None], like: LikeDriver | None = None
+        self,
+        engine: Engine,
+        chosen: Filter,
+        add: Callable[[Dispatched], None],
+        like: LikeDriver | None = None,
+        skip: Callable[[Dispatched], None] | None = None,
     ) -> None:
         self.engine = engine
         self._like = like or LikeDriver()
         self._chosen = chosen
         self._add = add
+        self._skip = skip or add
         self._factory = MessageFactory(clock=engine.clock, new_id=engine.new_id)
         self._given = engine.options.surroundings.given
         self._blocks_loop = False
         self._unstored: dict[str, tuple[type[BaseTask[Any]], Message, int]] = {}
         engine.store.on_stored = self._record
+        engine.store.on_skipped = self._record_skipped
         engine.store.on_forgotten = self._forget
         engine.store.describe = self._describe
 
@@ -152,9 +160,20 @@ class FakeDispatcher(Dispatcher[BaseTask[Any]]):
             return await default_dispatcher().status(task_id, task=task)
         return await fetch_status(self.engine.store, task_id, limits=self._factory.limits)
 
+    async def cancel(self, task_id: str, *, task: type[BaseTask[Any]] | None) -> Cancellation:
+        """Cancel a task.
+
+        Raises: UnsupportedFeature if the driver that the task would go to can't.
+        """
+        if self._passes(task):
+            return await default_dispatcher().cancel(task_id, task=task)
+        self._like.check_cancels(task)
+        self.engine.transactions.refuse_settling([task_id])
+        return await cancel_task(current_worker_driver.get() or self.engine.store, task_id)
+
     def call_sync(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run a call of synchronous code; that of a task which a simulation runs in its loop can't wait for others."""
-        refuse_running_loop("this would block the running event loop; await result() or status() here")
+        refuse_running_loop("this would block the running event loop; await result(), status() or cancel() here")
         loop = self.engine.loop
         if isinstance(loop, SharedLoop):
             return asyncio.run(make())
@@ -184,14 +203,14 @@ class FakeDispatcher(Dispatcher[BaseTask[Any]]):
         messages, drivers = self._messages(tasks, queue, contexts, in_transaction=connection is not None)
         if connection is None:
             assert worker is not None, "decided above"
-            await worker.enqueue(messages)
+            stored = await worker.enqueue(messages)
         else:
             watches = [await self.engine.transactions.begin(connection, driver) for driver in _each_once(drivers)]
             if worker is None:
-                self._store_on(watches[0], messages)
+                stored = self._store_on(watches[0], messages)
             else:
-                await worker.enqueue_on(watches[0], messages)
-        return [message.id for message in messages]
+                stored = await worker.enqueue_on(watches[0], messages)
+        return living_ids(tasks, [message.id for message in messages], [stored])
 
     def _store_now(
         self,
@@ -207,20 +226,20 @@ class FakeDispatcher(Dispatcher[BaseTask[Any]]):
             raise DriverUnavailable("this simulated worker has crashed; nothing of it reaches the queue")
         messages, drivers = self._messages(tasks, queue, contexts, in_transaction=connection is not None)
         if connection is None:
-            self.engine.store.enqueue_now(messages)
+            stored = self.engine.store.enqueue_now(messages)
         else:
             watches = [self.engine.transactions.begin_sync(connection, driver) for driver in _each_once(drivers)]
             if worker is None:
-                self._store_on(watches[0], messages)
+                stored = self._store_on(watches[0], messages)
             else:
-                worker.enqueue_on_sync(watches[0], messages)
-        return [message.id for message in messages]
+                stored = worker.enqueue_on_sync(watches[0], messages)
+        return living_ids(tasks, [message.id for message in messages], [stored])
 
-    def _store_on(self, watch: Watch, messages: Sequence[Message]) -> None:
+    def _store_on(self, watch: Watch, messages: Sequence[Message]) -> list[str]:
         """Store the messages when the transaction commits that `watch` follows."""
         engine = self.engine
         with engine.store.deferring(lambda change: engine.transactions.add(watch, change)):
-            engine.store.enqueue_now(messages)
+            return engine.store.enqueue_now(messages)
 
     def _messages(
         self,
@@ -259,6 +278,13 @@ class FakeDispatcher(Dispatcher[BaseTask[Any]]):
     def _forget(self, message_ids: Sequence[str]) -> None:
         for message_id in message_ids:
             self._unstored.pop(message_id, None)
+
+    def _record_skipped(self, messages: Sequence[Message]) -> None:
+        """Note what the store has not taken because another message holds its unique key."""
+        for message in messages:
+            known = self._unstored.pop(message.id, None)
+            cls = task_of(message.body)[0] if known is None else known[0]
+            self._skip(Dispatched(task=cls, message=message, at_s=self.engine.clock.monotonic()))
 
     def _record(self, stored: Sequence[str]) -> None:
         """Note what the store has just taken, at that instant: the reply may be lost."""

@@ -90,7 +90,8 @@ class FakeQueue(Outcomes):
     middleware: in place of the configured one, which holds here too; `[]` for none.
     resources: one object, or a tuple, in place of the configured lifespans, which each worker here enters otherwise.
 
-    What is dispatched in a transaction of the application, `dispatch(connection=...)`, is recorded when that commits.
+    What is dispatched in a transaction, `dispatch(connection=...)`, is recorded when that commits; `skipped` records
+    what a unique task kept out.
     """
 
     def __init__(  # noqa: PLR0913 - one keyword per choice of a test
@@ -200,7 +201,7 @@ class FakeQueue(Outcomes):
         if self._freeze_time:
             self._exits.enter_context(frozen_to(engine.clock))
         self._dispatcher_around = scoped_dispatcher.get()
-        scoped_dispatcher.set(FakeDispatcher(engine, self._filter, self._add, self._like))
+        scoped_dispatcher.set(FakeDispatcher(engine, self._filter, self._add, self._like, self._add_skipped))
         self._exits.callback(fake_closed, threading.get_ident())
         fake_opened(threading.get_ident())
 

@@ -7,7 +7,7 @@ from asynctasq.kernel.ledger import Entry
 from asynctasq.tasks.base import BaseTask
 from asynctasq.tasks.functions import TaskFunction
 from asynctasq.testing.fake_queue.history import History, histories
-from asynctasq.testing.fake_queue.recording import Recording
+from asynctasq.testing.fake_queue.recording import Captured, Recording
 from asynctasq.testing.parameters import TaskReference, task_class_of
 
 __all__ = ["Outcomes"]
@@ -17,6 +17,13 @@ R = TypeVar("R")
 
 class Outcomes(Recording):
     """A recording whose dispatches run. A task is named by its class or function, or one dispatch of it by its id."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        skipped = Captured(self)
+        self._add_skipped = skipped._add  # noqa: SLF001 - of its own kind
+        self.skipped: Recording = skipped
+        """What was dispatched and not stored, since another task held its unique key; it counts as not dispatched."""
 
     @property
     def ledger(self) -> Sequence[Entry]:
@@ -76,6 +83,13 @@ class Outcomes(Recording):
         if (times is None and not expired) or (times is not None and len(expired) != times):
             wanted = "to expire" if times is None else f"to expire {times} times"
             self._fail(f"expected {_name(task)} {wanted}; {len(expired)} did", task)
+
+    def assert_cancelled(self, task: TaskReference | str, *, times: int | None = None) -> None:
+        """Assert that a dispatch of this task was cancelled, while it waited or while it ran; or exactly `times`."""
+        cancelled = [history for history in self._histories(task) if history.cancelled]
+        if (times is None and not cancelled) or (times is not None and len(cancelled) != times):
+            wanted = "to be cancelled" if times is None else f"to be cancelled {times} times"
+            self._fail(f"expected {_name(task)} {wanted}; {len(cancelled)} were", task)
 
     def assert_retried_at(self, seconds: Sequence[float], *, task: TaskReference | str | None = None) -> None:
         """Assert when it ran again, retried or after a snooze, in virtual seconds since the dispatch.

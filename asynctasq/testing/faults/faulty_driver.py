@@ -3,7 +3,7 @@
 import asyncio
 import sys
 import threading
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from types import coroutine
 from typing import Any, NoReturn, Protocol, Self, cast
@@ -208,6 +208,12 @@ class FaultyDriver(PassThrough, ReservesReleased, Driver, Notifies):
         seen = await cast("Notifies", self.inner).wait_visible(queues, wait_s=wait_s)
         await self._at_point("wait", "after", lambda: [("wait", [])])
         return seen
+
+    async def cancel_running(self, message_ids: Sequence[str]) -> Mapping[str, str]:
+        await self._at_point("cancel", "before", lambda: [("cancel", [])])
+        cancelled = await super().cancel_running(message_ids)
+        await self._at_point("cancel", "after", lambda: [("cancel", [])])
+        return cancelled
 
     async def depth(self, queue: str) -> Depth:
         return await self.inner.depth(queue)

@@ -1,7 +1,7 @@
 """What was dispatched to a real driver: by the test, by tasks here and in child processes, and in transactions."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from asynctasq.kernel.ledger import Entry, Kind
 from asynctasq.kernel.messages import Lease, Message
@@ -18,10 +18,16 @@ class DispatchLog:
     """Turns stored messages into records, once each; what a transaction stored only when it is seen to be committed."""
 
     def __init__(
-        self, clock: MovedClock, *, add: Callable[[Dispatched], None], record: Callable[[Entry], None]
+        self,
+        clock: MovedClock,
+        *,
+        add: Callable[[Dispatched], None],
+        skip: Callable[[Dispatched], None],
+        record: Callable[[Entry], None],
     ) -> None:
         self._clock = clock
         self._add = add
+        self._skip = skip
         self._record = record
         self._known: set[str] = set()
         self._uncommitted: dict[str, tuple[Message, float]] = {}
@@ -34,6 +40,12 @@ class DispatchLog:
         now = self._clock.now()
         for message in messages:
             self._note(message, now)
+
+    def skipped(self, messages: Sequence[Message]) -> None:
+        """Record what the driver has not stored because another message holds its unique key."""
+        at_s = self._clock.now() - self._clock.opened_at
+        for message in messages:
+            self._skip(Dispatched(task=task_of(message.body)[0], message=message, at_s=at_s))
 
     def stored_in_transaction(self, messages: Sequence[Message]) -> None:
         """Keep in mind what becomes a dispatch if the caller commits."""
@@ -48,6 +60,12 @@ class DispatchLog:
                 self.committed([lease.message_id])
             elif lease.message_id not in self._known:
                 self._note(Message(id=lease.message_id, queue=lease.queue, body=lease.body), lease.enqueued_at)
+
+    def cancelled(self, tokens: Mapping[str, str]) -> None:
+        """Record which messages were cancelled, and under which leases."""
+        now = self._clock.now()
+        for message_id, token in tokens.items():
+            self._record(Entry(now, Kind.REMOVED, message_id, token=token, detail="cancelled"))
 
     @property
     def uncommitted(self) -> list[str]:

@@ -72,10 +72,12 @@ class RealQueue(Outcomes):
         self._served = queues
         self._clock = MovedClock()
         self._ledger: list[Entry] = []
-        self._log = DispatchLog(self._clock, add=self._add, record=self._ledger.append)
+        self._log = DispatchLog(self._clock, add=self._add, skip=self._add_skipped, record=self._ledger.append)
         self._driver.on_stored = self._log.stored
         self._driver.on_stored_in = self._log.stored_in_transaction
+        self._driver.on_skipped = self._log.skipped
         self._driver.on_reserved = self._log.reserved
+        self._driver.on_cancelled = self._log.cancelled
         self._remaining = Remaining(self._driver)
         self._bursts = Bursts(
             self._driver,

@@ -1,12 +1,12 @@
 """The driver of a RealQueue: it does what the real one does, and tells what was stored and what was reserved."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, Self, cast
 from weakref import WeakSet
 
-from asynctasq.drivers.base import Capabilities, Driver, Notifies, ReservesReleased, Settlements
+from asynctasq.drivers.base import Capabilities, Driver, Enqueued, Notifies, ReservesReleased, Settlements
 from asynctasq.drivers.loops import running_loop
 from asynctasq.kernel.messages import Depth, Lease, Message
 from asynctasq.testing.faults.passthrough import PassThrough
@@ -15,7 +15,11 @@ __all__ = ["RecordingDriver"]
 
 
 class RecordingDriver(PassThrough, ReservesReleased, Notifies, Driver):
-    """`on_stored` hears of new messages, `on_stored_in` of those in a transaction, which may be rolled back."""
+    """`on_stored` hears of new messages, `on_stored_in` of those in a transaction, which may be rolled back.
+
+    `on_cancelled` hears of messages that were cancelled, and of the tokens of their leases.
+    `on_skipped` hears of what is not stored because of its unique key.
+    """
 
     capabilities: Capabilities
 
@@ -26,6 +30,8 @@ class RecordingDriver(PassThrough, ReservesReleased, Notifies, Driver):
         """Those in which the driver may have connections."""
         self.on_stored: Callable[[Sequence[Message]], None] = _ignore
         self.on_stored_in: Callable[[Sequence[Message]], None] = _ignore
+        self.on_cancelled: Callable[[Mapping[str, str]], None] = _ignore
+        self.on_skipped: Callable[[Sequence[Message]], None] = _ignore
         self.on_reserved: Callable[[Sequence[Lease]], None] = _ignore
 
     @classmethod
@@ -69,7 +75,7 @@ class RecordingDriver(PassThrough, ReservesReleased, Notifies, Driver):
 
     async def enqueue(self, messages: Sequence[Message]) -> list[str]:
         new = await self._used().enqueue(messages)
-        self.on_stored(_chosen(messages, new))
+        self.on_stored(self._chosen(messages, new))
         return new
 
     async def reserve(self, queues: Sequence[str], *, limit: int, lease_s: float, wait_s: float = 0) -> list[Lease]:
@@ -106,21 +112,27 @@ class RecordingDriver(PassThrough, ReservesReleased, Notifies, Driver):
     async def wait_visible(self, queues: Sequence[str], *, wait_s: float) -> bool:
         return await cast("Notifies", self._used()).wait_visible(queues, wait_s=wait_s)
 
+    async def cancel_running(self, message_ids: Sequence[str]) -> Mapping[str, str]:
+        tokens = await super().cancel_running(message_ids)
+        self.on_cancelled(tokens)
+        return tokens
+
     async def enqueue_in(self, connection: Any, messages: Sequence[Message]) -> list[str]:
         new = await super().enqueue_in(connection, messages)
-        self.on_stored_in(_chosen(messages, new))
+        self.on_stored_in(self._chosen(messages, new))
         return new
 
     def enqueue_in_sync(self, connection: Any, messages: Sequence[Message]) -> list[str]:
         new = super().enqueue_in_sync(connection, messages)
-        self.on_stored_in(_chosen(messages, new))
+        self.on_stored_in(self._chosen(messages, new))
         return new
 
-
-def _chosen(messages: Sequence[Message], ids: Sequence[str]) -> list[Message]:
-    """Return the messages with these ids; of equal ones the first, which is what a driver stores."""
-    found = {message.id: message for message in reversed(messages)}
-    return [found[message_id] for message_id in ids]
+    def _chosen(self, messages: Sequence[Message], new: Sequence[str]) -> list[Message]:
+        """Return the messages that are new; of equal ones the first, which is what a driver stores."""
+        if isinstance(new, Enqueued) and new.holders:
+            self.on_skipped([message for message in messages if message.id in new.holders])
+        found = {message.id: message for message in reversed(messages)}
+        return [found[message_id] for message_id in new]
 
 
 def _ignore(_: object) -> None:

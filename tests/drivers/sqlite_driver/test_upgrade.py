@@ -8,7 +8,7 @@ import pytest
 
 from asynctasq.drivers.sqlite_driver import SQLiteDriver
 from asynctasq.drivers.sqlite_driver.schema import APPLICATION_ID, SCHEMA, SCHEMA_VERSION
-from asynctasq.kernel.messages import Progress
+from asynctasq.kernel.messages import Message, Progress, UniqueKey
 
 
 @pytest.mark.parametrize("ours_alone", [True, False])
@@ -35,6 +35,8 @@ async def test_a_file_of_the_first_schema_keeps_its_messages(tmp_path: Path, our
     found = await driver.find("m")
     assert found is not None
     assert (found.reserved_by, found.progress) == ("w", Progress(1, 2))
+    unique = UniqueKey(key="k")
+    assert await driver.enqueue([Message(id=name, queue="q", body=b"", unique=unique) for name in "ab"]) == ["a"]
     await driver.close()
     await SQLiteDriver(path).open()
     with closing(sqlite3.connect(path)) as after:

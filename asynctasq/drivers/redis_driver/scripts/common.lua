@@ -14,9 +14,13 @@
 --   leased:Q   zset   arrival(16) PAD id, scored by the end of the lease (reserved, or expired)
 --   dead:Q     zset   arrival(16) id, scored by the order of death
 --   queues     set    names of the queues that hold a message
+--   unique     hash   key -> arrival(16) enqueued(16) until(1) id, of the message that took the key last
+--                     until: s started, d done
+--   window:K   string expiry(16) id of who took this key; expires
 --   result:I   string expiry(16) result
---   ending:I   set    inboxes of the clients that wait for the end of a message; expires
---   inbox:C    list   ids of messages that have ended, for one client; expires
+--   ending:I   set    inboxes of the clients that wait for the end of a message, or, where a line feed and the name of a
+--                     holder stand for the id, for news of what was cancelled of it; expires
+--   inbox:C    list   what was waited for and has happened, for one client; expires
 --   waiting:Q  string somebody waits for this queue; expires
 --   wake:Q     list   at most one wake-up token, for one of the waiting clients; expires
 --
@@ -37,7 +41,7 @@ local NO_COUNTS = string.rep('0', 32)
 local ARGV = ARGV
 local base = string.match(KEYS[1], '^(.*:)')
 local MESSAGES, STATES, ERRORS, QUEUES = base .. 'messages', base .. 'states', base .. 'errors', base .. 'queues'
-local HOLDERS = base .. 'holders'
+local HOLDERS, UNIQUE = base .. 'holders', base .. 'unique'
 local sub, byte, find, format, min = string.sub, string.byte, string.find, string.format, math.min
 local LEASED, HAS_ERROR = byte('L'), byte('1')
 -- While a cluster moves our slot to another node, a script fails at the first key that is not here, or not yet made: this
@@ -69,6 +73,18 @@ end
 -- Whether this token is the latest, and its lease was not ended.
 local function is_held(state, token)
   return state and byte(state, 33) == LEASED and sub(state, 1, 32) == token
+end
+
+local function append(lists, key, first, second)
+  local list = lists[key]
+  if not list then
+    list = {}
+    lists[key] = list
+  end
+  list[#list + 1] = first
+  if second then
+    list[#list + 1] = second
+  end
 end
 
 -- unpack fails beyond 8000 values, so long argument lists are split; pairs stay together as CHUNK is even.
@@ -113,13 +129,26 @@ local function wake(queue)
   end
 end
 
+-- Tell the clients that wait for the end of a message, or for news of a holder: of those there may be more.
+local function tell(name)
+  local inboxes = redis.pcall('SMEMBERS', base .. 'ending:' .. name)
+  for i = 1, #inboxes do
+    local inbox = base .. 'inbox:' .. inboxes[i]
+    redis.pcall('RPUSH', inbox, name)
+    redis.pcall('PEXPIRE', inbox, 20000)
+  end
+  if #inboxes > 0 and byte(name) ~= 10 then
+    redis.call('DEL', base .. 'ending:' .. name)
+  end
+end
+
 -- Delete the keys of a queue, and of the namespace, that holds no message any more.
 local function delete_if_empty(queue)
   if redis.call('EXISTS', base .. 'due:' .. queue, base .. 'leased:' .. queue, base .. 'dead:' .. queue) == 0 then
     redis.call('SREM', QUEUES, queue)
     redis.call('DEL', base .. 'wake:' .. queue)
     if redis.call('EXISTS', MESSAGES) == 0 then
-      redis.call('DEL', KEYS[1], HOLDERS)
+      redis.call('DEL', KEYS[1], HOLDERS, UNIQUE)
     end
   end
 end

@@ -33,7 +33,19 @@ local function prune(queue)
   return #ids
 end
 
-local more = 0
+-- Remove keys that nobody holds any more, of some that are drawn by chance; say whether many of them were.
+local function prune_keys()
+  local keys, stale = redis.call('HRANDFIELD', UNIQUE, 100), {}
+  for i, entry in ipairs(fetch(UNIQUE, keys)) do
+    if not still_holds(entry) then
+      stale[#stale + 1] = keys[i]
+    end
+  end
+  call_in_chunks('HDEL', UNIQUE, stale)
+  return #stale > 25
+end
+
+local more = prune_keys() and 1 or 0
 for i = 5, #ARGV do
   if prune(ARGV[i]) >= limit then
     more = 1

@@ -7,32 +7,12 @@ local ended = {}
 -- full, and they look for themselves later.
 local function tell_ended()
   for _, id in ipairs(ended) do
-    local inboxes = redis.pcall('SMEMBERS', base .. 'ending:' .. id)
-    for i = 1, #inboxes do
-      local inbox = base .. 'inbox:' .. inboxes[i]
-      redis.pcall('RPUSH', inbox, id)
-      redis.pcall('PEXPIRE', inbox, 20000)
-    end
-    if #inboxes > 0 then
-      redis.call('DEL', base .. 'ending:' .. id)
-    end
+    tell(id)
   end
 end
 
 local function reset_pending()
   pending = { deleted = {}, without_error = {}, states = {}, errors = {}, due = {}, dead = {}, unleased = {}, held = {} }
-end
-
-local function append(lists, key, first, second)
-  local list = lists[key]
-  if not list then
-    list = {}
-    lists[key] = list
-  end
-  list[#list + 1] = first
-  if second then
-    list[#list + 1] = second
-  end
 end
 
 local function flush()
@@ -123,11 +103,21 @@ local function end_attempt(operation, id, state, arrival, queue, cursor)
 end
 
 -- Store the follow-ups of an entry, or skip them if its lease was lost; return the index of the next argument.
-local function follow_up(held, cursor)
+-- Where some have unique keys, the number of runs is below 0: so many messages as keyed.lua reads them.
+local function follow_up(held, cursor, changed)
   local runs = tonumber(ARGV[cursor + 3])
   cursor = cursor + 4
-  if held and runs > 0 then
+  if held and runs ~= 0 then
     flush()
+  end
+  if runs < 0 then
+    if held then
+      for _, id in ipairs(store_keyed(cursor, -runs, {}).gone) do
+        changed[id] = false
+      end
+    end
+    return cursor - 8 * runs
+  elseif held and runs > 0 then
     return select(2, store(cursor, runs))
   end
   for _ = 1, runs do
@@ -168,7 +158,7 @@ local function settle_chunk(count, start, stop, cursor, changed, touched, lost)
       lost[#lost + 1] = id
     end
     if not plain then
-      cursor = follow_up(held, cursor)
+      cursor = follow_up(held, cursor, changed)
     end
   end
   return cursor
