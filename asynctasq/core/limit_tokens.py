@@ -148,9 +148,10 @@ class TokenStore:
 
         Raises: DriverError, CancelledError for tokens that are lost.
         """
-        now = self.clock.monotonic()
         for token in tokens:
-            if token.rule.per_s and now >= token.start_by:
+            while (
+                token.rule.per_s and (now := self.clock.monotonic()) >= token.start_by
+            ):  # the reply may take long, too
                 lease_s = token_lease_s(token.rule, self.lease_s)
                 if await self._driver.extend([token.lease], lease_s=lease_s):
                     assert token.holder is not None, "it is that of an attempt"
