@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from asynctasq import AsyncTask, Middleware, SyncProcessTask, SyncTask, task
+from asynctasq import AsyncTask, SyncProcessTask, SyncTask, task
 from asynctasq.codec.limited import encode_look
 from asynctasq.codec.signing import SigningKeys
 from asynctasq.core.limit_tokens import check_keeps_limits
@@ -26,6 +26,7 @@ from asynctasq.kernel.limits import LimitRule, token_id
 from asynctasq.kernel.messages import Lease, Message, State
 from asynctasq.limits import ConcurrencyLimit, RateLimit
 from asynctasq.queue import MessageFactory, Queue
+from asynctasq.tasks import Middleware
 from asynctasq.tasks.application import Application
 from asynctasq.testing import FakeQueue
 from asynctasq.testing.faults import Crash
