@@ -110,11 +110,13 @@ def show_task(
 
 @tasks.command("cancel")
 def cancel_tasks(task_ids: TaskIds, driver: DriverName = None, json: AsJson = False) -> None:
-    """Remove messages that wait or are scheduled."""
+    """Cancel tasks: those that wait are removed, those that run are ended by their workers."""
     with exit_on_error():
         from asynctasq.cli import tasks as commands
 
-        removal = commands.Removal(name="cancel", done="cancelled", left="left alone: it runs, is dead or is not there")
+        removal = commands.Removal(
+            name="cancel", done="cancelled", left="left alone: it has ended, is dead or is not there"
+        )
         commands.remove_tasks(given(None, driver), task_ids, removal, as_json=json)
 
 
