@@ -221,6 +221,7 @@ class AttemptRunner:
         envelope, mode = run.invocation.envelope, run.invocation.definition.mode
         if mode.in_process:
             replied = self._in_process(run)
+            replied = replied if run.limited is None else run.limited.before(replied)
             if self._middleware:
                 run.built = True  # what middleware raises says nothing of the message
                 replied = run_within(self._middleware, run, replied, timeout_s=self._settings.hook_timeout_s)

@@ -66,6 +66,11 @@ class CancellationListener:
             elif loop.time() - began < self._wait_s:
                 await asyncio.sleep(PAUSE_S)
 
+    def cancel(self) -> None:
+        """Stop listening, soon."""
+        if self._task is not None:
+            self._task.cancel()
+
     async def stop(self) -> None:
         """Stop listening."""
         task, self._task = self._task, None

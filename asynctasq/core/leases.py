@@ -31,6 +31,9 @@ logger = get_logger(__name__)
 FLOAT_TOLERANCE_S = 1e-6
 """A lease is due this much before a third of it has passed, so that a timer set for then finds it due."""
 
+CANCELLED_LOOK_SHARE = 1 / 10
+"""How much of a lease it may take to find out whether lost leases were cancelled."""
+
 END_S_MAX = 10.0
 """How long stopping waits for the thread, which may be in the middle of a call; it never keeps a process alive."""
 
@@ -134,8 +137,9 @@ class _Renewals:
         return newly_lost
 
     async def find_cancelled(self, driver: Driver, lost: Sequence[InFlightAttempt]) -> None:
-        """Ask the store which of these were cancelled, and note it in them."""
-        cancelled = await cancelled_among(driver, [attempt.lease for attempt in lost], limit_s=self.lease_s / 3)
+        """Ask the store which of these were cancelled, and note it in them; no lease is renewed meanwhile."""
+        limit_s = self.lease_s * CANCELLED_LOOK_SHARE
+        cancelled = await cancelled_among(driver, [attempt.lease for attempt in lost], limit_s=limit_s)
         for attempt in lost:
             attempt.found_cancelled = attempt.lease.message_id in cancelled
 
@@ -228,10 +232,11 @@ class ThreadLeaseRenewer:
             newly_lost = self._renewals.take_out_of_time(due, self._period_s)
         else:
             newly_lost = self._renewals.apply_reply(due, lost, asked_at)
-            if newly_lost:
-                await self._renewals.find_cancelled(self._driver, newly_lost)
-        if newly_lost:
-            self._call_in_worker_loop(lambda: self._on_lost(newly_lost))
+        if tokens := [attempt for attempt in newly_lost if attempt.must_be_renewed]:
+            self._call_in_worker_loop(lambda: self._on_lost(tokens))
+        if attempts := [attempt for attempt in newly_lost if not attempt.must_be_renewed]:
+            await self._renewals.find_cancelled(self._driver, attempts)
+            self._call_in_worker_loop(lambda: self._on_lost(attempts))
 
     def _call_in_worker_loop(self, call: Callable[[], None]) -> None:
         assert self._loop is not None
@@ -378,9 +383,11 @@ class LoopLeaseRenewer:
             return False
         self._record_extended([lease for lease in leases if lease.message_id not in lost], asked_now)
         newly_lost = self._renewals.apply_reply(due, lost, asked_at)
-        if newly_lost:
-            await self._renewals.find_cancelled(self._driver, newly_lost)
-            self._on_lost(newly_lost)
+        if tokens := [attempt for attempt in newly_lost if attempt.must_be_renewed]:
+            self._on_lost(tokens)  # others may have them now: whoever runs with one is cancelled at once
+        if attempts := [attempt for attempt in newly_lost if not attempt.must_be_renewed]:
+            await self._renewals.find_cancelled(self._driver, attempts)
+            self._on_lost(attempts)
         return True
 
     def _record_extended(self, leases: Sequence[Lease], asked_now: float) -> None:

@@ -68,6 +68,10 @@ class HeldToken(InFlightAttempt):
     def __str__(self) -> str:
         return f"a token of the limit {self.rule}"
 
+    def is_late(self, now: float, lease_s: float) -> bool:
+        """Return whether an attempt that starts now must renew it before: too little may be left for the renewals."""
+        return self.is_cancelled or now >= (self.start_by if self.rule.per_s else self.deadline - lease_s / 2)
+
 
 def living(depth: Depth) -> int:
     """Return how many messages of a queue are no dead letters."""
@@ -144,14 +148,12 @@ class TokenStore:
             self.settle_later(token.lease, Release(counted=False))
 
     async def renew_late(self, tokens: Sequence[HeldToken]) -> None:
-        """Renew the tokens of rate limits of an attempt that starts late: they must not come back too early.
+        """Renew the tokens of an attempt that starts late: none may be lost, nor come back too early.
 
         Raises: DriverError, CancelledError for tokens that are lost.
         """
         for token in tokens:
-            while (
-                token.rule.per_s and (now := self.clock.monotonic()) >= token.start_by
-            ):  # the reply may take long, too
+            while token.is_late(now := self.clock.monotonic(), self.lease_s):  # the reply may take long, too
                 lease_s = token_lease_s(token.rule, self.lease_s)
                 if await self._driver.extend([token.lease], lease_s=lease_s):
                     assert token.holder is not None, "it is that of an attempt"

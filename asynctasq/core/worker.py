@@ -35,6 +35,8 @@ CANCEL_SHARE = 2 / 3
 """How much of `end_timeout_s` a cancelled attempt may take to end when the worker stops."""
 CALL_SHARE = 1 / 4
 """How much of it a call to the driver may take that is in progress when running attempts are interrupted."""
+CLOSE_SHARE = 3 / 4
+"""When closing is cut short, as a share of it: what ignores that is cut again, and the process needs time to end, too."""
 CLOSE_S_MIN = 0.2
 """What closing may take when all of that time was used; then connections are dropped."""
 
@@ -181,12 +183,13 @@ class Worker:
         await self._lanes.stop_processes()
         self._lanes.close()
         stop, latest = self._stop, self._clock.monotonic() + CLOSE_S_MIN
-        async with stop.cancelling(lambda: max(stop.deadline + self.settings.end_timeout_s, latest)):
+        async with stop.cancelling(lambda: max(stop.deadline + self.settings.end_timeout_s * CLOSE_SHARE, latest)):
+            self._listener.cancel()
             await self._waiter.stop()
-            await self._listener.stop()
             await self._renewer.stop()
             await self._tickers.stop()
             await self.driver.close()
+            await self._listener.stop()
         self._stop = self._new_stop_request()  # for the next start
         self._ledger.stopped()
 
@@ -380,8 +383,12 @@ class Worker:
             # It may have ended meanwhile, and its message may have been reserved again.
             if self._in_flight.get(attempt.lease.message_id) is attempt:
                 self._cancel_lost(attempt)
-            elif isinstance(attempt, HeldToken) and attempt.holder is not None:
-                self._cancel_without_token(attempt, attempt.holder)
+            elif isinstance(attempt, HeldToken):
+                attempt.cancel_reason = (
+                    CancelReason.LIMIT_LOST
+                )  # who has it in hand, but has not started, looks at that
+                if attempt.holder is not None:
+                    self._cancel_without_token(attempt, attempt.holder)
 
     def _cancel_without_token(self, token: HeldToken, holder: InFlightAttempt) -> None:
         """Hand back an attempt that has lost a token: as many others as its limit allows may run now."""

@@ -312,7 +312,7 @@ async def test_a_lease_is_whole_though_its_message_came_before_it_was_asked_for(
 
 
 async def test_a_wait_below_a_second_polls_at_its_end(driver: SQSDriver) -> None:
-    await driver.enqueue([message("m", delay_s=0.5)])
+    await driver.enqueue([message("m", delay_s=2.5)])  # the server counts whole seconds, from the second before
     waiting = asyncio.create_task(take(driver, wait_s=0.9))
     assert await waiting == []
 
