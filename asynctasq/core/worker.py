@@ -36,7 +36,7 @@ CANCEL_SHARE = 2 / 3
 CALL_SHARE = 1 / 4
 """How much of it a call to the driver may take that is in progress when running attempts are interrupted."""
 CLOSE_SHARE = 3 / 4
-"""When closing is cut short, as a share of it: what ignores that is cut again, and the process needs time to end, too."""
+"""When closing is cut short, as a share of it: what ignores that is cut again, and a process needs time to end."""
 CLOSE_S_MIN = 0.2
 """What closing may take when all of that time was used; then connections are dropped."""
 
