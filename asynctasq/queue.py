@@ -20,6 +20,7 @@ from asynctasq.drivers.base import Driver, Transactional
 from asynctasq.errors import DELAY_S_MAX, DispatchError, UnsupportedFeature
 from asynctasq.kernel.envelope import NO_HEADERS, Envelope
 from asynctasq.kernel.messages import Message
+from asynctasq.kernel.priority import NORMAL
 from asynctasq.tasks.base import RESERVED, BaseTask
 from asynctasq.tasks.configured import middleware_of
 from asynctasq.tasks.definition import (
@@ -40,7 +41,7 @@ __all__ = [
     "MessageFactory",
     "Queue",
     "background_loop",
-    "check_keeps_results",
+    "check_supported",
     "check_transactional",
     "refuse_running_loop",
 ]
@@ -118,6 +119,7 @@ class MessageFactory:
                 expires_at=None if self.signing_ttl_s is None else now + delay_s + self.signing_ttl_s,
             ),
             delay_s=delay_s,
+            priority=options.priority,
         )
 
 
@@ -281,17 +283,23 @@ class Queue(Dispatcher[BaseTask[Any]]):
         return ids, list(batches.values())
 
 
-def check_keeps_results(task: BaseTask[Any], driver: Driver) -> None:
-    """Raise UnsupportedFeature for a task whose result is to be kept where none are."""
-    if options_of(task).keep_result_s is not None and not driver.capabilities.keeps_results:
+def check_supported(task: BaseTask[Any], driver: Driver) -> None:
+    """Raise UnsupportedFeature for a task whose result is to be kept, or that has a priority, where there is no such."""
+    options = options_of(task)
+    if options.keep_result_s is not None and not driver.capabilities.keeps_results:
         name = definition_of(type(task)).name
         raise UnsupportedFeature(f"{name} has keep_result set, but {driver} keeps no results")
+    if options.priority != NORMAL and not driver.capabilities.priorities:
+        name = definition_of(type(task)).name
+        raise UnsupportedFeature(
+            f"{name} has priority {options.priority!r}, but {driver} has no priorities; use a queue of its own for it"
+        )
 
 
 def _check_reachable(task: BaseTask[Any], driver: Driver) -> None:
     """Raise now what would otherwise fail in a worker of another process."""
     name = definition_of(type(task)).name
-    check_keeps_results(task, driver)
+    check_supported(task, driver)
     if not driver.capabilities.cross_process:
         return
     if "<locals>" in name:

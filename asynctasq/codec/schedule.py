@@ -6,8 +6,9 @@ from typing import Final, cast
 from asynctasq.codec.limits import Limits
 from asynctasq.codec.typed_msgpack import packb
 from asynctasq.codec.values import unpack
-from asynctasq.errors import CodecError, UndecodableBody
+from asynctasq.errors import CodecError, DispatchError, UndecodableBody
 from asynctasq.kernel.messages import check_queue_name
+from asynctasq.kernel.priority import NORMAL, check_priority
 from asynctasq.kernel.schedule import (
     MISFIRES,
     TEXT_CHARS_MAX,
@@ -32,7 +33,7 @@ def encode_ticker(ticker: Ticker) -> bytes:
     definition = ticker.definition
     rule = definition.rule
     wire = [rule.expression, rule.tz] if isinstance(rule, CronRule) else rule.period_s
-    settings = [definition.misfire, definition.jitter_s]
+    settings = [definition.misfire, definition.jitter_s, *([definition.priority] * (definition.priority != NORMAL))]
     state = [ticker.next_at, ticker.last_at]
     return packb([VERSION, definition.name, definition.queue, wire, settings, definition.template, state])
 
@@ -44,7 +45,7 @@ def decode_ticker(data: bytes) -> Ticker:
     """
     try:
         version, name, queue, wire, settings, template, state = cast("list[object]", unpack(data, limits=LIMITS))
-        misfire, jitter_s = cast("list[object]", settings)
+        misfire, jitter_s, *level = cast("list[object]", settings)
         next_at, last_at = cast("list[object]", state)
         if version != VERSION or type(template) is not bytes:
             raise ValueError("it is of another version, or not one")
@@ -55,9 +56,10 @@ def decode_ticker(data: bytes) -> Ticker:
             misfire=_misfire(misfire),
             jitter_s=_number(jitter_s),
             template=template,
+            priority=check_priority(level[0]) if level else NORMAL,
         )
         return Ticker(definition=definition, next_at=_instant(next_at), last_at=_instant(last_at))
-    except (StopIteration, TypeError, ValueError) as error:
+    except (DispatchError, StopIteration, TypeError, ValueError) as error:
         raise UndecodableBody(f"the ticker of a schedule is damaged: {error}") from error
 
 

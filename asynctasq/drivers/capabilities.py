@@ -44,6 +44,7 @@ class Capabilities:
     redrive: dead letters can be moved back to ready.
     wakes_waiting: `Notifies`. inspects: `Inspectable`. keeps_results: `KeepsResults`. transactional: `Transactional`.
     reports_progress: `ReportsProgress`, and `find` shows who holds a lease, and since when.
+    priorities: within a queue reserve goes by `Message.priority` first; a driver without refuses all but `normal`.
     body_bytes_max: largest accepted body in bytes, None for no limit but memory.
     delay_s_max: longest delay the backend takes in one step, None for no limit; longer ones go step by step.
     dead_ttl, dead_max: how many seconds a dead letter is kept, and how many in a queue; None if they are not removed.
@@ -64,6 +65,7 @@ class Capabilities:
     keeps_results: Support = NO
     transactional: Support = NO
     reports_progress: Support = NO
+    priorities: Support = NO
     body_bytes_max: int | None = None
     delay_s_max: float | None = None
     dead_ttl: float | None = None

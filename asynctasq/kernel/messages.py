@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from asynctasq.errors import InvalidQueueName
+from asynctasq.kernel.priority import NORMAL, Priority
 
 __all__ = [
     "HOLDER_CHARS_MAX",
@@ -126,12 +127,16 @@ def checked_progress(done: object, total: object, text: object) -> Progress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """One invocation to store. `id` is the idempotency key; `delay_s` counts on the driver's clock."""
+    """One invocation to store. `id` is the idempotency key; `delay_s` counts on the driver's clock.
+
+    It keeps its `priority` for as long as it is stored.
+    """
 
     id: str
     queue: str
     body: bytes
     delay_s: float = 0.0
+    priority: Priority = NORMAL
 
     @property
     def size(self) -> int:
@@ -231,6 +236,7 @@ class StoredMessage:
     reserved_at: float | None = None
     reserved_by: str = ""
     progress: Progress | None = None
+    priority: Priority = NORMAL
 
     @property
     def size(self) -> int:

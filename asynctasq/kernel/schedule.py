@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, assert_never, get_args
 
 from asynctasq.kernel.messages import MICROSECONDS
+from asynctasq.kernel.priority import NORMAL, Priority
 
 __all__ = [
     "CHECK_S",
@@ -100,6 +101,7 @@ class ScheduleDefinition:
     misfire: Misfire
     jitter_s: float
     template: bytes
+    priority: Priority = NORMAL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

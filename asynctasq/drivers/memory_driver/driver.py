@@ -15,6 +15,7 @@ from typing import Any, Self
 from asynctasq.clock import Clock, SystemClock
 from asynctasq.drivers.base import NO, YES, Capabilities, Driver, Page, Settlements
 from asynctasq.drivers.checks import check_queue_names
+from asynctasq.drivers.levels import LevelTurns, lines_of
 from asynctasq.drivers.memory_driver.results import EndWaits, KeptResults
 from asynctasq.drivers.memory_driver.row import MemoryRow, depth_of
 from asynctasq.drivers.memory_driver.waiter import Waiter
@@ -36,6 +37,7 @@ from asynctasq.kernel.messages import (
     check_queue_name,
     microseconds,
 )
+from asynctasq.kernel.priority import check_priority
 
 __all__ = ["MemoryDriver"]
 
@@ -58,6 +60,7 @@ class MemoryDriver(Driver):
         inspects=YES,
         keeps_results=YES,
         reports_progress=YES,
+        priorities=YES,
     )
 
     def __init__(
@@ -77,6 +80,7 @@ class MemoryDriver(Driver):
         self._lock = threading.Lock()
         self._rows: dict[str, MemoryRow] = {}
         self._due: dict[str, list[tuple[int, int, str]]] = {}
+        self._levels = LevelTurns()
         self._dead: dict[str, dict[str, None]] = {}
         self._results = KeptResults()
         self._end_waits = EndWaits(self._lock)
@@ -114,6 +118,7 @@ class MemoryDriver(Driver):
     def _check(self, messages: Iterable[Message]) -> None:
         for message in messages:
             check_queue_name(message.queue)
+            check_priority(message.priority)
             size, limit = len(message.body), self._body_bytes_max
             if limit is not None and size > limit:
                 raise BodyTooLarge(f"message {message.id} has {size} bytes; this driver takes {limit}")
@@ -147,15 +152,16 @@ class MemoryDriver(Driver):
             now = self._now()
             self._prune(now)
             until = now + microseconds(lease_s)
-            for queue in queues:
-                while len(leases) < limit and (row := self._first_visible(queue, now)):
+            for line in self._levels.lines(queues):
+                while len(leases) < limit and (row := self._first_visible(line, now)):
                     row.reserved_us, row.reserved_by, row.progress = now, self.holder, None
                     leases.append(self._lease(row, until))
+            self._levels.note(leases)
         return leases
 
-    def _first_visible(self, queue: str, now: int) -> MemoryRow | None:
-        """Return the first row of the queue if it is visible; drop heap entries that are out of date."""
-        heap = self._due.get(queue, [])
+    def _first_visible(self, line: str, now: int) -> MemoryRow | None:
+        """Return the first row of the line if it is visible; drop heap entries that are out of date."""
+        heap = self._due.get(line, [])
         while heap:
             visible_us, arrival, message_id = heap[0]
             row = self._rows.get(message_id)
@@ -211,9 +217,9 @@ class MemoryDriver(Driver):
     def _first_due(self, queues: Iterable[str]) -> float:
         """Return the instant at which the first message of these queues becomes, or became, visible; inf if none."""
         first, now = NEVER, self._now()
-        for queue in queues:
-            self._first_visible(queue, now)
-            heap = self._due.get(queue)
+        for line in (line for queue in queues for line in lines_of(queue)):
+            self._first_visible(line, now)
+            heap = self._due.get(line)
             if heap and heap[0][0] < first:
                 first = heap[0][0]
         return first
@@ -389,7 +395,7 @@ class MemoryDriver(Driver):
     def _place(self, row: MemoryRow, visible_us: int) -> None:
         """Make a row visible from an instant on, and put it into the heap of its queue."""
         was_us, row.visible_us = row.visible_us, visible_us
-        heapq.heappush(self._due.setdefault(row.message.queue, []), (visible_us, row.arrival, row.message.id))
+        heapq.heappush(self._due.setdefault(row.line, []), (visible_us, row.arrival, row.message.id))
         if self._waiters:
             self._reschedule_waiters(row, was_us)
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from asynctasq.drivers.levels import line_of
 from asynctasq.kernel.lifecycle import derive_state
 from asynctasq.kernel.messages import (
     MICROSECONDS,
@@ -36,6 +37,11 @@ class MemoryRow:
     reserved_by: str = ""
     progress: Progress | None = None
 
+    @property
+    def line(self) -> str:
+        """The line of its queue that it waits in: that of its level."""
+        return line_of(self.message)
+
     def state(self, now: int) -> State:
         """Return its state at this instant."""
         if self.reason is not None:
@@ -60,6 +66,7 @@ class MemoryRow:
             reserved_at=self.reserved_us / MICROSECONDS if reserved else None,
             reserved_by=self.reserved_by if reserved else "",
             progress=self.progress if reserved else None,
+            priority=self.message.priority,
         )
 
 

@@ -20,6 +20,7 @@ from asynctasq.clock import SystemClock
 from asynctasq.drivers.base import END_CHECK_S, YES, Capabilities, Driver, Page, Settlements, partial
 from asynctasq.drivers.checks import check_follow_ups, check_messages, check_queue_names, is_message_id
 from asynctasq.drivers.damaged import log_damaged
+from asynctasq.drivers.levels import LevelTurns
 from asynctasq.drivers.loops import PerLoop
 from asynctasq.drivers.retention import DEAD_MAX, DEAD_TTL_S, RETENTION_OPTIONS, Retention
 from asynctasq.drivers.sql.settlements import end_of, queues_to_wake
@@ -78,6 +79,7 @@ class SQLiteDriver(Driver):
         keeps_results=YES,
         reports_progress=YES,
         transactional=YES,
+        priorities=YES,
         body_bytes_max=BODY_BYTES_MAX,
     )
 
@@ -115,6 +117,7 @@ class SQLiteDriver(Driver):
             dead_ttl=dead_ttl,
             dead_max=dead_max,
         )
+        self._levels = LevelTurns()
         self._sessions = PerLoop(self._start_session, Session.close, Session.abandon)
         self._end_checks = EndChecks(lambda ids: self._read(lambda _: endings.living(ids)))
 
@@ -184,7 +187,7 @@ class SQLiteDriver(Driver):
             return []
         await self._prune(queues)
         operation = Operation(
-            steps=lambda now_us: statements.reserve(queues, limit, lease_s, now_us, self.holder),
+            steps=lambda now_us: statements.reserve(self._levels.lines(queues), limit, lease_s, now_us, self.holder),
             now_us=self._now_us,
             try_read=lambda now_us: statements.next_due_unless_visible(queues, now_us),
             on_cancelled=self._hand_back,
@@ -192,7 +195,7 @@ class SQLiteDriver(Driver):
         if wait_s <= 0:
             return self._leases(await self._run(operation))
         found = await self._wait(queues, wait_s, operation, lambda reserved: bool(reserved.leases))
-        return found.leases if found else []
+        return self._leases(found) if found else []
 
     async def _prune(self, queues: Sequence[str]) -> bool:
         """Remove some of what has expired, if it is time to look; return whether there is more."""
@@ -230,9 +233,9 @@ class SQLiteDriver(Driver):
         with session.waiting(queues) as waiter:
             while not waiter.closed:
                 reserved = await session.submit(operation)
-                log_damaged(self, reserved.damaged)
                 if is_found(reserved):
                     return reserved
+                log_damaged(self, reserved.damaged)
                 remaining_s = deadline - loop.time()
                 if remaining_s <= 0:
                     break
@@ -274,8 +277,9 @@ class SQLiteDriver(Driver):
             return await self.settle(settlements), []
         check_queue_names(queues)
         await self._prune(queues)
+        lines = self._levels.lines(queues)
         operation = Operation(
-            steps=lambda now_us: statements.turn(settlements, queues, limit, lease_s, now_us, self.holder),
+            steps=lambda now_us: statements.turn(settlements, lines, limit, lease_s, now_us, self.holder),
             now_us=self._now_us,
             wakes=self._check_settlements(settlements),
             on_cancelled=lambda result: self._hand_back(result[1]),
@@ -285,6 +289,7 @@ class SQLiteDriver(Driver):
 
     def _leases(self, reserved: ReserveResult) -> list[Lease]:
         log_damaged(self, reserved.damaged)
+        self._levels.note(reserved.leases)
         return reserved.leases
 
     def _check_settlements(self, settlements: Settlements) -> frozenset[str]:

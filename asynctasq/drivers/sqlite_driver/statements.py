@@ -11,10 +11,11 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from asynctasq.drivers.base import Page, Settlements
-from asynctasq.drivers.damaged import CLAIMS_MAX, DamagedMessage, queue_names
+from asynctasq.drivers.damaged import CLAIMS_MAX, DamagedMessage, queue_names, read_instant_us
+from asynctasq.drivers.levels import line_of, lines_of, queue_in
 from asynctasq.drivers.sql.rows import depth_from, stored_message
 from asynctasq.drivers.sql.settlements import independent_batches
-from asynctasq.drivers.sqlite_driver.damaged_rows import DUE_COLUMNS, bury_damaged, is_readable
+from asynctasq.drivers.sqlite_driver.damaged_rows import DUE_COLUMNS, NEXT_DEATH, bury_damaged, is_readable
 from asynctasq.drivers.sqlite_driver.retention import RESULTS_PRUNED, prune_results
 from asynctasq.drivers.sqlite_driver.schema import Row, Step, Steps
 from asynctasq.kernel.messages import (
@@ -61,10 +62,18 @@ INSERT = """INSERT OR IGNORE INTO asynctasq_message (id, queue, visible_us, enqu
     VALUES (?, ?, ?, ?, ?)"""
 LIVING = f"SELECT {', '.join(DUE_COLUMNS)} FROM asynctasq_message WHERE queue = ? AND death IS NULL"
 DUE = f"{LIVING} AND visible_us <= ? ORDER BY visible_us, arrival LIMIT ?"
+# One line after the other, each in the order of its index; the last LIMIT ends the walk.
+DUE_IN_LINES = " UNION ALL ".join([f"SELECT * FROM ({DUE})"] * 3) + " LIMIT ?"
+OF_QUEUE = "queue IN (?, ?, ?)"
 # Texts and bytes come after all numbers, so what has such an instant would never be due.
-UNDATED = f"{LIVING} AND visible_us >= '' LIMIT ?"
-NEXT_DUE = """SELECT visible_us FROM asynctasq_message
-    WHERE queue = ? AND death IS NULL AND visible_us {} ORDER BY visible_us LIMIT 1"""
+UNDATED = f"{LIVING.replace('queue = ?', OF_QUEUE)} AND visible_us >= '' LIMIT ?"
+NEXT_DUE = " UNION ALL ".join(
+    [
+        """SELECT * FROM (SELECT visible_us FROM asynctasq_message
+    WHERE queue = ? AND death IS NULL AND visible_us {0} ORDER BY visible_us LIMIT 1)"""
+    ]
+    * 3
+)
 LEASE = """UPDATE asynctasq_message
     SET visible_us = ?, crashes = crashes + leased, leased = 1, token = token + 1, reserved_us = ?, reserved_by = ?,
         progress = NULL
@@ -80,11 +89,8 @@ SOONER = """SELECT queue FROM asynctasq_message
 COMPLETE = "DELETE FROM asynctasq_message WHERE arrival IN (SELECT value FROM json_each(?))"
 RELEASE = """UPDATE asynctasq_message SET leased = 0, visible_us = ?, attempts = attempts + ?, crashes = crashes + ?,
     error = coalesce(?, error) WHERE arrival = ?"""
-BURY = """UPDATE asynctasq_message SET leased = 0, visible_us = ?, attempts = attempts + ?, crashes = crashes + ?,
-    error = ?, reason = ?, death = 1 + coalesce((
-        SELECT max(death) FROM asynctasq_message AS other
-        WHERE other.queue = asynctasq_message.queue AND other.death IS NOT NULL
-    ), 0) WHERE arrival = ?"""
+BURY = f"""UPDATE asynctasq_message SET leased = 0, visible_us = ?, attempts = attempts + ?, crashes = crashes + ?,
+    error = ?, reason = ?, death = {NEXT_DEATH} WHERE arrival = ?"""
 STORED_COLUMNS = (
     "death IS NOT NULL, id, queue, body, leased, attempts, crashes, enqueued_us, visible_us, reason, error, "
     "reserved_us, reserved_by, progress"
@@ -123,7 +129,7 @@ def store(messages: Sequence[Message], now_us: int) -> Steps[list[str]]:
     if not messages:
         return []
     ((last,),) = yield Step("SELECT coalesce(max(arrival), 0) FROM asynctasq_message")
-    rows = ((each.id, each.queue, _instant_after(now_us, each.delay_s), now_us, each.body) for each in messages)
+    rows = ((each.id, line_of(each), _instant_after(now_us, each.delay_s), now_us, each.body) for each in messages)
     yield Step(INSERT, rows, many=True)
     ((new,),) = yield Step("SELECT count(*) FROM asynctasq_message WHERE arrival > ?", (last,))
     if new == len(messages):
@@ -132,17 +138,22 @@ def store(messages: Sequence[Message], now_us: int) -> Steps[list[str]]:
     return [message_id for (message_id,) in found]
 
 
-def reserve(queues: Iterable[str], limit: int, lease_s: float, now_us: int, holder: str = "") -> Steps[ReserveResult]:
-    """Lease up to `limit` visible messages to `holder`; make dead letters of those that can't be read."""
+def reserve(lines: Sequence[str], limit: int, lease_s: float, now_us: int, holder: str = "") -> Steps[ReserveResult]:
+    """Lease up to `limit` visible messages to `holder`; make dead letters of those that can't be read.
+
+    `lines` are the three of each queue, in the order in which they are to be taken.
+    """
     until = _instant_after(now_us, lease_s)
     result = ReserveResult(leases=[])
-    for queue in dict.fromkeys(queues):
+    for first in range(0, len(lines), 3):
+        three = lines[first : first + 3]
+        queue = queue_in(three[0])
         for _ in range(CLAIMS_MAX):
             if (room := limit - len(result.rows)) <= 0:
                 break
-            found = yield Step(DUE, (queue, now_us, room))
+            found = yield Step(DUE_IN_LINES, (*(part for line in three for part in (line, now_us, room)), room))
             if len(found) < room:
-                found += yield Step(UNDATED, (queue, room - len(found)))
+                found += yield Step(UNDATED, (*three, room - len(found)))
             good = [row for row in found if is_readable(row)]
             if good:
                 result.rows.extend(good)
@@ -154,7 +165,7 @@ def reserve(queues: Iterable[str], limit: int, lease_s: float, now_us: int, hold
             result.damaged.extend((yield from bury_damaged(queue, damaged, now_us)))
     if result.rows:
         return result
-    return replace((yield from next_due(queues, now_us)), damaged=result.damaged)
+    return replace((yield from next_due(map(queue_in, lines), now_us)), damaged=result.damaged)
 
 
 def _lease(queue: str, row: Row, until_us: int) -> Lease:
@@ -184,8 +195,8 @@ def next_due(queues: Iterable[str], now_us: int) -> Steps[ReserveResult]:
     """Lease nothing; return when the next message of these queues is due."""
     found: list[int] = []
     for queue in dict.fromkeys(queues):
-        found += [row[0] for row in (yield Step(NEXT_DUE.format("< ''"), (queue,)))]
-        if (yield Step(NEXT_DUE.format(">= ''"), (queue,))):
+        found += [row[0] for row in (yield Step(NEXT_DUE.format("< ''"), lines_of(queue)))]
+        if (yield Step(NEXT_DUE.format(">= ''"), lines_of(queue))):
             found.append(now_us)
     return ReserveResult(leases=[], due_us=min(found, default=None), now_us=now_us)
 
@@ -200,11 +211,11 @@ def next_due_unless_visible(queues: Iterable[str], now_us: int) -> Steps[Reserve
 
 
 def turn(
-    settlements: Settlements, queues: Sequence[str], limit: int, lease_s: float, now_us: int, holder: str = ""
+    settlements: Settlements, lines: Sequence[str], limit: int, lease_s: float, now_us: int, holder: str = ""
 ) -> Steps[tuple[AbstractSet[str], ReserveResult]]:
     """Settle, then reserve."""
     lost = yield from settle(settlements, now_us)
-    reserved = yield from reserve(queues, limit, lease_s, now_us, holder)
+    reserved = yield from reserve(lines, limit, lease_s, now_us, holder)
     return lost, reserved
 
 
@@ -217,7 +228,7 @@ def settle(settlements: Settlements, now_us: int) -> Steps[AbstractSet[str]]:
         plan = _SettlementPlan(now_us)
         for (lease, settlement), arrival in zip(batch, arrivals, strict=True):
             if arrival is not None:
-                plan.add(lease.message_id, arrival, settlement)
+                plan.add(lease, arrival, settlement)
         yield from plan.steps()
     return lost
 
@@ -229,7 +240,7 @@ def extend(leases: Sequence[Lease], lease_s: float, now_us: int) -> Steps[tuple[
     sooner: set[str] = set()
     if arrivals:
         until, chosen = _instant_after(now_us, lease_s), _json(arrivals)
-        sooner = {queue for (queue,) in (yield Step(SOONER, (chosen, until)))}
+        sooner = {queue_in(line) for (line,) in (yield Step(SOONER, (chosen, until)))}
         yield Step(EXTEND, (until, chosen))
     return lost, sooner
 
@@ -260,21 +271,21 @@ class _SettlementPlan:
         self._completed: list[int] = []
         self._results: list[tuple[str, int, bytes]] = []
         self._released: list[tuple[int, int, int, str | None, int]] = []
-        self._buried: list[tuple[int, int, int, str | None, str, int]] = []
+        self._buried: list[tuple[int | str | None, ...]] = []
         self._follow_ups: list[Message] = []
 
-    def add(self, message_id: str, arrival: int, settlement: Settlement) -> None:
+    def add(self, lease: Lease, arrival: int, settlement: Settlement) -> None:
         match settlement:
             case Complete(result=result, result_ttl_s=ttl_s):
                 self._completed.append(arrival)
                 if result is not None:
-                    self._results.append((message_id, _instant_after(self._now_us, ttl_s), result))
+                    self._results.append((lease.message_id, _instant_after(self._now_us, ttl_s), result))
             case Release(delay_s=delay_s, counted=counted, crashed=crashed, error=error):
                 visible_us = _instant_after(self._now_us, delay_s)
                 self._released.append((visible_us, int(counted), int(crashed), _error(error), arrival))
             case Bury(reason=reason, counted=counted, crashed=crashed, error=error):
-                row = (self._now_us, int(counted), int(crashed), _error(error), reason.value, arrival)
-                self._buried.append(row)
+                ends = (self._now_us, int(counted), int(crashed), _error(error), reason.value)
+                self._buried.append((*ends, *lines_of(lease.queue), arrival))
         if settlement.follow_ups:
             self._follow_ups += settlement.follow_ups
 
@@ -306,30 +317,42 @@ def _json(numbers: list[int]) -> str:
 def depth(queue: str, now_us: int) -> Steps[Depth]:
     """Count the messages of one queue, from the indexes alone."""
     count = "FROM asynctasq_message WHERE queue = ? AND death IS"
-    ((ready, oldest_us),) = yield Step(
-        f"SELECT count(*), min(visible_us) {count} NULL AND visible_us <= ?", (queue, now_us)
-    )
-    ((later, reserved),) = yield Step(
-        f"SELECT count(*), coalesce(sum(leased <> 0), 0) {count} NULL AND visible_us > ?", (queue, now_us)
-    )
-    ((dead,),) = yield Step(f"SELECT count(*) {count} NOT NULL", (queue,))
+    ready = later = reserved = dead = 0
+    oldest: list[int] = []
+    for line in lines_of(queue):
+        ((due, oldest_us),) = yield Step(
+            f"SELECT count(*), min(visible_us) {count} NULL AND visible_us <= ?", (line, now_us)
+        )
+        ((after, leased),) = yield Step(
+            f"SELECT count(*), coalesce(sum(leased <> 0), 0) {count} NULL AND visible_us > ?", (line, now_us)
+        )
+        ((buried,),) = yield Step(f"SELECT count(*) {count} NOT NULL", (line,))
+        ready, later, reserved, dead = ready + due, later + after, reserved + leased, dead + buried
+        oldest += [oldest_us] if due else []
+    first_us = min(oldest, default=None)
     return depth_from(
-        ready=ready, scheduled=later - reserved, reserved=reserved, dead=dead, oldest_us=oldest_us, now_us=now_us
+        ready=ready, scheduled=later - reserved, reserved=reserved, dead=dead, oldest_us=first_us, now_us=now_us
     )
 
 
 def redrive(queue: str, limit: int, now_us: int) -> Steps[int]:
     """Move dead letters, oldest death first, back to ready; return how many."""
-    rows = yield Step(
-        """SELECT arrival FROM asynctasq_message WHERE queue = ? AND death IS NOT NULL ORDER BY death LIMIT ?""",
-        (queue, max(0, limit)),
-    )
+    deaths: list[Row] = []
+    for line in lines_of(queue):
+        deaths += yield Step(
+            """SELECT death, arrival FROM asynctasq_message WHERE queue = ? AND death IS NOT NULL
+               ORDER BY death LIMIT ?""",
+            (line, max(0, limit)),
+        )
+    chosen = deaths
+    if len(deaths) > limit:
+        chosen = sorted(deaths, key=lambda row: read_instant_us(row[0]))[: max(0, limit)]
     yield Step(
         """UPDATE asynctasq_message SET visible_us = ?, enqueued_us = ?, attempts = 0, crashes = 0, death = NULL,
            reason = NULL, error = NULL WHERE arrival IN (SELECT value FROM json_each(?))""",
-        (now_us, now_us, str([arrival for (arrival,) in rows])),
+        (now_us, now_us, _json([arrival for _, arrival in chosen])),
     )
-    return len(rows)
+    return len(chosen)
 
 
 def queues() -> Steps[list[str]]:
@@ -370,10 +393,10 @@ FILTERS = {
 def list_messages(queue: str, state: State | None, limit: int, after: int, now_us: int) -> Steps[Page]:
     """Return messages of a queue in the order of arrival."""
     chosen = _Filter("1", takes_now=False) if state is None else FILTERS[state]
-    params = [queue, after, *([now_us] if chosen.takes_now else []), limit + 1]
+    params = [*lines_of(queue), after, *([now_us] if chosen.takes_now else []), limit + 1]
     rows = yield Step(
         f"""SELECT arrival, {STORED_COLUMNS} FROM asynctasq_message
-            WHERE queue = ? AND arrival > ? AND {chosen.sql} ORDER BY arrival LIMIT ?""",
+            WHERE {OF_QUEUE} AND arrival > ? AND {chosen.sql} ORDER BY arrival LIMIT ?""",
         params,
     )
     more = str(rows[limit - 1][0]) if len(rows) > limit else None
@@ -389,6 +412,6 @@ def remove(ids_json: str, *, dead: bool, now_us: int) -> Steps[AbstractSet[str]]
 
 def purge(queue: str, now_us: int) -> Steps[int]:
     """Remove the scheduled and ready messages of a queue; return how many."""
-    yield Step(f"DELETE FROM asynctasq_message WHERE queue = ? AND {WAITING}", (queue, now_us))
+    yield Step(f"DELETE FROM asynctasq_message WHERE {OF_QUEUE} AND {WAITING}", (*lines_of(queue), now_us))
     ((count,),) = yield Step("SELECT changes()")
     return int(count)

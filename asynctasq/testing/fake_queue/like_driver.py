@@ -12,7 +12,7 @@ from asynctasq.drivers.checks import check_messages
 from asynctasq.drivers.urls import create_driver
 from asynctasq.errors import MissingExtra
 from asynctasq.kernel.messages import Message
-from asynctasq.queue import Queue, check_keeps_results, check_transactional
+from asynctasq.queue import Queue, check_supported, check_transactional
 from asynctasq.tasks.base import BaseTask
 
 __all__ = ["LikeDriver"]
@@ -57,7 +57,7 @@ class LikeDriver:
         """
         for task, driver in zip(tasks, drivers, strict=True):
             if driver is not None:
-                check_keeps_results(task, driver)
+                check_supported(task, driver)
                 if in_transaction:
                     check_transactional(driver)
 
