@@ -68,6 +68,7 @@ class MySQLDriver(Driver):
         keeps_results=YES,
         reports_progress=YES,
         transactional=YES,
+        priorities=YES,
         body_bytes_max=BODY_BYTES_MAX,
     )
 
@@ -216,7 +217,7 @@ class MySQLDriver(Driver):
             )
             return lost, []
         await self._prune(queues, len(settlements))
-        claim = Claim(queues=tuple(queues), limit=limit, lease_us=microseconds(lease_s), holder=self.holder)
+        claim = Claim(lines=self._claims.lines(queues), limit=limit, lease_us=microseconds(lease_s), holder=self.holder)
         # A task of its own: if cancelling the caller cancelled the claim, nobody would know its leases.
         claiming = asyncio.ensure_future(self._claims.claim(settlements, claim, offset_us=self._offset_us))
         try:
