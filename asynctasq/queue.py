@@ -284,7 +284,7 @@ class Queue(Dispatcher[BaseTask[Any]]):
 
 
 def check_supported(task: BaseTask[Any], driver: Driver) -> None:
-    """Raise UnsupportedFeature for a task whose result is to be kept, or that has a priority, where there is no such."""
+    """Raise UnsupportedFeature for a task with a result to keep, or a priority, where the driver has none."""
     options = options_of(task)
     if options.keep_result_s is not None and not driver.capabilities.keeps_results:
         name = definition_of(type(task)).name

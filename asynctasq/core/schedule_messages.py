@@ -155,9 +155,7 @@ class ScheduleMessages:
         envelope = replace(template, dispatched_at=max(0.0, now))
         return self._message(message_id, definition, envelope, delay_s)
 
-    def _message(
-        self, message_id: str, definition: ScheduleDefinition, envelope: Envelope, delay_s: float
-    ) -> Message:
+    def _message(self, message_id: str, definition: ScheduleDefinition, envelope: Envelope, delay_s: float) -> Message:
         queue = definition.queue
         body = encode_envelope(envelope, key=self._keys, limits=self._limits, belongs_to=(message_id, queue))
         return Message(id=message_id, queue=queue, body=body, delay_s=delay_s, priority=definition.priority)

@@ -10,7 +10,7 @@ from typing import Final
 from asynctasq.kernel.messages import Lease, Message
 from asynctasq.kernel.priority import NORMAL, Priority, claim_order
 
-__all__ = ["LINE_NAME_BYTES_MAX", "LevelTurns", "line_of", "lines_of", "priority_in", "queue_in"]
+__all__ = ["LINE_NAME_BYTES_MAX", "LevelTurns", "line_of", "lines_of", "other_lines_between", "priority_in", "queue_in"]
 
 MARK: Final = "!"
 SUFFIXES: Final[dict[Priority, str]] = {"high": f"{MARK}h", "normal": "", "low": f"{MARK}l"}
@@ -25,6 +25,11 @@ def line_of(message: Message) -> str:
 def lines_of(queue: str) -> tuple[str, ...]:
     """Return all lines of a queue, in the order in which most claims take them."""
     return tuple(queue + suffix for suffix in SUFFIXES.values())
+
+
+def other_lines_between(queue: str) -> tuple[str, str]:
+    """Return two texts between which the names of the other levels' lines lie, byte by byte, and no other names."""
+    return queue + MARK, queue + chr(ord(MARK) + 1)
 
 
 def queue_in(line: str) -> str:
@@ -50,9 +55,7 @@ class LevelTurns:
     def lines(self, queues: Iterable[str]) -> list[str]:
         """Return the lines of the next claim in their order; a queue named twice has them once."""
         count = self._claims.get
-        return [
-            queue + SUFFIXES[level] for queue in dict.fromkeys(queues) for level in claim_order(count(queue, 0))
-        ]
+        return [queue + SUFFIXES[level] for queue in dict.fromkeys(queues) for level in claim_order(count(queue, 0))]
 
     def note(self, leases: Sequence[Lease]) -> None:
         """Note what a claim took."""

@@ -1,6 +1,6 @@
 """The levels of priority inside a queue, and which of them a reserve begins with; pure."""
 
-from typing import Final, Literal, cast
+from typing import Final, Literal
 
 from asynctasq.errors import DispatchError
 
@@ -28,6 +28,7 @@ def claim_order(claims: int) -> tuple[Priority, ...]:
 
 def check_priority(value: object) -> Priority:
     """Return a message's priority; raise DispatchError if it is none."""
-    if isinstance(value, str) and value in PRIORITIES:
-        return cast("Priority", value)
+    for level in PRIORITIES:
+        if value == level:
+            return level
     raise DispatchError(f"priority must be one of {', '.join(reversed(PRIORITIES))}, not {value!r:.200}")

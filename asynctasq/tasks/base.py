@@ -191,7 +191,7 @@ class BaseTask(TaskMetadata, Generic[T_co]):
         return self._change(retry=changed)
 
     @final
-    def with_options(
+    def with_options(  # noqa: PLR0913 - the settings of a dispatch
         self,
         *,
         max_attempts: int | None = None,

@@ -229,7 +229,7 @@ def check_retry_types(retry_on: object, give_up_on: object) -> None:
         )
 
 
-def changed_options(
+def changed_options(  # noqa: PLR0913 - the settings of a dispatch
     *,
     max_attempts: object = None,
     timeout: object = None,

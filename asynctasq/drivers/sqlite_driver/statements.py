@@ -11,8 +11,9 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from asynctasq.drivers.base import Page, Settlements
+from asynctasq.drivers.batches import chunks
 from asynctasq.drivers.damaged import CLAIMS_MAX, DamagedMessage, queue_names, read_instant_us
-from asynctasq.drivers.levels import line_of, lines_of, queue_in
+from asynctasq.drivers.levels import line_of, lines_of, other_lines_between, queue_in
 from asynctasq.drivers.sql.rows import depth_from, stored_message
 from asynctasq.drivers.sql.settlements import independent_batches
 from asynctasq.drivers.sqlite_driver.damaged_rows import DUE_COLUMNS, NEXT_DEATH, bury_damaged, is_readable
@@ -62,11 +63,11 @@ INSERT = """INSERT OR IGNORE INTO asynctasq_message (id, queue, visible_us, enqu
     VALUES (?, ?, ?, ?, ?)"""
 LIVING = f"SELECT {', '.join(DUE_COLUMNS)} FROM asynctasq_message WHERE queue = ? AND death IS NULL"
 DUE = f"{LIVING} AND visible_us <= ? ORDER BY visible_us, arrival LIMIT ?"
-# One line after the other, each in the order of its index; the last LIMIT ends the walk.
-DUE_IN_LINES = " UNION ALL ".join([f"SELECT * FROM ({DUE})"] * 3) + " LIMIT ?"
+# Most queues have no other line than that of normal priority: this look spares the walks of the others.
+HAS_LEVELS = "SELECT 1 FROM asynctasq_message WHERE queue > ? AND queue < ? AND death IS NULL LIMIT 1"
 OF_QUEUE = "queue IN (?, ?, ?)"
 # Texts and bytes come after all numbers, so what has such an instant would never be due.
-UNDATED = f"{LIVING.replace('queue = ?', OF_QUEUE)} AND visible_us >= '' LIMIT ?"
+UNDATED = f"{LIVING} AND visible_us >= '' LIMIT ?"
 NEXT_DUE = " UNION ALL ".join(
     [
         """SELECT * FROM (SELECT visible_us FROM asynctasq_message
@@ -145,27 +146,34 @@ def reserve(lines: Sequence[str], limit: int, lease_s: float, now_us: int, holde
     """
     until = _instant_after(now_us, lease_s)
     result = ReserveResult(leases=[])
-    for first in range(0, len(lines), 3):
-        three = lines[first : first + 3]
+    for three in chunks(lines, 3):
         queue = queue_in(three[0])
-        for _ in range(CLAIMS_MAX):
-            if (room := limit - len(result.rows)) <= 0:
-                break
-            found = yield Step(DUE_IN_LINES, (*(part for line in three for part in (line, now_us, room)), room))
-            if len(found) < room:
-                found += yield Step(UNDATED, (*three, room - len(found)))
-            good = [row for row in found if is_readable(row)]
-            if good:
-                result.rows.extend(good)
-                result.leases.extend([_lease(queue, row, until) for row in good])
-                yield Step(LEASE, (until, now_us, holder, _json([row[0] for row in good])))
-            if len(good) == len(found):
-                break
-            damaged = [row for row in found if not is_readable(row)]
-            result.damaged.extend((yield from bury_damaged(queue, damaged, now_us)))
+        has_levels = yield Step(HAS_LEVELS, other_lines_between(queue))
+        for line in three if has_levels else (queue,):
+            yield from _reserve_in(line, result, limit, until, now_us, holder)
     if result.rows:
         return result
     return replace((yield from next_due(map(queue_in, lines), now_us)), damaged=result.damaged)
+
+
+def _reserve_in(line: str, result: ReserveResult, limit: int, until: int, now_us: int, holder: str) -> Steps[None]:
+    """Lease from one line what the lines before have left of the limit."""
+    queue = queue_in(line)
+    for _ in range(CLAIMS_MAX):
+        if (room := limit - len(result.rows)) <= 0:
+            break
+        found = yield Step(DUE, (line, now_us, room))
+        if len(found) < room:
+            found += yield Step(UNDATED, (line, room - len(found)))
+        good = [row for row in found if is_readable(row)]
+        if good:
+            result.rows.extend(good)
+            result.leases.extend([_lease(queue, row, until) for row in good])
+            yield Step(LEASE, (until, now_us, holder, _json([row[0] for row in good])))
+        if len(good) == len(found):
+            break
+        damaged = [row for row in found if not is_readable(row)]
+        result.damaged.extend((yield from bury_damaged(queue, damaged, now_us)))
 
 
 def _lease(queue: str, row: Row, until_us: int) -> Lease:

@@ -52,6 +52,7 @@ CAPABILITIES = Capabilities(
     keeps_results=Support("no", "SQS keeps messages only"),
     reports_progress=Support("no", "SQS keeps messages only"),
     transactional=Support("no", "SQS takes part in no transaction"),
+    priorities=Support("no", "an SQS queue has one line; what is to go first needs a queue of its own"),
     body_bytes_max=MESSAGE_BYTES_MAX - HEADER_BYTES_MAX,
     delay_s_max=float(DELAY_S_MAX),
 )
