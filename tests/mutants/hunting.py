@@ -12,6 +12,7 @@ from asynctasq.testing.simulation.run import RunOptions, RunParts, RunResult, ru
 from asynctasq.testing.simulation.shrink import shrink
 from asynctasq.testing.tape import Entry, Tape
 from tests.mutants.contract import contract
+from tests.mutants.leveled import leveled
 from tests.mutants.programs import (
     deployed,
     deployed_meanwhile,
@@ -114,6 +115,7 @@ CASES: Final = (
     Case(workload=outage, faults=Faults(fail_before=0.05, fail_after=0.05, latency=SLOW), every=8),
     Case(workload=aged, faults=Faults(clock_skew=7200), every=8),
     Case(workload=policed, faults=(), every=8),
+    Case(workload=leveled, faults=(), every=16, workers=1, concurrency=1),
     Case(workload=drawn, faults=()),
     Case(workload=stored, faults=()),
     Case(workload=carried, faults=(), every=2),

@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from functools import partial
 
 from asynctasq.drivers.base import Settlements
+from asynctasq.drivers.levels import queue_in
 from asynctasq.drivers.memory_driver import MemoryDriver
 from asynctasq.drivers.memory_driver.row import MemoryRow
 from asynctasq.kernel.messages import Lease, Message, State
@@ -235,11 +236,11 @@ class FakeStore(MemoryDriver):
         return self._virtual.now_us
 
     def _served_queues(self) -> Iterable[str]:
-        return self._due if self._served is None else [queue for queue in self._due if queue in self._served]
+        return [queue for queue in self.queue_names() if self._served is None or queue in self._served]
 
     def queue_names(self) -> list[str]:
         """Return every queue that ever had a message, in the order of their first."""
-        return list(self._due)
+        return [*dict.fromkeys(map(queue_in, self._due))]
 
     def _lease(self, row: MemoryRow, until: int) -> Lease:
         if self._duplicated and self._duplicated.pop(row.message.id, None) == row.visible_us:
