@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 HOW_TO = (
     "engines-and-clients",
     "judge-a-real-run",
+    "priorities",
     "replay-a-failure",
     "retries",
     "run-every-night",

@@ -36,7 +36,9 @@ def _strict(original: Any) -> Any:
     return lambda claims: PRIORITIES if claims >= 0 else ()
 
 
-@_plant(levels_module, "claim_order", "turns of low come twice as often", "what matters least takes a tenth of the time")
+@_plant(
+    levels_module, "claim_order", "turns of low come twice as often", "what matters least takes a tenth of the time"
+)
 def _too_often(original: Any) -> Any:
     return lambda claims: original(claims * 2 + 1)
 
