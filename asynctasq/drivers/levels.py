@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from asynctasq.kernel.messages import Lease, Message
-from asynctasq.kernel.priority import NORMAL, Priority, claim_order
+from asynctasq.kernel.priority import NORMAL, PRIORITIES, Priority, claim_order
 
 __all__ = ["LINE_NAME_BYTES_MAX", "LevelTurns", "line_of", "lines_of", "other_lines_between", "priority_in", "queue_in"]
 
@@ -41,7 +41,10 @@ def priority_in(line: str) -> Priority:
     """Return the level of a line; what no driver has written is normal."""
     if MARK not in line:
         return NORMAL
-    return next((level for level, suffix in SUFFIXES.items() if suffix and line.endswith(suffix)), NORMAL)
+    for level in PRIORITIES:
+        if level != NORMAL and line.endswith(SUFFIXES[level]):
+            return level
+    return NORMAL
 
 
 class LevelTurns:

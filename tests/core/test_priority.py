@@ -91,9 +91,7 @@ async def test_levels_hold_in_a_simulation(sim: Simulation) -> None:
 @pytest.mark.parametrize("value", ["urgent", "", "High", 1, 0, True, None, b"high", "x" * 10_000])
 def test_what_is_no_level_is_refused_when_the_class_is_made(value: Any) -> None:
     with pytest.raises(TaskDefinitionError, match="priority must be one of high, normal, low"):
-
-        class Wrong(Work):
-            priority = value
+        type("Wrong", (Work,), {"priority": value, "__module__": __name__})
 
     with pytest.raises(TaskDefinitionError, match="priority must be one of"):
         task(priority=value)(lambda: None)
@@ -108,7 +106,7 @@ def test_what_is_no_level_is_refused_at_the_call(value: Any) -> None:
 def test_sqs_is_refused_at_the_dispatch() -> None:
     queue = Queue(SQSDriver(region="eu-central-1"))
 
-    with pytest.raises(UnsupportedFeature, match="Urgent has priority 'high', but .* has no priorities; use a queue"):
+    with pytest.raises(UnsupportedFeature, match=r"Urgent has priority 'high', but .* has no priorities; use a queue"):
         asyncio.run(queue.dispatch([Urgent(name="m")]))
 
 

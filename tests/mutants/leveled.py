@@ -1,4 +1,4 @@
-"""The workload of the hunt for priorities: what runs in which order, where each level is tried in each way to come back."""
+"""The workload of the hunt for priorities: the order in which levels run, however a message comes back."""
 
 import asyncio
 
