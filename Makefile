@@ -40,8 +40,9 @@ conformance: $(VENV)/installed servers
 	$(PYTEST) -m conformance --asynctasq-driver=all -n $(JOBS) --conformance-report=conformance-report.json
 
 # What needs no server, for another Python: make fast PYTHON=python3.13 VENV=.venvs/3.13
+# Few examples a property: they are the same on every Python, and `unit` tries all of them.
 fast: $(VENV)/installed
-	$(PYTEST) -n $(JOBS) -m "not server and not slow" --ignore=tests/testing/test_conformance_suite.py \
+	$(PYTEST) -n $(JOBS) --hypothesis-profile=quick -m "not server and not slow" --ignore=tests/testing/test_conformance_suite.py \
 		tests/kernel tests/codec tests/tasks tests/core tests/testing tests/scenarios property_tests
 
 servers:

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from typing import cast
 
 from asynctasq.clock import Clock
 from asynctasq.core.in_flight import InFlightAttempt
@@ -26,8 +27,7 @@ class ProgressReports:
     """
 
     def __init__(self, driver: Driver, *, clock: Clock, limit_s: float) -> None:
-        claimed = driver.capabilities.reports_progress and isinstance(driver, ReportsProgress)
-        self._driver = driver if claimed and isinstance(driver, ReportsProgress) else None
+        self._driver = cast("ReportsProgress", driver) if driver.capabilities.reports_progress else None
         self._clock = clock
         self._limit_s = limit_s
         self._written_at = -math.inf

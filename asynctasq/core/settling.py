@@ -1,5 +1,6 @@
 """Settles one by one what a backend refused together; what it refuses alone becomes a dead letter that says why."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -16,7 +17,9 @@ logger = get_logger(__name__)
 REFUSAL_CHARS_MAX = 500
 NAMED_MAX = 10
 """How many messages the error about those that could not be settled names."""
-TRIES = 2
+TRY_AFTER_S = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8)
+"""The pauses before the tries to settle one message, in seconds. A settlement for which each of them fails, though
+between them the backend renews its lease, is not the victim of a connection that fails now and then."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -86,7 +89,9 @@ async def _try(
     Raises: DriverError if it can't be reached.
     """
     refusal: Refusal | None = None
-    for _ in range(TRIES):
+    for pause_s in TRY_AFTER_S:
+        if pause_s:
+            await asyncio.sleep(pause_s)
         try:
             done.lost |= await driver.settle([(lease, settlement)])
         except (DriverError, DispatchError) as error:

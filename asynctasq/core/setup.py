@@ -208,7 +208,7 @@ def application_settings() -> Settings:
 
 def _sources() -> object:
     root = project_root()
-    environment = [(name, value) for name, value in os.environ.items() if name.upper().startswith(ENV_PREFIX)]
+    environment = [(name, os.environ.get(name)) for name in os.environ if name.upper().startswith(ENV_PREFIX)]
     return (root, environment, *(_changed_at(root / name) for name in (".env", "pyproject.toml")))
 
 

@@ -5,7 +5,7 @@ import math
 import signal
 import threading
 from collections.abc import Callable, Generator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import contextmanager
 from types import TracebackType
 
 from asynctasq.clock import Clock
@@ -76,7 +76,6 @@ class _Cancelling:
         self._listeners = listeners
         self._at = at
         self._first, self._second = asyncio.timeout(None), asyncio.timeout(None)
-        self._stack = AsyncExitStack()
 
     def _move(self) -> None:
         left_s = self._at() - self._clock.monotonic()
@@ -86,8 +85,8 @@ class _Cancelling:
             self._second.reschedule(now + max(0.0, left_s) + CANCEL_AGAIN_S)
 
     async def __aenter__(self) -> None:
-        await self._stack.enter_async_context(self._second)
-        await self._stack.enter_async_context(self._first)
+        await self._second.__aenter__()
+        await self._first.__aenter__()
         self._move()
         self._listeners.append(self._move)
 
@@ -95,13 +94,13 @@ class _Cancelling:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
         self._listeners.remove(self._move)
-        try:
-            await self._stack.__aexit__(kind, error, trace)
-        except TimeoutError:
-            if not self._first.expired():
-                raise
-            return True
-        return isinstance(error, TimeoutError) and self._first.expired()
+        timed_out = isinstance(error, TimeoutError)
+        for timeout in (self._first, self._second):
+            try:
+                await timeout.__aexit__(None if timed_out else kind, error, trace)
+            except TimeoutError:
+                timed_out = True
+        return timed_out and self._first.expired()
 
 
 _requests: list[Callable[[], None]] = []

@@ -5,7 +5,7 @@ functions judge a simulated run, a state machine and a kill -9 run against a rea
 """
 
 import enum
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise, zip_longest
@@ -326,12 +326,12 @@ def _exact_when_undisturbed(history: MessageHistory, _alive: Collection[str], _t
         until = float("inf") if following is None else following.at
         if history.affected(lease.worker, since=lease.at - FAULT_EFFECT_S, until=until):
             continue
-        own = Counter(entry.kind for entry in history.entries if entry.token == lease.token)
-        if own[Kind.RESERVED] > 1 or own[Kind.STARTED] > 1 or own[Kind.SETTLED] > 1:
+        own = [entry.kind for entry in history.entries if entry.token == lease.token]
+        if any(own.count(once) > 1 for once in (Kind.RESERVED, Kind.STARTED, Kind.SETTLED)):
             yield f"token {lease.token} was given out, ran or was settled twice though nothing went wrong"
-        if own[Kind.LOST]:
+        if Kind.LOST in own:
             yield f"token {lease.token} was lost though nothing went wrong"
-        elif following is not None and not own[Kind.SETTLED]:
+        elif following is not None and Kind.SETTLED not in own:
             yield f"token {lease.token} was taken over, never settled, though nothing went wrong"
 
 

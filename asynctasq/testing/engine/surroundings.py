@@ -3,7 +3,8 @@
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 
-from asynctasq.core.setup import application_settings
+from asynctasq.config import Settings
+from asynctasq.core.setup import application_settings, installed_setup
 from asynctasq.tasks.configured import Lifespan, given_resources, lifespans_of, middleware_of
 from asynctasq.tasks.middleware import Middleware
 from asynctasq.tasks.resources import current_resources
@@ -23,16 +24,26 @@ class Surroundings:
     def __init__(self, middleware: Sequence[object] | None = None, resources: object = None) -> None:
         self.given = None if middleware is None else middleware_of(middleware)
         self._lifespans = None if resources is None else given_resources(resources)
+        self._environment: Settings | None = None
 
     def middleware(self) -> tuple[Middleware, ...]:
         """Return what attempts run in."""
-        return middleware_of(application_settings().middleware) if self.given is None else self.given
+        return middleware_of(self.settings().middleware) if self.given is None else self.given
 
     def lifespans(self) -> tuple[Lifespan, ...]:
         """Return what workers enter."""
         if self._lifespans is None and current_resources.get() is not None:
             return ()
-        return lifespans_of(application_settings().lifespan) if self._lifespans is None else self._lifespans
+        return lifespans_of(self.settings().lifespan) if self._lifespans is None else self._lifespans
+
+    def settings(self) -> Settings:
+        """Return the settings that hold; the environment is read once."""
+        installed = installed_setup()
+        if installed is not None:
+            return installed.settings
+        if self._environment is None:
+            self._environment = application_settings()
+        return self._environment
 
 
 @contextmanager

@@ -117,7 +117,8 @@ class FakeQueue(Outcomes):
         resources: object = None,
     ) -> None:
         super().__init__()
-        self._like = LikeDriver(like)
+        surroundings = Surroundings(middleware, resources)
+        self._like = LikeDriver(like, surroundings.settings)
         for name, count in (("workers", workers), ("concurrency", concurrency)):
             whole_number(count, name, least=1)
         check_seed(seed)
@@ -138,7 +139,7 @@ class FakeQueue(Outcomes):
             on_refusal=on_refusal,
             start=start_of(start, freeze_time),
             schedules=schedules_of(schedules),
-            surroundings=Surroundings(middleware, resources),
+            surroundings=surroundings,
             chooses=", ".join(name for name, given in choices.items() if given),
         )
         self._seed = seed or seed_of(faults)

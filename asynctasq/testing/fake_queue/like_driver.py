@@ -1,6 +1,6 @@
 """What the configured driver would refuse, without connecting it; `like=` names another one."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,9 +24,12 @@ class LikeDriver:
     A driver whose client library is not installed has no rules here; a real dispatch would say what to install.
     """
 
-    def __init__(self, like: str | Driver | None = None) -> None:
+    def __init__(
+        self, like: str | Driver | None = None, settings: Callable[[], Settings] = application_settings
+    ) -> None:
         """Raises: ConfigError for a name that no driver has, MissingExtra without its library."""
         self._like = create_driver(like) if isinstance(like, str) else like
+        self._settings = settings
         self._from_environment: list[Queue | None] = []
 
     @property
@@ -76,7 +79,7 @@ class LikeDriver:
         if installed is not None:
             return installed.queue
         if not self._from_environment:
-            self._from_environment.append(_queue_of_environment())
+            self._from_environment.append(_queue_of(self._settings()))
         return self._from_environment[0]
 
     def _driver_of(self, task: BaseTask[Any], queue: Queue) -> Driver | None:
@@ -88,13 +91,12 @@ class LikeDriver:
 
 
 _made: tuple[Settings | None, Queue | None] = (None, None)
-"""The settings of the environment, and the queue that was made from them."""
+"""Settings, and the queue that was made from them."""
 
 
-def _queue_of_environment() -> Queue | None:
+def _queue_of(settings: Settings) -> Queue | None:
     """Return the queue that dispatches would go to; None if the library of its driver is missing. Opens nothing."""
     global _made  # noqa: PLW0603 - making a driver costs more than a whole test may
-    settings = application_settings()
     if _made[0] is not settings:
         try:
             _made = (settings, Setup(settings).queue)
