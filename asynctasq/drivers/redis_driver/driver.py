@@ -13,7 +13,14 @@ from asynctasq.drivers.checks import check_messages, check_queue_names, is_messa
 from asynctasq.drivers.damaged import log_damaged, read_text
 from asynctasq.drivers.levels import LevelTurns, line_of, lines_of
 from asynctasq.drivers.loops import PerLoop
-from asynctasq.drivers.redis_driver.address import BODY_BYTES_MAX, RedisOptions, option_types, parse_address
+from asynctasq.drivers.redis_driver.address import (
+    BODY_BYTES_MAX,
+    RedisOptions,
+    checked_connections,
+    checked_namespace,
+    option_types,
+    parse_address,
+)
 from asynctasq.drivers.redis_driver.codec import (
     decode_damaged,
     decode_leases,
@@ -28,10 +35,9 @@ from asynctasq.drivers.redis_driver.server_checks import check_server
 from asynctasq.drivers.redis_driver.waiting import BLOCK_S, WakeNext, WakeupListeners
 from asynctasq.drivers.retention import PRUNED_AT_ONCE, RETENTION_OPTIONS, Retention
 from asynctasq.drivers.urls import read_address, read_options
-from asynctasq.errors import ConfigError, DispatchError, DriverError
+from asynctasq.errors import DispatchError, DriverError
 from asynctasq.kernel.messages import (
     MICROSECONDS,
-    QUEUE_NAME,
     Depth,
     Lease,
     Message,
@@ -118,8 +124,8 @@ class RedisDriver(Driver):
         settings = read_options("redis driver", given, {**types, "namespace": str, **option_types()})
         chosen_password, chosen_db = settings.pop("password", None), settings.pop("db", None)
         self.clock_offset: float = settings.pop("clock_offset", 0.0)
-        self._namespace = _checked_namespace(settings.pop("namespace", "asynctasq"))
-        self._max_connections = _checked_connections(settings.pop("max_connections", 20))
+        self._namespace = checked_namespace(settings.pop("namespace", "asynctasq"))
+        self._max_connections = checked_connections(settings.pop("max_connections", 20))
         kept = {name: settings.pop(name) for name in RETENTION_OPTIONS if name in settings}
         self._retention = Retention(**kept)
         extra = RedisOptions(**settings)
@@ -399,17 +405,3 @@ def _ids(reply: Sequence[bytes]) -> AbstractSet[str]:
 
 def _lines(queues: Sequence[str]) -> list[str]:
     return [line for queue in queues for line in lines_of(queue)]
-
-
-def _checked_namespace(namespace: str) -> str:
-    if not QUEUE_NAME.match(namespace):
-        raise ConfigError(
-            f"redis driver: namespace {namespace!r} is not valid: use 1 to 80 letters, digits, '_', '-', '.' or ':'"
-        )
-    return namespace
-
-
-def _checked_connections(count: int) -> int:
-    if count >= 1:
-        return count
-    raise ConfigError(f"redis driver: max_connections is {count}; at least 1 is needed")

@@ -25,7 +25,7 @@ from asynctasq.drivers.loops import PerLoop
 from asynctasq.drivers.retention import DEAD_MAX, DEAD_TTL_S, RETENTION_OPTIONS, Retention
 from asynctasq.drivers.sql.settlements import end_of, queues_to_wake
 from asynctasq.drivers.sql.waiting import PollBackoff, Wakeups, wait_until_ended
-from asynctasq.drivers.sqlite_driver import endings, retention, statements
+from asynctasq.drivers.sqlite_driver import endings, inspection, retention, statements
 from asynctasq.drivers.sqlite_driver.callers_transaction import run_in, run_in_async
 from asynctasq.drivers.sqlite_driver.commit_notices import notice_folder, send_notices
 from asynctasq.drivers.sqlite_driver.endings import EndChecks
@@ -301,26 +301,26 @@ class SQLiteDriver(Driver):
 
     async def depth(self, queue: str) -> Depth:
         check_queue_name(queue)
-        return await self._read(lambda now_us: statements.depth(queue, now_us))
+        return await self._read(lambda now_us: inspection.depth(queue, now_us))
 
     async def redrive(self, queue: str, *, limit: int) -> int:
         check_queue_name(queue)
-        return await self._write(lambda now_us: statements.redrive(queue, limit, now_us), {queue})
+        return await self._write(lambda now_us: inspection.redrive(queue, limit, now_us), {queue})
 
     async def queues(self) -> list[str]:
-        return await self._read(lambda _: statements.queues())
+        return await self._read(lambda _: inspection.queues())
 
     async def find(self, message_id: str) -> StoredMessage | None:
         if not is_message_id(message_id):
             return None
-        return await self._read(lambda now_us: statements.find(message_id, now_us))
+        return await self._read(lambda now_us: inspection.find(message_id, now_us))
 
     async def list_messages(
         self, queue: str, *, state: State | None = None, limit: int = 100, cursor: str | None = None
     ) -> Page:
         check_queue_name(queue)
         after = int(cursor) if cursor else 0
-        return await self._read(lambda now_us: statements.list_messages(queue, state, limit, after, now_us))
+        return await self._read(lambda now_us: inspection.list_messages(queue, state, limit, after, now_us))
 
     async def cancel(self, message_ids: Sequence[str]) -> AbstractSet[str]:
         return await self._remove(message_ids, dead=False)
@@ -330,11 +330,11 @@ class SQLiteDriver(Driver):
 
     async def _remove(self, message_ids: Sequence[str], *, dead: bool) -> AbstractSet[str]:
         ids = json.dumps([message_id for message_id in message_ids if is_message_id(message_id)])
-        return await self._write(lambda now_us: statements.remove(ids, dead=dead, now_us=now_us))
+        return await self._write(lambda now_us: inspection.remove(ids, dead=dead, now_us=now_us))
 
     async def purge(self, queue: str) -> int:
         check_queue_name(queue)
-        return await self._write(lambda now_us: statements.purge(queue, now_us))
+        return await self._write(lambda now_us: inspection.purge(queue, now_us))
 
     async def fetch_result(self, message_id: str) -> bytes | None:
         if not is_message_id(message_id):

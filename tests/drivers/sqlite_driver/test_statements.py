@@ -14,7 +14,7 @@ from asynctasq.drivers.base import Driver
 from asynctasq.drivers.levels import lines_of
 from asynctasq.drivers.memory_driver import MemoryDriver
 from asynctasq.drivers.retention import Retention
-from asynctasq.drivers.sqlite_driver import SQLiteDriver, endings, retention, statements
+from asynctasq.drivers.sqlite_driver import SQLiteDriver, endings, inspection, retention, statements
 from asynctasq.drivers.sqlite_driver.schema import Steps
 from asynctasq.kernel.messages import (
     Bury,
@@ -344,11 +344,11 @@ SCANNED = {"json_each", "wanted", "name", "CONSTANT"}
         lambda: statements.settle([(LEASE, Release(counted=True))], 0),
         lambda: statements.settle([(LEASE, Bury(reason=DeadReason.FAILED, error=ERROR))], 0),
         lambda: statements.store([Message(id="x", queue="a", body=b"")], 0),
-        lambda: statements.redrive("a", 10, 0),
-        lambda: statements.depth("a", LATER_US),
-        statements.queues,
-        lambda: statements.find("s1", 0),
-        lambda: statements.remove('["s1"]', dead=False, now_us=0),
+        lambda: inspection.redrive("a", 10, 0),
+        lambda: inspection.depth("a", LATER_US),
+        inspection.queues,
+        lambda: inspection.find("s1", 0),
+        lambda: inspection.remove('["s1"]', dead=False, now_us=0),
         lambda: endings.fetch_result("s1"),
         lambda: retention.prune(["a"], Retention(1, 1), LATER_US),
         lambda: retention.nothing_to_prune(["a"], Retention(1, 1), LATER_US),
