@@ -6,7 +6,7 @@ import typer
 
 from asynctasq.cli.exit_codes import exit_on_error
 
-__all__ = ["app"]
+__all__ = ["AsJson", "DriverName", "app", "given"]
 
 app = typer.Typer(
     name="asynctasq",
@@ -130,7 +130,8 @@ def migrate(
         run_migrate(driver, check=check, sql=sql, dry_run=dry_run)
 
 
-def _given(apps: list[str] | None, driver: str | None) -> dict[str, str]:
+def given(apps: list[str] | None, driver: str | None) -> dict[str, str]:
+    """Return the settings that options give."""
     values = {"app": ",".join(apps) if apps else None, "driver": driver}
     return {name: value for name, value in values.items() if value is not None}
 
@@ -141,7 +142,7 @@ def list_schedules(apps: App = None, driver: DriverName = None, json: AsJson = F
     with exit_on_error():
         from asynctasq.cli import schedules as commands
 
-        commands.list_schedules(_given(apps, driver), as_json=json)
+        commands.list_schedules(given(apps, driver), as_json=json)
 
 
 @schedules.command("next")
@@ -156,7 +157,7 @@ def show_next(
     with exit_on_error():
         from asynctasq.cli import schedules as commands
 
-        commands.show_next(_given(apps, driver), name, count, as_json=json)
+        commands.show_next(given(apps, driver), name, count, as_json=json)
 
 
 @schedules.command("run")
@@ -165,7 +166,7 @@ def run_schedule(name: ScheduleName, apps: App = None, driver: DriverName = None
     with exit_on_error():
         from asynctasq.cli import schedules as commands
 
-        commands.run_schedule(_given(apps, driver), name, as_json=json)
+        commands.run_schedule(given(apps, driver), name, as_json=json)
 
 
 @schedules.command("pause")
@@ -174,7 +175,7 @@ def pause_schedule(name: ScheduleName, apps: App = None, driver: DriverName = No
     with exit_on_error():
         from asynctasq.cli import schedules as commands
 
-        commands.pause_schedule(_given(apps, driver), name, as_json=json)
+        commands.pause_schedule(given(apps, driver), name, as_json=json)
 
 
 @schedules.command("resume")
@@ -183,4 +184,4 @@ def resume_schedule(name: ScheduleName, apps: App = None, driver: DriverName = N
     with exit_on_error():
         from asynctasq.cli import schedules as commands
 
-        commands.resume_schedule(_given(apps, driver), name, as_json=json)
+        commands.resume_schedule(given(apps, driver), name, as_json=json)

@@ -6,7 +6,14 @@ import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from asynctasq.errors import ConfigError, DriverError, DriverMisconfigured, InvalidQueueName, LifespanError
+from asynctasq.errors import (
+    ConfigError,
+    DriverError,
+    DriverMisconfigured,
+    InvalidQueueName,
+    LifespanError,
+    TaskNotFoundError,
+)
 from asynctasq.kernel.texts import printable_lines
 from asynctasq.logs import get_logger
 
@@ -34,6 +41,8 @@ def exit_on_error() -> Generator[None]:
         yield
     except (ConfigError, DriverMisconfigured, InvalidQueueName) as error:
         _exit(error, ExitCode.CONFIGURATION)
+    except TaskNotFoundError as error:
+        _exit(error, ExitCode.FAILED)
     except DriverError as error:
         _exit(error, ExitCode.BACKEND)
     except LifespanError as error:

@@ -30,6 +30,13 @@ class Record:
     name: str
     value: object
 
+    def __repr__(self) -> str:
+        """Show it as who dispatched it knows it: `Address(city='Oslo')`, `Colour('red')`."""
+        parts = self.value
+        if isinstance(parts, dict):
+            return f"{self.name}({', '.join(f'{name}={part!r}' for name, part in parts.items())})"
+        return f"{self.name}({parts!r})"
+
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class RecordKind:
