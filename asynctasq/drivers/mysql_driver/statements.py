@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from asynctasq.drivers.damaged import DamagedMessage
-from asynctasq.drivers.levels import line_of, lines_of
+from asynctasq.drivers.levels import line_of, lines_of, queue_in
 from asynctasq.drivers.mysql_driver.claim_cursors import Position
 from asynctasq.drivers.sql.identifiers import quote
 from asynctasq.kernel.messages import Message, State, microseconds
@@ -159,8 +159,9 @@ class Statements:
                 f" WHERE queue = {literal(line)} AND dead = 0 AND visible_us <= {now}{start}"
                 f" ORDER BY queue, dead, visible_us, seq LIMIT {limit} FOR UPDATE SKIP LOCKED)"
             )
+        chosen = walks[0] if len(walks) == 1 else f"({' UNION ALL '.join(walks)} LIMIT {limit})"
         return (
-            f"UPDATE ({' UNION ALL '.join(walks)} LIMIT {limit}) AS c"
+            f"UPDATE {chosen} AS c"
             f" STRAIGHT_JOIN {self.messages} AS m FORCE INDEX (PRIMARY) ON m.seq = c.seq"
             f" SET m.crashes = LEAST(m.crashes, {CRASHES_MAX}) + (c.leased > 0), m.leased = 1,"
             f" m.token = LEAST(m.token, {TOKEN_MAX}) + 1,"
@@ -168,16 +169,34 @@ class Statements:
             f" m.reserved_us = {now}, m.reserved_by = {literal(holder or chr(0))}"
         )
 
-    def claim_rest(
-        self, lines: Sequence[str], *, now: str, lease_us: int, holder: str, after: Mapping[str, Position]
+    def claim_queue(
+        self,
+        lines: Sequence[str],
+        *,
+        limit: int | str,
+        now: str,
+        lease_us: int,
+        holder: str,
+        after: Mapping[str, Position],
     ) -> list[str]:
-        """Lease from a further queue what the claim before it left of the limit (`@asynctasq_left`)."""
-        # LIMIT takes a number only, so the statement is put together on the server. It holds no quote.
-        whole = self.claim(lines, limit="@", now=now, lease_us=lease_us, holder=holder, after=after)
-        parts = "LIMIT ', @asynctasq_left, '".join(whole.split("LIMIT @"))
+        """Lease from the lines of a queue; `limit` may be a variable of the server.
+
+        A walk of an empty line locks, for a moment, the row behind it, which is that of another queue. So the other
+        lines are walked only if a look without locks has found messages there. A LIMIT takes a number only, so the
+        statement is put together on the server. It holds no quote.
+        """
+        queue = queue_in(lines[0])
+
+        def text(some: Sequence[str]) -> str:
+            whole = self.claim(some, limit="@", now=now, lease_us=lease_us, holder=holder, after=after)
+            parts = f"LIMIT ', {limit}, '".join(whole.split("LIMIT @"))
+            return f"CONCAT('{parts}')"
+
+        others = _in(line for line in lines if line != queue)
+        found = f"EXISTS (SELECT 1 FROM {self.messages} FORCE INDEX (due) WHERE {others} AND dead = 0)"
         return [
-            "SET @asynctasq_left = @asynctasq_left - ROW_COUNT()",
-            f"SET @asynctasq_sql = CONCAT('{parts}')",
+            # Not SET: that would lock what its subselect reads.
+            f"SELECT IF({found}, {text(lines)}, {text([queue])}) INTO @asynctasq_sql",
             "PREPARE asynctasq_claim FROM @asynctasq_sql",
             "EXECUTE asynctasq_claim",
         ]

@@ -293,11 +293,13 @@ class Claim:
         """Return the statements; the last one selects the leases."""
         first, *others = chunks(self.lines, 3)
         after, lease_us, holder = self.start_after, self.lease_us, self.holder
-        made = [sql.claim(first, limit=self.limit, now=NOW, lease_us=lease_us, holder=holder, after=after)]
+        made = sql.claim_queue(first, limit=self.limit, now=NOW, lease_us=lease_us, holder=holder, after=after)
         if others:
             made.insert(0, f"SET @asynctasq_left = {self.limit}")
         for lines in others:
-            made += sql.claim_rest(lines, now=NOW, lease_us=lease_us, holder=holder, after=after)
+            left = "@asynctasq_left"
+            made.append(f"SET {left} = {left} - ROW_COUNT()")
+            made += sql.claim_queue(lines, limit=left, now=NOW, lease_us=lease_us, holder=holder, after=after)
         return [*made, sql.claimed(self.lines, now=NOW, lease_us=lease_us)]
 
     def read(self, result: Result) -> Claimed:
