@@ -41,19 +41,6 @@ class PriorityInverted(MemoryDriver):
         return super()._store_one(replace(message, priority=level), now)
 
 
-class LevelsGoBeforeQueues(MemoryDriver):
-    """Takes the high ones of all queues, then the normal ones."""
-
-    def _reserve_now(self, queues: Sequence[str], limit: int, lease_s: float) -> list[Lease]:
-        levels = self._levels
-        lines = sorted(levels.lines(queues), key=lambda line: PRIORITIES.index(priority_in(line)))
-        self._levels = _FixedLines(lines)
-        try:
-            return super()._reserve_now(queues, limit, lease_s)
-        finally:
-            self._levels = levels
-
-
 class _FixedLines(LevelTurns):
     """Lines in an order that was chosen before."""
 
@@ -64,6 +51,21 @@ class _FixedLines(LevelTurns):
     def lines(self, queues: Iterable[str]) -> list[str]:
         del queues
         return self._lines
+
+
+class LevelsGoBeforeQueues(MemoryDriver):
+    """Takes the high ones of all queues, then the normal ones."""
+
+    _levels: LevelTurns
+
+    def _reserve_now(self, queues: Sequence[str], limit: int, lease_s: float) -> list[Lease]:
+        levels: LevelTurns = self._levels
+        lines = sorted(levels.lines(queues), key=lambda line: PRIORITIES.index(priority_in(line)))
+        self._levels = _FixedLines(lines)
+        try:
+            return super()._reserve_now(queues, limit, lease_s)
+        finally:
+            self._levels = levels
 
 
 class ForgetsLevelsAtRelease(MemoryDriver):
