@@ -329,7 +329,7 @@ def living_ids(tasks: Sequence[BaseTask[Any]], ids: list[str], stored: Sequence[
 
 
 def check_supported(task: BaseTask[Any], driver: Driver) -> None:
-    """Raise UnsupportedFeature for a task that needs what the driver lacks: results, unique keys, limits or priorities."""
+    """Raise UnsupportedFeature for a task that needs what the driver lacks: results, keys, limits, priorities."""
     options = options_of(task)
     if options.keep_result_s is not None and not driver.capabilities.keeps_results:
         name = definition_of(type(task)).name

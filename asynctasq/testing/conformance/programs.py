@@ -267,7 +267,7 @@ async def _messages(driver: Inspectable, queue: str) -> list[object]:
     """Return every message of a queue, as an operator sees it."""
     page = await driver.list_messages(queue)
     return [
-        (one.id, one.body, one.priority, one.state.value, one.attempts, one.crashes, one.reason, one.error)
+        (one.id, one.queue, one.body, one.priority, one.state.value, one.attempts, one.crashes, one.reason, one.error)
         for one in page.messages
     ]
 
