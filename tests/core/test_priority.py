@@ -1,6 +1,7 @@
 """Priority as tasks say it: where it can be said, what is refused, and which runs first."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -11,6 +12,7 @@ from asynctasq.core.schedule_messages import ScheduledTask, definitions_of
 from asynctasq.drivers.memory_driver import MemoryDriver
 from asynctasq.drivers.sqs_driver import SQSDriver
 from asynctasq.errors import DispatchError, TaskDefinitionError, UnsupportedFeature
+from asynctasq.kernel.messages import UniqueKey
 from asynctasq.kernel.schedule import Ticker
 from asynctasq.queue import Queue
 from asynctasq.tasks.schedules import Every
@@ -138,7 +140,14 @@ def test_a_ticker_without_a_level_has_the_bytes_it_had() -> None:
     [low] = definitions_of([ScheduledTask(task=Nightly, schedule=Every(minutes=1), name="nightly")]).values()
     normal = Ticker(definition=cast("Any", type(low))(**{name: getattr(low, name) for name in _fields(low)}))
 
-    assert len(encode_ticker(normal)) == len(encode_ticker(Ticker(definition=low))) - len(b"\xa3low")
+    assert len(encode_ticker(normal)) == len(encode_ticker(Ticker(definition=low))) - len(b"\xc0\xa3low")
+
+
+def test_a_schedule_keeps_the_level_and_the_unique_key_of_its_task() -> None:
+    [low] = definitions_of([ScheduledTask(task=Nightly, schedule=Every(minutes=1), name="nightly")]).values()
+    both = Ticker(definition=replace(low, unique=UniqueKey(key="k", on_conflict="replace")))
+
+    assert decode_ticker(encode_ticker(both)) == both
 
 
 def _fields(definition: Any) -> list[str]:
