@@ -34,7 +34,7 @@ from asynctasq.tasks.definition import (
 from asynctasq.tasks.dispatching import Dispatcher
 from asynctasq.tasks.handle import TaskHandle
 from asynctasq.tasks.middleware import DispatchContext, around_dispatch
-from asynctasq.tasks.options import Options
+from asynctasq.tasks.options import FairKey, Options
 from asynctasq.tasks.task_status import TaskStatus
 
 __all__ = [
@@ -120,7 +120,14 @@ class MessageFactory:
             ),
             delay_s=delay_s,
             priority=options.priority,
+            fair_key="" if options.fair_key is None else _fair_key(task, options.fair_key, given, definition),
         )
+
+
+def _fair_key(task: BaseTask[Any], source: FairKey, arguments: Mapping[str, object], definition: TaskDefinition) -> str:
+    from asynctasq.tasks.fair_keys import fair_key_of  # few tasks have one
+
+    return fair_key_of(task, source, arguments, definition.name)
 
 
 def _delay_s(options: Options, now: float, definition: TaskDefinition) -> float:
@@ -293,6 +300,11 @@ def check_supported(task: BaseTask[Any], driver: Driver) -> None:
         name = definition_of(type(task)).name
         raise UnsupportedFeature(
             f"{name} has priority {options.priority!r}, but {driver} has no priorities; use a queue of its own for it"
+        )
+    if options.fair_key is not None and not driver.capabilities.fair:
+        name = definition_of(type(task)).name
+        raise UnsupportedFeature(
+            f"{name} has a fair_key, but {driver} gives no key its turn; use a queue for each key, or leave fair_key out"
         )
 
 

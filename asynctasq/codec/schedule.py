@@ -7,6 +7,7 @@ from asynctasq.codec.limits import Limits
 from asynctasq.codec.typed_msgpack import packb
 from asynctasq.codec.values import unpack
 from asynctasq.errors import CodecError, DispatchError, UndecodableBody
+from asynctasq.kernel.fairness import check_fair_key
 from asynctasq.kernel.messages import check_queue_name
 from asynctasq.kernel.priority import NORMAL, check_priority
 from asynctasq.kernel.schedule import (
@@ -33,7 +34,11 @@ def encode_ticker(ticker: Ticker) -> bytes:
     definition = ticker.definition
     rule = definition.rule
     wire = [rule.expression, rule.tz] if isinstance(rule, CronRule) else rule.period_s
-    settings = [definition.misfire, definition.jitter_s, *([definition.priority] * (definition.priority != NORMAL))]
+    settings: list[object] = [definition.misfire, definition.jitter_s]
+    if definition.priority != NORMAL or definition.fair_key:
+        settings.append(definition.priority)
+    if definition.fair_key:
+        settings.append(definition.fair_key)
     state = [ticker.next_at, ticker.last_at]
     return packb([VERSION, definition.name, definition.queue, wire, settings, definition.template, state])
 
@@ -45,7 +50,7 @@ def decode_ticker(data: bytes) -> Ticker:
     """
     try:
         version, name, queue, wire, settings, template, state = cast("list[object]", unpack(data, limits=LIMITS))
-        misfire, jitter_s, *level = cast("list[object]", settings)
+        misfire, jitter_s, *more = cast("list[object]", settings)
         next_at, last_at = cast("list[object]", state)
         if version != VERSION or type(template) is not bytes:
             raise ValueError("it is of another version, or not one")
@@ -56,7 +61,8 @@ def decode_ticker(data: bytes) -> Ticker:
             misfire=_misfire(misfire),
             jitter_s=_number(jitter_s),
             template=template,
-            priority=check_priority(level[0]) if level else NORMAL,
+            priority=check_priority(more[0]) if more else NORMAL,
+            fair_key=check_fair_key(more[1]) if more[1:] else "",
         )
         return Ticker(definition=definition, next_at=_instant(next_at), last_at=_instant(last_at))
     except (DispatchError, StopIteration, TypeError, ValueError) as error:

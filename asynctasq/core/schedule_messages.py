@@ -87,6 +87,7 @@ def _definition(item: ScheduledTask, factory: MessageFactory, limits: Limits) ->
         jitter_s=jitter_seconds(item.schedule),
         template=encode_envelope(envelope, limits=limits),
         priority=message.priority,
+        fair_key=message.fair_key,
     )
 
 
@@ -153,7 +154,8 @@ class ScheduleMessages:
         self, definition: ScheduleDefinition, template: Envelope, message_id: str, now: float, delay_s: float
     ) -> Message:
         envelope = replace(template, dispatched_at=max(0.0, now))
-        return self._message(message_id, definition, envelope, delay_s)
+        run = self._message(message_id, definition, envelope, delay_s)
+        return replace(run, fair_key=definition.fair_key) if definition.fair_key else run
 
     def _message(self, message_id: str, definition: ScheduleDefinition, envelope: Envelope, delay_s: float) -> Message:
         queue = definition.queue

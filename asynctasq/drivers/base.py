@@ -117,7 +117,7 @@ class Driver(Protocol):
         now, never earlier. Messages of one batch arrive in the order given.
 
         Raises: InvalidQueueName, BodyTooLarge, and UnsupportedFeature for a priority other than normal where
-        `priorities` is not claimed: nothing was stored.
+        `priorities` is not claimed, or a fair key where `fair` is not: nothing was stored.
         """
         ...
 
@@ -127,6 +127,12 @@ class Driver(Protocol):
         Where `priorities` is claimed, within a queue by level first: high, normal, low. Of twenty calls of one instance
         that take something from a queue (those of `turn` among them), the tenth begins with normal and the twentieth
         with low.
+
+        Where `fair` is claimed, a level has two lines. A message with a `fair_key` and no delay has a rank from its
+        enqueue until it is first reserved: one more than the last of its key, at least the rank that is first in line
+        then, or 1. Those wait by rank, then arrival; all others, by `visible_at`, then arrival. Of the calls of one
+        instance that take something from a queue, the first, third and so on begin in each level with the latter line,
+        the others with the former.
 
         Takes over messages whose lease ran out, counting a crash on each. Returns as soon as there is at
         least one, at the latest `wait_s` later with none. Waiting sleeps until the next `visible_at` or a

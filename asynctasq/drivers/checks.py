@@ -3,13 +3,15 @@
 from collections.abc import Iterable
 
 from asynctasq.drivers.base import Settlements
-from asynctasq.errors import BodyTooLarge, ConfigError, DispatchError
+from asynctasq.errors import BodyTooLarge, ConfigError, DispatchError, UnsupportedFeature
+from asynctasq.kernel.fairness import check_fair_key
 from asynctasq.kernel.messages import Message, check_queue_name
 from asynctasq.kernel.priority import NORMAL, check_priority
 
 __all__ = [
     "ID_CHARACTERS_MAX",
     "check_at_least",
+    "check_fair",
     "check_follow_ups",
     "check_message_id",
     "check_messages",
@@ -40,24 +42,39 @@ def check_message_id(text: str) -> None:
         )
 
 
-def check_messages(messages: Iterable[Message], *, body_bytes_max: int | None) -> None:
-    """Raise before anything is stored: InvalidQueueName, BodyTooLarge, or DispatchError for an unusable id or level."""
+def check_messages(messages: Iterable[Message], *, body_bytes_max: int | None, fair: bool = False) -> None:
+    """Raise before anything is stored: InvalidQueueName, BodyTooLarge, or DispatchError for an unusable id or level.
+
+    A fair key raises UnsupportedFeature unless the driver is `fair`.
+    """
     for message in messages:
         check_queue_name(message.queue)
         check_message_id(message.id)
         if message.priority is not NORMAL:
             check_priority(message.priority)
+        if message.fair_key:
+            check_fair(message, fair=fair)
         if body_bytes_max is not None and len(message.body) > body_bytes_max:
             raise BodyTooLarge(
                 f"message {message.id} has {len(message.body)} bytes; this driver takes {body_bytes_max}"
             )
 
 
-def check_follow_ups(settlements: Settlements, *, body_bytes_max: int | None) -> None:
+def check_fair(message: Message, *, fair: bool) -> None:
+    """Raise DispatchError for a fair key that is none, UnsupportedFeature for any unless the driver is `fair`."""
+    check_fair_key(message.fair_key)
+    if not fair:
+        raise UnsupportedFeature(
+            f"message {message.id} has a fair key, and this driver gives no key its turn; use a queue for each key, or "
+            "no fair_key"
+        )
+
+
+def check_follow_ups(settlements: Settlements, *, body_bytes_max: int | None, fair: bool = False) -> None:
     """Do `check_messages` for the follow-ups, before anything is settled."""
     for _, settlement in settlements:
         if settlement.follow_ups:
-            check_messages(settlement.follow_ups, body_bytes_max=body_bytes_max)
+            check_messages(settlement.follow_ups, body_bytes_max=body_bytes_max, fair=fair)
 
 
 def check_queue_names(names: Iterable[str]) -> None:

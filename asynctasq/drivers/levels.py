@@ -10,11 +10,22 @@ from typing import Final
 from asynctasq.kernel.messages import Lease, Message
 from asynctasq.kernel.priority import NORMAL, PRIORITIES, Priority, claim_order
 
-__all__ = ["LINE_NAME_BYTES_MAX", "LevelTurns", "line_of", "lines_of", "other_lines_between", "priority_in", "queue_in"]
+__all__ = [
+    "LINE_NAME_BYTES_MAX",
+    "LevelTurns",
+    "line_of",
+    "lines_of",
+    "other_lines_between",
+    "priority_in",
+    "queue_in",
+    "ranked_line_of",
+]
 
 MARK: Final = "!"
 SUFFIXES: Final[dict[Priority, str]] = {"high": f"{MARK}h", "normal": "", "low": f"{MARK}l"}
 LINE_NAME_BYTES_MAX: Final = 82
+RANKED: Final = ":"
+"""What the names of the lines by rank end in: behind them are messages with a fair key, in front of it the level."""
 
 
 def line_of(message: Message) -> str:
@@ -25,6 +36,11 @@ def line_of(message: Message) -> str:
 def lines_of(queue: str) -> tuple[str, ...]:
     """Return all lines of a queue, in the order in which most claims take them."""
     return tuple(queue + suffix for suffix in SUFFIXES.values())
+
+
+def ranked_line_of(message: Message) -> str:
+    """Return the line by rank in which a message with a fair key waits until it is reserved."""
+    return f"{message.queue}{MARK}{message.priority[0]}{RANKED}"
 
 
 def other_lines_between(queue: str) -> tuple[str, str]:
@@ -41,10 +57,8 @@ def priority_in(line: str) -> Priority:
     """Return the level of a line; what no driver has written is normal."""
     if MARK not in line:
         return NORMAL
-    for level in PRIORITIES:
-        if level != NORMAL and line.endswith(SUFFIXES[level]):
-            return level
-    return NORMAL
+    letter = line.partition(MARK)[2][:1]
+    return next((level for level in PRIORITIES if level[0] == letter), NORMAL)
 
 
 class LevelTurns:
@@ -54,6 +68,16 @@ class LevelTurns:
 
     def __init__(self) -> None:
         self._claims: dict[str, int] = {}
+
+    def lines_with_ranks(self, queues: Iterable[str]) -> list[str]:
+        """Return the lines of the next claim in their order, those by rank among them."""
+        found: list[str] = []
+        for queue in dict.fromkeys(queues):
+            claims = self._claims.get(queue, 0)
+            for level in claim_order(claims):
+                both = (queue + SUFFIXES[level], f"{queue}{MARK}{level[0]}{RANKED}")
+                found += both[:: -1 if claims % 2 else 1]
+        return found
 
     def lines(self, queues: Iterable[str]) -> list[str]:
         """Return the lines of the next claim in their order; a queue named twice has them once."""

@@ -129,7 +129,7 @@ def checked_progress(done: object, total: object, text: object) -> Progress:
 class Message:
     """One invocation to store. `id` is the idempotency key; `delay_s` counts on the driver's clock.
 
-    It keeps its `priority` for as long as it is stored.
+    It keeps its `priority` for as long as it is stored. With a `fair_key` it takes turns with those of other keys.
     """
 
     id: str
@@ -137,6 +137,7 @@ class Message:
     body: bytes
     delay_s: float = 0.0
     priority: Priority = NORMAL
+    fair_key: str = ""
 
     @property
     def size(self) -> int:

@@ -102,6 +102,7 @@ class ScheduleDefinition:
     jitter_s: float
     template: bytes
     priority: Priority = NORMAL
+    fair_key: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from asynctasq.kernel.retry import Exponential, Fixed
 from asynctasq.tasks.class_checks import (
     check_driver_override,
     check_execute,
+    check_fair_key_name,
     check_overrides,
     check_parameters,
     check_schedules,
@@ -32,6 +33,7 @@ from asynctasq.tasks.options import (
     SETTINGS,
     Duration,
     ExceptionTypes,
+    FairKey,
     Missing,
     Options,
     Priority,
@@ -92,6 +94,8 @@ class BaseTask(TaskMetadata, Generic[T_co]):
     to run with None in its place."""
     priority: ClassVar[Priority] = "normal"
     """Which messages of a queue run first: those of level "high", then "normal", then "low"."""
+    fair_key: ClassVar[FairKey | None] = None
+    """Whose work it is: the name of an attribute, or a function of the task. Keys of one queue take turns."""
     retry_on: ClassVar[ExceptionTypes | None] = None
     """Retry a failure only if it is one of these; None for any. `should_retry` is asked about these alone."""
     give_up_on: ClassVar[ExceptionTypes | None] = None
@@ -138,6 +142,7 @@ class BaseTask(TaskMetadata, Generic[T_co]):
         elif not cls._has_constructor:
             check_parameters(cls, field_names(cls, _is_ours), RESERVED.difference(SETTINGS))
         cls._read_settings()
+        check_fair_key_name(cls, cls._options_of_class.fair_key, cls._signature().names)
         check_schedules(cls)
         register(cls._task_name, cls)
 

@@ -12,6 +12,7 @@ from asynctasq.tasks.options import nearest_setting
 __all__ = [
     "check_driver_override",
     "check_execute",
+    "check_fair_key_name",
     "check_overrides",
     "check_parameters",
     "check_schedules",
@@ -50,6 +51,14 @@ def check_execute(cls: type[object], mode: Mode) -> None:
     if is_async and not mode.is_async:
         raise TaskDefinitionError(
             f"{cls.__qualname__}.execute must be `def`; for async code derive from AsyncTask or AsyncProcessTask"
+        )
+
+
+def check_fair_key_name(cls: type[object], source: object, parameters: Iterable[str]) -> None:
+    """Raise TaskDefinitionError if the fair key is read from an attribute that the class does not have."""
+    if isinstance(source, str) and source not in parameters and not hasattr(cls, source):
+        raise TaskDefinitionError(
+            f"{cls.__qualname__}.fair_key names {source!r}, which is no parameter and no attribute of the class"
         )
 
 

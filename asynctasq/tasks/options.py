@@ -1,11 +1,11 @@
 """The settings of a task: checked when the class is made, and overridden per dispatch without changing the class."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from difflib import get_close_matches
-from typing import Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 from uuid import UUID
 
 from asynctasq.errors import DELAY_S_MAX, TaskSignal
@@ -19,6 +19,7 @@ __all__ = [
     "SETTINGS",
     "Duration",
     "ExceptionTypes",
+    "FairKey",
     "Missing",
     "Options",
     "Priority",
@@ -45,6 +46,7 @@ SETTINGS = (
     "keep_result",
     "missing",
     "priority",
+    "fair_key",
     "retry_on",
     "give_up_on",
 )
@@ -73,6 +75,7 @@ NEVER_EXPIRES = "a task that never expires"
 
 Choice = TypeVar("Choice", bound=str)
 Duration = float | timedelta
+FairKey = str | Callable[[Any], object]
 ExceptionTypes = tuple[type[Exception], ...]
 RetryStrategy = Literal["fixed", "exponential"]
 RETRY_STRATEGIES: tuple[RetryStrategy, ...] = ("fixed", "exponential")
@@ -96,6 +99,7 @@ class Options:
     task_id: str | None = None
     expires_s: float | None = None
     priority: Priority = NORMAL
+    fair_key: FairKey | None = None
     at: float | None = None
 
 
@@ -198,6 +202,15 @@ def missing_model(value: object) -> Missing:
     return one_of(value, "missing", MISSING)
 
 
+def fair_key(value: object) -> FairKey | None:
+    """Return where the fair key is read; raise ValueError if that is neither a name nor a function of the task."""
+    if value is None or callable(value):
+        return value
+    if isinstance(value, str) and value.isidentifier():
+        return value
+    raise ValueError(f"fair_key must be the name of an attribute or a function of the task, not {value!r:.200}")
+
+
 def exception_types(value: object, what: str) -> ExceptionTypes | None:
     """Return the exception types of a setting, None if it is not used.
 
@@ -281,4 +294,5 @@ def class_options(source: object) -> Options:
         keep_result_s=keep_result_s(read("keep_result")),
         missing=missing_model(read("missing")),
         priority=one_of(read("priority"), "priority", PRIORITIES),
+        fair_key=fair_key(read("fair_key")),
     )

@@ -15,13 +15,14 @@ from typing import Any, Self
 from asynctasq.clock import Clock, SystemClock
 from asynctasq.drivers.base import NO, YES, Capabilities, Driver, Page, Settlements
 from asynctasq.drivers.checks import check_queue_names
-from asynctasq.drivers.levels import LevelTurns, lines_of
+from asynctasq.drivers.levels import LevelTurns, ranked_line_of
 from asynctasq.drivers.memory_driver.results import EndWaits, KeptResults
 from asynctasq.drivers.memory_driver.row import MemoryRow, depth_of
 from asynctasq.drivers.memory_driver.waiter import Waiter
 from asynctasq.drivers.retention import DEAD_MAX, DEAD_TTL_S, RETENTION_OPTIONS, Retention
 from asynctasq.drivers.urls import read_options, split_options
 from asynctasq.errors import BodyTooLarge
+from asynctasq.kernel.fairness import check_fair_key, ranks_of
 from asynctasq.kernel.messages import (
     MICROSECONDS,
     Bury,
@@ -61,6 +62,7 @@ class MemoryDriver(Driver):
         keeps_results=YES,
         reports_progress=YES,
         priorities=YES,
+        fair=YES,
     )
 
     def __init__(
@@ -80,6 +82,7 @@ class MemoryDriver(Driver):
         self._lock = threading.Lock()
         self._rows: dict[str, MemoryRow] = {}
         self._due: dict[str, list[tuple[int, int, str]]] = {}
+        self._ranks: dict[str, dict[str, int]] = {}
         self._levels = LevelTurns()
         self._dead: dict[str, dict[str, None]] = {}
         self._results = KeptResults()
@@ -119,6 +122,8 @@ class MemoryDriver(Driver):
         for message in messages:
             check_queue_name(message.queue)
             check_priority(message.priority)
+            if message.fair_key:
+                check_fair_key(message.fair_key)
             size, limit = len(message.body), self._body_bytes_max
             if limit is not None and size > limit:
                 raise BodyTooLarge(f"message {message.id} has {size} bytes; this driver takes {limit}")
@@ -132,8 +137,19 @@ class MemoryDriver(Driver):
             return False
         self._arrivals += 1
         row = self._rows[message.id] = MemoryRow(message, self._arrivals, now)
+        if message.fair_key and message.delay_s <= 0:
+            row.rank = self._next_rank(ranked_line_of(message), message.fair_key)
         self._place(row, now + microseconds(message.delay_s))
         return True
+
+    def _next_rank(self, line: str, key: str) -> int:
+        """Return the rank of a new message; what is known of keys that have no later rank than the first goes."""
+        waiting = self._first_in(line)
+        first = waiting.rank if waiting else 1
+        known = self._ranks.get(line, {}) if waiting else {}
+        [rank], given = ranks_of([key], first=first, last=known)
+        self._ranks[line] = {other: last for other, last in known.items() if last >= first} | given
+        return rank
 
     # -- reserving -------------------------------------------------------------------------------
 
@@ -152,7 +168,7 @@ class MemoryDriver(Driver):
             now = self._now()
             self._prune(now)
             until = now + microseconds(lease_s)
-            for line in self._levels.lines(queues):
+            for line in self._levels.lines_with_ranks(queues):
                 while len(leases) < limit and (row := self._first_visible(line, now)):
                     row.reserved_us, row.reserved_by, row.progress = now, self.holder, None
                     leases.append(self._lease(row, until))
@@ -160,13 +176,19 @@ class MemoryDriver(Driver):
         return leases
 
     def _first_visible(self, line: str, now: int) -> MemoryRow | None:
-        """Return the first row of the line if it is visible; drop heap entries that are out of date."""
+        """Return the first row of the line if it is visible."""
+        row = self._first_in(line)
+        return row if row is not None and row.visible_us <= now else None
+
+    def _first_in(self, line: str) -> MemoryRow | None:
+        """Return the first row of the line; drop heap entries that are out of date."""
         heap = self._due.get(line, [])
         while heap:
-            visible_us, arrival, message_id = heap[0]
+            place, arrival, message_id = heap[0]
             row = self._rows.get(message_id)
-            if row is not None and row.arrival == arrival and self._is_current(row, visible_us):
-                return row if visible_us <= now else None
+            if row is not None and row.arrival == arrival and (row.rank or row.visible_us) == place:
+                if self._is_current(row, row.visible_us):
+                    return row
             heapq.heappop(heap)
         return None
 
@@ -177,7 +199,7 @@ class MemoryDriver(Driver):
     def _lease(self, row: MemoryRow, until: int) -> Lease:
         if row.leased:
             row.crashes += 1
-        row.leased = True
+        row.leased, row.rank = True, 0
         self._tokens += 1  # never the same twice, not even for an id that comes again after it was completed
         row.token = self._tokens
         self._place(row, until)
@@ -216,12 +238,11 @@ class MemoryDriver(Driver):
 
     def _first_due(self, queues: Iterable[str]) -> float:
         """Return the instant at which the first message of these queues becomes, or became, visible; inf if none."""
-        first, now = NEVER, self._now()
-        for line in (line for queue in queues for line in lines_of(queue)):
-            self._first_visible(line, now)
-            heap = self._due.get(line)
-            if heap and heap[0][0] < first:
-                first = heap[0][0]
+        first = NEVER
+        for line in self._levels.lines_with_ranks(queues):
+            row = self._first_in(line)
+            if row is not None and row.visible_us < first:
+                first = row.visible_us
         return first
 
     # -- settling --------------------------------------------------------------------------------
@@ -395,7 +416,7 @@ class MemoryDriver(Driver):
     def _place(self, row: MemoryRow, visible_us: int) -> None:
         """Make a row visible from an instant on, and put it into the heap of its queue."""
         was_us, row.visible_us = row.visible_us, visible_us
-        heapq.heappush(self._due.setdefault(row.line, []), (visible_us, row.arrival, row.message.id))
+        heapq.heappush(self._due.setdefault(row.line, []), (row.rank or visible_us, row.arrival, row.message.id))
         if self._waiters:
             self._reschedule_waiters(row, was_us)
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from asynctasq.drivers.levels import line_of
+from asynctasq.drivers.levels import line_of, ranked_line_of
 from asynctasq.kernel.lifecycle import derive_state
 from asynctasq.kernel.messages import (
     MICROSECONDS,
@@ -36,11 +36,13 @@ class MemoryRow:
     reserved_us: int = 0
     reserved_by: str = ""
     progress: Progress | None = None
+    rank: int = 0
+    """Its place among messages with fair keys; 0 where only time counts."""
 
     @property
     def line(self) -> str:
-        """The line of its queue that it waits in: that of its level."""
-        return line_of(self.message)
+        """The line of its queue that it waits in: that of its level, by rank or by time."""
+        return ranked_line_of(self.message) if self.rank else line_of(self.message)
 
     def state(self, now: int) -> State:
         """Return its state at this instant."""

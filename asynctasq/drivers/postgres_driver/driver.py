@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Self, TypeVar
 
-from asynctasq.drivers.base import YES, Capabilities, Driver, Migration, Page, Settlements
+from asynctasq.drivers.base import YES, Capabilities, Driver, Migration, Page, Settlements, Support
 from asynctasq.drivers.batches import unique_messages
 from asynctasq.drivers.checks import check_at_least, check_follow_ups, check_messages, check_queue_names
 from asynctasq.drivers.levels import lines_of, queue_in
@@ -81,6 +81,7 @@ class PostgresDriver(Driver):
         reports_progress=YES,
         transactional=YES,
         priorities=YES,
+        fair=Support("no", "a queue has one index here, which goes by time"),
         body_bytes_max=BODY_BYTES_MAX,
     )
 

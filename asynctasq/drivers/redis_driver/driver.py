@@ -8,7 +8,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import Any, Self, TypeVar
 
-from asynctasq.drivers.base import YES, Capabilities, Driver, Page, Settlements, partial
+from asynctasq.drivers.base import YES, Capabilities, Driver, Page, Settlements, Support, partial
 from asynctasq.drivers.checks import check_messages, check_queue_names, is_message_id
 from asynctasq.drivers.damaged import log_damaged, read_text
 from asynctasq.drivers.levels import LevelTurns, line_of, lines_of
@@ -96,6 +96,7 @@ class RedisDriver(Driver):
         keeps_results=YES,
         reports_progress=YES,
         priorities=YES,
+        fair=Support("no", "the lists of a queue in Redis have one order, by time"),
         body_bytes_max=BODY_BYTES_MAX,
     )
 

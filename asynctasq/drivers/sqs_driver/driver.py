@@ -53,6 +53,7 @@ CAPABILITIES = Capabilities(
     reports_progress=Support("no", "SQS keeps messages only"),
     transactional=Support("no", "SQS takes part in no transaction"),
     priorities=Support("no", "an SQS queue has one line; what is to go first needs a queue of its own"),
+    fair=Support("no", "SQS has no order that could be chosen"),
     body_bytes_max=MESSAGE_BYTES_MAX - HEADER_BYTES_MAX,
     delay_s_max=float(DELAY_S_MAX),
 )
