@@ -10,7 +10,7 @@ import pytest
 from typer.main import get_command
 
 from asynctasq import __version__
-from asynctasq.cli.app import app
+from asynctasq.cli.operator_app import app
 from asynctasq.cli.exit_codes import ExitCode
 from tests.patience import SOON_S
 
