@@ -114,8 +114,7 @@ def cancel_tasks(task_ids: TaskIds, driver: DriverName = None, json: AsJson = Fa
     with exit_on_error():
         from asynctasq.cli import tasks as commands
 
-        removal = commands.Removal(name="cancel", done="cancelled", left="left alone: it runs, is dead or is not there")
-        commands.remove_tasks(given(None, driver), task_ids, removal, as_json=json)
+        commands.cancel_tasks(given(None, driver), task_ids, as_json=json)
 
 
 @tasks.command("discard")
@@ -124,8 +123,7 @@ def discard_tasks(task_ids: TaskIds, driver: DriverName = None, json: AsJson = F
     with exit_on_error():
         from asynctasq.cli import tasks as commands
 
-        removal = commands.Removal(name="discard", done="discarded", left="left alone: it is no dead letter")
-        commands.remove_tasks(given(None, driver), task_ids, removal, as_json=json)
+        commands.discard_tasks(given(None, driver), task_ids, as_json=json)
 
 
 @dead.command("list")

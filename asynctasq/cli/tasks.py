@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Set as AbstractSet
 from datetime import datetime
 from typing import Any
 
@@ -14,11 +14,11 @@ from asynctasq.cli.exit_codes import ExitCode
 from asynctasq.cli.operating import say, say_json, say_table, with_operator
 from asynctasq.config import Settings
 from asynctasq.core.queue_operator import QueueOperator, ShownTask, TaskFilter, TaskPage
-from asynctasq.errors import ConfigError, DriverError, InvalidQueueName
+from asynctasq.errors import ConfigError, DriverUnavailable, InvalidQueueName
 from asynctasq.kernel.messages import ErrorRecord, State
 from asynctasq.kernel.texts import printable, printable_lines
 
-__all__ = ["Removal", "list_tasks", "purge_dead", "redrive_dead", "remove_tasks", "show_task"]
+__all__ = ["cancel_tasks", "discard_tasks", "list_tasks", "purge_dead", "redrive_dead", "show_task"]
 
 COLUMNS = ("id", "task", "queue", "state", "attempts", "since", "error")
 WAITING = (State.SCHEDULED, State.READY, State.RESERVED)
@@ -55,11 +55,7 @@ def show_task(given: Mapping[str, Any], task_id: str, *, as_json: bool) -> None:
 
     Raises: TaskNotFoundError, ConfigError, DriverError.
     """
-
-    async def show(operator: QueueOperator, _: Settings) -> ShownTask:
-        return await operator.show(task_id)
-
-    task = with_operator(given, show)
+    task = with_operator(given, lambda operator, _: operator.show(task_id))
     if as_json:
         say_json(as_json_object(task))
         return
@@ -73,65 +69,55 @@ def show_task(given: Mapping[str, Any], task_id: str, *, as_json: bool) -> None:
             say(f"{name:<22} {printable(str(value))}")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Removal:
-    """How messages are removed by id: what the verb is, in the past too, and which ones it leaves alone."""
-
-    name: str
-    done: str
-    left: str
-
-
-def remove_tasks(given: Mapping[str, Any], task_ids: Sequence[str], removal: Removal, *, as_json: bool) -> None:
-    """Cancel or discard messages by id; exit 1 if one of them was left alone.
+def cancel_tasks(given: Mapping[str, Any], task_ids: Sequence[str], *, as_json: bool) -> None:
+    """Cancel messages by id; exit 1 if one of them was left alone.
 
     Raises: ConfigError, DriverError.
     """
+    removed = with_operator(given, lambda operator, _: operator.cancel(task_ids))
+    _say_removed(task_ids, removed, "cancelled", "it runs, is dead or is not there", as_json=as_json)
 
-    async def remove(operator: QueueOperator, _: Settings) -> set[str]:
-        act = operator.cancel if removal.name == "cancel" else operator.discard
-        return set(await act(task_ids))
 
-    removed = with_operator(given, remove)
+def discard_tasks(given: Mapping[str, Any], task_ids: Sequence[str], *, as_json: bool) -> None:
+    """Discard dead letters by id; exit 1 if one of the messages was left alone.
+
+    Raises: ConfigError, DriverError.
+    """
+    removed = with_operator(given, lambda operator, _: operator.discard(task_ids))
+    _say_removed(task_ids, removed, "discarded", "it is no dead letter", as_json=as_json)
+
+
+def _say_removed(task_ids: Sequence[str], removed: AbstractSet[str], done: str, why: str, *, as_json: bool) -> None:
     left = [task_id for task_id in task_ids if task_id not in removed]
     if as_json:
-        say_json({removal.done: sorted(removed), "left": left})
+        say_json({done: sorted(removed), "left": left})
     else:
         for task_id in task_ids:
-            say(f"{printable(task_id)}: {removal.done if task_id in removed else removal.left}")
+            say(f"{printable(task_id)}: {done if task_id in removed else f'left alone: {why}'}")
     if left:
         raise SystemExit(int(ExitCode.FAILED))
 
 
-@dataclass(slots=True)
-class _Moving:
-    """Shows how many messages a command has dealt with, on a terminal; counts them anywhere."""
+def counted(what: str, act: Callable[[Callable[[int], None]], int]) -> int:
+    """Return what `act` returns, and show meanwhile on a terminal the count that it tells.
 
-    what: str
-    total: int | None
-    count: int = 0
-    _progress: Progress = field(init=False)
+    Raises: DriverUnavailable, which says how far it came, and what else `act` raises.
+    """
+    columns = (TextColumn("{task.description}"), TextColumn("{task.completed:,}"))
+    console = Console(stderr=True)
+    count = 0
+    with Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty()) as progress:
+        shown = progress.add_task(what)
 
-    def __post_init__(self) -> None:
-        columns = (TextColumn("{task.description}"), TextColumn("{task.completed:,}"))
-        console = Console(stderr=True)
-        self._progress = Progress(*columns, console=console, transient=True, disable=not sys.stderr.isatty())
+        def tell(so_far: int) -> None:
+            nonlocal count
+            count = so_far
+            progress.update(shown, completed=so_far)
 
-    def run(self, act: Callable[[Callable[[int], None]], None]) -> None:
-        """Do `act`, which tells its count by the callable it is given; an error says how far it came."""
-        with self._progress as progress:
-            shown = progress.add_task(self.what, total=self.total)
-
-            def tell(count: int) -> None:
-                self.count = count
-                progress.update(shown, completed=count)
-
-            try:
-                act(tell)
-            except DriverError as error:
-                raise type(error)(
-                    f"{error} ({self.what}: {self.count:,} are done; run it again for the rest)"
-                ) from error
+        try:
+            return act(tell)
+        except DriverUnavailable as error:
+            raise DriverUnavailable(f"{error} ({count:,} are {what}; run it again for the rest)") from error
 
 
 def redrive_dead(
@@ -149,16 +135,13 @@ def redrive_dead(
     if dry_run:
         _say_count(with_operator(given, dead), queue, "would be ready again", as_json=as_json)
         return
-    moving = _Moving("redriven", limit)
 
-    def act(tell: Callable[[int], None]) -> None:
-        async def redrive(operator: QueueOperator, _: Settings) -> int:
-            return await operator.redrive(queue, limit=limit, rate=rate, on_progress=tell)
+    def redrive(tell: Callable[[int], None]) -> int:
+        return with_operator(
+            given, lambda operator, _: operator.redrive(queue, limit=limit, rate=rate, on_progress=tell)
+        )
 
-        with_operator(given, redrive)
-
-    moving.run(act)
-    _say_count(moving.count, queue, "ready again", as_json=as_json)
+    _say_count(counted("redriven", redrive), queue, "ready again", as_json=as_json)
 
 
 def purge_dead(given: Mapping[str, Any], wanted: TaskFilter, *, dry_run: bool, yes: bool, as_json: bool) -> None:
@@ -167,28 +150,19 @@ def purge_dead(given: Mapping[str, Any], wanted: TaskFilter, *, dry_run: bool, y
     Raises: ConfigError, DriverError.
     """
     where = wanted.queue or "all queues"
-
-    async def count(operator: QueueOperator, _: Settings) -> int:
-        return await operator.count(wanted)
-
     if dry_run or not yes:
-        meant = with_operator(given, count)
+        meant = with_operator(given, lambda operator, _: operator.count(wanted))
         if dry_run:
             _say_count(meant, where, "would be removed", as_json=as_json)
             return
         if not _confirmed(f"Remove {meant:,} dead letters of {where} for good?"):
             say("nothing was removed")
             raise SystemExit(int(ExitCode.FAILED))
-    moving = _Moving("removed", None)
 
-    def act(tell: Callable[[int], None]) -> None:
-        async def purge(operator: QueueOperator, _: Settings) -> int:
-            return await operator.discard_all(wanted, tell)
+    def purge(tell: Callable[[int], None]) -> int:
+        return with_operator(given, lambda operator, _: operator.discard_all(wanted, tell))
 
-        with_operator(given, purge)
-
-    moving.run(act)
-    _say_count(moving.count, where, "removed", as_json=as_json)
+    _say_count(counted("removed", purge), where, "removed", as_json=as_json)
 
 
 def _confirmed(question: str) -> bool:

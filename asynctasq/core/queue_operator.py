@@ -149,17 +149,17 @@ class QueueOperator:
     ) -> int:
         """Make dead letters of a queue ready again, oldest death first; `rate` bounds how many in a second.
 
+        No more of them than there are at the start: one that dies again meanwhile is not driven for ever.
         Each goes in one step, so it is safe to repeat after an error. Raises: DriverError.
         """
+        dead = (await self._driver.depth(queue)).dead
+        total = dead if limit is None else min(limit, dead)
+        at_once = REDRIVEN_AT_ONCE if rate is None else max(1, min(REDRIVEN_AT_ONCE, int(rate)))
         moved = 0
-        while limit is None or moved < limit:
-            most = REDRIVEN_AT_ONCE if rate is None else max(1, min(REDRIVEN_AT_ONCE, int(rate)))
-            count = await self._driver.redrive(queue, limit=most if limit is None else min(most, limit - moved))
-            if not count:
-                break
+        while moved < total and (count := await self._driver.redrive(queue, limit=min(at_once, total - moved))):
             moved += count
             on_progress(moved)
-            if rate is not None:
+            if rate is not None and moved < total:
                 await asyncio.sleep(count / rate)
         return moved
 

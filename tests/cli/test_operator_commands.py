@@ -6,7 +6,7 @@ import pty
 import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from asynctasq.cli.exit_codes import ExitCode
+from asynctasq.cli.tasks import counted
+from asynctasq.errors import DriverUnavailable
 from asynctasq.testing.conformance.harness import DriverHarness
 from asynctasq.testing.conformance.harnesses import redis, sqlite
 from asynctasq.testing.servers import Servers
@@ -215,3 +217,12 @@ def test_a_wide_terminal_gets_a_table(sqlite_shop: Shop) -> None:
 
     assert "shop_tasks:refuse  default  dead: failed  1 of 1" in said
     assert all(len(re.sub(r"\x1b\[[0-9;]*m", "", line)) <= 140 for line in said.splitlines())
+
+
+def test_a_count_that_the_backend_cuts_short_is_told() -> None:
+    def act(tell: Callable[[int], None]) -> int:
+        tell(1_200)
+        raise DriverUnavailable("gone")
+
+    with pytest.raises(DriverUnavailable, match=r"gone \(1,200 are redriven; run it again for the rest\)"):
+        counted("redriven", act)

@@ -1,5 +1,6 @@
 """What an operator finds, page by page, and removes, on every backend whose messages can be seen."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,6 +22,7 @@ from asynctasq.tasks import AsyncTask
 from asynctasq.testing.conformance.harness import DriverHarness
 from asynctasq.testing.conformance.harnesses import memory, mysql, postgres, redis, sqlite
 from asynctasq.testing.servers import Servers
+from tests.patience import SOON_S
 
 MAKERS = {
     "memory": memory.make_harness,
@@ -193,6 +195,37 @@ async def test_what_was_redriven_before_the_backend_went_away_is_told() -> None:
 
     depth = await driver.depth("default")
     assert (told, depth.ready, depth.dead) == ([100], 100, 50)
+
+
+class DiesAgain(MemoryDriver):
+    """What is redriven fails at once, and is a dead letter again."""
+
+    calls = 0
+
+    async def redrive(self, queue: str, *, limit: int) -> int:
+        self.calls += 1
+        count = await super().redrive(queue, limit=limit)
+        await bury(self, count)
+        return count
+
+
+async def test_what_dies_again_meanwhile_is_not_redriven_for_ever() -> None:
+    driver, told = DiesAgain(), list[int]()
+    await Queue(driver).dispatch([Bill(who=str(number)) for number in range(150)])
+    await bury(driver, 150)
+
+    moved = await operator_of(driver).redrive("default", limit=None, rate=None, on_progress=told.append)
+
+    assert (moved, told, driver.calls) == (150, [100, 150], 2)
+
+
+async def test_nothing_is_waited_for_after_the_last_dead_letter() -> None:
+    driver = MemoryDriver()
+    await Queue(driver).dispatch([Bill(who="a")])
+    await bury(driver, 1)
+
+    async with asyncio.timeout(SOON_S):
+        await operator_of(driver).redrive("default", limit=None, rate=0.001, on_progress=lambda _: None)
 
 
 class Blind(MemoryDriver):

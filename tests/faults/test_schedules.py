@@ -82,7 +82,7 @@ async def test_fifty_workers_run_each_tick_of_an_hour_once(harness: DriverHarnes
         before = len(RAN)
         harness.advance(STEP_S)
         await until(lambda: len(RAN) >= before + STEP_S, "the ticks of the step run", within_s=2 * SOON_S)  # noqa: B023
-        await until(idle, "their messages are settled")
+        await until(idle, "their messages are settled", within_s=2 * SOON_S)
     for worker in workers:
         worker.stop()
     await asyncio.gather(*running)
