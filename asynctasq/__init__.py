@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from asynctasq.tasks import AsyncProcessTask, AsyncTask, SyncProcessTask, SyncTask, Task, task
 from asynctasq.tasks.batches import dispatch_many, dispatch_many_sync
 from asynctasq.tasks.dispatching import set_default_dispatcher
-from asynctasq.tasks.handle import result, result_sync, status, status_sync
+from asynctasq.tasks.handle import cancel, cancel_sync, result, result_sync, status, status_sync
 
 # Imported when first used, so that `import asynctasq` stays fast.
 _NAMES_IN = {
@@ -14,8 +14,7 @@ _NAMES_IN = {
     "core.setup": "close init",
     "core.worker": "Worker",
     "tasks.schedules": "Cron Every",
-    "errors": "AsyncTasqError Reject Retry Snooze",
-    "tasks.middleware": "Middleware",
+    "errors": "Reject Retry Snooze",
     "tasks.resources": "Resource resource",
 }
 
@@ -23,8 +22,7 @@ if TYPE_CHECKING:
     from asynctasq.core.current_task import current_task
     from asynctasq.core.setup import close, init
     from asynctasq.core.worker import Worker
-    from asynctasq.errors import AsyncTasqError, Reject, Retry, Snooze
-    from asynctasq.tasks.middleware import Middleware
+    from asynctasq.errors import Reject, Retry, Snooze
     from asynctasq.tasks.resources import Resource, resource
     from asynctasq.tasks.schedules import Cron, Every
 else:
@@ -41,7 +39,7 @@ set_default_dispatcher(lambda: importlib.import_module("asynctasq.core.setup").d
 
 __version__ = "0.1.0"
 __all__ = [
-    "AsyncProcessTask", "AsyncTask", "AsyncTasqError", "Cron", "Every", "Middleware", "Reject", "Resource", "Retry",
-    "Snooze", "SyncProcessTask", "SyncTask", "Task", "Worker", "close", "current_task", "dispatch_many",
+    "AsyncProcessTask", "AsyncTask", "Cron", "Every", "Reject", "Resource", "Retry", "Snooze", "SyncProcessTask",
+    "SyncTask", "Task", "Worker", "cancel", "cancel_sync", "close", "current_task", "dispatch_many",
     "dispatch_many_sync", "init", "resource", "result", "result_sync", "status", "status_sync", "task",
 ]  # fmt: skip

@@ -24,6 +24,7 @@ __all__ = [
     "ResultTimeoutError",
     "Retry",
     "Snooze",
+    "TaskCancelledError",
     "TaskDefinitionError",
     "TaskExpiredError",
     "TaskFailedError",
@@ -195,6 +196,10 @@ class TaskFailedError(AsyncTasqError):
 
 class TaskNotFoundError(AsyncTasqError, LookupError):
     """Nothing is stored of a task: it is unknown, was cancelled, or has completed and its result is not kept."""
+
+
+class TaskCancelledError(TaskNotFoundError):
+    """A task was cancelled, so there is no result of it; the store knows of that for an hour."""
 
 
 class ResultNotKept(AsyncTasqError):

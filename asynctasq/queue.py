@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
 from asynctasq.clock import Clock, SystemClock
@@ -36,6 +36,9 @@ from asynctasq.tasks.handle import TaskHandle
 from asynctasq.tasks.middleware import DispatchContext, around_dispatch
 from asynctasq.tasks.options import Options
 from asynctasq.tasks.task_status import TaskStatus
+
+if TYPE_CHECKING:
+    from asynctasq.tasks.cancellation import Cancellation
 
 __all__ = [
     "MessageFactory",
@@ -106,6 +109,7 @@ class MessageFactory:
             missing=options.missing,
             expires_s=options.expires_s,
             headers=NO_HEADERS if context is None else context.headers,
+            limits=_texts_of_limits(task, definition, given) if definition.limits else None,
         )
         unique = None
         if options.unique is not None:
@@ -143,6 +147,19 @@ def _delay_s(options: Options, now: float, definition: TaskDefinition) -> float:
             f"{options.expires_s:g} s after it, so it could never run; give it a longer `expires` or a shorter delay"
         )
     return delay_s
+
+
+def _texts_of_limits(
+    task: BaseTask[Any], definition: TaskDefinition, given: Mapping[str, object]
+) -> Mapping[str, str] | None:
+    """Return what the names of the task's limits are for this dispatch.
+
+    Raises: DispatchError.
+    """
+    from asynctasq.tasks.limits import texts_of  # few tasks need it
+
+    defaults: Mapping[str, object] = definition.signature.defaults() if definition.defaults is None else {}
+    return texts_of(definition.limits, task, {**defaults, **given}, definition.name) or None
 
 
 def _check_attributes(task: BaseTask[Any], definition: TaskDefinition) -> None:
@@ -249,24 +266,31 @@ class Queue(Dispatcher[BaseTask[Any]]):
 
         factory = self.factory
         return await wait_for_result(
-            self._driver_for(task), task_id, task=task, timeout_s=timeout_s, keys=factory.keys, limits=factory.limits
+            self.driver_for(task), task_id, task=task, timeout_s=timeout_s, keys=factory.keys, limits=factory.limits
         )
 
     async def status(self, task_id: str, *, task: type[BaseTask[Any]] | None = None) -> TaskStatus:
         """Return what is known of a task; see `TaskHandle.status`."""
         from asynctasq.results import fetch_status
 
-        return await fetch_status(self._driver_for(task), task_id, limits=self.factory.limits)
+        return await fetch_status(self.driver_for(task), task_id, limits=self.factory.limits)
+
+    async def cancel(self, task_id: str, *, task: type[BaseTask[Any]] | None = None) -> "Cancellation":
+        """Cancel a task; see `TaskHandle.cancel`."""
+        from asynctasq.results import cancel_task
+
+        return await cancel_task(self.driver_for(task), task_id)
 
     def call_sync(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run a call of this queue from code that has no event loop.
 
         Raises: RuntimeError inside a running event loop.
         """
-        refuse_running_loop("this would block the running event loop; await result() or status() here")
+        refuse_running_loop("this would block the running event loop; await result(), status() or cancel() here")
         return background_loop.run(make)
 
-    def _driver_for(self, task: type[BaseTask[Any]] | None) -> Driver:
+    def driver_for(self, task: type[BaseTask[Any]] | None) -> Driver:
+        """Return where the tasks of a class go; those of None go to the default driver."""
         return self.driver if task is None else self._driver(definition_of(task))
 
     async def close(self) -> None:
@@ -303,7 +327,7 @@ def living_ids(tasks: Sequence[BaseTask[Any]], ids: list[str], stored: Sequence[
 
 
 def check_supported(task: BaseTask[Any], driver: Driver) -> None:
-    """Raise UnsupportedFeature for a task whose result is to be kept, or that is to be unique, where that can't be."""
+    """Raise UnsupportedFeature for a task that needs what the driver lacks: kept results, unique keys, limits."""
     options = options_of(task)
     if options.keep_result_s is not None and not driver.capabilities.keeps_results:
         name = definition_of(type(task)).name
@@ -311,6 +335,11 @@ def check_supported(task: BaseTask[Any], driver: Driver) -> None:
     if options.unique is not None and not driver.capabilities.unique:
         name = definition_of(type(task)).name
         raise UnsupportedFeature(f"{name} has unique set, but {driver} can't keep a task unique")
+    if (definition := definition_of(type(task))).limits and not driver.capabilities.reserves_released:
+        raise UnsupportedFeature(
+            f"{definition.name} has limits set, but {driver} can't keep any: it has no tokens that are taken in order; "
+            "use sqlite, redis, postgres or mysql, or limit the concurrency of one worker"
+        )
 
 
 def _check_reachable(task: BaseTask[Any], driver: Driver) -> None:

@@ -1,4 +1,4 @@
-"""Results and states of messages, as the application asks for them: waits, decodes, and says why there is none."""
+"""Results, states and the end of messages, as the application asks for them: waits, decodes, says why there is none."""
 
 import asyncio
 import math
@@ -8,24 +8,26 @@ from asynctasq.codec.arguments import load_result, task_of_result
 from asynctasq.codec.envelope import decode_envelope
 from asynctasq.codec.limits import Limits
 from asynctasq.codec.signing import SigningKeys, open_result
-from asynctasq.drivers.base import Driver, Inspectable, KeepsResults
+from asynctasq.drivers.base import CancelsRunning, Driver, Inspectable, KeepsResults
 from asynctasq.errors import (
     CodecError,
     ResultNotKept,
     ResultTimeoutError,
+    TaskCancelledError,
     TaskFailedError,
     TaskNotFoundError,
     UnknownTask,
     UnsupportedFeature,
 )
 from asynctasq.kernel.envelope import Envelope
-from asynctasq.kernel.messages import State, StoredMessage
+from asynctasq.kernel.messages import State, StoredMessage, cancelled_token
 from asynctasq.tasks.base import BaseTask
+from asynctasq.tasks.cancellation import Cancellation
 from asynctasq.tasks.definition import definition_of
 from asynctasq.tasks.registry import registered
-from asynctasq.tasks.task_status import TaskStatus, completed_status, status_of
+from asynctasq.tasks.task_status import TaskStatus, ended_status, status_of
 
-__all__ = ["fetch_status", "wait_for_result"]
+__all__ = ["cancel_task", "check_cancels_running", "fetch_status", "wait_for_result"]
 
 WAIT_S_MAX = 3600.0
 """The longest single wait that a driver is asked for; after it the state is looked at again."""
@@ -44,8 +46,9 @@ async def wait_for_result(
 
     While a message with this id lives, an earlier result of the same id is not looked at.
 
-    Raises: TaskFailedError, ResultTimeoutError, TaskNotFoundError, ResultNotKept, UnsupportedFeature if the driver
-    keeps no results, BadSignature for a result that is not signed as that of this message, UnknownTask.
+    Raises: TaskFailedError, ResultTimeoutError, TaskCancelledError, TaskNotFoundError, ResultNotKept,
+    UnsupportedFeature if the driver keeps no results, BadSignature for a result that is not signed as that of this
+    message, UnknownTask.
     """
     keeps, inspects = _keeping(driver), _inspecting(driver)
     loop = asyncio.get_running_loop()
@@ -65,6 +68,8 @@ async def wait_for_result(
     data = await keeps.fetch_result(task_id)
     if data is None:
         raise not_found(driver, task_id)
+    if cancelled_token(data) is not None:
+        raise TaskCancelledError(f"task {task_id} was cancelled, so it has no result")
     data = open_result(data, keys, task_id)
     return await load_result(data, _returns(data, task_id, task), limits)
 
@@ -80,9 +85,31 @@ async def fetch_status(driver: Driver, task_id: str, *, limits: Limits) -> TaskS
         if envelope is None:
             return status_of(stored, task="", max_attempts=None)
         return status_of(stored, task=envelope.task, max_attempts=envelope.max_attempts)
-    if driver.capabilities.keeps_results and await _keeping(driver).fetch_result(task_id) is not None:
-        return completed_status(task_id)
-    raise not_found(driver, task_id)
+    kept = await _keeping(driver).fetch_result(task_id) if driver.capabilities.keeps_results else None
+    if kept is None:
+        raise not_found(driver, task_id)
+    return ended_status(task_id, cancelled=cancelled_token(kept) is not None)
+
+
+async def cancel_task(driver: Driver, task_id: str) -> Cancellation:
+    """Cancel a task, whatever it is doing, and say what that was. Repeated, it says the same, for as long as is known.
+
+    Raises: UnsupportedFeature if the driver can't.
+    """
+    token = (await check_cancels_running(driver).cancel_running([task_id])).get(task_id)
+    if token is None:
+        token = await _cancelled_before(driver, task_id)
+    if token is None:
+        return Cancellation.NOTHING
+    return Cancellation.RUNNING if token else Cancellation.QUEUED
+
+
+async def _cancelled_before(driver: Driver, task_id: str) -> str | None:
+    """Return the token under which this task was cancelled: the reply to an earlier call may have been lost."""
+    kept = await _keeping(driver).fetch_result(task_id)
+    token = None if kept is None else cancelled_token(kept)
+    # A message of this id is of a later life, and can only be a dead letter.
+    return None if token is None or await _inspecting(driver).find(task_id) is not None else token
 
 
 def not_found(driver: object, task_id: str) -> TaskNotFoundError:
@@ -92,6 +119,15 @@ def not_found(driver: object, task_id: str) -> TaskNotFoundError:
         "result was not kept any longer, it was cancelled, it went to another driver (give its class as task=), or "
         "there never was such a task"
     )
+
+
+def check_cancels_running(driver: Driver) -> CancelsRunning:
+    """Return a driver that cancels by id; raise UnsupportedFeature for one that can't."""
+    if not driver.capabilities.cancels_running or not isinstance(driver, CancelsRunning):
+        raise UnsupportedFeature(
+            f"{driver} can't cancel tasks by their ids; let the task ask your own database whether it is still wanted"
+        )
+    return driver
 
 
 def _keeping(driver: Driver) -> KeepsResults:

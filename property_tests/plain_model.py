@@ -91,14 +91,13 @@ def _release(least: int, most: int, *, attempts: int = 0, crashes: int = 0, erro
 
 
 class PlainModel:
-    """Every message there is, in order of arrival. `moves` and `refused` are the transitions seen and those denied."""
+    """Every message there is, in order of arrival. `moves` are the transitions seen."""
 
     def __init__(self) -> None:
         self.now = 0
         self.messages: dict[str, Message] = {}
         self.results: dict[str, tuple[int, bytes]] = {}
         self.moves: list[tuple[str, str, str]] = []
-        self.refused: list[tuple[str, str]] = []
         self._counter = 0
 
     def _next(self) -> int:
@@ -238,8 +237,6 @@ class PlainModel:
                 del self.messages[name]
                 gone.append(name)
                 self.moves.append((state, "CANCEL", "cancelled"))
-            elif state == "reserved":
-                self.refused.append((state, "CANCEL"))
         return gone
 
     def result(self, name: str) -> bytes | None:

@@ -118,7 +118,7 @@ def start(sim: Simulation, schedules: tuple[ScheduledTask, ...], count: int) -> 
     """Start workers of this code, as a deploy does; those that replace crashed ones have it from now on, too."""
     engine = sim._engine
     engine.options = replace(engine.options, schedules=schedules, schedule_check_s=60.0)
-    engine.store.keeps_schedules = True
+    engine.store.has_own_messages = True
     return [engine.start_worker() for _ in range(count)]
 
 

@@ -110,7 +110,7 @@ def show_task(
 
 @tasks.command("cancel")
 def cancel_tasks(task_ids: TaskIds, driver: DriverName = None, json: AsJson = False) -> None:
-    """Remove messages that wait or are scheduled."""
+    """Cancel tasks: those that wait are removed, those that run are ended by their workers."""
     with exit_on_error():
         from asynctasq.cli import tasks as commands
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TextIO
 
 from asynctasq.kernel.ledger import Entry, Kind
-from asynctasq.kernel.schedule import is_of_schedule
+from asynctasq.kernel.limits import runs_no_task
 from asynctasq.kernel.texts import printable, printable_lines
 
 __all__ = ["AttemptLines", "JsonFormatter", "TextFormatter", "configure_logging"]
@@ -22,6 +22,7 @@ MARKS: Mapping[str, tuple[str, str]] = {
     "hand back": ("←", YELLOW),
     "crash": ("☠", RED),
     "bury": ("✗", RED),
+    "cancelled": ("⊘", YELLOW),
     "lost": ("?", RED),
 }
 WORDS: Mapping[str, str] = {
@@ -31,6 +32,7 @@ WORDS: Mapping[str, str] = {
     "hand back": "handed back",
     "crash": "crashed, will be run again",
     "bury": "failed for good, dead letter",
+    "cancelled": "cancelled",
     "lost": "lost its lease",
 }
 SECONDS_MAX = 120
@@ -54,18 +56,21 @@ class AttemptLines:
         self._running: dict[str, _Running] = {}
 
     def __call__(self, entry: Entry) -> None:
-        if is_of_schedule(entry.message_id):  # the task that it runs has a line of its own
+        if runs_no_task(entry.message_id) or entry.detail == "wait":  # the task that it runs has a line of its own
             return
         if entry.kind is Kind.STARTED:
             self._running[entry.message_id] = _Running(entry.detail, entry.at)
         elif entry.kind is Kind.ENDED and entry.message_id in self._running:
             self._running[entry.message_id].outcome = entry.detail
-        elif entry.kind in (Kind.SETTLED, Kind.LOST):
+        elif entry.kind in (Kind.SETTLED, Kind.LOST) or (
+            entry.kind is Kind.CANCELLED and entry.message_id in self._running
+        ):
             running = self._running.pop(entry.message_id, None) or _Running("", entry.at)
             self._write(entry, running)
 
     def _write(self, entry: Entry, running: _Running) -> None:
-        key = "lost" if entry.kind is Kind.LOST else entry.detail.partition(":")[0]
+        settled = entry.kind is Kind.SETTLED
+        key = entry.detail.partition(":")[0] if settled else entry.kind.value
         line = self._json(entry, running, key) if self._as_json else self._text(entry, running, key)
         self._stream.write(f"{line}\n")
         self._stream.flush()

@@ -75,7 +75,7 @@ def cancel_tasks(given: Mapping[str, Any], task_ids: Sequence[str], *, as_json: 
     Raises: ConfigError, DriverError.
     """
     removed = with_operator(given, lambda operator, _: operator.cancel(task_ids))
-    _say_removed(task_ids, removed, "cancelled", "it runs, is dead or is not there", as_json=as_json)
+    _say_removed(task_ids, removed, "cancelled", "it has ended, is dead or is not there", as_json=as_json)
 
 
 def discard_tasks(given: Mapping[str, Any], task_ids: Sequence[str], *, as_json: bool) -> None:

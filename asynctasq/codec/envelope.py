@@ -36,6 +36,7 @@ from asynctasq.kernel.envelope import (
     Missing,
     check_headers,
 )
+from asynctasq.kernel.limits import TEXT_CHARS_MAX
 from asynctasq.kernel.retry import Delays, Exponential, Fixed, RetryPolicy
 
 __all__ = ["WIRE_VERSION", "Envelope", "decode_envelope", "encode_envelope"]
@@ -160,10 +161,12 @@ def _to_fields(envelope: Envelope) -> list[object]:
         _retry_to_wire(envelope.retry),
         envelope.dispatched_at,
     ]
-    if envelope.expires_s is not None or envelope.scheduled_for is not None:
+    if envelope.expires_s is not None or envelope.scheduled_for is not None or envelope.limits is not None:
         fields += (envelope.timeout_s, envelope.keep_result_s, envelope.max_crashes)
         fields += (dict(envelope.headers), envelope.missing, envelope.expires_s)
-        if envelope.scheduled_for is not None:
+        if envelope.limits is not None:
+            fields += (envelope.scheduled_for, dict(envelope.limits))
+        elif envelope.scheduled_for is not None:
             fields.append(envelope.scheduled_for)
     elif envelope.missing != MISSING_DEFAULT:
         fields += (envelope.timeout_s, envelope.keep_result_s, envelope.max_crashes)
@@ -182,7 +185,7 @@ def _to_fields(envelope: Envelope) -> list[object]:
 def _from_fields(fields: list[object]) -> Envelope:
     """Check every type and range, so that nothing later meets a value that `_to_fields` does not write."""
     count = len(fields)
-    if count < FIELDS_MIN or count > FIELDS_MIN + 7:
+    if count < FIELDS_MIN or count > FIELDS_MIN + 8:
         raise ValueError(f"{count} of them")
     task, arguments = fields[0], fields[1]
     if type(task) is not str or type(arguments) is not bytes:
@@ -202,7 +205,8 @@ def _from_fields(fields: list[object]) -> Envelope:
         headers=NO_HEADERS if count < 9 else _headers(fields[8]),
         missing=MISSING_DEFAULT if count < 10 else _missing(fields[9]),
         expires_s=None if count < 11 or (count > 11 and fields[10] is None) else _duration(fields[10], above_zero=True),
-        scheduled_for=None if count < 12 else _instant(fields[11]),
+        scheduled_for=None if count < 12 or (count > 12 and fields[11] is None) else _instant(fields[11]),
+        limits=None if count < 13 else _limits(fields[12]),
     )
 
 
@@ -276,6 +280,15 @@ def _missing(value: object) -> Missing:
         if value == known:
             return known
     raise ValueError("what to do about a missing model is not known")
+
+
+def _limits(value: object) -> Mapping[str, str]:
+    if type(value) is not dict:
+        raise TypeError("the names of limits must be a map")
+    for text in (item for pair in cast("dict[object, object]", value).items() for item in pair):
+        if type(text) is not str or not 0 < len(text) <= TEXT_CHARS_MAX:
+            raise ValueError(f"the name of a limit must be a text of 1 to {TEXT_CHARS_MAX} characters")
+    return cast("dict[str, str]", value)
 
 
 def _headers(value: object) -> Mapping[str, str]:

@@ -5,6 +5,7 @@ import logging
 from typing import cast
 
 from asynctasq.core.around_attempt import run_within
+from asynctasq.core.cancelled_attempts import CancelledAttempts
 from asynctasq.core.current_task import running_task
 from asynctasq.core.exception_codec import log_error, record_of
 from asynctasq.core.hooks import AttemptEnvironment, HookCaller, may_retry, record_event
@@ -19,11 +20,13 @@ from asynctasq.core.in_flight import (
 from asynctasq.core.lanes.child import ReplyKind, Request
 from asynctasq.core.lanes.lanes import Lanes
 from asynctasq.core.lanes.process_pool import ChildCrashed
-from asynctasq.core.module_imports import IMPORT_S_MAX
+from asynctasq.core.limits import LimitedAttempts
 from asynctasq.core.runtime import WorkerSettings
-from asynctasq.core.task_factory import Invocation, TaskFactory, dead_reason_of
+from asynctasq.core.snoozes import Snoozes
+from asynctasq.core.task_factory import TaskFactory, dead_reason_of
 from asynctasq.core.tickers import Tickers
 from asynctasq.core.tracebacks import drop_library_frames, exception_text
+from asynctasq.drivers.base import Driver
 from asynctasq.errors import (
     CodecError,
     DispatchError,
@@ -32,7 +35,6 @@ from asynctasq.errors import (
     Retry,
     Snooze,
     TaskExpiredError,
-    TaskTimeoutError,
     UnsupportedVersion,
     WorkerCrashedError,
 )
@@ -56,22 +58,21 @@ from asynctasq.kernel.decide import (
 )
 from asynctasq.kernel.envelope import MAX_CRASHES_DEFAULT, MAX_CRASHES_MOST, Envelope
 from asynctasq.kernel.ledger import Kind
+from asynctasq.kernel.limits import LIMIT_TASK
 from asynctasq.kernel.messages import Bury, Complete, DeadReason, ErrorRecord, Release, Settlement
 from asynctasq.kernel.retry import Fixed
 from asynctasq.kernel.schedule import TICKER_TASK
 from asynctasq.logs import get_logger
 from asynctasq.tasks.base import AsyncTask, SyncTask
 from asynctasq.tasks.completing import running_completion
+from asynctasq.tasks.definition import set_running_attempt
 from asynctasq.tasks.middleware import Middleware
 from asynctasq.tasks.mode import Mode
-from asynctasq.tasks.registry import registered, source_file
+from asynctasq.tasks.registry import source_file
 
 __all__ = ["AttemptRunner"]
 
 logger = get_logger(__name__)
-
-SNOOZED_MAX = 10_000
-"""How many messages a worker remembers to have snoozed."""
 
 
 class AttemptRunner:
@@ -80,10 +81,11 @@ class AttemptRunner:
     Of `settings` count `lease_s`, which leases were asked for, `hook_timeout_s`, which bounds `failed`, `should_retry`,
     and entering and leaving one of `middleware`, and `fetch_values`: the value that a child process returned is in
     `InFlightAttempt.value` too, whether or not it is kept. Without `completion_factory` no task can settle itself.
-    `tickers` run the messages that keep schedules going.
+    `tickers` run the messages that keep schedules going, `limits` the attempts of tasks that have any. `driver`, which
+    leased what is run, tells what was cancelled.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - the parts of a worker
         self,
         task_factory: TaskFactory,
         lanes: Lanes,
@@ -92,6 +94,8 @@ class AttemptRunner:
         settings: WorkerSettings,
         completion_factory: CompletionFactory | None = None,
         tickers: Tickers | None = None,
+        driver: Driver | None = None,
+        limits: LimitedAttempts | None = None,
     ) -> None:
         self._task_factory = task_factory
         self._lanes = lanes
@@ -99,18 +103,29 @@ class AttemptRunner:
         self._settings = settings
         self._completion_factory = completion_factory
         self._tickers = tickers
+        self._limits = limits
         middleware = settings.middleware or ()
         self._middleware = [each for each in middleware if type(each).attempting is not Middleware.attempting]
-        self._snoozed: dict[str, None] = {}
+        self._snoozes = Snoozes()
         self._hooks = HookCaller(task_factory, lanes, environment=environment, timeout_s=settings.hook_timeout_s)
+        limit_s = settings.lease_s / 3
+        self.cancelled_attempts = CancelledAttempts(driver, self._hooks, environment=environment, limit_s=limit_s)
 
     async def run(self, attempt: InFlightAttempt) -> Settlement | None:
         """Run the attempt and return how to settle it; None if the lease ended before anything ran."""
         scope = self._environment.attempt_scope()
         if scope is None:
-            return await self._run(attempt)
+            return await self._run_and_tell(attempt)
         async with scope:
+            return await self._run_and_tell(attempt)
+
+    async def _run_and_tell(self, attempt: InFlightAttempt) -> Settlement | None:
+        """Run the attempt; if its lease is lost, its task may have been cancelled, and then hears of it."""
+        try:
             return await self._run(attempt)
+        finally:
+            if attempt.cancel_reason is not None:
+                await self.cancelled_attempts.end(attempt)
 
     async def _run(self, attempt: InFlightAttempt) -> Settlement | None:
         lease = attempt.lease
@@ -124,6 +139,8 @@ class AttemptRunner:
             return self._unrunnable(attempt, error)
         if envelope.task == TICKER_TASK and self._tickers is not None:
             return await self._tickers.tick(attempt, envelope)
+        if envelope.task == LIMIT_TASK and self._limits is not None:
+            return await self._limits.lines.look(attempt, envelope)
         attempt.task_name, attempt.max_attempts = envelope.task, envelope.max_attempts
         if attempt.asyncio_task is not None:
             attempt.asyncio_task.set_name(str(attempt))
@@ -163,7 +180,24 @@ class AttemptRunner:
         if verdict is not Verdict.RUN:
             return await self._end_unstarted(attempt, envelope, verdict)
         run = AttemptRun(attempt, invocation)
+        if invocation.definition.limits and self._limits is not None:
+            return await self._limits.run(run, self._start_in_time)
+        return await self._start(run)
+
+    async def _start_in_time(self, run: AttemptRun) -> Settlement | None:
+        """Do `_start`, unless taking tokens has taken too long."""
+        attempt, envelope = run.attempt, run.invocation.envelope
+        verdict = self._screen(attempt, envelope)
+        if verdict is not Verdict.RUN:
+            return await self._end_unstarted(attempt, envelope, verdict)
+        return await self._start(run)
+
+    async def _start(self, run: AttemptRun) -> Settlement | None:
+        attempt = run.attempt
         outcome = await self._execute(run)
+        if attempt.cancel_reason is CancelReason.CANCELLED:
+            run.went_on = not (isinstance(outcome, Interrupted) or run.invocation.definition.mode is Mode.THREAD)
+            return None
         if attempt.settled_in_transaction and not isinstance(outcome, Succeeded | Interrupted):
             return await self._after_completion(run, outcome)
         return await self._settle(run, outcome)
@@ -172,6 +206,7 @@ class AttemptRunner:
 
     async def _execute(self, run: AttemptRun) -> Outcome:
         """Run the task's code and return the outcome, whatever it raises."""
+        run.attempt.run = run
         record_event(self._environment, run.attempt, Kind.STARTED, run.attempt.task_name)
         try:
             outcome = await self._in_lane(run)
@@ -186,6 +221,7 @@ class AttemptRunner:
         envelope, mode = run.invocation.envelope, run.invocation.definition.mode
         if mode.in_process:
             replied = self._in_process(run)
+            replied = replied if run.limited is None else run.limited.before(replied)
             if self._middleware:
                 run.built = True  # what middleware raises says nothing of the message
                 replied = run_within(self._middleware, run, replied, timeout_s=self._settings.hook_timeout_s)
@@ -193,21 +229,32 @@ class AttemptRunner:
         task = run.task = await self._task_factory.build(run.invocation, timeout_s=envelope.timeout_s)
         run.built = True
         running_task.set(task)
+        set_running_attempt(task, run.attempt)
         if self._completion_factory is not None:
             run.completion = self._completion_factory.completion(run.attempt, task, envelope.keep_result_s)
         token = running_completion.set(run.completion)
         try:
             if mode is Mode.LOOP:
                 returned = self._lanes.run_async(cast("AsyncTask[object]", task), envelope.timeout_s)
+                returned = returned if run.limited is None else run.limited.entering(returned)
             else:
-                execute = cast("SyncTask[object]", task).execute
-                returned = self._lanes.run_blocking(execute, envelope.timeout_s, what=run.attempt.task_name)
+                returned = self._in_thread(run, cast("SyncTask[object]", task), envelope.timeout_s)
             if self._middleware:
                 returned = run_within(self._middleware, run, returned, timeout_s=self._settings.hook_timeout_s)
             value = await returned
         finally:
             running_completion.reset(token)  # the hooks of a failed attempt must not complete it
         return self._returned(run, value)
+
+    async def _in_thread(self, run: AttemptRun, task: SyncTask[object], timeout_s: float | None) -> object:
+        limited = run.limited
+        execute = task.execute if limited is None else limited.calling(task.execute)
+        returned = self._lanes.run_blocking(execute, timeout_s, what=run.attempt.task_name)
+        run.attempt.in_thread = True
+        try:
+            return await (returned if limited is None else limited.before(returned))
+        finally:
+            run.attempt.in_thread = False
 
     async def _in_process(self, run: AttemptRun) -> Outcome:
         invocation, lease = run.invocation, run.attempt.lease
@@ -266,7 +313,7 @@ class AttemptRunner:
         reason = None if run.built else dead_reason_of(error)
         match error:
             case Snooze():
-                return Snoozed(delay_s=float(error.delay_s), again=self._snoozed_again(run.attempt.lease.message_id))
+                return Snoozed(delay_s=float(error.delay_s), again=self._snoozes.again(run.attempt.lease.message_id))
             case Retry():
                 after_s = None if error.after_s is None else float(error.after_s)
                 return RetryRequested(error=record_of(error), after_s=after_s)
@@ -280,15 +327,6 @@ class AttemptRunner:
                 return Unrunnable(reason=reason, error=record_of(error))
             case _:
                 return Failed(error=record_of(error), wants_retry=may_retry(run, error))
-
-    def _snoozed_again(self, message_id: str) -> bool:
-        """Return whether this worker has snoozed the message before; remember that it does."""
-        again = message_id in self._snoozed
-        self._snoozed.pop(message_id, None)
-        self._snoozed[message_id] = None
-        if len(self._snoozed) > SNOOZED_MAX:
-            del self._snoozed[next(iter(self._snoozed))]
-        return again
 
     # -- settling ----------------------------------------------------------------------------------
 
@@ -355,24 +393,9 @@ class AttemptRunner:
 
     async def _tell_failed(self, attempt: InFlightAttempt, envelope: Envelope, error: Exception) -> None:
         """Call `failed` of a task of which nothing else runs any more, if it can be found."""
-        invocation = await self._find_for_hook(attempt, envelope)
+        invocation = await self._hooks.find(attempt, envelope, hook="failed")
         if invocation is not None:
             await self._hooks.failed(AttemptRun(attempt, invocation), error)
-
-    async def _find_for_hook(self, attempt: InFlightAttempt, envelope: Envelope) -> Invocation | None:
-        """Return what the message invokes; None if its module can't be imported.
-
-        A child process tries first to import that of a message that crashed before.
-        """
-        lease = attempt.lease
-        try:
-            if lease.crashes and registered(envelope.task) is None:
-                request = Request(message_id=lease.message_id, attempt=lease.attempt, body=lease.body, only_import=True)
-                await self._lanes.run_in_process(request, IMPORT_S_MAX)
-            return await self._task_factory.find(lease.message_id, lease.attempt, envelope)
-        except (CodecError, ChildCrashed, TaskTimeoutError, OSError) as error:
-            logger.error("failed() of %s is not called: %s", attempt, exception_text(error))  # noqa: TRY400 - not ours
-            return None
 
     def _bury_crashed(self, attempt: InFlightAttempt) -> Settlement:
         return Bury(reason=DeadReason.CRASHED, error=record_of(attempt.crash_error(attempt.lease.crashes)))

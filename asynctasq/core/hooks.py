@@ -1,4 +1,4 @@
-"""Calls a task's own `should_retry` and `failed`; whatever they do, the attempt is settled."""
+"""Calls a task's own `should_retry`, `failed` and `cancelled`; whatever they do, the attempt is settled."""
 
 import asyncio
 import inspect
@@ -10,16 +10,21 @@ from typing import Any, Protocol, cast
 
 from asynctasq.clock import Clock
 from asynctasq.core.exception_codec import is_one_of, log_error
-from asynctasq.core.in_flight import AttemptRun, InFlightAttempt, clear_cancellation
+from asynctasq.core.in_flight import AttemptRun, CancelReason, InFlightAttempt, clear_cancellation
+from asynctasq.core.lanes.child import Request
 from asynctasq.core.lanes.lanes import Lanes
-from asynctasq.core.task_factory import BadArguments, TaskFactory
+from asynctasq.core.lanes.process_pool import ChildCrashed
+from asynctasq.core.module_imports import IMPORT_S_MAX
+from asynctasq.core.task_factory import BadArguments, Invocation, TaskFactory
 from asynctasq.core.tracebacks import class_name, exception_text
 from asynctasq.errors import CodecError, TaskTimeoutError
 from asynctasq.kernel.decide import is_retried
+from asynctasq.kernel.envelope import Envelope
 from asynctasq.kernel.ledger import Entry, Kind
 from asynctasq.kernel.retry import RandomSource
 from asynctasq.logs import get_logger
 from asynctasq.tasks.base import BaseTask
+from asynctasq.tasks.registry import registered
 
 __all__ = ["AttemptEnvironment", "HookCaller", "may_retry", "record_event"]
 
@@ -106,11 +111,42 @@ class HookCaller:
         except BaseException as error:  # noqa: BLE001 - user code may raise anything
             self._hook_raised(run, "failed", error)
 
-    async def _call(self, run: AttemptRun, hook: Callable[[Exception], object], exception: BaseException) -> object:
+    async def cancelled(self, run: AttemptRun) -> None:
+        """Call the task's `cancelled`, if its class overrides it; its errors are logged and change nothing."""
+        if run.invocation.cls.cancelled is BaseTask[Any].cancelled:
+            return
+        task = await self._instance(run)
+        if task is None:
+            return
+        record_event(self._environment, run.attempt, Kind.HOOK, "cancelled")
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await self._call(run, task.cancelled)
+        except BaseException as error:  # noqa: BLE001 - user code may raise anything
+            self._hook_raised(run, "cancelled", error)
+
+    async def find(self, attempt: InFlightAttempt, envelope: Envelope, *, hook: str) -> Invocation | None:
+        """Return what the message of an attempt that runs no code invokes; None if its module can't be imported.
+
+        A child process tries first to import that of a message that crashed before.
+        """
+        lease = attempt.lease
+        try:
+            if lease.crashes and registered(envelope.task) is None:
+                request = Request(message_id=lease.message_id, attempt=lease.attempt, body=lease.body, only_import=True)
+                await self._lanes.run_in_process(request, IMPORT_S_MAX)
+            return await self._task_factory.find(lease.message_id, lease.attempt, envelope)
+        except (CodecError, ChildCrashed, TaskTimeoutError, OSError) as error:
+            logger.error("%s() of %s is not called: %s", hook, attempt, exception_text(error))  # noqa: TRY400 - not ours
+            return None
+
+    async def _call(
+        self, run: AttemptRun, hook: Callable[..., object], exception: BaseException | None = None
+    ) -> object:
         """Call a hook in the event loop if it is a coroutine function, else where it may block."""
 
         def call() -> object:
-            return hook(cast("Exception", exception))
+            return hook() if exception is None else hook(cast("Exception", exception))
 
         if inspect.iscoroutinefunction(hook):
             answer = call()
@@ -120,7 +156,7 @@ class HookCaller:
 
     def _hook_raised(self, run: AttemptRun, hook: str, error: BaseException) -> None:
         """Log a hook's error; let the cancellation by this worker pass, which hands the message back."""
-        if run.attempt.cancel_reason is not None:
+        if _is_interruption(run, error):
             raise error
         if issubclass(type(error), asyncio.CancelledError):
             clear_cancellation()
@@ -140,10 +176,21 @@ class HookCaller:
             except (CodecError, BadArguments):
                 return None
             except BaseException as error:
-                if run.attempt.cancel_reason is not None:
+                if _is_interruption(run, error):
                     raise
                 if issubclass(type(error), asyncio.CancelledError):
                     clear_cancellation()
                 log_error(logger, logging.ERROR, f"{run.attempt.task_name} could not be built for its hooks", error)
                 return None
         return run.task
+
+
+def _is_interruption(run: AttemptRun, error: BaseException) -> bool:
+    """Say whether this worker interrupts the attempt, so that no error of its hooks counts.
+
+    The hook of a cancelled task may be interrupted itself, when the worker stops.
+    """
+    reason = run.attempt.cancel_reason
+    return reason is not None and (
+        reason is not CancelReason.CANCELLED or issubclass(type(error), asyncio.CancelledError)
+    )

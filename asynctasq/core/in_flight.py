@@ -2,8 +2,9 @@
 
 import asyncio
 import enum
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from asynctasq.core.task_factory import Invocation
 from asynctasq.errors import WorkerCrashedError
@@ -18,9 +19,13 @@ __all__ = [
     "CancelReason",
     "CompletionFactory",
     "InFlightAttempt",
+    "LimitedStart",
     "TransactionOutcome",
     "clear_cancellation",
 ]
+
+
+T = TypeVar("T")
 
 
 class CancelReason(enum.Enum):
@@ -28,6 +33,8 @@ class CancelReason(enum.Enum):
 
     WORKER_STOPS = "the worker stops"
     LEASE_LOST = "the lease is lost"
+    CANCELLED = "the task was cancelled"
+    LIMIT_LOST = "a token of a limit is lost"
 
 
 @dataclass(slots=True, eq=False)
@@ -37,12 +44,20 @@ class InFlightAttempt:
     `deadline` is when the lease ends, on the worker's monotonic clock. `settled_in_transaction` says whether the task
     settled the attempt in its own transaction; it is False when the lease was lost by then. `max_attempts` is that of
     its message, once that is decoded. The worker has had the lease since `held_since` at least; it is set for messages
-    that expire.
+    that expire. `found_cancelled`: the store says that the lease is lost because the message was cancelled. `run`: its
+    task's code was started. `in_thread`: it is in a thread now, which can't be stopped but ends when it likes to. One
+    that `must_be_renewed` counts as lost when it can't be before it ends.
     """
 
+    must_be_renewed: ClassVar[bool] = False
     lease: Lease
     deadline: float
     cancel_reason: CancelReason | None = None
+    found_cancelled: bool = False
+    run: "AttemptRun | None" = None
+    in_thread: bool = False
+    overdue: asyncio.TimerHandle | None = None
+    """What says so, or abandons the thread, when it does not end long after it was cancelled."""
     task_name: str = "?"
     max_attempts: int = MAX_CRASHES_DEFAULT
     asyncio_task: "asyncio.Task[None] | None" = None
@@ -54,6 +69,11 @@ class InFlightAttempt:
 
     def __str__(self) -> str:
         return f"{self.task_name} (message {self.lease.message_id})"
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether what comes of it counts no more, or the worker interrupts it; any thread may ask."""
+        return self.cancel_reason is not None
 
     def crash_error(self, crashes: int) -> WorkerCrashedError:
         """Return the error of a message that is given up after so many crashes."""
@@ -88,15 +108,37 @@ class CompletionFactory(Protocol):
         ...
 
 
+class LimitedStart(Protocol):
+    """What is around the code of an attempt that has tokens of limits."""
+
+    async def entering(self, code: Coroutine[Any, Any, T]) -> T:
+        """Await the coroutine, whose first step begins the attempt's own code."""
+        ...
+
+    async def before(self, code: Coroutine[Any, Any, T]) -> T:
+        """Await the coroutine, which calls what `calling` has returned."""
+        ...
+
+    def calling(self, execute: Callable[[], T]) -> Callable[[], T]:
+        """Return the call that notes its own beginning, in whichever thread."""
+        ...
+
+
 @dataclass(slots=True)
 class AttemptRun:
-    """One attempt with what its message invokes, while it runs. `built`: its task exists, here or in a child."""
+    """One attempt with what its message invokes, while it runs. `built`: its task exists, here or in a child.
+
+    `went_on`: its code has ended by itself although it was cancelled. `limited` is what is around its code if its task
+    has limits.
+    """
 
     attempt: InFlightAttempt
     invocation: Invocation
     task: BaseTask[Any] | None = None
     built: bool = False
     completion: AttemptCompletion | None = None
+    went_on: bool = False
+    limited: LimitedStart | None = None
 
 
 def clear_cancellation() -> None:

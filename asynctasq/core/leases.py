@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import Protocol
 
 from asynctasq.clock import Clock
+from asynctasq.core.cancellation import cancelled_among
 from asynctasq.core.in_flight import InFlightAttempt
 from asynctasq.core.progress import ProgressReports
 from asynctasq.drivers.base import Driver
@@ -29,6 +30,9 @@ logger = get_logger(__name__)
 
 FLOAT_TOLERANCE_S = 1e-6
 """A lease is due this much before a third of it has passed, so that a timer set for then finds it due."""
+
+CANCELLED_LOOK_SHARE = 1 / 10
+"""How much of a lease it may take to find out whether lost leases were cancelled."""
 
 END_S_MAX = 10.0
 """How long stopping waits for the thread, which may be in the middle of a call; it never keeps a process alive."""
@@ -52,6 +56,10 @@ class LeaseRenewer(Protocol):
         """Stop renewing the lease of this attempt."""
         ...
 
+    def renew_all(self) -> None:
+        """Renew all leases soon, to find out which are lost; call it in the worker's loop."""
+        ...
+
     def report(self, attempt: InFlightAttempt, progress: Progress) -> None:
         """Store the progress of this attempt soon, unless it has ended by then; may be called from any thread."""
         ...
@@ -68,6 +76,9 @@ class _Renewals:
         self.lease_s = lease_s
         self._clock = clock
         self._attempts: dict[str, InFlightAttempt] = {}
+        self.all_due = False
+        """All are due, whenever they were renewed."""
+        self._all_asked = False
 
     def add(self, attempt: InFlightAttempt) -> None:
         self._attempts[attempt.lease.message_id] = attempt
@@ -81,13 +92,30 @@ class _Renewals:
 
     def due(self) -> list[InFlightAttempt]:
         """Return the attempts of whose leases a third has passed."""
+        self._all_asked, self.all_due = self.all_due, False
+        if self._all_asked:
+            return [*self._attempts.copy().values()]
         until = self._clock.monotonic() + self.lease_s * 2 / 3 + FLOAT_TOLERANCE_S
         return [attempt for attempt in self._attempts.copy().values() if attempt.deadline <= until]
 
+    def failed(self) -> None:
+        """Note that what was due last could not be renewed."""
+        self.all_due = self.all_due or self._all_asked
+
     def next_due_in_s(self) -> float:
         """Return in how many seconds the next lease is due for renewal; 0 if one is overdue."""
+        if self.all_due:
+            return 0.0
         first = min(attempt.deadline for attempt in self._attempts.copy().values())
         return max(0.0, first - self.lease_s * 2 / 3 - self._clock.monotonic())
+
+    def take_out_of_time(self, asked: Sequence[InFlightAttempt], retry_s: float) -> list[InFlightAttempt]:
+        """Return, and renew no more, those that must be renewed and would end before another try has come back."""
+        until = self._clock.monotonic() + retry_s + self.lease_s / 3
+        late = [attempt for attempt in asked if attempt.must_be_renewed and attempt.deadline < until]
+        for attempt in late:
+            self.remove(attempt)
+        return late
 
     def apply_reply(
         self, asked: Sequence[InFlightAttempt], lost: AbstractSet[str], asked_at: float
@@ -108,6 +136,13 @@ class _Renewals:
                 attempt.deadline = asked_at + self.lease_s
         return newly_lost
 
+    async def find_cancelled(self, driver: Driver, lost: Sequence[InFlightAttempt]) -> None:
+        """Ask the store which of these were cancelled, and note it in them; no lease is renewed meanwhile."""
+        limit_s = self.lease_s * CANCELLED_LOOK_SHARE
+        cancelled = await cancelled_among(driver, [attempt.lease for attempt in lost], limit_s=limit_s)
+        for attempt in lost:
+            attempt.found_cancelled = attempt.lease.message_id in cancelled
+
 
 class ThreadLeaseRenewer:
     """Renews from a dedicated thread, with a connection of its own."""
@@ -119,7 +154,9 @@ class ThreadLeaseRenewer:
         self._reports = ProgressReports(driver, clock=clock, limit_s=lease_s / 3)
         self._period_s = min(1.0, lease_s / 6)
         self._report_after_s = min(BLOCKED_LOOP_S, lease_s)
-        self._stopping = threading.Event()
+        self._stopping = False
+        self._look = threading.Event()
+        """The thread looks what is to do."""
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_thread_id = 0
@@ -133,7 +170,8 @@ class ThreadLeaseRenewer:
         self._loop = asyncio.get_running_loop()
         self._loop_thread_id = threading.get_ident()
         self._note_loop_ran()
-        self._stopping.clear()  # a worker may be started again
+        self._stopping = False  # a worker may be started again
+        self._look.clear()
         self._ended = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="asynctasq-leases", daemon=True)
         self._thread.start()
@@ -146,6 +184,10 @@ class ThreadLeaseRenewer:
         if self._reports.latest:
             self._reports.remove(attempt)
 
+    def renew_all(self) -> None:
+        self._renewals.all_due = True
+        self._look.set()
+
     def report(self, attempt: InFlightAttempt, progress: Progress) -> None:
         self._reports.add(attempt, progress)
 
@@ -153,7 +195,8 @@ class ThreadLeaseRenewer:
         thread, self._thread = self._thread, None
         if thread is None:
             return
-        self._stopping.set()
+        self._stopping = True
+        self._look.set()
         # Not joined in a thread of the loop's executor: the loop could not be closed before that returns.
         with suppress(TimeoutError):
             async with asyncio.timeout(END_S_MAX):
@@ -161,13 +204,19 @@ class ThreadLeaseRenewer:
 
     def _run(self) -> None:
         with asyncio.Runner() as runner:
-            while not self._stopping.wait(self._period_s):
+            while not self._wait_stopping():
                 self._check_loop()
                 runner.run(self._renew())
                 if self._reports.latest:
                     runner.run(self._reports.write())
             runner.run(self._driver.close())
         self._call_in_worker_loop(self._ended.set)
+
+    def _wait_stopping(self) -> bool:
+        """Wait for the next look, and return whether the thread is to end instead."""
+        self._look.wait(self._period_s)
+        self._look.clear()
+        return self._stopping
 
     async def _renew(self) -> None:
         due = self._renewals.due()
@@ -179,17 +228,22 @@ class ThreadLeaseRenewer:
                 lost = await self._driver.extend(leases, lease_s=self._renewals.lease_s)
         except (DriverError, TimeoutError) as error:
             logger.warning("renewing %d leases failed, trying again in %g s: %s", len(leases), self._period_s, error)
-            return
-        newly_lost = self._renewals.apply_reply(due, lost, asked_at)
-        if newly_lost:
-            self._call_in_worker_loop(lambda: self._on_lost(newly_lost))
+            self._renewals.failed()
+            newly_lost = self._renewals.take_out_of_time(due, self._period_s)
+        else:
+            newly_lost = self._renewals.apply_reply(due, lost, asked_at)
+        if tokens := [attempt for attempt in newly_lost if attempt.must_be_renewed]:
+            self._call_in_worker_loop(lambda: self._on_lost(tokens))
+        if attempts := [attempt for attempt in newly_lost if not attempt.must_be_renewed]:
+            await self._renewals.find_cancelled(self._driver, attempts)
+            self._call_in_worker_loop(lambda: self._on_lost(attempts))
 
     def _call_in_worker_loop(self, call: Callable[[], None]) -> None:
         assert self._loop is not None
         try:
             self._loop.call_soon_threadsafe(call)
         except RuntimeError:  # the worker's loop has ended
-            self._stopping.set()
+            self._stopping = True
 
     def _note_loop_ran(self) -> None:
         self._loop_ran_at = self._clock.monotonic()
@@ -255,6 +309,12 @@ class LoopLeaseRenewer:
         if self._reports.latest:
             self._reports.remove(attempt)
 
+    def renew_all(self) -> None:
+        if len(self._renewals):
+            self._renewals.all_due = True
+            self._disarm()
+            self._fire()  # not by a timer: time may stand still while something runs in a thread
+
     def report(self, attempt: InFlightAttempt, progress: Progress) -> None:
         self._reports.add(attempt, progress)
         if self._loop is running_loop():
@@ -317,11 +377,17 @@ class LoopLeaseRenewer:
                 lost = await self._driver.extend(leases, lease_s=self._renewals.lease_s)
         except (DriverError, TimeoutError) as error:
             logger.warning("renewing %d leases failed: %s", len(leases), error)
+            self._renewals.failed()
+            if late := self._renewals.take_out_of_time(due, self._retry_s):
+                self._on_lost(late)
             return False
         self._record_extended([lease for lease in leases if lease.message_id not in lost], asked_now)
         newly_lost = self._renewals.apply_reply(due, lost, asked_at)
-        if newly_lost:
-            self._on_lost(newly_lost)
+        if tokens := [attempt for attempt in newly_lost if attempt.must_be_renewed]:
+            self._on_lost(tokens)  # others may have them now: whoever runs with one is cancelled at once
+        if attempts := [attempt for attempt in newly_lost if not attempt.must_be_renewed]:
+            await self._renewals.find_cancelled(self._driver, attempts)
+            self._on_lost(attempts)
         return True
 
     def _record_extended(self, leases: Sequence[Lease], asked_now: float) -> None:

@@ -10,7 +10,7 @@ from asynctasq.clock import Clock
 from asynctasq.codec.envelope import decode_envelope
 from asynctasq.codec.limits import Limits
 from asynctasq.codec.values import Decoding
-from asynctasq.drivers.base import Driver, Inspectable
+from asynctasq.drivers.base import CancelsRunning, Driver, Inspectable
 from asynctasq.errors import CodecError, TaskNotFoundError, UnsupportedFeature
 from asynctasq.kernel.messages import Depth, State, StoredMessage, bounded_text, check_queue_name
 from asynctasq.tasks.task_status import TaskStatus, status_of
@@ -120,10 +120,15 @@ class QueueOperator:
         return sum([len(page.meant) async for page in self._pages(wanted)])
 
     async def cancel(self, message_ids: Sequence[str]) -> AbstractSet[str]:
-        """Remove those that wait or are scheduled; return their ids.
+        """Remove those that are no dead letters, and end their attempts; return their ids.
+
+        A driver that can't end attempts leaves what a worker has.
 
         Raises: DriverError.
         """
+        driver = self._driver
+        if driver.capabilities.cancels_running and isinstance(driver, CancelsRunning):
+            return frozenset(await driver.cancel_running(message_ids))
         return await self._store.cancel(message_ids)
 
     async def discard(self, message_ids: Sequence[str]) -> AbstractSet[str]:

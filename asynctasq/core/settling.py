@@ -7,10 +7,19 @@ from dataclasses import dataclass, field
 from asynctasq.core.tracebacks import class_name, exception_text
 from asynctasq.drivers.base import Driver
 from asynctasq.errors import DispatchError, DriverError, DriverMisconfigured, DriverUnavailable, UnsupportedFeature
+from asynctasq.kernel.limits import begins_wait
 from asynctasq.kernel.messages import Bury, Complete, DeadReason, ErrorRecord, Lease, Release, Settlement
 from asynctasq.logs import get_logger
 
-__all__ = ["Refusal", "SettledApart", "is_refusal", "settle_apart", "settlement_detail", "unsettled_error"]
+__all__ = [
+    "Refusal",
+    "SettledApart",
+    "is_refusal",
+    "released_until",
+    "settle_apart",
+    "settlement_detail",
+    "unsettled_error",
+]
 
 logger = get_logger(__name__)
 
@@ -121,10 +130,19 @@ def settlement_detail(settlement: Settlement) -> str:
             return "retry"
         case Release(crashed=True):
             return "crash"
+        case Release() if begins_wait(settlement):
+            return "wait"
         case Release(delay_s=0):
             return "hand back"
         case Release():
             return "snooze"
+
+
+def released_until(settlement: Settlement, now: float) -> float:
+    """Return the `due_at` of a settlement's ledger entry: when its message is visible again, 0 for no such time."""
+    if isinstance(settlement, Release) and not begins_wait(settlement):
+        return now + settlement.delay_s
+    return 0.0
 
 
 def unsettled_error(

@@ -1,7 +1,7 @@
 """Waits for work beside running attempts: at most one call to the driver, in a task of its own."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from asynctasq.clock import Clock
@@ -35,7 +35,8 @@ class WorkWaiter:
     """Waits with `wait_visible` where the driver can, else with a waiting `reserve`; sets `wake_up` when that ends.
 
     Such a reserve waits at most a third of the lease, since a lease's deadline must be counted from the
-    request. `leases_max` is how many leases the wait in progress may bring.
+    request. `leases_max` is how many leases the wait in progress may bring. What becomes visible in the queues that
+    `token_queues` returns ends a wait, too.
     """
 
     def __init__(
@@ -50,12 +51,19 @@ class WorkWaiter:
         self._wait_s = wait_s if self._notifier else min(wait_s, lease_s / 3)
         self._task: asyncio.Task[WaitResult] | None = None
         self.leases_max = 0
+        self.token_queues: Callable[[], Sequence[str]] = list
 
     def start(self, limit: int) -> None:
         """Begin to wait for up to `limit` messages, unless a wait is in progress."""
         if self._task is None:
             self.leases_max = 0 if self._notifier else limit
             self._task = asyncio.get_running_loop().create_task(self._wait(limit), name="asynctasq wait for work")
+
+    def interrupt(self) -> None:
+        """End the wait in progress, so that the next one is for all of `token_queues`."""
+        if self._task is not None and self._notifier is not None:
+            self._task.add_done_callback(lambda _: self._wake_up.set())  # one that has not begun does not set it
+            self._task.cancel()
 
     def collect(self) -> WaitResult:
         """Return the result of the wait if it has ended; then it can be started again."""
@@ -74,7 +82,9 @@ class WorkWaiter:
         asked_at = self._clock.monotonic()
         try:
             if self._notifier is not None:
-                visible = await self._notifier.wait_visible(self._queues.names, wait_s=self._wait_s)
+                tokens = self.token_queues()
+                names = [*self._queues.names, *tokens] if tokens else self._queues.names
+                visible = await self._notifier.wait_visible(names, wait_s=self._wait_s)
                 return WaitResult(answered=True, work_visible=visible)
             leases = await self._driver.reserve(
                 self._queues.next(), limit=limit, lease_s=self._lease_s, wait_s=self._wait_s

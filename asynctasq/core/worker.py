@@ -2,26 +2,24 @@
 
 import asyncio
 import logging
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 
-from asynctasq.codec.limits import Limits
-from asynctasq.codec.signing import SigningKeys
-from asynctasq.core.attempt import AttemptRunner
-from asynctasq.core.completion import LeaseCompletionFactory
+from asynctasq.core.cancellation import CancellationListener
+from asynctasq.core.cancelled_attempts import LateCancellations, cancel_on_request
 from asynctasq.core.exception_codec import log_error
 from asynctasq.core.in_flight import CancelReason, InFlightAttempt
 from asynctasq.core.lifespans import LifespanRun
+from asynctasq.core.limit_tokens import HeldToken
 from asynctasq.core.queue_order import parse_queues
 from asynctasq.core.reconnect import ReconnectBackoff
 from asynctasq.core.runtime import ProductionRuntime, Runtime, WorkerSettings
-from asynctasq.core.schedule_messages import ScheduleMessages
 from asynctasq.core.settling import Refusal, is_refusal, settle_apart, unsettled_error
 from asynctasq.core.shutdown import StopRequest, on_stop_signals
-from asynctasq.core.task_factory import TaskFactory
-from asynctasq.core.tickers import Tickers
 from asynctasq.core.waiting import WorkWaiter
 from asynctasq.core.worker_ledger import WorkerLedger
+from asynctasq.core.worker_parts import attempt_runner_of, limited_attempts_of, task_factory_of, tickers_of
 from asynctasq.drivers.base import Driver
 from asynctasq.errors import DispatchError, DriverError
 from asynctasq.kernel.ledger import Kind
@@ -37,6 +35,8 @@ CANCEL_SHARE = 2 / 3
 """How much of `end_timeout_s` a cancelled attempt may take to end when the worker stops."""
 CALL_SHARE = 1 / 4
 """How much of it a call to the driver may take that is in progress when running attempts are interrupted."""
+CLOSE_SHARE = 3 / 4
+"""When closing is cut short, as a share of it: what ignores that is cut again, and a process needs time to end."""
 CLOSE_S_MIN = 0.2
 """What closing may take when all of that time was used; then connections are dropped."""
 
@@ -69,35 +69,33 @@ class Worker:
         self._runtime = runtime or ProductionRuntime()
         self.queues = parse_queues(queues, self._runtime.rng)
         self._clock = self._runtime.clock
-        keys = None if self.settings.signing_keys is None else SigningKeys(self.settings.signing_keys)
-        limits = Limits(body_bytes_max=self.settings.body_bytes_max)
-        task_factory = TaskFactory(
-            self.settings.application,
-            keys=keys,
-            limits=limits,
-            clock=self._clock,
-            load_in_another_loop=self._runtime.load_in_another_loop,
-            decode_in_threads=self._runtime.decode_in_threads,
-        )
+        task_factory = task_factory_of(self.settings, self._runtime)
         self._lanes = self._runtime.lanes(self.settings, task_factory, threads=self.concurrency)
         self._renewer = self._runtime.renewer(queue_driver, self.settings)
-        self._tickers = Tickers(queue_driver, ScheduleMessages(keys, limits), self.settings, worker=self.name)
+        self._tickers = tickers_of(queue_driver, self.settings, worker=self.name)
         self._ledger = WorkerLedger(self._runtime)
-        self._runner = AttemptRunner(
-            task_factory,
-            self._lanes,
-            environment=self._runtime,
-            settings=self.settings,
-            completion_factory=LeaseCompletionFactory(
-                queue_driver,
-                self._renewer,
-                task_factory,
-                clock=self._clock,
-                lease_s=self.settings.lease_s,
-                on_progress=None if self._runtime.record is None else self._ledger.progress,
-            ),
-            tickers=self._tickers,
+        self._limits = limited_attempts_of(
+            queue_driver,
+            self.settings,
+            self._runtime,
+            renewer=self._renewer,
+            settle_later=self._settle_later,
+            on_line=self._wait_anew,
         )
+        self._lines = self._limits.lines
+        self._runner = attempt_runner_of(
+            queue_driver,
+            self.settings,
+            self._runtime,
+            task_factory=task_factory,
+            lanes=self._lanes,
+            renewer=self._renewer,
+            tickers=self._tickers,
+            limits=self._limits,
+            on_progress=None if self._runtime.record is None else self._ledger.progress,
+        )
+        self._listener = CancellationListener(queue_driver, wait_s=self._runtime.wait_s)
+        self._news_at = -math.inf
         self._lifespans = LifespanRun(self.settings.lifespans or ())
         self._in_flight: dict[str, InFlightAttempt] = {}
         self._to_settle: list[tuple[Lease, Settlement]] = []
@@ -130,7 +128,9 @@ class Worker:
         """
         self.driver.holder = self.name.encode("ascii", "replace").decode()[:HOLDER_CHARS_MAX]
         self._wake_up = asyncio.Event()
+        self._late = LateCancellations(self._runner.cancelled_attempts, self._in_flight, self._end_late)
         self._may_have_work, self._started = True, 0
+        self._lines.forget()
         self._stop.on_change(self._wake_up.set)
         self._reconnect = ReconnectBackoff(
             str(self.driver),
@@ -147,6 +147,7 @@ class Worker:
             clock=self._clock,
             wake_up=self._wake_up,
         )
+        self._waiter.token_queues = self._lines.token_queues
         with on_stop_signals(self._stop.request) if self.settings.handle_signals else nullcontext():
             try:
                 await self._run()
@@ -163,6 +164,7 @@ class Worker:
             await self._lifespans.enter(self.settings.lifespan_start_s)
         self._tickers.start()
         self._renewer.start(self._on_lost)
+        self._listener.start(self._on_news, name=self.name)
         async with stop.cancelling(lambda: stop.deadline + end_s * CALL_SHARE):
             await self._run_until_stop()
             await self._drain()
@@ -181,11 +183,13 @@ class Worker:
         await self._lanes.stop_processes()
         self._lanes.close()
         stop, latest = self._stop, self._clock.monotonic() + CLOSE_S_MIN
-        async with stop.cancelling(lambda: max(stop.deadline + self.settings.end_timeout_s, latest)):
+        async with stop.cancelling(lambda: max(stop.deadline + self.settings.end_timeout_s * CLOSE_SHARE, latest)):
+            self._listener.cancel()
             await self._waiter.stop()
             await self._renewer.stop()
             await self._tickers.stop()
             await self.driver.close()
+            await self._listener.stop()
         self._stop = self._new_stop_request()  # for the next start
         self._ledger.stopped()
 
@@ -202,6 +206,8 @@ class Worker:
 
     async def _run_until_stop(self) -> None:
         while not self._stop.requested:
+            if self._lines.known and self._lines.is_due() and (free := self._free_slots()):
+                await self._start_waiting(free)
             free = self._free_slots()
             if self._to_settle or (free and self._may_have_work):
                 await self._turn(free)
@@ -247,6 +253,10 @@ class Worker:
             return
         self._reconnect.reset()
         self._ledger.settled(settlements, lost, asked_now)
+        if lost and not self._stop.requested:
+            self._late.check(settlements, lost)
+        if self._lines.beginning:
+            self._started -= self._lines.settled(settlements)
         if limit:
             self._may_have_work = len(leases) >= limit
         self._start_attempts(leases, asked_at, asked_now)
@@ -261,6 +271,9 @@ class Worker:
             self._to_settle[:0] = settlements
             raise
         self._ledger.settled(done.settled, done.lost, asked_now)
+        if done.lost and not self._stop.requested:
+            self._late.check(done.settled, done.lost)
+        self._started -= self._lines.settled(done.settled)
         self._to_settle[:0] = done.left
         if done.error is not None:
             await self._reconnect.wait(done.error)
@@ -276,7 +289,26 @@ class Worker:
         elif result.answered:
             self._reconnect.reset()
             self._may_have_work = self._may_have_work or result.work_visible
+            self._lines.woken = self._lines.woken or result.work_visible
         self._start_attempts(result.leases, result.asked_at, self._clock.now())
+
+    async def _start_waiting(self, limit: int) -> None:
+        """Start up to `limit` attempts of messages that have waited for a token."""
+        asked_at, asked_now = self._clock.monotonic(), self._clock.now()
+        try:
+            leases = await self._lines.start_waiting(limit)
+        except DriverError as error:
+            await self._reconnect.wait(error)
+        else:
+            self._reconnect.reset()
+            self._start_attempts(leases, asked_at, asked_now)
+
+    def _wait_anew(self) -> None:
+        self._waiter.interrupt()
+
+    def _settle_later(self, lease: Lease, settlement: Settlement) -> None:
+        self._to_settle.append((lease, settlement))
+        self._wake_up.set()
 
     # -- attempts ----------------------------------------------------------------------------------
 
@@ -296,6 +328,8 @@ class Worker:
             self._renewer.add(attempt)
             self._ledger.attempt(attempt, Kind.RESERVED, due_at=asked_now + self.settings.lease_s)
             attempt.asyncio_task = loop.create_task(self._run_attempt(attempt), name=lease.message_id)
+        if asked_at <= self._news_at:  # it may have been cancelled before its lease was here
+            self._renewer.renew_all()
 
     async def _run_attempt(self, attempt: InFlightAttempt) -> None:
         attempt.begun = True
@@ -316,6 +350,8 @@ class Worker:
 
     def _end_attempt(self, attempt: InFlightAttempt, settlement: Settlement | None) -> None:
         self._renewer.remove(attempt)
+        if attempt.overdue is not None:
+            attempt.overdue.cancel()
         if self._in_flight.get(attempt.lease.message_id) is attempt:
             del self._in_flight[attempt.lease.message_id]
         if attempt.settled_in_transaction is False:
@@ -323,8 +359,15 @@ class Worker:
             self._ledger.attempt(attempt, Kind.LOST)
         elif attempt.settled_in_transaction and isinstance(settlement, Complete):
             self._ledger.settled([(attempt.lease, settlement)], frozenset(), self._clock.now())
+        elif attempt.cancel_reason is CancelReason.CANCELLED:
+            self._ledger.attempt(attempt, Kind.CANCELLED)
         elif attempt.cancel_reason is not CancelReason.LEASE_LOST:
             self._to_settle.append((attempt.lease, settlement or Release(counted=False)))
+        self._wake_up.set()
+
+    def _end_late(self, attempt: InFlightAttempt) -> None:
+        if attempt.cancel_reason is CancelReason.CANCELLED:
+            self._ledger.attempt(attempt, Kind.CANCELLED)
         self._wake_up.set()
 
     def _cancel(self, attempt: InFlightAttempt) -> None:
@@ -332,6 +375,7 @@ class Worker:
         if attempt.asyncio_task is not None:
             attempt.asyncio_task.cancel()
             if not attempt.begun:
+                self._limits.not_begun(attempt)
                 self._end_attempt(attempt, None)
 
     def _on_lost(self, lost: Sequence[InFlightAttempt]) -> None:
@@ -339,13 +383,35 @@ class Worker:
             # It may have ended meanwhile, and its message may have been reserved again.
             if self._in_flight.get(attempt.lease.message_id) is attempt:
                 self._cancel_lost(attempt)
+            elif isinstance(attempt, HeldToken):
+                attempt.cancel_reason = (
+                    CancelReason.LIMIT_LOST
+                )  # who has it in hand, but has not started, looks at that
+                if attempt.holder is not None:
+                    self._cancel_without_token(attempt, attempt.holder)
+
+    def _cancel_without_token(self, token: HeldToken, holder: InFlightAttempt) -> None:
+        """Hand back an attempt that has lost a token: as many others as its limit allows may run now."""
+        if holder.cancel_reason is None and self._in_flight.get(holder.lease.message_id) is holder:
+            holder.cancel_reason = CancelReason.LIMIT_LOST
+            logger.warning("%s is lost; %s is cancelled and handed back", token, holder)
+            self._cancel(holder)
 
     def _cancel_lost(self, attempt: InFlightAttempt) -> None:
-        if attempt.cancel_reason is None:
-            attempt.cancel_reason = CancelReason.LEASE_LOST
-            logger.warning("the lease of %s is lost; the attempt is cancelled", attempt)
-            self._ledger.attempt(attempt, Kind.LOST)
-            self._cancel(attempt)
+        if attempt.cancel_reason is not None:
+            return
+        if attempt.found_cancelled:
+            cancel_on_request(attempt, self._cancel, limit_s=self.settings.abandon_s)
+            return
+        attempt.cancel_reason = CancelReason.LEASE_LOST
+        logger.warning("the lease of %s is lost; the attempt is cancelled", attempt)
+        self._ledger.attempt(attempt, Kind.LOST)
+        self._cancel(attempt)
+
+    def _on_news(self) -> None:
+        """Find out what was cancelled; what a call under way may bring is looked at when it is there."""
+        self._news_at = self._clock.monotonic()
+        self._renewer.renew_all()
 
     # -- the end -----------------------------------------------------------------------------------
 

@@ -5,9 +5,9 @@ from collections.abc import Set as AbstractSet
 
 from asynctasq.core.hooks import AttemptEnvironment
 from asynctasq.core.in_flight import InFlightAttempt
-from asynctasq.core.settling import settlement_detail
+from asynctasq.core.settling import released_until, settlement_detail
 from asynctasq.kernel.ledger import Entry, Kind
-from asynctasq.kernel.messages import Lease, Progress, Release, Settlement
+from asynctasq.kernel.messages import Lease, Progress, Settlement
 from asynctasq.logs import get_logger
 
 __all__ = ["WorkerLedger"]
@@ -28,7 +28,7 @@ class WorkerLedger:
         for lease, settlement in settlements:
             if lease.message_id in lost:
                 logger.warning("the lease of message %s was lost before its attempt was settled", lease.message_id)
-            due_at = asked_now + settlement.delay_s if isinstance(settlement, Release) else 0.0
+            due_at = released_until(settlement, asked_now)
             kind = Kind.LOST if lease.message_id in lost else Kind.SETTLED
             self._enter(lease, kind, settlement, due_at)
 

@@ -30,6 +30,7 @@ __all__ = [
     "YES",
     "BaseDriver",
     "Bury",
+    "CancelsRunning",
     "Capabilities",
     "Complete",
     "DeadReason",
@@ -48,6 +49,7 @@ __all__ = [
     "Progress",
     "Release",
     "ReportsProgress",
+    "ReservesReleased",
     "Settlement",
     "Settlements",
     "State",
@@ -255,8 +257,32 @@ class KeepsResults(Protocol):
         """Return True as soon as the message has ended, False after `wait_s` seconds or once the driver is closed.
 
         It has ended when it is a dead letter, or not there, as one that never was. A settlement that completes it with
-        a result, or buries it, wakes the call where `wakes_waiting` is claimed; any other end is noticed within
-        `END_CHECK_S`. Takes nothing, so cancelling it loses nothing.
+        a result, or buries it, and `cancel_running` wake the call where `wakes_waiting` is claimed; any other end is
+        noticed within `END_CHECK_S`. Takes nothing, so cancelling it loses nothing.
+        """
+        ...
+
+
+@runtime_checkable
+class CancelsRunning(Protocol):
+    """A driver that removes messages under a lease, too. Claimed as `cancels_running`, with the two protocols above."""
+
+    async def cancel_running(self, message_ids: Sequence[str]) -> Mapping[str, str]:
+        """Remove those that are no dead letters, reserved ones too; return by id the token of the lease that each had.
+
+        The token is "" for a message under no lease; a lease that ran out and was not taken over counts. Each removal
+        is atomic: either a settlement of that lease has won, or it comes too late, is lost, and stores nothing. For
+        `CANCELLED_TTL_S` `fetch_result` returns `cancelled_mark` of that token, in place of an earlier result of the
+        id. Calls that wait for the message's end are woken, and `wait_cancelled` of who holds the lease. Repeating it
+        is safe: what is removed already is left out.
+        """
+        ...
+
+    async def wait_cancelled(self, *, wait_s: float) -> bool:
+        """Return True as soon as a message that `holder` has reserved was (probably) removed by `cancel_running`.
+
+        False after `wait_s`, or once the driver is closed. Only what is cancelled meanwhile wakes the call; where
+        `cancels_running` is claimed in part, not all of it. Takes nothing, so cancelling it loses nothing.
         """
         ...
 
@@ -269,6 +295,21 @@ class ReportsProgress(Protocol):
         """Store each progress with its message, in place of the one before; ignore one whose token is not the latest.
 
         What is stored is shown while the lease lasts; the next reserve of the message removes it.
+        """
+        ...
+
+
+@runtime_checkable
+class ReservesReleased(Protocol):
+    """A driver that leases released messages again before their delay has passed. Claimed as `reserves_released`."""
+
+    async def reserve_released(self, leases: Sequence[Lease], *, lease_s: float) -> list[Lease]:
+        """Lease again the messages that these leases released and nobody has reserved since, in the order given.
+
+        Whether they are visible yet does not matter; those that were cancelled, or are leased, done or dead letters,
+        are left out. Of `leases` only ids and tokens count; one that is named twice is leased once. Each message is
+        taken in one step, under a new token; no crash and no attempt is counted. Leases that a cancelled call was
+        granted may have to run out.
         """
         ...
 

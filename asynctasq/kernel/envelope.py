@@ -57,7 +57,8 @@ class Envelope:
     (seconds since the epoch). The result is kept for `keep_result_s` seconds, or not at all if None.
     `headers` are texts that middleware set. `missing` says what becomes of an attempt whose model is gone.
     An attempt starts less than `expires_s` seconds after the message was stored, or at any time if None.
-    `scheduled_for` is the tick of a schedule that it runs, in seconds since the epoch.
+    `scheduled_for` is the tick of a schedule that it runs, in seconds since the epoch. `limits` has what the names of
+    the task's limits are for this message, by how they are written, of those that have placeholders.
     """
 
     task: str
@@ -72,6 +73,7 @@ class Envelope:
     missing: Missing = MISSING_DEFAULT
     expires_s: float | None = None
     scheduled_for: float | None = None
+    limits: Mapping[str, str] | None = None
 
 
 def check_headers(headers: Mapping[object, object]) -> None:

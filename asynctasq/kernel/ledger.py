@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from itertools import pairwise, zip_longest
 from typing import NamedTuple
 
+from asynctasq.kernel.limits import runs_no_task
 from asynctasq.kernel.messages import Lease
-from asynctasq.kernel.schedule import is_of_schedule
 
 __all__ = ["EXACT_INVARIANTS", "INVARIANTS", "Entry", "Kind", "Violation", "check", "message_histories", "timeline"]
 
@@ -52,6 +52,7 @@ class Kind(enum.Enum):
     SETTLED = "settled"
     EXTENDED = "extended"
     LOST = "lost"
+    CANCELLED = "cancelled"
     CRASHED = "crashed"
     STOPPED = "stopped"
     REDRIVEN = "redriven"
@@ -65,8 +66,10 @@ class Entry(NamedTuple):
 
     `due_at` is when the message becomes visible (dispatched, settled by a release) or its lease ends
     (reserved, extended). `detail` is the outcome of ENDED, the settlement of SETTLED ("complete", "retry",
-    "hand back", "snooze", "crash", "bury: REASON"), the hook of HOOK, the task of DISPATCHED.
-    REDRIVEN and REMOVED are what an operator did: a dead letter is ready again, a message was removed.
+    "hand back", "snooze", "wait" for a token, "crash", "bury: REASON"), the hook of HOOK, the task of DISPATCHED.
+    REDRIVEN and REMOVED are what an operator did: a dead letter is ready again, a message was removed; with the detail
+    "cancelled" by `cancel_running`, and then `token` is that of the lease it had. CANCELLED: an attempt has ended whose
+    message was removed so.
     CRASHED and STOPPED are about a whole worker and have no message; FAULT, what a simulation did, is about a
     worker, or about a message that was "delivered twice"; NOTE is what it did that explains no deviation. `error` is
     the exception itself of a failed attempt, or that given to `failed`, and `value` what one returned, or reported as
@@ -164,7 +167,7 @@ def message_histories(entries: Iterable[Entry]) -> dict[str, MessageHistory]:
     crashes: list[Entry] = []
     faults: list[Entry] = []
     for entry in entries:
-        if is_of_schedule(entry.message_id):  # it has many lives under one id
+        if runs_no_task(entry.message_id):  # it has many lives under one id
             continue
         if entry.message_id:
             by_message[entry.message_id].append(entry)
@@ -303,6 +306,23 @@ def _hooks_after_a_loss(history: MessageHistory) -> Iterator[str]:
             yield f"failed() ran at {entry.at:.6f} though {entry.worker} had lost token {entry.token}"
 
 
+def _cancelled_for_good(history: MessageHistory, _alive: Collection[str], _tolerance_s: float) -> Iterator[str]:
+    """Judge what follows a cancellation: only the attempt whose lease the message had may begin, and nothing counts."""
+    removed = next((entry for entry in history.of(Kind.REMOVED) if entry.detail == "cancelled"), None)
+    told = [e for e in history.of(Kind.HOOK, Kind.CANCELLED) if e.kind is Kind.CANCELLED or e.detail == "cancelled"]
+    if removed is not None:
+        for entry in history.entries[history.entries.index(removed) :]:
+            if entry.kind is Kind.SETTLED or (entry.kind is Kind.STARTED and entry.token != removed.token):
+                yield f"token {entry.token}: {entry.kind.value} at {entry.at:.6f}, cancelled at {removed.at:.6f}"
+    own = {entry.token for entry in history.of(Kind.RESERVED)} if told else ()
+    if any(entry.token in own and (removed is None or entry.token != removed.token) for entry in told):
+        yield "a worker took it for cancelled, and it was not"
+    hooks = [entry.token for entry in told if entry.kind is Kind.HOOK]
+    for token in dict.fromkeys(hooks):
+        if hooks.count(token) > 1:
+            yield f"cancelled() ran {hooks.count(token)} times under token {token}"
+
+
 def _lease_respected(history: MessageHistory, _alive: Collection[str], tolerance_s: float) -> Iterator[str]:
     """Judge every take-over: the lease before had run out or been released, or a fault delivered it twice."""
     released = {entry.token for entry in history.of(Kind.SETTLED) if not _is_final(entry)}
@@ -322,6 +342,7 @@ def _lease_respected(history: MessageHistory, _alive: Collection[str], tolerance
 def _exact_when_undisturbed(history: MessageHistory, _alive: Collection[str], _tolerance_s: float) -> Iterator[str]:
     """Judge every lease that no fault affected: it is settled before it is taken over, not lost, and runs once."""
     reserved = history.of(Kind.RESERVED)
+    cancelled = {entry.token for entry in history.of(Kind.REMOVED)}
     for lease, following in zip_longest(reserved, reserved[1:]):
         until = float("inf") if following is None else following.at
         if history.affected(lease.worker, since=lease.at - FAULT_EFFECT_S, until=until):
@@ -329,7 +350,7 @@ def _exact_when_undisturbed(history: MessageHistory, _alive: Collection[str], _t
         own = [entry.kind for entry in history.entries if entry.token == lease.token]
         if any(own.count(once) > 1 for once in (Kind.RESERVED, Kind.STARTED, Kind.SETTLED)):
             yield f"token {lease.token} was given out, ran or was settled twice though nothing went wrong"
-        if Kind.LOST in own:
+        if Kind.LOST in own and lease.token not in cancelled:
             yield f"token {lease.token} was lost though nothing went wrong"
         elif following is not None and Kind.SETTLED not in own:
             yield f"token {lease.token} was taken over, never settled, though nothing went wrong"
@@ -363,6 +384,7 @@ INVARIANTS: dict[str, Invariant] = {
     "never early": _never_early,
     "failed() exactly once": _failed_hook_once,
     "no lease is cut short": _lease_respected,
+    "a cancelled message stays cancelled": _cancelled_for_good,
 }
 """Name -> function from a history, the ids still stored and a tolerance to texts of violations."""
 

@@ -38,6 +38,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.RESERVED, Event.RELEASE): State.READY,
     (State.RESERVED, Event.RELEASE_LATER): State.SCHEDULED,
     (State.RESERVED, Event.BURY): State.DEAD,
+    (State.RESERVED, Event.CANCEL): State.CANCELLED,
     (State.DEAD, Event.REDRIVE): State.READY,
     (State.DEAD, Event.CANCEL): State.CANCELLED,
 }

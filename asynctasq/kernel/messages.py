@@ -10,6 +10,7 @@ from typing import Literal, cast, get_args
 from asynctasq.errors import InvalidQueueName
 
 __all__ = [
+    "CANCELLED_TTL_S",
     "HOLDER_CHARS_MAX",
     "MICROSECONDS",
     "ON_CONFLICTS",
@@ -32,6 +33,8 @@ __all__ = [
     "UniqueKey",
     "Until",
     "bounded_text",
+    "cancelled_mark",
+    "cancelled_token",
     "check_queue_name",
     "checked_progress",
     "is_unique_key",
@@ -45,6 +48,10 @@ PROGRESS_CHARS_MAX = 200
 PROGRESS_NUMBER_END = 1e18
 HOLDER_CHARS_MAX = 80
 """The longest name of who holds a lease that drivers store, in printable ASCII."""
+CANCELLED_TTL_S = 3600.0
+"""For how long a store knows of a message that `cancel_running` has removed."""
+CANCELLED_PREFIX = b"\xc1cancelled "
+"""What is kept in place of the result of a cancelled message begins so; no result does: msgpack has no byte 0xC1."""
 UNIQUE_CHARS_MAX = 64
 """The longest unique key that drivers store, in printable ASCII: what is longer is to be made a digest before."""
 QUEUE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:\-]{0,79}\Z")
@@ -274,6 +281,18 @@ class StoredMessage:
     def size(self) -> int:
         """The bytes of the body."""
         return len(self.body)
+
+
+def cancelled_mark(token: str) -> bytes:
+    """Return what is kept of a message that was cancelled under the lease of this token, "" for none."""
+    return CANCELLED_PREFIX + token.encode()
+
+
+def cancelled_token(kept: bytes) -> str | None:
+    """Return the token in what `cancelled_mark` has made, None for anything else, such as a result."""
+    if not kept.startswith(CANCELLED_PREFIX):
+        return None
+    return kept[len(CANCELLED_PREFIX) :].decode("utf-8", "replace")
 
 
 def bounded_text(text: str, bytes_max: int, *, keep_end: bool = False) -> str:

@@ -15,6 +15,7 @@ from asynctasq.kernel.retry import Exponential, Fixed
 from asynctasq.tasks.class_checks import (
     check_driver_override,
     check_execute,
+    check_limits,
     check_overrides,
     check_parameters,
     check_schedules,
@@ -44,10 +45,11 @@ from asynctasq.tasks.registry import register, task_name
 from asynctasq.tasks.signatures import Signature, field_names, signature_of, signature_of_fields
 
 if TYPE_CHECKING:
+    from asynctasq.tasks.limits import Limit
     from asynctasq.tasks.schedules import Schedule
     from asynctasq.tasks.unique import Unique
 else:  # imported when a class has one, so that `import asynctasq` stays fast
-    Schedule = Unique = object
+    Limit = Schedule = Unique = object
 
 __all__ = [
     "RESERVED",
@@ -101,6 +103,8 @@ class BaseTask(TaskMetadata, Generic[T_co]):
     _driver_override: ClassVar[str | Driver | None] = None
     schedule: ClassVar[Schedule | Sequence[Schedule]]
     """When workers run it by themselves; of the class's own body only, a subclass inherits none."""
+    limits: ClassVar[Sequence[Limit]] = ()
+    """How many attempts there may be at once, or start in a time, across all workers."""
 
     _mode: ClassVar[Mode] = Mode.LOOP
     _task_name: ClassVar[str] = ""
@@ -139,6 +143,8 @@ class BaseTask(TaskMetadata, Generic[T_co]):
             check_parameters(cls, field_names(cls, _is_ours), RESERVED.difference(SETTINGS))
         cls._read_settings()
         check_schedules(cls)
+        if cls.limits:
+            check_limits(cls, cls._signature().names, of_function=not cls._arguments_become_attributes)
         register(cls._task_name, cls)
 
     def __new__(cls, /, *args: Any, **kwargs: Any) -> Self:
@@ -295,6 +301,13 @@ class BaseTask(TaskMetadata, Generic[T_co]):
         Override as `def` or `async def`.
         """
         return True
+
+    def cancelled(self) -> Any:
+        """React to having been cancelled while an attempt was running; override as `def` or `async def`.
+
+        It is called once the attempt has ended, at most once, and not at all if its worker dies first.
+        """
+        return NOTHING
 
     # -- for the dispatcher and the worker --------------------------------------------------------
 

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
-from typing import cast
+from typing import Any, cast
 
 from asynctasq.errors import TaskDefinitionError
 from asynctasq.tasks.mode import Mode
@@ -12,6 +12,7 @@ from asynctasq.tasks.options import nearest_setting
 __all__ = [
     "check_driver_override",
     "check_execute",
+    "check_limits",
     "check_overrides",
     "check_parameters",
     "check_schedules",
@@ -61,6 +62,14 @@ def check_schedules(cls: type[object]) -> None:
         schedules_in(cls)
 
 
+def check_limits(cls: type[Any], parameters: Sequence[str], *, of_function: bool) -> None:
+    """Raise TaskDefinitionError if the class's `limits` are none, or their names need what the task does not have."""
+    from asynctasq.tasks.limits import limits_in
+
+    known = None if cls._has_constructor else parameters
+    limits_in(cls, parameters if of_function else None, known)
+
+
 def check_overrides(cls: type[object], base: type[object]) -> None:
     """Raise TaskDefinitionError if the class replaces what is not for overriding, or by what can't work."""
     for name, value in cls.__dict__.items():
@@ -69,7 +78,7 @@ def check_overrides(cls: type[object], base: type[object]) -> None:
             raise TaskDefinitionError(
                 f"{cls.__qualname__}.{name} would replace a method that every task needs; rename it"
             )
-        if name in ("failed", "should_retry") and not callable(getattr(cls, name)):
+        if name in ("failed", "should_retry", "cancelled") and not callable(getattr(cls, name)):
             raise TaskDefinitionError(f"{cls.__qualname__}.{name} must be a method, not {value!r}")
 
 

@@ -52,7 +52,7 @@ _made: dict[type[Middleware], Middleware] = {}
 def check_middleware(entry: object) -> None:
     """Raise ConfigError unless it is a Middleware, or a class of them."""
     if not isinstance(entry, Middleware) and not (isinstance(entry, type) and issubclass(entry, Middleware)):
-        raise ConfigError(f"middleware: {entry!r} is no Middleware; derive its class from asynctasq.Middleware")
+        raise ConfigError(f"middleware: {entry!r} is no Middleware; derive its class from asynctasq.tasks.Middleware")
 
 
 def lifespans_of(entries: Iterable[object]) -> tuple[Lifespan, ...]:

@@ -6,17 +6,21 @@ this file is the one place that reads them from outside.
 # ruff: noqa: SLF001
 # pyright: reportPrivateUsage=false
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from asynctasq.drivers.base import Driver
 from asynctasq.errors import DispatchError
 from asynctasq.tasks.base import BaseTask
+from asynctasq.tasks.metadata import RunningAttempt
 from asynctasq.tasks.mode import Mode
 from asynctasq.tasks.options import Options
 from asynctasq.tasks.signatures import Signature
+
+if TYPE_CHECKING:
+    from asynctasq.tasks.limits import Limit
 
 __all__ = [
     "TaskDefinition",
@@ -27,6 +31,7 @@ __all__ = [
     "set_dispatched",
     "set_living",
     "set_metadata",
+    "set_running_attempt",
     "set_scheduled_for",
     "task_id_of",
 ]
@@ -37,7 +42,7 @@ class TaskDefinition:
     """One task class: its name, how it runs, what its constructor takes and `execute` returns, its own driver.
 
     `validate` says whether the arguments are checked against their annotations, `runnable` whether it has an `execute`.
-    `defaults` are those of the arguments that become attributes; None if arguments do not.
+    `defaults` are those of the arguments that become attributes; None if arguments do not. `limits` are as written.
     """
 
     name: str
@@ -48,12 +53,18 @@ class TaskDefinition:
     validate: bool = False
     runnable: bool = True
     defaults: Mapping[str, object] | None = None
+    limits: "Sequence[Limit]" = ()
 
 
 def definition_of(cls: type[BaseTask[Any]]) -> TaskDefinition:
     """Return the definition of a task class, made once."""
     known = cls.__dict__.get("_definition")
-    if isinstance(known, TaskDefinition) and known.driver is cls._driver_override and known.validate is cls.validate:
+    if (
+        isinstance(known, TaskDefinition)
+        and known.driver is cls._driver_override
+        and known.validate is cls.validate
+        and known.limits is cls.limits
+    ):
         return known
     signature = cls._signature()
     made = TaskDefinition(
@@ -65,6 +76,7 @@ def definition_of(cls: type[BaseTask[Any]]) -> TaskDefinition:
         validate=cls.validate,
         runnable=cls._runnable,
         defaults=signature.defaults() if cls._arguments_become_attributes else None,
+        limits=cls.limits,
     )
     cls._definition = made
     return made
@@ -137,6 +149,11 @@ def set_metadata(task: BaseTask[Any], *, task_id: str, attempt: int, dispatched_
     task._current_attempt = attempt - 1
     task._dispatched_at = dispatched_at
     task._is_running = True
+
+
+def set_running_attempt(task: BaseTask[Any], attempt: RunningAttempt) -> None:
+    """Set what a running task asks whether it is cancelled."""
+    task._running_attempt = attempt
 
 
 def set_scheduled_for(task: BaseTask[Any], tick: datetime) -> None:

@@ -4,10 +4,13 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Coroutine, Sequence
 from contextvars import ContextVar
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from asynctasq.errors import DispatchError
 from asynctasq.tasks.task_status import TaskStatus
+
+if TYPE_CHECKING:
+    from asynctasq.tasks.cancellation import Cancellation
 
 __all__ = ["Dispatcher", "current_dispatcher", "set_default_dispatcher", "set_outside_fakes"]
 
@@ -32,6 +35,10 @@ class Dispatcher(Protocol[Task_contra]):
 
     async def status(self, task_id: str, *, task: Any) -> TaskStatus:
         """Return what is known of a task."""
+        ...
+
+    async def cancel(self, task_id: str, *, task: Any) -> "Cancellation":
+        """Cancel a task, and return what it was doing."""
         ...
 
     def call_sync(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:

@@ -16,6 +16,7 @@ from asynctasq.tasks.options import SETTINGS, Duration, ExceptionTypes, Missing,
 from asynctasq.tasks.signatures import Signature, signature_of
 
 if TYPE_CHECKING:
+    from asynctasq.tasks.limits import Limit
     from asynctasq.tasks.schedules import Schedule
     from asynctasq.tasks.unique import Unique
 
@@ -97,6 +98,7 @@ def task(
     driver: str | Driver | None = ...,
     process: bool = ...,
     schedule: "Schedule | Sequence[Schedule]" = ...,
+    limits: "Sequence[Limit]" = ...,
 ) -> _Decorator: ...
 def task(function: Callable[..., Any] | None = None, /, *, process: bool = False, **settings: Any) -> Any:
     """Make a function a task: `@task`, or `@task(queue="emails", process=True)`.
@@ -120,7 +122,7 @@ def task(function: Callable[..., Any] | None = None, /, *, process: bool = False
     return decorate if function is None else decorate(function)
 
 
-_SETTINGS = ("driver", "validate", "schedule", *SETTINGS)
+_SETTINGS = ("driver", "validate", "schedule", "limits", *SETTINGS)
 
 
 def _task_class(function: Callable[..., Any], settings: Mapping[str, object], *, process: bool) -> type[BaseTask[Any]]:

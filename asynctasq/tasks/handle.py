@@ -1,14 +1,17 @@
 """What a dispatch returns: the task's id, a string like any other, that can be asked for result and status."""
 
 from collections.abc import Callable
-from typing import Any, Generic, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, cast
 
 from asynctasq.errors import ResultNotKept
 from asynctasq.tasks.dispatching import Dispatcher, current_dispatcher
 from asynctasq.tasks.options import Duration, seconds
 from asynctasq.tasks.task_status import TaskStatus
 
-__all__ = ["TaskHandle", "result", "result_sync", "status", "status_sync"]
+if TYPE_CHECKING:
+    from asynctasq.tasks.cancellation import Cancellation
+
+__all__ = ["TaskHandle", "cancel", "cancel_sync", "result", "result_sync", "status", "status_sync"]
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -37,8 +40,8 @@ class TaskHandle(str, Generic[T_co]):
         `timeout` is in seconds, or a timedelta; None waits without end, 0 not at all.
 
         Raises: TaskFailedError if it became a dead letter; ResultTimeoutError, a TimeoutError, that says in which state
-        it was; TaskNotFoundError if it was cancelled or its result is not kept any longer; ResultNotKept at once for a
-        task without `keep_result`; DriverError.
+        it was; TaskCancelledError if it was cancelled; TaskNotFoundError if its result is not kept any longer;
+        ResultNotKept at once for a task without `keep_result`; DriverError.
         """
         self._check_kept()
         value = await self._dispatcher.result(self, task=self._task, timeout_s=timeout_s(timeout))
@@ -63,6 +66,22 @@ class TaskHandle(str, Generic[T_co]):
         """Do `status` from code that has no event loop."""
         dispatcher = self._dispatcher
         return dispatcher.call_sync(lambda: dispatcher.status(self, task=self._task))
+
+    async def cancel(self) -> "Cancellation":
+        """Let the task not run, or not run on; return what it was doing.
+
+        What waits is removed at once. Of what runs the attempt is cancelled as soon as its worker learns of it, and
+        whatever comes of it is discarded. A task that has ended is left as it is: `Cancellation.NOTHING`, which is
+        false. Repeating it gives the same answer for an hour.
+
+        Raises: UnsupportedFeature if the driver can't; DriverError, after which the task may or may not be cancelled.
+        """
+        return await self._dispatcher.cancel(self, task=self._task)
+
+    def cancel_sync(self) -> "Cancellation":
+        """Do `cancel` from code that has no event loop."""
+        dispatcher = self._dispatcher
+        return dispatcher.call_sync(lambda: dispatcher.cancel(self, task=self._task))
 
     def _check_kept(self) -> None:
         if not self._keeps_result:
@@ -107,6 +126,26 @@ def status_sync(task_id: str, *, task: Any = None) -> TaskStatus:
     """Do `status` from code that has no event loop."""
     dispatcher = current_dispatcher()
     return dispatcher.call_sync(lambda: dispatcher.status(task_id, task=class_of(task)))
+
+
+async def cancel(task_id: str, *, task: Any = None) -> "Cancellation":
+    """Do `TaskHandle.cancel` for an id; `task` as in `result`.
+
+    Raises: TypeError for an id that is no str.
+    """
+    return await current_dispatcher().cancel(_checked_id(task_id), task=class_of(task))
+
+
+def cancel_sync(task_id: str, *, task: Any = None) -> "Cancellation":
+    """Do `cancel` from code that has no event loop."""
+    dispatcher, checked = current_dispatcher(), _checked_id(task_id)
+    return dispatcher.call_sync(lambda: dispatcher.cancel(checked, task=class_of(task)))
+
+
+def _checked_id(task_id: str) -> str:
+    if not isinstance(task_id, str):  # pyright: ignore[reportUnnecessaryIsInstance] - users' input
+        raise TypeError(f"cancel() takes the id of a task, a str as dispatch() returned it, not {task_id!r}")
+    return task_id
 
 
 def class_of(task: Any) -> Any:

@@ -1,11 +1,20 @@
 """What a task knows of its message: set by its dispatch, and by the worker that runs it."""
 
 from datetime import datetime
-from typing import final
+from typing import Protocol, final
 
 from asynctasq.tasks.mistaken_calls import not_dispatched
 
-__all__ = ["TaskMetadata"]
+__all__ = ["RunningAttempt", "TaskMetadata"]
+
+
+class RunningAttempt(Protocol):
+    """The attempt that runs a task, as the task may ask about it."""
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether what comes of it counts no more, or the worker interrupts it."""
+        ...
 
 
 class TaskMetadata:
@@ -16,6 +25,7 @@ class TaskMetadata:
     _dispatched_at: datetime | None = None
     _is_running: bool = False
     _scheduled_for: datetime | None = None
+    _running_attempt: RunningAttempt | None = None
 
     @final
     @property
@@ -50,3 +60,14 @@ class TaskMetadata:
     def scheduled_for(self) -> datetime | None:
         """The tick of the schedule that is run, aware, UTC, the same in every attempt; None if it was dispatched."""
         return self._scheduled_for
+
+    @final
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether the running attempt is to end: its task was cancelled, its lease lost, or its worker stops.
+
+        For the code of a thread, which can't be interrupted: ask now and then, and return. False outside of an attempt,
+        and in a child process, which is killed instead.
+        """
+        attempt = self._running_attempt
+        return attempt is not None and attempt.is_cancelled

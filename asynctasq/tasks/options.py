@@ -65,6 +65,9 @@ OTHER_NAMES = {
     "dont_autoretry_for": "give_up_on",
     "unique_for": "unique",
     "unique_until": "unique",
+    "rate_limit": "limits",
+    "rate_limits": "limits",
+    "concurrency_limit": "limits",
 }
 """What other libraries call a setting."""
 

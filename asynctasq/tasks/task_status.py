@@ -5,15 +5,17 @@ from datetime import UTC, datetime
 
 from asynctasq.kernel.messages import DeadReason, ErrorRecord, Progress, State, StoredMessage
 
-__all__ = ["TaskStatus", "completed_status", "status_of"]
+__all__ = ["TaskStatus", "ended_status", "status_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskStatus:
     """The state of a dispatched task, and how it got there. Instants are aware, UTC, of the driver's clock.
 
-    state: scheduled, ready, reserved (a worker runs it), dead, or completed while its result is kept.
-    task: its name, `module:qualname`; "" if its message can't be read. Of a completed task only id and state are known.
+    state: scheduled, ready, reserved (a worker runs it), dead, completed while its result is kept, or cancelled, for an
+        hour.
+    task: its name, `module:qualname`; "" if its message can't be read. Of a task that has completed or was cancelled
+        only id and state are known.
     attempts: executions that were counted so far; a running one is not among them. `max_attempts` is their limit.
     crashes: executions that ended with the death of their worker.
     due_at: when it becomes, or became, due; None while it runs and once it has ended.
@@ -40,12 +42,12 @@ class TaskStatus:
     @property
     def ended(self) -> bool:
         """Whether it has ended for good: no worker will run it unless an operator redrives it."""
-        return self.state in {State.COMPLETED, State.DEAD}
+        return self.state in {State.COMPLETED, State.DEAD, State.CANCELLED}
 
 
-def completed_status(task_id: str) -> TaskStatus:
-    """Return the status of a task of which only its result is left."""
-    return TaskStatus(id=task_id, state=State.COMPLETED)
+def ended_status(task_id: str, *, cancelled: bool) -> TaskStatus:
+    """Return the status of a task of which only its result is left, or that it was cancelled."""
+    return TaskStatus(id=task_id, state=State.CANCELLED if cancelled else State.COMPLETED)
 
 
 def status_of(stored: StoredMessage, *, task: str, max_attempts: int | None) -> TaskStatus:

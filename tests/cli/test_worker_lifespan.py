@@ -18,7 +18,8 @@ from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 import asynctasq
-from asynctasq import AsyncTask, Middleware, Resource, resource, task
+from asynctasq import AsyncTask, Resource, resource, task
+from asynctasq.tasks import Middleware
 
 HERE = Path(__file__).parent
 request_id = ContextVar("request_id", default="none")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from asynctasq import Middleware, Reject, Retry, Snooze
+from asynctasq import Reject, Retry, Snooze
 from asynctasq.core.runtime import WorkerSettings
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.memory_driver import MemoryDriver
@@ -22,6 +22,7 @@ from asynctasq.tasks import (
     AttemptContext,
     BaseTask,
     DispatchContext,
+    Middleware,
     SyncProcessTask,
     SyncTask,
 )

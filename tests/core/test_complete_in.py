@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from asynctasq import AsyncProcessTask, AsyncTask, Middleware, SyncTask, current_task, task
+from asynctasq import AsyncProcessTask, AsyncTask, SyncTask, current_task, task
 from asynctasq.core.in_flight import InFlightAttempt
 from asynctasq.core.leases import LeaseRenewer
 from asynctasq.core.runtime import ProductionRuntime, WorkerSettings
@@ -22,7 +22,7 @@ from asynctasq.errors import AsyncTasqError, LeaseLost, UnsupportedFeature
 from asynctasq.kernel.ledger import Entry, Kind
 from asynctasq.kernel.messages import State
 from asynctasq.queue import Queue
-from asynctasq.tasks import AttemptContext
+from asynctasq.tasks import AttemptContext, Middleware
 from asynctasq.tasks.base import BaseTask
 from asynctasq.testing.fake_queue import FakeQueue
 

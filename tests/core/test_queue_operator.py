@@ -160,6 +160,19 @@ async def test_dead_letters_are_removed_by_filter_and_the_others_stay(driver: Dr
     assert await ids_of(operator, TaskFilter(), 10) == [ids[1], waiting]
 
 
+async def test_what_waits_and_what_runs_is_cancelled_and_a_dead_letter_stays(driver: Driver) -> None:
+    dead, running = await Queue(driver).dispatch([Bill(who="a"), Bill(who="b")])
+    await bury(driver, 1)
+    (lease,) = await driver.reserve(["default"], limit=1, lease_s=30)
+    (waiting,) = await Queue(driver).dispatch([Bill(who="c")])
+
+    cancelled = await operator_of(driver).cancel([dead, running, waiting, "nobody"])
+
+    assert (lease.message_id, cancelled) == (running, {running, waiting})
+    assert await driver.extend([lease], lease_s=30) == {running}
+    assert await ids_of(operator_of(driver), TaskFilter(), 10) == [dead]
+
+
 async def test_a_redrive_goes_step_by_step_and_ends_at_its_limit(driver: Driver) -> None:
     await Queue(driver).dispatch([Bill(who=str(number)) for number in range(7)])
     await bury(driver, 7)

@@ -15,9 +15,11 @@ from tests.patience import patient_s
 
 ROOT = Path(__file__).parents[2]
 HOW_TO = (
+    "cancel-tasks",
     "engines-and-clients",
     "judge-a-real-run",
     "keep-tasks-unique",
+    "limit-tasks",
     "replay-a-failure",
     "retries",
     "run-every-night",
@@ -36,7 +38,7 @@ PAGES = [
     *(ROOT / "docs" / "how-to" / f"{name}.md" for name in HOW_TO),
     *(
         ROOT / "docs" / "reference" / f"{name}.md"
-        for name in ("hypothesis", "results", "schedules", "testing", "unique")
+        for name in ("hypothesis", "limits", "results", "schedules", "testing", "unique")
     ),
 ]
 FILE = re.compile(r"^<!-- file: (\S+) -->\n```\w+\n(.*?)^```", re.DOTALL | re.MULTILINE)

@@ -19,7 +19,7 @@ LINK = re.compile(r"\]\((?!https?:|mailto:)([^)#\s]*)(?:#([^)\s]*))?\)")
 HEADING = re.compile(r"^#+ +(.+?) *$", re.MULTILINE)
 IMPORT = re.compile(r"^ *(?:from|import) +(asynctasq[\w.]*)", re.MULTILINE)
 FOR_USERS = re.compile(
-    r"asynctasq(\.(testing(\.(strategies|conformance)(\..+)?)?|errors|queue|tasks|unique|utils\.loop"
+    r"asynctasq(\.(testing(\.(strategies|conformance)(\..+)?)?|errors|limits|queue|tasks(\.cancellation)?|unique|utils\.loop"
     r"|drivers\.(base|\w+_driver)|integrations\.\w+))?"
 )
 """What pages may import: no page needs the worker's parts, the rules or the registry."""

@@ -88,6 +88,11 @@ BAD: dict[str, list[Entry]] = {
     "settled for good once": [*GOOD, started(3, "2")],
     "never early": [dispatched(due_at=5), *GOOD[1:]],
     "failed() exactly once": [entry for entry in RETRIED if entry.kind is not Kind.HOOK],
+    "a cancelled message stays cancelled": [
+        dispatched(),
+        Entry(1, Kind.REMOVED, M, detail="cancelled"),
+        started(2, "1"),
+    ],
     "no lease is cut short": [dispatched(), reserved(0, "1"), reserved(29, "2"), settled(30, "2", "complete")],
 }
 

@@ -14,6 +14,8 @@ from asynctasq.kernel.messages import (
     State,
     StoredMessage,
     bounded_text,
+    cancelled_mark,
+    cancelled_token,
     check_queue_name,
     is_unique_key,
     microseconds,
@@ -114,6 +116,20 @@ def test_a_bounded_text_is_the_longest_part_that_fits(text: str, bytes_max: int,
         assert text.startswith(kept)
         assert mark == f"{len(text) - len(kept):,} characters more]"
         assert len(json.dumps(kept)) - 2 <= bytes_max < len(json.dumps(text[: len(kept) + 1])) - 2
+
+
+@pytest.mark.parametrize("token", ["", "7", "12.3", "0" * 32])
+def test_the_mark_of_a_cancelled_message_holds_the_token_of_its_lease(token: str) -> None:
+    assert cancelled_token(cancelled_mark(token)) == token
+
+
+@pytest.mark.parametrize("kept", [b"", b"\xc0", b"\xc1", b"cancelled 7", b"\x81\xa1a\x01"])
+def test_a_result_is_no_mark(kept: bytes) -> None:
+    assert cancelled_token(kept) is None
+
+
+def test_a_damaged_mark_holds_a_token_that_nobody_has() -> None:
+    assert cancelled_token(cancelled_mark("") + b"\xff") == "\ufffd"
 
 
 @pytest.mark.parametrize(

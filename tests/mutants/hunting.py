@@ -11,8 +11,10 @@ from asynctasq.testing.loop import Limits
 from asynctasq.testing.simulation.run import RunOptions, RunParts, RunResult, run_program, silence_log
 from asynctasq.testing.simulation.shrink import shrink
 from asynctasq.testing.tape import Entry, Tape
+from tests.mutants.cancelled import Victim, cancelled, cancelled_meanwhile, cancelled_under_faults
 from tests.mutants.contract import contract
 from tests.mutants.keyed import keyed, unique_tasks
+from tests.mutants.limited import limited, limited_calmly
 from tests.mutants.programs import (
     deployed,
     deployed_meanwhile,
@@ -115,6 +117,10 @@ CASES: Final = (
     Case(workload=outage, faults=Faults(fail_before=0.05, fail_after=0.05, latency=SLOW), every=8),
     Case(workload=aged, faults=Faults(clock_skew=7200), every=8),
     Case(workload=policed, faults=(), every=8),
+    Case(workload=cancelled, faults=(), every=8),
+    Case(workload=cancelled_meanwhile, faults=Delay(at="reserve:after", task=Victim, seconds=3), every=16),
+    Case(workload=cancelled_under_faults, faults=(), every=2),
+    Case(workload=cancelled_under_faults, every=4),
     Case(workload=drawn, faults=()),
     Case(workload=stored, faults=()),
     Case(workload=carried, faults=(), every=2),
@@ -123,6 +129,9 @@ CASES: Final = (
     Case(workload=scheduled, faults=(), every=16, workers=1),
     Case(workload=scheduled_under_faults, every=4),
     Case(workload=scheduled_under_faults, faults=Faults(lost_reply=0.1, crash=0.05), every=4),
+    Case(workload=limited_calmly, faults=(), every=16, concurrency=4),
+    Case(workload=limited, faults=Faults(crash=0.03, lost_reply=0.02, fail_before=0.02), every=4, concurrency=4),
+    Case(workload=limited, faults=Faults(latency=SLOW, crash=0.01), every=8, concurrency=4),
 )
 
 

@@ -119,7 +119,7 @@ def _waits_in_vain(original: Any) -> Any:
     return lambda stored, limits: None
 
 
-@_plant(Queue, "_driver_for", "results asked of the default driver", "a task with its own driver has no result")
+@_plant(Queue, "driver_for", "results asked of the default driver", "a task with its own driver has no result")
 def _of_the_default(original: Any) -> Any:
     return lambda self, task: self.driver
 

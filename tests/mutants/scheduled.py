@@ -69,7 +69,7 @@ def start(sim: Simulation, schedules: tuple[ScheduledTask, ...], count: int = 1)
     """Start workers of this code."""
     engine = sim._engine
     engine.options = replace(engine.options, schedules=schedules, schedule_check_s=60.0)
-    engine.store.keeps_schedules = True
+    engine.store.has_own_messages = True
     return [engine.start_worker() for _ in range(count)]
 
 

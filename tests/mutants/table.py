@@ -2,8 +2,10 @@
 
 from typing import Final
 
+from tests.mutants.planted_cancelling import CANCELLING
 from tests.mutants.planted_heldout import HELD_OUT
 from tests.mutants.planted_kernel import KERNEL
+from tests.mutants.planted_limits import LIMITS
 from tests.mutants.planted_memory import MEMORY
 from tests.mutants.planted_recorded import RECORDED
 from tests.mutants.planted_results import RESULTS
@@ -38,7 +40,9 @@ MUTANTS: Final[dict[str, Mutant]] = {
         *THIRD_AUTHOR_REST,
         *WORDS,
         *SURROUNDINGS,
+        *CANCELLING,
         *UNIQUE,
+        *LIMITS,
     )
 }
 
@@ -47,6 +51,8 @@ SURVIVORS: Final[dict[str, str]] = {
     "changes nothing; only one that meets the same worker's next lease does harm, under one seed in fifty",
     "interruption decided to be final": "nothing is buried before its hook, and the hook of an interrupted attempt "
     "ends it: the message is handed back whatever was decided",
+    "token of a rate limit given back at take": "in a simulation no time passes between the last token and the start; "
+    "tests/core/test_limits.py, with middleware that takes its time, finds it",
     "thread without the context": "a simulation runs blocking code in the loop's own thread, where the context is at "
     "hand; tests/core/test_complete_in.py, with real threads, finds it",
 }

@@ -194,7 +194,7 @@ def test_one_letter_too_many_is_refused(setting: str, at: int, letter: str) -> N
             make(name, 3)
 
 
-@pytest.mark.parametrize("name", ["url", "prices", "currency", "template", "limits", "question", "times", "missiles"])
+@pytest.mark.parametrize("name", ["url", "prices", "currency", "template", "question", "times", "missiles"])
 def test_other_attributes_are_no_settings(name: str) -> None:
     make(name, 3)
 

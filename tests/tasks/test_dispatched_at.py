@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from asynctasq import AsyncTask, AsyncTasqError, task
-from asynctasq.errors import DispatchError
+from asynctasq import AsyncTask, task
+from asynctasq.errors import AsyncTasqError, DispatchError
 from asynctasq.tasks.definition import options_of
 from asynctasq.testing import FakeQueue
 

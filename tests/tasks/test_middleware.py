@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import asynctasq
-from asynctasq import AsyncTask, Middleware, dispatch_many, dispatch_many_sync, task
+from asynctasq import AsyncTask, dispatch_many, dispatch_many_sync, task
 from asynctasq.codec.envelope import decode_envelope
 from asynctasq.core.setup import default_queue
 from asynctasq.drivers.base import Driver
@@ -19,7 +19,7 @@ from asynctasq.drivers.sqlite_driver import SQLiteDriver
 from asynctasq.errors import ConfigError, DriverUnavailable, UnserializableValue, UnsupportedFeature
 from asynctasq.kernel.envelope import HEADERS_CHARS_MAX, HEADERS_MAX
 from asynctasq.queue import Queue
-from asynctasq.tasks import DispatchContext
+from asynctasq.tasks import DispatchContext, Middleware
 from asynctasq.tasks.configured import middleware_of
 from asynctasq.tasks.dispatching import scoped_dispatcher
 from asynctasq.utils.loop import run

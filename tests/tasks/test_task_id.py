@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from asynctasq import AsyncProcessTask, AsyncTask, AsyncTasqError, SyncProcessTask, SyncTask, task
+from asynctasq import AsyncProcessTask, AsyncTask, SyncProcessTask, SyncTask, task
+from asynctasq.errors import AsyncTasqError
 from asynctasq.tasks import BaseTask
 from asynctasq.testing import FakeQueue
 

@@ -13,13 +13,15 @@ from typing import Any
 import pytest
 
 from asynctasq.drivers.memory_driver import MemoryDriver
-from asynctasq.testing.conformance import SUITE_VERSION, cancelling, suite, test_waiting
+from asynctasq.testing.conformance import SUITE_VERSION, cancelling, suite, test_cancel_running, test_waiting
 from asynctasq.testing.conformance.report import Entry, Report, render_markdown, render_terminal
 from asynctasq.testing.conformance.running import run_conformance_test
+from tests.mutants.wrong_cancelling import WRONG_CANCELLING
 from tests.mutants.wrong_drivers import WRONG, UnderClaimsInspection, UnderClaimsOrder, Wrong, WrongHarness
 from tests.patience import patient_s
 
 PACKAGE = "asynctasq.testing.conformance"
+ALL_WRONG = (*WRONG, *WRONG_CANCELLING)
 PROGRAMS = "test_model.test_random_programs_do_the_same_as_the_memory_driver"
 
 
@@ -42,11 +44,12 @@ def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     """A wait that is not woken lasts to its end; here that is soon."""
     monkeypatch.setattr(test_waiting, "WAIT_S", patient_s(3.0))
     monkeypatch.setattr(test_waiting, "PROMPT_S", patient_s(1.2))
+    monkeypatch.setattr(test_cancel_running, "WAIT_S", patient_s(3.0))
     monkeypatch.setattr(cancelling, "HANGS_S", patient_s(3.0))
 
 
 @pytest.mark.usefixtures("_short_waits")
-@pytest.mark.parametrize("wrong", WRONG, ids=_wrong)
+@pytest.mark.parametrize("wrong", ALL_WRONG, ids=_wrong)
 def test_a_wrong_driver_fails_in_the_named_test(wrong: Wrong) -> None:
     assert _result_of(wrong.fails, MemoryDriver) == "passed", "the test passes on the right driver"
 
@@ -57,7 +60,7 @@ def test_a_wrong_driver_fails_in_the_named_test(wrong: Wrong) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("wrong", [wrong for wrong in WRONG if wrong.in_programs], ids=_wrong)
+@pytest.mark.parametrize("wrong", [wrong for wrong in ALL_WRONG if wrong.in_programs], ids=_wrong)
 def test_random_programs_find_a_wrong_driver_and_show_the_program(wrong: Wrong) -> None:
     with pytest.raises(AssertionError) as caught:
         _result_of(PROGRAMS, wrong.driver)
@@ -135,7 +138,7 @@ def test_a_run_writes_its_report(tmp_path: Path) -> None:
     found = json.loads(path.read_text())
     assert (found["suite"], found["version"]) == ("asynctasq-conformance", SUITE_VERSION)
     memory = found["drivers"]["memory"]
-    assert memory["counts"]["passed"] == 10
+    assert memory["counts"]["passed"] == 12
     assert memory["counts"]["unsupported"] == 1
     assert memory["claims"]["ordered"] == "yes"
     assert memory["tests"][0]["clause"]

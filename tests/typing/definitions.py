@@ -8,7 +8,6 @@ from typing import Any, assert_type
 from asynctasq import (
     AsyncProcessTask,
     AsyncTask,
-    Middleware,
     Resource,
     Retry,
     Snooze,
@@ -20,7 +19,7 @@ from asynctasq import (
     task,
 )
 from asynctasq.drivers.memory_driver import MemoryDriver
-from asynctasq.tasks import AttemptContext, BaseTask, DispatchContext, TaskFunction, TaskHandle
+from asynctasq.tasks import AttemptContext, BaseTask, DispatchContext, Middleware, TaskFunction, TaskHandle
 from asynctasq.testing import FakeQueue, History, Performed, resources
 
 

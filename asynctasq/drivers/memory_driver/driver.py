@@ -7,7 +7,7 @@ simulations run on; correctness here is read, not optimised.
 import asyncio
 import heapq
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import Any, Self
@@ -16,7 +16,7 @@ from asynctasq.clock import Clock, SystemClock
 from asynctasq.drivers.base import NO, YES, Capabilities, Driver, Page, Settlements
 from asynctasq.drivers.batches import has_keys
 from asynctasq.drivers.checks import check_queue_names, check_unique
-from asynctasq.drivers.memory_driver.results import EndWaits, KeptResults
+from asynctasq.drivers.memory_driver.results import EndWaits, KeptResults, cancels_of
 from asynctasq.drivers.memory_driver.row import MemoryRow, depth_of, page_of
 from asynctasq.drivers.memory_driver.unique import UniqueKeys
 from asynctasq.drivers.memory_driver.waiter import Waiter
@@ -24,6 +24,7 @@ from asynctasq.drivers.retention import DEAD_MAX, DEAD_TTL_S, RETENTION_OPTIONS,
 from asynctasq.drivers.urls import read_options, split_options
 from asynctasq.errors import BodyTooLarge
 from asynctasq.kernel.messages import (
+    CANCELLED_TTL_S,
     MICROSECONDS,
     Bury,
     Complete,
@@ -35,6 +36,7 @@ from asynctasq.kernel.messages import (
     Settlement,
     State,
     StoredMessage,
+    cancelled_mark,
     check_queue_name,
     microseconds,
 )
@@ -60,7 +62,9 @@ class MemoryDriver(Driver):
         inspects=YES,
         keeps_results=YES,
         reports_progress=YES,
+        cancels_running=YES,
         unique=YES,
+        reserves_released=YES,
     )
 
     def __init__(
@@ -162,9 +166,20 @@ class MemoryDriver(Driver):
             until = now + microseconds(lease_s)
             for queue in queues:
                 while len(leases) < limit and (row := self._first_visible(queue, now)):
-                    row.reserved_us, row.reserved_by, row.progress = now, self.holder, None
-                    leases.append(self._lease(row, until))
+                    leases.append(self._grant(row, now, until))
         return leases
+
+    async def reserve_released(self, leases: Sequence[Lease], *, lease_s: float) -> list[Lease]:
+        with self._lock:
+            now, granted = self._now(), list[Lease]()
+            for lease in leases:
+                row = self._rows.get(lease.message_id)
+                if row is not None and self._was_released(row, lease):
+                    granted.append(self._grant(row, now, now + microseconds(lease_s)))
+            return granted
+
+    def _was_released(self, row: MemoryRow, lease: Lease) -> bool:
+        return not row.leased and row.reason is None and str(row.token) == lease.token
 
     def _first_visible(self, queue: str, now: int) -> MemoryRow | None:
         """Return the first row of the queue if it is visible; drop heap entries that are out of date."""
@@ -180,6 +195,10 @@ class MemoryDriver(Driver):
     def _is_current(self, row: MemoryRow, visible_us: int) -> bool:
         """Say whether a heap entry of this row has its present `visible_us`."""
         return row.reason is None and row.visible_us == visible_us
+
+    def _grant(self, row: MemoryRow, now: int, until: int) -> Lease:
+        row.reserved_us, row.reserved_by, row.progress = now, self.holder, None
+        return self._lease(row, until)
 
     def _lease(self, row: MemoryRow, until: int) -> Lease:
         if row.leased:
@@ -340,6 +359,31 @@ class MemoryDriver(Driver):
 
     async def cancel(self, message_ids: Sequence[str]) -> AbstractSet[str]:
         return self._remove(message_ids, {State.SCHEDULED, State.READY})
+
+    async def cancel_running(self, message_ids: Sequence[str]) -> Mapping[str, str]:
+        return self._cancel_running(message_ids)
+
+    def _cancel_running(self, message_ids: Sequence[str]) -> dict[str, str]:
+        with self._lock:
+            expiry = self._now() + microseconds(CANCELLED_TTL_S)
+            cancelled: dict[str, str] = {}
+            for message_id in message_ids:
+                row = self._rows.get(message_id)
+                if row is None or row.reason is not None:
+                    continue
+                del self._rows[message_id]
+                cancelled[message_id] = token = str(row.token) if row.leased else ""
+                self._results.keep(message_id, cancelled_mark(token), expiry=expiry)
+                self._end_waits.wake([message_id, *([cancels_of(row.reserved_by)] if row.leased else [])])
+            return cancelled
+
+    async def wait_cancelled(self, *, wait_s: float) -> bool:
+        return await self._wait_cancelled(self.holder, wait_s)
+
+    async def _wait_cancelled(self, holder: str, wait_s: float) -> bool:
+        with self._lock:
+            wait = self._end_waits.add(cancels_of(holder))
+        return await self._end_waits.wait(wait, wait_s)
 
     async def discard(self, message_ids: Sequence[str]) -> AbstractSet[str]:
         return self._remove(message_ids, {State.DEAD})

@@ -2,12 +2,13 @@
 
 import asyncio
 import heapq
+import math
 import threading
 from collections.abc import Iterable
 
 from asynctasq.drivers.loops import running_loop
 
-__all__ = ["EndWait", "EndWaits", "KeptResults"]
+__all__ = ["EndWait", "EndWaits", "KeptResults", "cancels_of"]
 
 
 class KeptResults:
@@ -48,7 +49,7 @@ class EndWait:
     async def ended(self, wait_s: float) -> bool:
         """Return True once the message has ended, False after `wait_s` or once the driver is closed."""
         try:
-            async with asyncio.timeout(wait_s):
+            async with asyncio.timeout(None if wait_s == math.inf else wait_s):
                 return await self._ended
         except TimeoutError:
             return False
@@ -101,3 +102,8 @@ class EndWaits:
             for wait in waits:
                 if wait.loop is loop:
                     wait.end(False)
+
+
+def cancels_of(holder: str) -> str:
+    """Return what stands for an id where calls wait that want to hear of cancelled messages of this holder."""
+    return f"\0{holder}"

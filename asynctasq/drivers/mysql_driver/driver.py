@@ -4,7 +4,7 @@ import asyncio
 import functools
 import itertools
 import random
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from dataclasses import replace
@@ -22,12 +22,12 @@ from asynctasq.drivers.mysql_driver.retention import prune
 from asynctasq.drivers.mysql_driver.schema import migrations
 from asynctasq.drivers.mysql_driver.statement_runner import StatementRunner
 from asynctasq.drivers.mysql_driver.statements import Statements, server_now
-from asynctasq.drivers.mysql_driver.steps import Claim, extend, turn
+from asynctasq.drivers.mysql_driver.steps import Claim, extend, reserve_released, turn
 from asynctasq.drivers.mysql_driver.storing import store
 from asynctasq.drivers.retention import DEAD_MAX, DEAD_TTL_S, PRUNED_AT_ONCE, RETENTION_OPTIONS, Retention
 from asynctasq.drivers.silence import is_brief
 from asynctasq.drivers.sql.identifiers import check_identifier
-from asynctasq.drivers.sql.settlements import end_of, queues_to_wake
+from asynctasq.drivers.sql.settlements import cancels_of, end_of, names_to_wake, queues_to_wake
 from asynctasq.drivers.sql.waiting import PollBackoff, Waiter, Wakeups, wait_until_ended, wait_until_visible
 from asynctasq.drivers.urls import read_address, read_options
 from asynctasq.errors import BodyTooLarge, ConfigError, DriverError
@@ -68,6 +68,8 @@ class MySQLDriver(Driver):
         inspects=YES,
         keeps_results=YES,
         reports_progress=YES,
+        cancels_running=partial("a worker of another process learns of it when it renews its lease, within 10 s"),
+        reserves_released=YES,
         transactional=YES,
         unique=YES,
         body_bytes_max=BODY_BYTES_MAX,
@@ -182,6 +184,14 @@ class MySQLDriver(Driver):
                     # Other transactions hold it locked: asking again at once could go on for as long as they do.
                     await waiter.wait(min(left_s, lock_backoff.next_pause_s()))
         return leases
+
+    async def reserve_released(self, leases: Sequence[Lease], *, lease_s: float) -> list[Lease]:
+        if not leases:
+            return []
+        lease_us, holder = microseconds(lease_s), self.holder
+        return await self._runner.run_steps(
+            lambda: reserve_released(self._sql, leases, lease_us=lease_us, holder=holder, offset_us=self._offset_us)
+        )
 
     async def wait_visible(self, queues: Sequence[str], *, wait_s: float) -> bool:
         check_queue_names(queues)
@@ -368,6 +378,16 @@ class MySQLDriver(Driver):
         has_ended = functools.partial(self._inspection.has_ended, message_id)
         with self._wakeups.waiting([end_of(message_id)], into=pool.waiters) as waiter:
             return await wait_until_ended(waiter, has_ended, wait_s=wait_s, backoff=backoff)
+
+    async def cancel_running(self, message_ids: Sequence[str]) -> Mapping[str, str]:
+        tokens, holders = await self._inspection.cancel_running(message_ids)
+        self._wakeups.wake(names_to_wake(tokens, holders))
+        return tokens
+
+    async def wait_cancelled(self, *, wait_s: float) -> bool:
+        pool = await self._runner.pool()
+        with self._wakeups.waiting([cancels_of(self.holder)], into=pool.waiters) as waiter:
+            return await waiter.wait(wait_s) and not waiter.closed
 
     async def report_progress(self, reports: Sequence[tuple[Lease, Progress]]) -> None:
         await self._inspection.report_progress(reports)

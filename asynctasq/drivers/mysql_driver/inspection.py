@@ -3,10 +3,11 @@
 from collections.abc import Callable, Sequence
 
 from asynctasq.drivers.base import Page
+from asynctasq.drivers.checks import is_message_id
 from asynctasq.drivers.damaged import queue_names
 from asynctasq.drivers.mysql_driver.statement_runner import StatementRunner
 from asynctasq.drivers.mysql_driver.statements import Statements, server_now
-from asynctasq.drivers.mysql_driver.steps import parse_token, remove, to_stored_message
+from asynctasq.drivers.mysql_driver.steps import cancel_running, parse_token, remove, to_stored_message
 from asynctasq.drivers.sql.rows import depth_from
 from asynctasq.kernel.messages import Depth, Lease, Progress, State, StoredMessage
 
@@ -66,6 +67,15 @@ class Inspection:
             return set()
         return await self._runner.run_steps(
             lambda: remove(self._sql, message_ids, dead=dead, offset_us=self._offset_us()), brief=False
+        )
+
+    async def cancel_running(self, message_ids: Sequence[str]) -> tuple[dict[str, str], set[str]]:
+        """Do `CancelsRunning.cancel_running`; return the holders of the leases, too."""
+        ids = [message_id for message_id in message_ids if is_message_id(message_id)]
+        if not ids:
+            return {}, set()
+        return await self._runner.run_steps(
+            lambda: cancel_running(self._sql, ids, offset_us=self._offset_us()), brief=False
         )
 
     async def purge(self, queue: str) -> int:

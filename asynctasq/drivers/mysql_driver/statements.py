@@ -67,13 +67,13 @@ def server_now(offset_us: int) -> str:
     return f"(TIMESTAMPDIFF(MICROSECOND, '1970-01-01', UTC_TIMESTAMP(6)) + {offset_us})"
 
 
-def _fence(held: Iterable[LeaseKey], table: str) -> str:
-    """Return a condition that holds for exactly these leases and can be found by primary key."""
+def _fence(held: Iterable[LeaseKey], table: str, *, leased: int = 1) -> str:
+    """Return a condition that holds for exactly these leases and can be found by primary key; or, once released."""
     by_token: dict[int, list[str]] = {}
     for seq, token in held:
         by_token.setdefault(token, []).append(str(seq))
     parts = [f"{table}.token = {token} AND {table}.seq IN ({','.join(seqs)})" for token, seqs in by_token.items()]
-    return f"{table}.leased = 1 AND ({' OR '.join(parts)})"
+    return f"{table}.leased = {leased} AND ({' OR '.join(parts)})"
 
 
 def _values(names: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -170,6 +170,18 @@ class Statements:
             f" FROM {self.messages} FORCE INDEX (due) WHERE queue IN ({names}) AND dead = 0"
             f" AND visible_us = {now} + {lease_us} AND claim = {CLAIM}"
         )
+
+    def claim_released(self, released: Sequence[LeaseKey], *, now: str, lease_us: int, holder: str) -> list[str]:
+        """Lease what these leases released and nobody has reserved since; select it, with its queue."""
+        source = f"{self.messages} AS m FORCE INDEX (PRIMARY)"
+        seqs = ",".join(str(seq) for seq, _ in released)
+        claim = (
+            f"UPDATE {source} SET m.leased = 1, m.token = m.token + 1, m.claim = {CLAIM},"
+            f" m.visible_us = {now} + {lease_us}, m.reserved_us = {now}, m.reserved_by = {literal(holder or chr(0))}"
+            f" WHERE m.dead = 0 AND {_fence(released, 'm', leased=0)}"
+        )
+        columns = "m.seq, m.queue, m.id, m.body, m.token, m.attempts, m.crashes, m.enqueued_us, m.visible_us, 0"
+        return [claim, f"SELECT {columns} FROM {source} WHERE m.seq IN ({seqs}) AND m.claim = {CLAIM}"]
 
     def next_visible(self, queues: Iterable[str], *, now: str) -> str:
         """Select now and, for each queue, when its first message is visible."""
@@ -333,6 +345,19 @@ class Statements:
             f"SELECT seq, id FROM {self.messages} FORCE INDEX (PRIMARY)"
             f" WHERE seq IN ({','.join(map(str, seqs))}) AND {state} FOR UPDATE"
         )
+
+    def cancellable(self, seqs: Iterable[int]) -> str:
+        """Lock those of the messages that are no dead letters, in order of the key; select their leases and holders."""
+        return (
+            "SELECT seq, id, leased, token, TRIM(TRAILING 0x00 FROM reserved_by)"
+            f" FROM {self.messages} FORCE INDEX (PRIMARY)"
+            f" WHERE seq IN ({','.join(map(str, seqs))}) AND dead = 0 FOR UPDATE"
+        )
+
+    def keep_marks(self, marks: Mapping[str, bytes], *, ttl_us: int, now: str) -> str:
+        """Keep something in place of the results of messages."""
+        rows = ",".join(f"({literal(key)},{now}+{ttl_us},{literal(mark)})" for key, mark in marks.items())
+        return f"REPLACE INTO {self.results} (id, expires_us, result) VALUES {rows}"
 
     def remove(self, seqs: Iterable[int]) -> str:
         """Delete rows that this transaction has locked."""

@@ -25,6 +25,7 @@ from asynctasq.drivers.mysql_driver.storing import ROWS_MAX, Result, Steps, set_
 from asynctasq.drivers.sql.rows import stored_message
 from asynctasq.drivers.sql.settlements import independent_batches
 from asynctasq.kernel.messages import (
+    CANCELLED_TTL_S,
     MICROSECONDS,
     Bury,
     Complete,
@@ -33,14 +34,17 @@ from asynctasq.kernel.messages import (
     Release,
     Settlement,
     StoredMessage,
+    cancelled_mark,
     microseconds,
 )
 
 __all__ = [
     "Claim",
+    "cancel_running",
     "extend",
     "parse_token",
     "remove",
+    "reserve_released",
     "settle",
     "turn",
 ]
@@ -233,6 +237,22 @@ class Claim:
         return claimed
 
 
+def reserve_released(
+    sql: Statements, leases: Sequence[Lease], *, lease_us: int, holder: str, offset_us: int
+) -> Steps[list[Lease]]:
+    """Lease again, in a transaction of our own, what these leases released and nobody has reserved since."""
+    granted: dict[str, Lease] = {}
+    yield ["START TRANSACTION", *set_now(offset_us)]
+    for group in chunks([pair for lease in leases if (pair := parse_token(lease.token)) is not None], ROWS_MAX):
+        made = sql.claim_released(group, now=NOW, lease_us=lease_us, holder=holder)
+        rows = (yield made)[-1].rows
+        queues = tuple({decoded(row[1]) for row in rows})
+        claimed = Claim(queues=queues, limit=len(rows), lease_us=lease_us).read(Result(rows=rows, affected=0))
+        granted |= {lease.message_id: lease for lease in claimed.leases}
+    yield ["COMMIT"]
+    return [granted[known] for known in dict.fromkeys(lease.message_id for lease in leases) if known in granted]
+
+
 def turn(
     sql: Statements, settlements: Settlements, claim: Claim | None, *, offset_us: int
 ) -> Steps[tuple[set[str], Claimed]]:
@@ -297,6 +317,33 @@ def remove(sql: Statements, message_ids: Sequence[str], *, dead: bool, offset_us
             removed |= {message_id.decode() for _, message_id in found.rows}
     yield ["COMMIT"]
     return removed
+
+
+def cancel_running(
+    sql: Statements, message_ids: Sequence[str], *, offset_us: int
+) -> Steps[tuple[dict[str, str], set[str]]]:
+    """Delete messages that are no dead letters, in a transaction of our own; return their tokens, and the holders."""
+    tokens: dict[str, str] = {}
+    holders: set[str] = set()
+    yield ["START TRANSACTION"]
+    for group in chunks(message_ids, ROWS_MAX):
+        (known,) = yield [sql.seqs(group)]  # locked by the primary key, as in `remove`
+        if not known.rows:
+            continue
+        (found,) = yield [sql.cancellable(row[0] for row in known.rows)]
+        if not found.rows:
+            continue
+        own = {decoded(id_bytes): f"{seq}.{token}" if leased else "" for seq, id_bytes, leased, token, _ in found.rows}
+        tokens |= own
+        holders.update(decoded(holder) for _, _, leased, _, holder in found.rows if leased and holder)
+        marks, now = {message_id: cancelled_mark(token) for message_id, token in own.items()}, server_now(offset_us)
+        yield [
+            sql.keep_marks(marks, ttl_us=microseconds(CANCELLED_TTL_S), now=now),
+            sql.remove(row[0] for row in found.rows),
+            sql.prune_results(now=now, limit=2 * len(marks)),
+        ]
+    yield ["COMMIT"]
+    return tokens, holders
 
 
 def to_stored_message(row: Sequence[Any], now_us: int) -> StoredMessage:

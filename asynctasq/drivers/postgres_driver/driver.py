@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from functools import partial
@@ -36,7 +36,14 @@ from asynctasq.drivers.retention import DEAD_MAX, DEAD_TTL_S, PRUNED_AT_ONCE, Re
 from asynctasq.drivers.silence import SILENCE_S
 from asynctasq.drivers.sql.conflicts import retry_conflicts
 from asynctasq.drivers.sql.migrations import check_schema_version
-from asynctasq.drivers.sql.settlements import end_of, independent_batches, is_plain, queues_to_wake
+from asynctasq.drivers.sql.settlements import (
+    cancels_of,
+    end_of,
+    independent_batches,
+    is_plain,
+    names_to_wake,
+    queues_to_wake,
+)
 from asynctasq.drivers.sql.unique import has_keyed_follow_ups
 from asynctasq.drivers.sql.waiting import PollBackoff, Wakeups
 from asynctasq.drivers.urls import read_address, read_options, redact
@@ -77,6 +84,8 @@ class PostgresDriver(Driver):
         inspects=YES,
         keeps_results=YES,
         reports_progress=YES,
+        cancels_running=YES,
+        reserves_released=YES,
         transactional=YES,
         unique=YES,
         body_bytes_max=BODY_BYTES_MAX,
@@ -230,6 +239,16 @@ class PostgresDriver(Driver):
                 if not await resources.wait_visible(waiter, self._next_visible_in_s, wait_s=left_s):
                     return []
 
+    async def reserve_released(self, leases: Sequence[Lease], *, lease_s: float) -> list[Lease]:
+        if not leases:
+            return []
+        values = (self._offset_us(), *lease_columns(leases), delay_us(lease_s), self.holder)
+        rows = await self._fetch(self._sql.reserve_released, *values)
+        granted = {lease.message_id: lease for lease in leases_from([*filter(is_readable, rows)])}
+        return [
+            granted[lease_id] for lease_id in dict.fromkeys(each.message_id for each in leases) if lease_id in granted
+        ]
+
     async def _claim(self, queues: Sequence[str], limit: int, lease_s: float) -> list[Lease]:
         if limit <= 0 or not queues:
             return []
@@ -377,6 +396,17 @@ class PostgresDriver(Driver):
             resources = await self._resources.get()
         with self._wakeups.waiting([end_of(message_id)], into=resources.waiters) as waiter:
             return await resources.wait_ended(waiter, partial(self._inspection.has_ended, message_id), wait_s=wait_s)
+
+    async def cancel_running(self, message_ids: Sequence[str]) -> Mapping[str, str]:
+        tokens, holders = await self._inspection.cancel_running(message_ids)
+        self._wakeups.wake(names_to_wake(tokens, holders))
+        return tokens
+
+    async def wait_cancelled(self, *, wait_s: float) -> bool:
+        with mapped_errors(self._where):
+            resources = await self._resources.get()
+        with self._wakeups.waiting([cancels_of(self.holder)], into=resources.waiters) as waiter:
+            return await resources.wait_news(waiter, wait_s=wait_s)
 
     async def report_progress(self, reports: Sequence[tuple[Lease, Progress]]) -> None:
         await self._inspection.report_progress(reports)

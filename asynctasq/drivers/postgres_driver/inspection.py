@@ -11,7 +11,16 @@ from asynctasq.drivers.postgres_driver.rows import damaged_columns, lease_column
 from asynctasq.drivers.postgres_driver.statements import Statements
 from asynctasq.drivers.retention import Retention
 from asynctasq.drivers.sql.rows import depth_from, stored_message
-from asynctasq.kernel.messages import Depth, Lease, Progress, State, StoredMessage
+from asynctasq.kernel.messages import (
+    CANCELLED_TTL_S,
+    Depth,
+    Lease,
+    Progress,
+    State,
+    StoredMessage,
+    cancelled_mark,
+    microseconds,
+)
 
 __all__ = ["Inspection"]
 
@@ -74,6 +83,18 @@ class Inspection:
         for batch in chunks(ids, IDS_PER_STATEMENT):
             removed.update(row[0] for row in await self._fetch(statement, self._offset_us(), list(batch)))
         return removed
+
+    async def cancel_running(self, message_ids: Sequence[str]) -> tuple[dict[str, str], set[str]]:
+        """Do `CancelsRunning.cancel_running`; return the holders of the leases, too."""
+        ids = sorted({message_id for message_id in message_ids if is_message_id(message_id)})
+        tokens: dict[str, str] = {}
+        holders: set[str] = set()
+        for batch in chunks(ids, IDS_PER_STATEMENT):
+            values = self._offset_us(), list(batch), cancelled_mark(""), microseconds(CANCELLED_TTL_S)
+            for message_id, token, holder, _ in await self._fetch(self._sql.cancel_running, *values):
+                tokens[message_id] = token
+                holders.update([holder] if holder else [])
+        return tokens, holders
 
     async def purge(self, queue: str) -> int:
         """Do `Inspectable.purge`."""

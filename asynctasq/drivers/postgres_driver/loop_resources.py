@@ -76,6 +76,16 @@ class LoopResources:
         woken = self._end_backoff if await self._listens() else None
         return await wait_until_ended(waiter, check, wait_s=wait_s, backoff=woken or self._poll_backoff.anew())
 
+    async def wait_news(self, waiter: Waiter, *, wait_s: float) -> bool:
+        """Wait until the waiter is woken (True), `wait_s` passed or `close` (False); asks the server nothing."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + wait_s
+        while not waiter.closed and (left_s := deadline - loop.time()) > 0:
+            await self._listens()
+            if await waiter.wait(min(left_s, END_CHECK_S)):
+                return not waiter.closed
+        return False
+
     async def _listens(self) -> bool:
         return self._listener is not None and await self._listener.ensure()
 

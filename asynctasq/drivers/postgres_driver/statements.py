@@ -99,6 +99,13 @@ class Statements:
             ), {self._woken("sooner")}
             SELECT id, seq, token, (SELECT array_agg(DISTINCT queue) FROM sooner), (SELECT count(*) FROM woken)
             FROM renewed"""
+        self.reserve_released = f"""
+            WITH {CLOCK} UPDATE {m} m SET visible_us = clock.us + $5::bigint, token = m.token + 1, leased = true,
+                reserved_us = clock.us, reserved_by = $6::text, progress = NULL
+            FROM clock, {given}
+            WHERE m.id = g.id AND m.seq = g.seq AND m.token = g.token AND NOT m.leased AND m.reason IS NULL
+            RETURNING 0, 0, m.seq, m.token, m.id, m.queue, m.body, m.attempts, m.crashes, m.enqueued_us, m.visible_us,
+                NULL"""
         self.store = f"SELECT s.id FROM {self._store} s"
         self._inspection_statements()
 
@@ -143,6 +150,21 @@ class Statements:
         self.cancel = f"""
             WITH {CLOCK} DELETE FROM {m} m USING clock, unnest($2::text[]) AS g(id)
             WHERE m.id = g.id AND {waiting} RETURNING m.id"""
+        self.cancel_running = f"""
+            WITH {CLOCK}, gone AS (
+                DELETE FROM {m} m USING unnest($2::text[]) AS g(id) WHERE m.id = g.id AND m.reason IS NULL
+                RETURNING m.id, CASE WHEN m.leased THEN m.seq || '.' || m.token ELSE '' END AS token,
+                    CASE WHEN m.leased THEN COALESCE(m.reserved_by, '') ELSE '' END AS holder
+            ), kept AS (
+                INSERT INTO {self._results} (id, result, expires_us)
+                SELECT gone.id, $3::bytea || convert_to(gone.token, 'UTF8'), clock.us + $4::bigint FROM gone, clock
+                ON CONFLICT (id) DO UPDATE SET result = excluded.result, expires_us = excluded.expires_us
+                RETURNING 1
+            ), told AS (
+                SELECT '=' || gone.id AS queue FROM gone
+                UNION ALL SELECT chr(10) || gone.holder FROM gone WHERE gone.holder <> ''
+            ), {self._woken("told")}
+            SELECT id, token, holder, (SELECT count(*) FROM woken) FROM gone"""
         self.discard = f"""
             WITH {CLOCK} DELETE FROM {m} m USING clock, unnest($2::text[]) AS g(id)
             WHERE m.id = g.id AND m.reason IS NOT NULL RETURNING m.id"""

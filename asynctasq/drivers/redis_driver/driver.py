@@ -3,7 +3,7 @@
 import asyncio
 import functools
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from typing import Any, Self, TypeVar
@@ -97,7 +97,9 @@ class RedisDriver(Driver):
         inspects=YES,
         keeps_results=YES,
         reports_progress=YES,
+        cancels_running=YES,
         unique=YES,
+        reserves_released=YES,
         body_bytes_max=BODY_BYTES_MAX,
     )
 
@@ -252,6 +254,16 @@ class RedisDriver(Driver):
             self._wake_next(queues if woken else ())
             raise
 
+    async def reserve_released(self, leases: Sequence[Lease], *, lease_s: float) -> list[Lease]:
+        if not leases:
+            return []
+        ids, tokens = [lease.message_id for lease in leases], [lease.token for lease in leases]
+        holder, lease_us = self.holder, microseconds(lease_s)
+        arguments: tuple[Argument, ...] = (self._offset_us(), lease_us, holder, len(leases), *ids, *tokens)
+        pool = (await self._resources.get()).pool
+        reply = await self._repaired(pool, lambda: pool.script("reserve_released", arguments, repeat=None), ())
+        return decode_leases(reply)
+
     async def wait_visible(self, queues: Sequence[str], *, wait_s: float) -> bool:
         check_queue_names(queues)
         if await self._prune(queues):
@@ -396,6 +408,12 @@ class RedisDriver(Driver):
         if not is_message_id(message_id):
             return True
         return await (await self._resources.get()).ends.wait(message_id, self.script, wait_s=wait_s)
+
+    async def cancel_running(self, message_ids: Sequence[str]) -> Mapping[str, str]:
+        return await self._inspection.cancel_running(message_ids)
+
+    async def wait_cancelled(self, *, wait_s: float) -> bool:
+        return await (await self._resources.get()).ends.wait_news(self.holder, self.script, wait_s=wait_s)
 
     async def report_progress(self, reports: Sequence[tuple[Lease, Progress]]) -> None:
         if reports:

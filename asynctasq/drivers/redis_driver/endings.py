@@ -52,6 +52,19 @@ class EndListener:
                     woken.result()  # raises what kept us from reading
         return False
 
+    async def wait_news(self, holder: str, script: RunScript, *, wait_s: float) -> bool:
+        """Do `CancelsRunning.wait_cancelled`, under a name that no message's id can be."""
+        name, loop = f"\n{holder}", asyncio.get_running_loop()
+        deadline = loop.time() + wait_s
+        with self._waiting(name) as wait:
+            while not self.closed and (remaining_s := deadline - loop.time()) > 0:
+                await script("await_end", name, self.inbox, round(2000 * END_CHECK_S))
+                done, _ = await asyncio.wait([wait], timeout=min(remaining_s, END_CHECK_S))
+                for woken in done:
+                    woken.result()  # raises what kept us from reading
+                    return not self.closed
+        return False
+
     @contextmanager
     def _waiting(self, message_id: str) -> Generator[EndWait]:
         """Give what is done once the message has ended or the driver is closed, or fails as reading did."""

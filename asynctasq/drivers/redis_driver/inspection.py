@@ -10,7 +10,7 @@ from asynctasq.drivers.checks import is_message_id
 from asynctasq.drivers.damaged import queue_names, read_text
 from asynctasq.drivers.redis_driver.codec import decode_stored
 from asynctasq.drivers.redis_driver.pool import Argument
-from asynctasq.kernel.messages import State, StoredMessage
+from asynctasq.kernel.messages import CANCELLED_TTL_S, State, StoredMessage, cancelled_mark, microseconds
 
 __all__ = ["CommandRunner", "Inspection"]
 
@@ -95,6 +95,15 @@ class Inspection:
         for batch in chunks([message_id for message_id in message_ids if is_message_id(message_id)], IDS_PER_CALL):
             removed.update(read_text(found) for found in await self._server.script("remove", kind, *batch))
         return removed
+
+    async def cancel_running(self, message_ids: Sequence[str]) -> dict[str, str]:
+        """Do `CancelsRunning.cancel_running`."""
+        tokens: dict[str, str] = {}
+        kept = microseconds(CANCELLED_TTL_S), cancelled_mark("")
+        for batch in chunks([message_id for message_id in message_ids if is_message_id(message_id)], IDS_PER_CALL):
+            reply = [read_text(part) for part in await self._server.script("cancel", *kept, *batch)]
+            tokens.update(zip(reply[::2], reply[1::2], strict=True))
+        return tokens
 
     async def purge(self, queue: str) -> int:
         total = 0

@@ -1,9 +1,11 @@
 """Settlements as SQL statements take them: in batches that one statement applies; pure."""
 
+from collections.abc import Iterable
+
 from asynctasq.drivers.base import Settlements
 from asynctasq.kernel.messages import Bury, Complete, Release
 
-__all__ = ["end_of", "independent_batches", "is_plain", "queues_to_wake"]
+__all__ = ["cancels_of", "end_of", "independent_batches", "is_plain", "names_to_wake", "queues_to_wake"]
 
 
 def independent_batches(settlements: Settlements) -> tuple[list[Settlements], set[str]]:
@@ -58,3 +60,16 @@ def queues_to_wake(settlements: Settlements) -> set[str]:
 def end_of(message_id: str) -> str:
     """Return the name under which calls wait for the end of a message; no queue can have it."""
     return f"={message_id}"
+
+
+def cancels_of(holder: str) -> str:
+    """Return the name under which calls wait for news of cancelled messages that `holder` has reserved.
+
+    No queue can have it, and no message the id.
+    """
+    return f"\n{holder}"
+
+
+def names_to_wake(message_ids: Iterable[str], holders: Iterable[str]) -> frozenset[str]:
+    """Return the names of the calls that hear of cancelled messages, which these holders had reserved."""
+    return frozenset([*map(end_of, message_ids), *map(cancels_of, holders)])

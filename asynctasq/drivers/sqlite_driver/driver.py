@@ -8,7 +8,7 @@ import asyncio
 import json
 import os
 import random
-from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,9 +22,9 @@ from asynctasq.drivers.checks import check_follow_ups, check_messages, check_que
 from asynctasq.drivers.damaged import log_damaged
 from asynctasq.drivers.loops import PerLoop
 from asynctasq.drivers.retention import DEAD_MAX, DEAD_TTL_S, RETENTION_OPTIONS, Retention
-from asynctasq.drivers.sql.settlements import end_of, queues_to_wake
+from asynctasq.drivers.sql.settlements import cancels_of, end_of, queues_to_wake
 from asynctasq.drivers.sql.waiting import PollBackoff, Wakeups, wait_until_ended
-from asynctasq.drivers.sqlite_driver import endings, retention, statements
+from asynctasq.drivers.sqlite_driver import cancelling, endings, retention, statements
 from asynctasq.drivers.sqlite_driver.callers_transaction import run_in, run_in_async
 from asynctasq.drivers.sqlite_driver.commit_notices import notice_folder, send_notices
 from asynctasq.drivers.sqlite_driver.endings import EndChecks
@@ -52,6 +52,8 @@ T = TypeVar("T")
 DEFAULT_PATH = ".asynctasq/queue.db"
 BODY_BYTES_MAX = 16 * 1024 * 1024
 RECHECK_S = 5.0
+NEWS_CHECK_S = 1.0
+"""How often a worker looks whether another process has cancelled something of it."""
 NORMAL_DURABILITY = (
     "with durability=normal the last commits may be lost when the machine loses power, not when processes die"
 )
@@ -77,6 +79,8 @@ class SQLiteDriver(Driver):
         inspects=YES,
         keeps_results=YES,
         reports_progress=YES,
+        cancels_running=YES,
+        reserves_released=YES,
         transactional=YES,
         unique=YES,
         body_bytes_max=BODY_BYTES_MAX,
@@ -194,6 +198,11 @@ class SQLiteDriver(Driver):
             return self._leases(await self._run(operation))
         found = await self._wait(queues, wait_s, operation, lambda reserved: bool(reserved.leases))
         return found.leases if found else []
+
+    async def reserve_released(self, leases: Sequence[Lease], *, lease_s: float) -> list[Lease]:
+        if not leases:
+            return []
+        return await self._write(lambda now_us: statements.reserve_released(leases, lease_s, now_us, self.holder))
 
     async def _prune(self, queues: Sequence[str]) -> bool:
         """Remove some of what has expired, if it is time to look; return whether there is more."""
@@ -352,6 +361,33 @@ class SQLiteDriver(Driver):
         with session.waiting([end_of(message_id)]) as waiter:
             checks = bound(self._end_checks.has_ended, message_id)
             return await wait_until_ended(waiter, checks, wait_s=wait_s, backoff=backoff)
+
+    async def cancel_running(self, message_ids: Sequence[str]) -> Mapping[str, str]:
+        ids = [message_id for message_id in message_ids if is_message_id(message_id)]
+        operation = Operation(
+            steps=lambda now_us: cancelling.cancel_running(ids, now_us),
+            now_us=self._now_us,
+            wakes_from_result=lambda result: result.wakes,
+        )
+        return (await self._run(operation)).tokens
+
+    async def wait_cancelled(self, *, wait_s: float) -> bool:
+        loop, holder = asyncio.get_running_loop(), self.holder
+        deadline = loop.time() + wait_s
+        session = await self._sessions.get()
+        operation = Operation(
+            steps=lambda _: cancelling.take_news(holder),
+            now_us=self._now_us,
+            try_read=lambda _: cancelling.no_news(holder),
+        )
+        with session.waiting_for_news([cancels_of(holder)]) as waiter:
+            while not waiter.closed:
+                if await waiter.unless_closed(session.submit(operation)):
+                    return True
+                if (remaining_s := deadline - loop.time()) <= 0:
+                    break
+                await waiter.wait(min(remaining_s, NEWS_CHECK_S))
+        return False
 
     async def report_progress(self, reports: Sequence[tuple[Lease, Progress]]) -> None:
         if reports:

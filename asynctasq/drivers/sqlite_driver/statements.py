@@ -49,8 +49,10 @@ __all__ = [
     "redrive",
     "remove",
     "reserve",
+    "reserve_released",
     "settle",
     "store",
+    "token_of",
     "turn",
 ]
 
@@ -74,6 +76,8 @@ HAND_BACK = """UPDATE asynctasq_message SET visible_us = ?, crashes = ?, leased 
 HELD = """SELECT held.arrival, held.token, held.id
     FROM json_each(?) AS wanted CROSS JOIN asynctasq_message AS held ON held.arrival = wanted.value
     WHERE leased = 1"""
+RELEASED = f"""SELECT {", ".join(DUE_COLUMNS)}, queue FROM asynctasq_message
+    WHERE arrival IN (SELECT value FROM json_each(?)) AND leased = 0 AND death IS NULL"""
 EXTEND = "UPDATE asynctasq_message SET visible_us = ? WHERE arrival IN (SELECT value FROM json_each(?))"
 SOONER = """SELECT queue FROM asynctasq_message
     WHERE arrival IN (SELECT value FROM json_each(?)) AND visible_us > ?"""
@@ -161,12 +165,28 @@ def _lease(queue: str, row: Row, until_us: int) -> Lease:
         message_id=message_id,
         queue=queue,
         body=body,
-        token=str(arrival << TOKEN_BITS | token + 1),
+        token=token_of(arrival, token + 1),
         attempt=attempts + 1,
         crashes=crashes + leased,
         enqueued_at=enqueued_us / MICROSECONDS,
         expires_at=until_us / MICROSECONDS,
     )
+
+
+def token_of(arrival: int, number: int) -> str:
+    """Return the token of a lease; of a damaged row one that was never granted."""
+    return str(arrival << TOKEN_BITS | number) if type(arrival) is type(number) is int else "damaged"
+
+
+def reserve_released(leases: Sequence[Lease], lease_s: float, now_us: int, holder: str) -> Steps[list[Lease]]:
+    """Lease again, to `holder`, what these leases released and nobody has reserved since."""
+    until = instant_after(now_us, lease_s)
+    wanted = dict.fromkeys((*_parse_token(lease.token), lease.message_id) for lease in leases)
+    rows = yield Step(RELEASED, (_json([arrival for arrival, _, _ in wanted]),))
+    good = {(row[0], row[2], row[1]): row for row in rows if is_readable(row[:-1])}
+    taken = [good[key] for key in wanted if key in good]
+    yield Step(LEASE, (until, now_us, holder, _json([row[0] for row in taken])))
+    return [_lease(row[-1], row[:-1], until) for row in taken]
 
 
 def hand_back(reserved: ReserveResult, _now_us: int) -> Steps[None]:

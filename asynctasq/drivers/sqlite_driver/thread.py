@@ -96,6 +96,7 @@ class Session:
         self._requests: _RequestQueue = queue.SimpleQueue()
         self._main = _ThreadMain(file, wakeups, poll_s, self._requests, self._loop)
         self._thread = threading.Thread(target=self._main.run, name="asynctasq-sqlite", daemon=True)
+        self._for_news: set[Waiter] = set()
         self._finalizer: weakref.finalize[..., object] | None = None
 
     @property
@@ -111,6 +112,12 @@ class Session:
             main.receiver = NoticeReceiver.open(main.notice_folder, main.noticed)
         noticing = nullcontext() if main.receiver is None else main.receiver.waiting()
         with self._wakeups.waiting(queues, into=main.waiters) as waiter, noticing:
+            yield waiter
+
+    @contextmanager
+    def waiting_for_news(self, names: Iterable[str]) -> Generator[Waiter]:
+        """Register a call that is woken by name within this process alone, and looks for itself now and then."""
+        with self._wakeups.waiting(names, into=self._for_news) as waiter:
             yield waiter
 
     async def start(self) -> None:
@@ -141,7 +148,7 @@ class Session:
 
     async def close(self) -> None:
         """Let waiting calls return and the thread finish; returns after `CLOSE_S` seconds at the latest."""
-        for waiter in self.waiters:
+        for waiter in [*self.waiters, *self._for_news]:
             waiter.close()
         self.abandon()
         with suppress(TimeoutError):

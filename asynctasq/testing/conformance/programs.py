@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from asynctasq.drivers.base import Driver, Enqueued, Inspectable
+from asynctasq.drivers.base import CancelsRunning, Driver, Enqueued, Inspectable, ReservesReleased
 from asynctasq.drivers.memory_driver import MemoryDriver
 from asynctasq.errors import UniqueConflictError
 from asynctasq.kernel.messages import (
@@ -177,6 +177,19 @@ async def _extend(pair: _Pair, lease: int, *numbers: int) -> tuple[object, objec
     return sorted(wanted), sorted(await pair.driver.extend([theirs for _, theirs in chosen], lease_s=lease_s))
 
 
+async def _again(pair: _Pair, lease: int, *numbers: int) -> tuple[object, object]:
+    driver = pair.driver
+    if not isinstance(driver, ReservesReleased) or not driver.capabilities.reserves_released:
+        return None, None
+    chosen = pair.leases_of(numbers)
+    lease_s = LEASES_S[lease % len(LEASES_S)]
+    wanted = await pair.model.reserve_released([mine for mine, _ in chosen], lease_s=lease_s)
+    got = await driver.reserve_released([theirs for _, theirs in chosen], lease_s=lease_s)
+    if _fields(wanted) == _fields(got):
+        pair.leases += zip(wanted, got, strict=True)
+    return _fields(wanted), _fields(got)
+
+
 async def _redrive(pair: _Pair, queue: int, limit: int) -> tuple[object, object]:
     name = pair.queue(queue)
     return await pair.model.redrive(name, limit=limit), await pair.driver.redrive(name, limit=limit)
@@ -200,6 +213,30 @@ async def _remove(pair: _Pair, kind: int, *numbers: int) -> tuple[object, object
     return await pair.model.purge(pair.queue(kind)), await driver.purge(pair.queue(kind))
 
 
+async def _cancel(pair: _Pair, *numbers: int) -> tuple[object, object]:
+    driver = pair.driver
+    if not driver.capabilities.cancels_running or not isinstance(driver, CancelsRunning):
+        return None, None
+    names = [f"{pair.prefix}-{number % 8}" for number in numbers]
+    wanted, got = await pair.model.cancel_running(names), await driver.cancel_running(names)
+    return _known_tokens(pair, wanted, 0), _known_tokens(pair, got, 1)
+
+
+def _known_tokens(pair: _Pair, tokens: Mapping[str, str], side: int) -> list[tuple[str, list[int]]]:
+    """Return each message with the numbers of the leases whose token it was cancelled under."""
+    return sorted(
+        (
+            name,
+            [
+                number
+                for number, leases in enumerate(pair.leases)
+                if leases[side].token == token and leases[side].message_id == name
+            ],
+        )
+        for name, token in tokens.items()
+    )
+
+
 _STEPS: Mapping[str, Callable[..., Awaitable[tuple[object, object]]]] = {
     "enqueue": _enqueue,
     "enqueue keyed": _enqueue_keyed,
@@ -207,9 +244,11 @@ _STEPS: Mapping[str, Callable[..., Awaitable[tuple[object, object]]]] = {
     "settle": _settle,
     "turn": _turn,
     "extend": _extend,
+    "again": _again,
     "redrive": _redrive,
     "advance": _advance,
     "remove": _remove,
+    "cancel": _cancel,
 }
 
 

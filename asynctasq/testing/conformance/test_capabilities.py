@@ -3,7 +3,16 @@
 import json
 from collections.abc import Awaitable, Callable
 
-from asynctasq.drivers.base import Inspectable, KeepsResults, Notifies, Progress, ReportsProgress, Transactional
+from asynctasq.drivers.base import (
+    CancelsRunning,
+    Inspectable,
+    KeepsResults,
+    Notifies,
+    Progress,
+    ReportsProgress,
+    ReservesReleased,
+    Transactional,
+)
 from asynctasq.errors import ConfigError, UnsupportedFeature
 from asynctasq.kernel.messages import Bury, Complete, DeadReason
 from asynctasq.testing.conformance.running import conforms
@@ -78,6 +87,17 @@ async def test_results_are_claimed_or_refused(store: StoreUnderTest) -> None:
     await _assert_absent(store, "keeps_results", KeepsResults, call)
 
 
+@conforms("CancelsRunning: claimed as `cancels_running`, else absent or refused")
+async def test_cancelling_what_runs_is_claimed_or_refused(store: StoreUnderTest) -> None:
+    async def call() -> object:
+        assert isinstance(store.driver, CancelsRunning)
+        return await store.driver.cancel_running(["m"])
+
+    await _assert_absent(store, "cancels_running", CancelsRunning, call)
+    claims = store.capabilities
+    assert not claims.cancels_running or (claims.inspects and claims.keeps_results), "it needs these two"
+
+
 @conforms("ReportsProgress: claimed as `reports_progress`, else absent or refused")
 async def test_progress_is_claimed_or_refused(store: StoreUnderTest) -> None:
     async def call() -> object:
@@ -86,6 +106,15 @@ async def test_progress_is_claimed_or_refused(store: StoreUnderTest) -> None:
         return None
 
     await _assert_absent(store, "reports_progress", ReportsProgress, call)
+
+
+@conforms("ReservesReleased: claimed as `reserves_released`, else absent or refused")
+async def test_reserving_what_is_released_is_claimed_or_refused(store: StoreUnderTest) -> None:
+    async def call() -> object:
+        assert isinstance(store.driver, ReservesReleased)
+        return await store.driver.reserve_released([await store.lease("m")], lease_s=60)
+
+    await _assert_absent(store, "reserves_released", ReservesReleased, call)
 
 
 @conforms("Transactional: claimed as `transactional`, else absent or refused")

@@ -61,6 +61,18 @@ PINNED: tuple[tuple[Step, ...], ...] = (
         ("settle", 0, 1, 1),
         ("turn", 2, 3, 0),
     ),
+    # What is reserved is cancelled, enqueued and reserved again, and the old lease settles with a follow-up.
+    (
+        ("enqueue", 0, 0, 3, 5),
+        ("reserve", 0, 2, 1),
+        ("cancel", 3, 5, 1),
+        ("enqueue", 0, 0, 5),
+        ("reserve", 0, 1, 1),
+        ("settle", 0, 3, 1),
+        ("extend", 1, 0, 1, 2),
+        ("cancel", 5, 5),
+        ("settle", 2, 0, 0, 2),
+    ),
     # A turn settles and takes what it released; a cancelled id is free again.
     (
         ("enqueue", 0, 0, 6, 7),
@@ -72,6 +84,21 @@ PINNED: tuple[tuple[Step, ...], ...] = (
         ("enqueue", 1, 3, 6, 7),
         ("advance", 2),
         ("reserve", 0, 4, 0),
+    ),
+    # Leases of released messages are used once more, also one that another reserve has made stale.
+    (
+        ("enqueue", 0, 0, 3, 4),
+        ("reserve", 0, 2, 0),
+        ("settle", 3, 1, 0),
+        ("settle", 4, 1, 1),
+        ("again", 0, 0, 1),
+        ("again", 1, 2, 3),
+        ("settle", 3, 1, 0),
+        ("advance", 10),
+        ("reserve", 0, 2, 0),
+        ("again", 1, 2),
+        ("settle", 2, 1, 0),
+        ("again", 1, 0),
     ),
 )
 
@@ -109,8 +136,10 @@ def test_random_programs_do_the_same_as_the_memory_driver(store: StoreUnderTest)
         *(rest, enqueue, enqueue, keyed, keyed, reserve, reserve, settle, settle, advance),
         st.tuples(st.just("turn"), small, few, small),
         st.tuples(st.just("extend"), few, some).map(_flat),
+        st.tuples(st.just("again"), few, some).map(_flat),
         st.tuples(st.just("redrive"), few, few),
         st.tuples(st.just("remove"), small, some).map(_flat),
+        st.tuples(st.just("cancel"), some).map(_flat),
     )
     numbers = itertools.count()
 

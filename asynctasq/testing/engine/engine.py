@@ -1,7 +1,7 @@
 """Runs the real worker on a store in memory, in virtual time, for as long as it is asked to."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from collections.abc import Set as AbstractSet
 from contextvars import Context, copy_context
 from functools import partial
@@ -57,9 +57,10 @@ class Engine:
         self.clock = VirtualClock(options.start) if loop is None else loop.clock
         order = None if options.queues is None else parse_queues(options.queues, self.tape.random("weights"))
         self.store = FakeStore(clock=self.clock, served=None if order is None else frozenset(order.names))
-        self.store.keeps_schedules = options.schedules != ()
+        self.store.has_own_messages = options.schedules != ()
         self.store.on_redriven = partial(self._record_operator_action, Kind.REDRIVEN)
         self.store.on_removed = partial(self._record_operator_action, Kind.REMOVED)
+        self.store.on_cancelled = self._record_cancelled
         self.transactions = Transactions()
         self.store.on_look = self.transactions.refresh
         self.stands_for: Callable[[], Driver | None] = _no_driver
@@ -157,6 +158,12 @@ class Engine:
         now = self.clock.now()
         for message_id in sorted(message_ids):
             self.record(Entry(at=now, kind=kind, message_id=message_id, due_at=now if kind is Kind.REDRIVEN else 0.0))
+
+    def _record_cancelled(self, tokens: Mapping[str, str]) -> None:
+        """Record which messages were cancelled, and under which leases."""
+        now = self.clock.now()
+        for message_id, token in tokens.items():
+            self.record(Entry(at=now, kind=Kind.REMOVED, message_id=message_id, token=token, detail="cancelled"))
 
     def reseed(self, seed: int, search: Search) -> None:
         """Take every choice from now on from another seed. Not while the loop runs."""

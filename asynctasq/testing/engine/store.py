@@ -1,7 +1,7 @@
 """The memory driver of a FakeQueue, which can hide messages while a drain leaves them out."""
 
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -11,8 +11,8 @@ from asynctasq.drivers.base import Enqueued, Settlements
 from asynctasq.drivers.batches import has_keys
 from asynctasq.drivers.memory_driver import MemoryDriver
 from asynctasq.drivers.memory_driver.row import MemoryRow
+from asynctasq.kernel.limits import is_queue_of_limits, runs_no_task
 from asynctasq.kernel.messages import Lease, Message, State
-from asynctasq.kernel.schedule import is_of_schedule
 from asynctasq.testing.clock import VirtualClock
 from asynctasq.testing.transactions import Change
 
@@ -28,10 +28,10 @@ current_holder: ContextVar[str] = ContextVar("asynctasq_holder", default="")
 
 
 class _AnyQueue(frozenset[str]):
-    """Every queue there is or will be: there may be none yet when a wait for any begins."""
+    """Every queue of tasks there is or will be: there may be none yet when a wait begins; and some queues of limits."""
 
     def __contains__(self, queue: object) -> bool:
-        return True
+        return not is_queue_of_limits(str(queue)) or super().__contains__(queue)
 
 
 ANY_QUEUE = _AnyQueue()
@@ -53,24 +53,25 @@ class FakeStore(MemoryDriver):
         self.on_look: Callable[[], None] | None = None
         """Is called before anyone looks at what is left to do."""
         self.on_forgotten: Callable[[Sequence[str]], None] | None = None
-        self.keeps_schedules = False
-        """Whether there may be messages that keep schedules going: they are no work left to do."""
+        self.has_own_messages = False
+        """Whether there may be messages that keep schedules going, or limits: they are no work left to do."""
         self._followed: list[str] = []
         self.describe: Callable[[str], object] | None = None
         self.on_redriven: Callable[[AbstractSet[str]], None] | None = None
         self.on_removed: Callable[[AbstractSet[str]], None] | None = None
+        self.on_cancelled: Callable[[Mapping[str, str]], None] | None = None
 
     @property
     def pending(self) -> int:
         """How many tasks are left to run that are neither hidden nor in a queue that no worker serves."""
         self._looked_at()
-        if self._served is None and not self._hidden and not self.keeps_schedules:
+        if self._served is None and not self._hidden and not self.has_own_messages:
             return len(self._rows) - sum(len(dead) for dead in self._dead.values())
         return sum(1 for row in self._work() if row.message.id not in self._hidden and self._serves(row))
 
     def _work(self) -> Iterable[MemoryRow]:
         """Return the living messages that run tasks."""
-        return [row for row in self._rows.values() if row.reason is None and not is_of_schedule(row.message.id)]
+        return [row for row in self._rows.values() if row.reason is None and not runs_no_task(row.message.id)]
 
     def any_visible(self) -> bool:
         """Say whether a reserve of some queue would bring something now."""
@@ -246,24 +247,37 @@ class FakeStore(MemoryDriver):
     def _remove_now(self, message_ids: Iterable[str], states: AbstractSet[State], now: int) -> set[str]:
         removed = super()._remove_now(message_ids, states, now)
         if self.on_removed is not None:
-            self.on_removed({message_id for message_id in removed if not is_of_schedule(message_id)})
+            self.on_removed({message_id for message_id in removed if not runs_no_task(message_id)})
         return removed
 
+    def _cancel_running(self, message_ids: Sequence[str]) -> dict[str, str]:
+        self._looked_at()
+        cancelled = super()._cancel_running(message_ids)
+        if self.on_cancelled is not None:
+            self.on_cancelled(cancelled)
+        return cancelled
+
+    async def wait_cancelled(self, *, wait_s: float) -> bool:
+        return await self._wait_cancelled(current_holder.get(), wait_s)
+
     async def wait_visible(self, queues: Sequence[str], *, wait_s: float) -> bool:
-        """Do `wait_visible`; with no queue named, for any queue."""
-        return await self._until_visible(frozenset(queues) or ANY_QUEUE, wait_s)
+        """Do `wait_visible`; with no queue of tasks named, for any of them."""
+        names = _AnyQueue(queues) if all(map(is_queue_of_limits, queues)) else frozenset(queues)
+        return await self._until_visible(names, wait_s)
 
     def _first_due(self, queues: Iterable[str]) -> float:
-        return super()._first_due(self._served_queues() if queues is ANY_QUEUE else queues)
+        return super()._first_due([*self._served_queues(), *queues] if isinstance(queues, _AnyQueue) else queues)
 
     def _now(self) -> int:
         return self._virtual.now_us
 
     def _served_queues(self) -> Iterable[str]:
-        return self._due if self._served is None else [queue for queue in self._due if queue in self._served]
+        return self.queue_names() if self._served is None else [queue for queue in self._due if queue in self._served]
 
     def queue_names(self) -> list[str]:
-        """Return every queue that ever had a message, in the order of their first."""
+        """Return every queue that ever had a task, in the order of their first."""
+        if self.has_own_messages:
+            return [queue for queue in self._due if not is_queue_of_limits(queue)]
         return list(self._due)
 
     def _lease(self, row: MemoryRow, until: int) -> Lease:

@@ -1,7 +1,7 @@
 """The driver of one simulated worker: its reserves wait while the gate is closed, its calls hang once it is killed."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextvars import ContextVar
 from dataclasses import replace
@@ -10,16 +10,20 @@ from typing import Any, Self, cast
 
 from asynctasq.drivers.base import (
     YES,
+    CancelsRunning,
     Capabilities,
     Driver,
     Inspectable,
+    KeepsResults,
     Notifies,
     Page,
     ReportsProgress,
+    ReservesReleased,
     Settlements,
     Transactional,
 )
 from asynctasq.errors import DriverUnavailable
+from asynctasq.kernel.limits import is_queue_of_limits, runs_no_task
 from asynctasq.kernel.messages import Depth, Lease, Message, Progress, State, StoredMessage
 from asynctasq.testing.engine.process import SimulatedProcess
 from asynctasq.testing.engine.store import FakeStore
@@ -71,7 +75,9 @@ class ReserveGate:
         await self._opened.wait()
 
 
-class WorkerDriver(Driver, Inspectable, Notifies, ReportsProgress, Transactional):
+class WorkerDriver(
+    Driver, Inspectable, KeepsResults, CancelsRunning, Notifies, ReportsProgress, ReservesReleased, Transactional
+):
     """The driver as one worker sees it. `inner` is the store, or a faulty driver around it.
 
     What is stored or settled "in" a connection is so when the transaction of that connection commits.
@@ -136,18 +142,23 @@ class WorkerDriver(Driver, Inspectable, Notifies, ReportsProgress, Transactional
 
     async def enqueue(self, messages: Sequence[Message]) -> list[str]:
         await self._block_if_killed()
+        if not self._store.has_own_messages and any(runs_no_task(message.id) for message in messages):
+            self._store.has_own_messages = True
         return await self._inner.enqueue(messages)
 
     async def reserve(self, queues: Sequence[str], *, limit: int, lease_s: float, wait_s: float = 0) -> list[Lease]:
-        await self._gate.wait_open()
+        if not _are_of_limits(queues):  # a token is taken by an attempt that has been let through
+            await self._gate.wait_open()
         await self._block_if_killed()
         return await self._inner.reserve(self._queues(queues), limit=limit, lease_s=lease_s, wait_s=wait_s)
 
+    async def reserve_released(self, leases: Sequence[Lease], *, lease_s: float) -> list[Lease]:
+        await self._block_if_killed()
+        return await cast("ReservesReleased", self._inner).reserve_released(leases, lease_s=lease_s)
+
     async def extend(self, leases: Sequence[Lease], *, lease_s: float) -> AbstractSet[str]:
         await self._block_if_killed()
-        self._transactions.refresh()
-        if any(self._transactions.is_settling(lease.message_id) for lease in leases):
-            raise DriverUnavailable("the message is locked by a transaction that is still open")
+        self._transactions.refuse_settling(lease.message_id for lease in leases)
         return await self._inner.extend(leases, lease_s=lease_s)
 
     async def settle(self, settlements: Settlements) -> AbstractSet[str]:
@@ -211,11 +222,28 @@ class WorkerDriver(Driver, Inspectable, Notifies, ReportsProgress, Transactional
     async def wait_visible(self, queues: Sequence[str], *, wait_s: float) -> bool:
         await self._gate.wait_open()
         await self._block_if_killed()
-        return await cast("Notifies", self._inner).wait_visible(() if self._all_queues else queues, wait_s=wait_s)
+        names = [queue for queue in queues if is_queue_of_limits(queue)] if self._all_queues else queues
+        return await cast("Notifies", self._inner).wait_visible(names, wait_s=wait_s)
 
     async def report_progress(self, reports: Sequence[tuple[Lease, Progress]]) -> None:
         await self._block_if_killed()
         await cast("ReportsProgress", self._inner).report_progress(reports)
+
+    async def fetch_result(self, message_id: str) -> bytes | None:
+        await self._block_if_killed()
+        return await cast("KeepsResults", self._inner).fetch_result(message_id)
+
+    async def wait_result(self, message_id: str, *, wait_s: float) -> bool:
+        await self._block_if_killed()
+        return await cast("KeepsResults", self._inner).wait_result(message_id, wait_s=wait_s)
+
+    async def cancel_running(self, message_ids: Sequence[str]) -> Mapping[str, str]:
+        await self._block_if_killed()
+        self._transactions.refuse_settling(message_ids)
+        return await cast("CancelsRunning", self._inner).cancel_running(message_ids)
+
+    async def wait_cancelled(self, *, wait_s: float) -> bool:
+        return await cast("CancelsRunning", self._inner).wait_cancelled(wait_s=wait_s)
 
     async def queues(self) -> list[str]:
         return await (await self._inspected()).queues()
@@ -248,7 +276,11 @@ class WorkerDriver(Driver, Inspectable, Notifies, ReportsProgress, Transactional
         return await self._inner.redrive(queue, limit=limit)
 
     def _queues(self, queues: Sequence[str]) -> Sequence[str]:
-        return self._store.queue_names() if self._all_queues else queues
+        return self._store.queue_names() if self._all_queues and not _are_of_limits(queues) else queues
+
+
+def _are_of_limits(queues: Sequence[str]) -> bool:
+    return bool(queues) and is_queue_of_limits(queues[0])
 
 
 def _ignore_settled(settlements: Settlements, lost: AbstractSet[str]) -> None:

@@ -9,12 +9,13 @@ from asynctasq.codec.envelope import decode_envelope
 from asynctasq.drivers.base import Driver
 from asynctasq.errors import CodecError, DriverUnavailable, ResultTimeoutError
 from asynctasq.kernel.ledger import Entry, Kind
+from asynctasq.kernel.limits import runs_no_task
 from asynctasq.kernel.messages import Message
-from asynctasq.kernel.schedule import is_of_schedule
 from asynctasq.queue import MessageFactory, Queue, living_ids, refuse_running_loop
-from asynctasq.results import fetch_status, wait_for_result
+from asynctasq.results import cancel_task, fetch_status, wait_for_result
 from asynctasq.tasks.application import Application
 from asynctasq.tasks.base import BaseTask
+from asynctasq.tasks.cancellation import Cancellation
 from asynctasq.tasks.definition import definition_of, options_of
 from asynctasq.tasks.dispatching import Dispatcher, default_dispatcher
 from asynctasq.tasks.middleware import DispatchContext
@@ -159,9 +160,20 @@ class FakeDispatcher(Dispatcher[BaseTask[Any]]):
             return await default_dispatcher().status(task_id, task=task)
         return await fetch_status(self.engine.store, task_id, limits=self._factory.limits)
 
+    async def cancel(self, task_id: str, *, task: type[BaseTask[Any]] | None) -> Cancellation:
+        """Cancel a task.
+
+        Raises: UnsupportedFeature if the driver that the task would go to can't.
+        """
+        if self._passes(task):
+            return await default_dispatcher().cancel(task_id, task=task)
+        self._like.check_cancels(task)
+        self.engine.transactions.refuse_settling([task_id])
+        return await cancel_task(current_worker_driver.get() or self.engine.store, task_id)
+
     def call_sync(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run a call of synchronous code; that of a task which a simulation runs in its loop can't wait for others."""
-        refuse_running_loop("this would block the running event loop; await result() or status() here")
+        refuse_running_loop("this would block the running event loop; await result(), status() or cancel() here")
         loop = self.engine.loop
         if isinstance(loop, SharedLoop):
             return asyncio.run(make())
@@ -277,9 +289,9 @@ class FakeDispatcher(Dispatcher[BaseTask[Any]]):
     def _record(self, stored: Sequence[str]) -> None:
         """Note what the store has just taken, at that instant: the reply may be lost."""
         now, at_s = self.engine.clock.now(), self.engine.clock.monotonic()
-        keeps_schedules = self.engine.store.keeps_schedules
+        has_own_messages = self.engine.store.has_own_messages
         for message_id in stored:
-            if keeps_schedules and is_of_schedule(message_id):
+            if has_own_messages and runs_no_task(message_id):
                 continue
             known = message_id in self._unstored
             cls, message, max_attempts = self._unstored.pop(message_id) if known else self._enqueued(message_id)

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 from asynctasq.errors import AsyncTasqError
 from asynctasq.kernel.ledger import Entry, Kind
-from asynctasq.kernel.schedule import PREFIX
+from asynctasq.kernel.limits import runs_no_task
 from asynctasq.tasks.options import one_of, whole_number
 from asynctasq.testing.engine import Engine
 from asynctasq.testing.fake_queue.history import histories
@@ -31,7 +31,6 @@ __all__ = [
 ]
 
 SHOWN_MAX = 8
-PREFIX_LENGTH = len(PREFIX)
 
 Retries = Literal["due", "never", "all"]
 Errors = Literal["raise", "collect"]
@@ -116,7 +115,7 @@ def summarise(entries: Sequence[Entry], elapsed: timedelta) -> DrainResult:
     """Count what a part of the ledger says."""
     counts = dict.fromkeys(FIELDS.values(), 0)
     for entry in entries:
-        if entry.kind is Kind.SETTLED and entry.message_id[:PREFIX_LENGTH] != PREFIX:
+        if entry.kind is Kind.SETTLED and entry.detail != "wait" and not runs_no_task(entry.message_id):
             counts[FIELDS.get(entry.detail) or FIELDS[entry.detail.partition(":")[0]]] += 1
     errors = tuple(entry.error for entry in entries if entry.kind is Kind.ENDED and entry.error is not None)
     return DrainResult(**counts, virtual_elapsed=elapsed, errors=errors)

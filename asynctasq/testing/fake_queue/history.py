@@ -28,8 +28,8 @@ class AttemptRecord:
     `number` is that of the attempt, from 1: a crashed execution, one that was handed back or one that snoozed is no
     attempt by itself, and the next execution has the same number.
     `outcome` is "succeeded", "failed", "snoozed", ... or "" if it never ended; `settlement` how it was settled:
-    "complete", "retry", "snooze", "hand back", "crash", "bury: REASON", or "" if nothing reached it. `value` is what it
-    returned.
+    "complete", "retry", "snooze", "hand back", "crash", "bury: REASON", "cancelled", or "" if nothing reached it.
+    `value` is what it returned.
     """
 
     number: int
@@ -76,6 +76,11 @@ class History(Generic[R_co]):
     def expired(self) -> bool:
         """Whether it became a dead letter because it was too old for an attempt to start."""
         return self.settlement == "bury: expired"
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether it was cancelled, while it waited or while it ran."""
+        return self.settlement == "cancelled"
 
     @property
     def value(self) -> R_co | None:
@@ -174,11 +179,23 @@ def _apply(history: History[Any], running: dict[tuple[str, str], AttemptRecord],
             history.given_up_with = entry.error or history.given_up_with
             if attempt is not None:
                 attempt.hooks.append(entry.detail)
+        case _:
+            _apply_end(history, attempt, entry)
+
+
+def _apply_end(history: History[Any], attempt: AttemptRecord | None, entry: Entry) -> None:
+    match entry.kind:
         case Kind.SETTLED:
-            history.settlement = entry.detail
-            if attempt is not None:
-                attempt.settlement = entry.detail
-        case Kind.REDRIVEN | Kind.REMOVED:
-            history.settlement = "removed" if entry.kind is Kind.REMOVED else ""
+            settlement = entry.detail
+        case Kind.CANCELLED:
+            settlement = "cancelled"
+        case Kind.REMOVED:
+            settlement = entry.detail or "removed"
+        case Kind.REDRIVEN:
+            settlement = ""
         case _:
             return
+    if attempt is not None:
+        attempt.settlement = settlement
+    if entry.kind is not Kind.CANCELLED or attempt in history.attempts[-1:]:  # else the id was used again meanwhile
+        history.settlement = settlement

@@ -13,6 +13,7 @@ from asynctasq.drivers.urls import create_driver
 from asynctasq.errors import MissingExtra
 from asynctasq.kernel.messages import Message
 from asynctasq.queue import Queue, check_supported, check_transactional
+from asynctasq.results import check_cancels_running
 from asynctasq.tasks.base import BaseTask
 
 __all__ = ["LikeDriver"]
@@ -51,7 +52,7 @@ class LikeDriver:
         """Return where each of these tasks would go; None where nothing is known of the driver."""
         if queue is None:
             return [self._like for _ in tasks]
-        return [self._driver_of(task, queue) for task in tasks]
+        return [self._driver_of(type(task), queue) for task in tasks]
 
     def check(self, tasks: Sequence[BaseTask[Any]], drivers: Sequence[Driver | None], *, in_transaction: bool) -> None:
         """Refuse what the driver of each of these tasks lacks.
@@ -63,6 +64,17 @@ class LikeDriver:
                 check_supported(task, driver)
                 if in_transaction:
                     check_transactional(driver)
+
+    def check_cancels(self, task: type[BaseTask[Any]] | None) -> None:
+        """Refuse what the driver of this task, or the default one, can't cancel.
+
+        Raises: UnsupportedFeature.
+        """
+        queue, driver = self.queue, self.driver
+        if task is not None and queue is not None:
+            driver = self._driver_of(task, queue)
+        if driver is not None:
+            check_cancels_running(driver)
 
     def check_messages(self, drivers: Sequence[Driver | None], messages: Sequence[Message]) -> None:
         """Refuse what the driver of each of these messages would not store.
@@ -82,9 +94,9 @@ class LikeDriver:
             self._from_environment.append(_queue_of(self._settings()))
         return self._from_environment[0]
 
-    def _driver_of(self, task: BaseTask[Any], queue: Queue) -> Driver | None:
+    def _driver_of(self, task: type[BaseTask[Any]], queue: Queue) -> Driver | None:
         try:
-            driver = queue.driver_of(task)
+            driver = queue.driver_for(task)
         except MissingExtra:
             return None
         return self._like if self._like is not None and driver is queue.driver else driver

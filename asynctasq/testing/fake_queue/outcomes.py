@@ -84,6 +84,13 @@ class Outcomes(Recording):
             wanted = "to expire" if times is None else f"to expire {times} times"
             self._fail(f"expected {_name(task)} {wanted}; {len(expired)} did", task)
 
+    def assert_cancelled(self, task: TaskReference | str, *, times: int | None = None) -> None:
+        """Assert that a dispatch of this task was cancelled, while it waited or while it ran; or exactly `times`."""
+        cancelled = [history for history in self._histories(task) if history.cancelled]
+        if (times is None and not cancelled) or (times is not None and len(cancelled) != times):
+            wanted = "to be cancelled" if times is None else f"to be cancelled {times} times"
+            self._fail(f"expected {_name(task)} {wanted}; {len(cancelled)} were", task)
+
     def assert_retried_at(self, seconds: Sequence[float], *, task: TaskReference | str | None = None) -> None:
         """Assert when it ran again, retried or after a snooze, in virtual seconds since the dispatch.
 

@@ -3,13 +3,13 @@
 import asyncio
 import sys
 import threading
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from types import coroutine
 from typing import Any, NoReturn, Protocol, Self, cast
 
 from asynctasq.codec.envelope import decode_envelope
-from asynctasq.drivers.base import Capabilities, Driver, Notifies, Settlements
+from asynctasq.drivers.base import Capabilities, Driver, Notifies, ReservesReleased, Settlements
 from asynctasq.errors import CodecError, ConfigError, DriverUnavailable
 from asynctasq.kernel.messages import Depth, Lease, Message, Release
 from asynctasq.testing.faults.kinds import FaultChoice, Faults
@@ -51,7 +51,7 @@ class FaultHost(Protocol):
         ...
 
 
-class FaultyDriver(PassThrough, Driver, Notifies):
+class FaultyDriver(PassThrough, ReservesReleased, Driver, Notifies):
     """Wrap `inner`; its calls are delayed, fail and lose replies as `faults` says, by the seed given there.
 
     `faults.fired` counts what happened, `faults.stop()` ends it. On an ordinary event loop latency is real time.
@@ -162,6 +162,17 @@ class FaultyDriver(PassThrough, Driver, Notifies):
             raise
         return leases
 
+    async def reserve_released(self, leases: Sequence[Lease], *, lease_s: float) -> list[Lease]:
+        inner = cast(
+            "ReservesReleased", self._checked("ReservesReleased", kept=bool(self.capabilities.reserves_released))
+        )
+        await self._at_point("reserve", "before", lambda: [("reserve", [])])
+        granted = await inner.reserve_released(leases, lease_s=lease_s)
+        if self._host is not None:
+            self._host.record_effect(self.name, (), frozenset(), granted, lease_s)
+        await self._at_point("reserve", "after", lambda: _after((), granted, reserves=True))
+        return granted
+
     async def extend(self, leases: Sequence[Lease], *, lease_s: float) -> AbstractSet[str]:
         def names() -> Iterable[PointName]:
             return [("extend", _subjects(leases))]
@@ -197,6 +208,12 @@ class FaultyDriver(PassThrough, Driver, Notifies):
         seen = await cast("Notifies", self.inner).wait_visible(queues, wait_s=wait_s)
         await self._at_point("wait", "after", lambda: [("wait", [])])
         return seen
+
+    async def cancel_running(self, message_ids: Sequence[str]) -> Mapping[str, str]:
+        await self._at_point("cancel", "before", lambda: [("cancel", [])])
+        cancelled = await super().cancel_running(message_ids)
+        await self._at_point("cancel", "after", lambda: [("cancel", [])])
+        return cancelled
 
     async def depth(self, queue: str) -> Depth:
         return await self.inner.depth(queue)

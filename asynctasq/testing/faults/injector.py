@@ -8,12 +8,13 @@ from typing import Final
 
 from asynctasq.clock import Clock
 from asynctasq.codec.envelope import decode_envelope
-from asynctasq.core.settling import settlement_detail
+from asynctasq.core.settling import released_until, settlement_detail
 from asynctasq.drivers.base import Driver, Settlements
 from asynctasq.errors import CodecError
 from asynctasq.kernel.envelope import MAX_CRASHES_DEFAULT
 from asynctasq.kernel.ledger import Entry, Kind
-from asynctasq.kernel.messages import Lease, Release
+from asynctasq.kernel.limits import runs_no_task
+from asynctasq.kernel.messages import Lease
 from asynctasq.testing.engine import Engine
 from asynctasq.testing.engine.process import ProcessCoroutine, WorkerKilled
 from asynctasq.testing.engine.store import deferred_to
@@ -121,10 +122,10 @@ class FaultInjector:
         for lease, end in settlements:
             self._update_exempt(worker, lease, last=False)
             if lease.message_id not in lost:
-                due_at = now + end.delay_s if isinstance(end, Release) else 0.0
+                due_at = released_until(end, now)
                 engine.record(_entry(Kind.SETTLED, now, worker, lease, due_at=due_at, detail=settlement_detail(end)))
         for lease in leases:
-            if lease.crashes and not self.plan.gives_up:
+            if lease.crashes and not self.plan.gives_up and not runs_no_task(lease.message_id):
                 self._update_exempt(worker, lease, last=lease.crashes + 1 >= _max_crashes(lease))
             engine.record(_entry(Kind.RESERVED, now, worker, lease, due_at=now + lease_s))
 

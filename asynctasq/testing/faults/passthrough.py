@@ -1,10 +1,11 @@
 """Passes the optional protocols of a wrapped driver through unchanged: faults concern workers, not operators."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, cast
 
 from asynctasq.drivers.base import (
+    CancelsRunning,
     Driver,
     Inspectable,
     KeepsResults,
@@ -21,7 +22,7 @@ from asynctasq.kernel.messages import Lease, Message, Progress, State, StoredMes
 __all__ = ["PassThrough"]
 
 
-class PassThrough(Inspectable, KeepsResults, ReportsProgress, Transactional, Migratable):
+class PassThrough(Inspectable, KeepsResults, CancelsRunning, ReportsProgress, Transactional, Migratable):
     """Every optional protocol; `capabilities`, the inner driver's, says which of them it keeps."""
 
     inner: Driver
@@ -38,6 +39,11 @@ class PassThrough(Inspectable, KeepsResults, ReportsProgress, Transactional, Mig
     @property
     def _keeps_results(self) -> KeepsResults:
         return cast("KeepsResults", self._checked("KeepsResults", kept=bool(self.inner.capabilities.keeps_results)))
+
+    @property
+    def _cancels_running(self) -> CancelsRunning:
+        kept = bool(self.inner.capabilities.cancels_running)
+        return cast("CancelsRunning", self._checked("CancelsRunning", kept=kept))
 
     @property
     def _reports_progress(self) -> ReportsProgress:
@@ -77,6 +83,12 @@ class PassThrough(Inspectable, KeepsResults, ReportsProgress, Transactional, Mig
 
     async def wait_result(self, message_id: str, *, wait_s: float) -> bool:
         return await self._keeps_results.wait_result(message_id, wait_s=wait_s)
+
+    async def cancel_running(self, message_ids: Sequence[str]) -> Mapping[str, str]:
+        return await self._cancels_running.cancel_running(message_ids)
+
+    async def wait_cancelled(self, *, wait_s: float) -> bool:
+        return await self._cancels_running.wait_cancelled(wait_s=wait_s)
 
     async def report_progress(self, reports: Sequence[tuple[Lease, Progress]]) -> None:
         await self._reports_progress.report_progress(reports)

@@ -13,8 +13,11 @@ __all__ = [
     "STEP_POINTS",
 ]
 
-CALLS: Final = ("enqueue", "reserve", "extend", "settle", "turn", "wait")
-"""The calls of a worker. `turn` is also a `settle` if it settles anything, and a `reserve` if it may take anything."""
+CALLS: Final = ("enqueue", "reserve", "extend", "settle", "turn", "wait", "cancel")
+"""The calls of a worker, and of its tasks.
+
+`turn` is also a `settle` if it settles anything, and a `reserve` if it may take anything.
+"""
 
 CALL_POINTS: Final = frozenset(CALLS)
 BEFORE_POINTS: Final = frozenset(f"{call}:before" for call in CALLS)

@@ -1,7 +1,7 @@
 """What was dispatched to a real driver: by the test, by tasks here and in child processes, and in transactions."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from asynctasq.kernel.ledger import Entry, Kind
 from asynctasq.kernel.messages import Lease, Message
@@ -60,6 +60,12 @@ class DispatchLog:
                 self.committed([lease.message_id])
             elif lease.message_id not in self._known:
                 self._note(Message(id=lease.message_id, queue=lease.queue, body=lease.body), lease.enqueued_at)
+
+    def cancelled(self, tokens: Mapping[str, str]) -> None:
+        """Record which messages were cancelled, and under which leases."""
+        now = self._clock.now()
+        for message_id, token in tokens.items():
+            self._record(Entry(now, Kind.REMOVED, message_id, token=token, detail="cancelled"))
 
     @property
     def uncommitted(self) -> list[str]:

@@ -77,6 +77,7 @@ class RealQueue(Outcomes):
         self._driver.on_stored_in = self._log.stored_in_transaction
         self._driver.on_skipped = self._log.skipped
         self._driver.on_reserved = self._log.reserved
+        self._driver.on_cancelled = self._log.cancelled
         self._remaining = Remaining(self._driver)
         self._bursts = Bursts(
             self._driver,

@@ -1,12 +1,12 @@
 """The driver of a RealQueue: it does what the real one does, and tells what was stored and what was reserved."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, Self, cast
 from weakref import WeakSet
 
-from asynctasq.drivers.base import Capabilities, Driver, Enqueued, Notifies, Settlements
+from asynctasq.drivers.base import Capabilities, Driver, Enqueued, Notifies, ReservesReleased, Settlements
 from asynctasq.drivers.loops import running_loop
 from asynctasq.kernel.messages import Depth, Lease, Message
 from asynctasq.testing.faults.passthrough import PassThrough
@@ -14,9 +14,10 @@ from asynctasq.testing.faults.passthrough import PassThrough
 __all__ = ["RecordingDriver"]
 
 
-class RecordingDriver(PassThrough, Notifies, Driver):
+class RecordingDriver(PassThrough, ReservesReleased, Notifies, Driver):
     """`on_stored` hears of new messages, `on_stored_in` of those in a transaction, which may be rolled back.
 
+    `on_cancelled` hears of messages that were cancelled, and of the tokens of their leases.
     `on_skipped` hears of what is not stored because of its unique key.
     """
 
@@ -29,6 +30,7 @@ class RecordingDriver(PassThrough, Notifies, Driver):
         """Those in which the driver may have connections."""
         self.on_stored: Callable[[Sequence[Message]], None] = _ignore
         self.on_stored_in: Callable[[Sequence[Message]], None] = _ignore
+        self.on_cancelled: Callable[[Mapping[str, str]], None] = _ignore
         self.on_skipped: Callable[[Sequence[Message]], None] = _ignore
         self.on_reserved: Callable[[Sequence[Lease]], None] = _ignore
 
@@ -81,6 +83,13 @@ class RecordingDriver(PassThrough, Notifies, Driver):
         self.on_reserved(leases)
         return leases
 
+    async def reserve_released(self, leases: Sequence[Lease], *, lease_s: float) -> list[Lease]:
+        kept = bool(self.capabilities.reserves_released)
+        inner = cast("ReservesReleased", self._checked("ReservesReleased", kept=kept))
+        granted = await inner.reserve_released(leases, lease_s=lease_s)
+        self.on_reserved(granted)
+        return granted
+
     async def extend(self, leases: Sequence[Lease], *, lease_s: float) -> AbstractSet[str]:
         return await self._used().extend(leases, lease_s=lease_s)
 
@@ -102,6 +111,11 @@ class RecordingDriver(PassThrough, Notifies, Driver):
 
     async def wait_visible(self, queues: Sequence[str], *, wait_s: float) -> bool:
         return await cast("Notifies", self._used()).wait_visible(queues, wait_s=wait_s)
+
+    async def cancel_running(self, message_ids: Sequence[str]) -> Mapping[str, str]:
+        tokens = await super().cancel_running(message_ids)
+        self.on_cancelled(tokens)
+        return tokens
 
     async def enqueue_in(self, connection: Any, messages: Sequence[Message]) -> list[str]:
         new = await super().enqueue_in(connection, messages)

@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import cast
 
 from asynctasq.drivers.base import Driver, Inspectable
+from asynctasq.kernel.limits import is_queue_of_limits
 from asynctasq.kernel.messages import State, StoredMessage
 
 __all__ = ["Remaining"]
@@ -23,7 +24,8 @@ class Remaining:
         """Return the known queues in their order, then the others that hold messages."""
         found = dict.fromkeys(known)
         if self._inspects is not None:
-            found |= dict.fromkeys(await self._inspects.queues())
+            stored = await self._inspects.queues()
+            found |= dict.fromkeys(queue for queue in stored if not is_queue_of_limits(queue))
         return list(found)
 
     async def any_visible(self, queues: Sequence[str], *, known: Collection[str]) -> bool:

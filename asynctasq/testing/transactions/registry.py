@@ -1,13 +1,13 @@
 """Every transaction that a FakeQueue's changes wait for, and what became of them."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from asynctasq.drivers.base import Driver
 from asynctasq.drivers.sql.caller_connections import adapt, adapt_sync, by_alias, kind_of, refuse_autocommit
-from asynctasq.errors import DriverError, UnsupportedFeature
+from asynctasq.errors import DriverError, DriverUnavailable, UnsupportedFeature
 from asynctasq.testing.transactions.changes import Change
 from asynctasq.testing.transactions.framework_watches import (
     DjangoWatch,
@@ -124,9 +124,11 @@ class Transactions:
         """What waits for a commit, by connection."""
         return [change for _, watch in list(self._watches.values()) for change in watch.stack.changes]
 
-    def is_settling(self, message_id: str) -> bool:
-        """Say whether an attempt of this message is settled in a transaction that is still open."""
-        return bool(self._watches) and any(message_id in change.settles for change in self.waiting)
+    def refuse_settling(self, message_ids: Iterable[str]) -> None:
+        """Raise DriverUnavailable if one of these messages is settled in a transaction that is still open."""
+        self.refresh()
+        if self._watches and not frozenset().union(*(each.settles for each in self.waiting)).isdisjoint(message_ids):
+            raise DriverUnavailable("the message is locked by a transaction that is still open")
 
     def commit(self) -> None:
         """Take every transaction for committed."""

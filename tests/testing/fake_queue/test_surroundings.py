@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 import asynctasq
-from asynctasq import AsyncTask, Middleware, Resource, SyncTask, resource, task
+from asynctasq import AsyncTask, Resource, SyncTask, resource, task
 from asynctasq.errors import ConfigError, LifespanError
-from asynctasq.tasks import AsyncProcessTask, AttemptContext, DispatchContext, SyncProcessTask
+from asynctasq.tasks import AsyncProcessTask, AttemptContext, DispatchContext, Middleware, SyncProcessTask
 from asynctasq.tasks.resources import current_resources
 from asynctasq.testing import (
     Crash,

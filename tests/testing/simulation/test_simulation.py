@@ -321,7 +321,7 @@ def test_a_failure_replays_from_its_line() -> None:
     assert caught.value.result.timeline == failed.result.timeline
 
 
-@pytest.mark.parametrize("label", ["schedule", r"w\d+ before_start"])
+@pytest.mark.parametrize("label", ["schedule", r"w\d+ before_settle"])
 def test_a_tape_that_no_longer_fits_is_told_of_whoever_draws_first(label: str) -> None:
     failure(charging, search="random")
     [path] = Path(".asynctasq/tapes").iterdir()

@@ -18,8 +18,9 @@
 --                     until: s started, d done
 --   window:K   string expiry(16) id of who took this key; expires
 --   result:I   string expiry(16) result
---   ending:I   set    inboxes of the clients that wait for the end of a message; expires
---   inbox:C    list   ids of messages that have ended, for one client; expires
+--   ending:I   set    inboxes of the clients that wait for the end of a message, or, where a line feed and the name of a
+--                     holder stand for the id, for news of what was cancelled of it; expires
+--   inbox:C    list   what was waited for and has happened, for one client; expires
 --   waiting:Q  string somebody waits for this queue; expires
 --   wake:Q     list   at most one wake-up token, for one of the waiting clients; expires
 --
@@ -125,6 +126,19 @@ local function wake(queue)
   if redis.call('EXISTS', base .. 'waiting:' .. queue) == 1 and redis.call('EXISTS', wake_key) == 0 then
     redis.call('LPUSH', wake_key, '1')
     redis.call('PEXPIRE', wake_key, 20000)
+  end
+end
+
+-- Tell the clients that wait for the end of a message, or for news of a holder: of those there may be more.
+local function tell(name)
+  local inboxes = redis.pcall('SMEMBERS', base .. 'ending:' .. name)
+  for i = 1, #inboxes do
+    local inbox = base .. 'inbox:' .. inboxes[i]
+    redis.pcall('RPUSH', inbox, name)
+    redis.pcall('PEXPIRE', inbox, 20000)
+  end
+  if #inboxes > 0 and byte(name) ~= 10 then
+    redis.call('DEL', base .. 'ending:' .. name)
   end
 end
 

@@ -7,15 +7,7 @@ local ended = {}
 -- full, and they look for themselves later.
 local function tell_ended()
   for _, id in ipairs(ended) do
-    local inboxes = redis.pcall('SMEMBERS', base .. 'ending:' .. id)
-    for i = 1, #inboxes do
-      local inbox = base .. 'inbox:' .. inboxes[i]
-      redis.pcall('RPUSH', inbox, id)
-      redis.pcall('PEXPIRE', inbox, 20000)
-    end
-    if #inboxes > 0 then
-      redis.call('DEL', base .. 'ending:' .. id)
-    end
+    tell(id)
   end
 end
 
