@@ -72,10 +72,15 @@ class WorkWaiter:
         task, self._task, self.leases_max = self._task, None, 0
         return NO_RESULT if task.cancelled() else task.result()
 
+    def cancel(self) -> None:
+        """End the wait, soon."""
+        if self._task is not None:
+            self._task.cancel()
+
     async def stop(self) -> None:
         """End the wait; leases that it had already taken can be collected."""
-        if self._task is not None and not self._task.done():
-            self._task.cancel()
+        self.cancel()
+        if self._task is not None:
             await asyncio.wait([self._task])
 
     async def _wait(self, limit: int) -> WaitResult:

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractAsyncContextManager, nullcontext
 
 from asynctasq.core.cancellation import CancellationListener
 from asynctasq.core.cancelled_attempts import LateCancellations, cancel_on_request
@@ -37,8 +37,8 @@ CALL_SHARE = 1 / 4
 """How much of it a call to the driver may take that is in progress when running attempts are interrupted."""
 CLOSE_SHARE = 3 / 4
 """When closing is cut short, as a share of it: what ignores that is cut again, and a process needs time to end."""
-CLOSE_S_MIN = 0.2
-"""What closing may take when all of that time was used; then connections are dropped."""
+CLOSE_S_MIN = 0.1
+"""What each step of closing may take when all of that time was used; then connections are dropped."""
 
 
 class Worker:
@@ -182,16 +182,20 @@ class Worker:
             await self._leave_lifespans()
         await self._lanes.stop_processes()
         self._lanes.close()
-        stop, latest = self._stop, self._clock.monotonic() + CLOSE_S_MIN
-        async with stop.cancelling(lambda: max(stop.deadline + self.settings.end_timeout_s * CLOSE_SHARE, latest)):
-            self._listener.cancel()
-            await self._waiter.stop()
+        self._waiter.cancel()  # both at once: what they wait for may need its time to end
+        self._listener.cancel()
+        async with self._closing():
             await self._renewer.stop()
             await self._tickers.stop()
+        async with self._closing():
             await self.driver.close()
+            await self._waiter.stop()
             await self._listener.stop()
         self._stop = self._new_stop_request()  # for the next start
         self._ledger.stopped()
+
+    def _closing(self) -> AbstractAsyncContextManager[None]:
+        return self._stop.ending(self.settings.end_timeout_s * CLOSE_SHARE, least_s=CLOSE_S_MIN)
 
     async def _leave_lifespans(self) -> None:
         """Leave them when the last attempt has ended, those of idle children first, while there is time to stop."""
