@@ -4,7 +4,7 @@ import asyncio
 import enum
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from asynctasq.core.task_factory import Invocation
 from asynctasq.errors import WorkerCrashedError
@@ -45,11 +45,9 @@ class InFlightAttempt:
     settled the attempt in its own transaction; it is False when the lease was lost by then. `max_attempts` is that of
     its message, once that is decoded. The worker has had the lease since `held_since` at least; it is set for messages
     that expire. `found_cancelled`: the store says that the lease is lost because the message was cancelled. `run`: its
-    task's code was started. `in_thread`: it is in a thread now, which can't be stopped but ends when it likes to. One
-    that `must_be_renewed` counts as lost when it can't be before it ends.
+    task's code was started. `in_thread`: it is in a thread now, which can't be stopped but ends when it likes to.
     """
 
-    must_be_renewed: ClassVar[bool] = False
     lease: Lease
     deadline: float
     cancel_reason: CancelReason | None = None

@@ -109,14 +109,6 @@ class _Renewals:
         first = min(attempt.deadline for attempt in self._attempts.copy().values())
         return max(0.0, first - self.lease_s * 2 / 3 - self._clock.monotonic())
 
-    def take_out_of_time(self, asked: Sequence[InFlightAttempt], retry_s: float) -> list[InFlightAttempt]:
-        """Return, and renew no more, those that must be renewed and would end before another try has come back."""
-        until = self._clock.monotonic() + retry_s + self.lease_s / 3
-        late = [attempt for attempt in asked if attempt.must_be_renewed and attempt.deadline < until]
-        for attempt in late:
-            self.remove(attempt)
-        return late
-
     def apply_reply(
         self, asked: Sequence[InFlightAttempt], lost: AbstractSet[str], asked_at: float
     ) -> list[InFlightAttempt]:
@@ -229,14 +221,10 @@ class ThreadLeaseRenewer:
         except (DriverError, TimeoutError) as error:
             logger.warning("renewing %d leases failed, trying again in %g s: %s", len(leases), self._period_s, error)
             self._renewals.failed()
-            newly_lost = self._renewals.take_out_of_time(due, self._period_s)
-        else:
-            newly_lost = self._renewals.apply_reply(due, lost, asked_at)
-        if tokens := [attempt for attempt in newly_lost if attempt.must_be_renewed]:
-            self._call_in_worker_loop(lambda: self._on_lost(tokens))
-        if attempts := [attempt for attempt in newly_lost if not attempt.must_be_renewed]:
-            await self._renewals.find_cancelled(self._driver, attempts)
-            self._call_in_worker_loop(lambda: self._on_lost(attempts))
+            return
+        if newly_lost := self._renewals.apply_reply(due, lost, asked_at):
+            await self._renewals.find_cancelled(self._driver, newly_lost)
+            self._call_in_worker_loop(lambda: self._on_lost(newly_lost))
 
     def _call_in_worker_loop(self, call: Callable[[], None]) -> None:
         assert self._loop is not None
@@ -378,16 +366,11 @@ class LoopLeaseRenewer:
         except (DriverError, TimeoutError) as error:
             logger.warning("renewing %d leases failed: %s", len(leases), error)
             self._renewals.failed()
-            if late := self._renewals.take_out_of_time(due, self._retry_s):
-                self._on_lost(late)
             return False
         self._record_extended([lease for lease in leases if lease.message_id not in lost], asked_now)
-        newly_lost = self._renewals.apply_reply(due, lost, asked_at)
-        if tokens := [attempt for attempt in newly_lost if attempt.must_be_renewed]:
-            self._on_lost(tokens)  # others may have them now: whoever runs with one is cancelled at once
-        if attempts := [attempt for attempt in newly_lost if not attempt.must_be_renewed]:
-            await self._renewals.find_cancelled(self._driver, attempts)
-            self._on_lost(attempts)
+        if newly_lost := self._renewals.apply_reply(due, lost, asked_at):
+            await self._renewals.find_cancelled(self._driver, newly_lost)
+            self._on_lost(newly_lost)
         return True
 
     def _record_extended(self, leases: Sequence[Lease], asked_now: float) -> None:

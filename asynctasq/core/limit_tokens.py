@@ -7,7 +7,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol, cast
+from typing import Protocol, cast
 
 from asynctasq.clock import Clock
 from asynctasq.codec.limited import decode_note, encode_note
@@ -38,6 +38,8 @@ PLANTED_MAX = 10_000
 """Of how many limits it remembers that."""
 CLEAN_S = 600.0
 """How often a worker looks for tokens that nobody uses, at the most."""
+LOST_SHARE = 1 / 10
+"""A token that is not renewed counts as lost that much of a lease before it ends, so that its attempt ends in time."""
 NOTES_AT_ONCE = 100
 TOKENS_AT_ONCE = 1_000
 
@@ -60,10 +62,11 @@ def check_keeps_limits(driver: Driver) -> LimitStore:
 class HeldToken(InFlightAttempt):
     """A token of a limit under a lease, renewed as that of an attempt. Its attempt is to start before `start_by`."""
 
-    must_be_renewed: ClassVar[bool] = True
     rule: LimitRule = field(kw_only=True)
     start_by: float = field(kw_only=True)
     holder: InFlightAttempt | None = None
+    watch: asyncio.TimerHandle | None = None
+    """What calls it lost if it is not renewed in time."""
 
     def __str__(self) -> str:
         return f"a token of the limit {self.rule}"
@@ -79,16 +82,27 @@ def living(depth: Depth) -> int:
 
 
 class TokenStore:
-    """The tokens in the store of a driver, as one worker sees them; `settle_later` settles with its next call."""
+    """The tokens in the store of a driver, as one worker sees them; `settle_later` settles with its next call.
+
+    `on_lost` is called with a token that was not renewed in time, whether or not a call to do so still lasts.
+    """
 
     def __init__(
-        self, driver: Driver, renewer: LeaseRenewer, *, lease_s: float, clock: Clock, settle_later: SettleLater
+        self,
+        driver: Driver,
+        renewer: LeaseRenewer,
+        *,
+        lease_s: float,
+        clock: Clock,
+        settle_later: SettleLater,
+        on_lost: Callable[[HeldToken], None],
     ) -> None:
         self._driver = driver
         self._renewer = renewer
         self.lease_s = lease_s
         self.clock = clock
         self.settle_later = settle_later
+        self._on_lost = on_lost
         self._planted: OrderedDict[tuple[str, str], tuple[float, int]] = OrderedDict()
         self._clean_at = 0.0
         self._cursor: str | None = None
@@ -108,7 +122,7 @@ class TokenStore:
             lease_s = token_lease_s(rule, self.lease_s)
             leases = await self.store.reserve([token_queue(rule)], limit=1, lease_s=lease_s)
             if leases and (token := self.held(rule, leases[0], asked_at)) is not None:
-                self._renewer.add(token)
+                self.hold(token)
                 return token
             if not leases and not await self.plant(rule):
                 return None
@@ -130,21 +144,33 @@ class TokenStore:
     def hold(self, token: HeldToken) -> None:
         """Renew a token from now on."""
         self._renewer.add(token)
+        self._watch(token)
+
+    def _watch(self, token: HeldToken) -> None:
+        """Call the token lost when it is time, and it was not renewed meanwhile."""
+        left_s = token.deadline - self.lease_s * LOST_SHARE - self.clock.monotonic()
+        if left_s > 0:
+            token.watch = asyncio.get_running_loop().call_later(left_s, self._watch, token)
+        else:
+            self.let_go(token)
+            self._on_lost(token)
 
     def let_go(self, token: HeldToken) -> None:
         """Renew a token no more."""
         self._renewer.remove(token)
+        if token.watch is not None:
+            token.watch.cancel()
 
     def give_back(self, tokens: Sequence[HeldToken]) -> None:
         """Give back the tokens of an attempt that has ended, or of rate limits once it has started."""
         for token in tokens:
-            self._renewer.remove(token)
+            self.let_go(token)
             self.settle_later(token.lease, Release(delay_s=token.rule.per_s, counted=False))
 
     def give_back_unused(self, tokens: Sequence[HeldToken]) -> None:
         """Give back tokens without which nothing has started."""
         for token in tokens:
-            self._renewer.remove(token)
+            self.let_go(token)
             self.settle_later(token.lease, Release(counted=False))
 
     async def renew_late(self, tokens: Sequence[HeldToken]) -> None:

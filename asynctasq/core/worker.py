@@ -80,6 +80,7 @@ class Worker:
             self._runtime,
             renewer=self._renewer,
             settle_later=self._settle_later,
+            on_lost=self._on_token_lost,
             on_line=self._wait_anew,
         )
         self._lines = self._limits.lines
@@ -384,19 +385,17 @@ class Worker:
 
     def _on_lost(self, lost: Sequence[InFlightAttempt]) -> None:
         for attempt in lost:
+            if isinstance(attempt, HeldToken):
+                self._on_token_lost(attempt)
             # It may have ended meanwhile, and its message may have been reserved again.
-            if self._in_flight.get(attempt.lease.message_id) is attempt:
+            elif self._in_flight.get(attempt.lease.message_id) is attempt:
                 self._cancel_lost(attempt)
-            elif isinstance(attempt, HeldToken):
-                attempt.cancel_reason = (
-                    CancelReason.LIMIT_LOST
-                )  # who has it in hand, but has not started, looks at that
-                if attempt.holder is not None:
-                    self._cancel_without_token(attempt, attempt.holder)
 
-    def _cancel_without_token(self, token: HeldToken, holder: InFlightAttempt) -> None:
+    def _on_token_lost(self, token: HeldToken) -> None:
         """Hand back an attempt that has lost a token: as many others as its limit allows may run now."""
-        if holder.cancel_reason is None and self._in_flight.get(holder.lease.message_id) is holder:
+        token.cancel_reason = CancelReason.LIMIT_LOST  # an attempt that is only about to start looks at that
+        holder = token.holder
+        if holder is not None and not holder.is_cancelled and self._in_flight.get(holder.lease.message_id) is holder:
             holder.cancel_reason = CancelReason.LIMIT_LOST
             logger.warning("%s is lost; %s is cancelled and handed back", token, holder)
             self._cancel(holder)

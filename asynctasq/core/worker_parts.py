@@ -10,7 +10,7 @@ from asynctasq.core.in_flight import InFlightAttempt
 from asynctasq.core.lanes.lanes import Lanes
 from asynctasq.core.leases import LeaseRenewer
 from asynctasq.core.limit_lines import WaitingLines
-from asynctasq.core.limit_tokens import TokenStore
+from asynctasq.core.limit_tokens import HeldToken, TokenStore
 from asynctasq.core.limits import LimitedAttempts
 from asynctasq.core.runtime import Runtime, WorkerSettings
 from asynctasq.core.schedule_messages import ScheduleMessages
@@ -75,10 +75,13 @@ def limited_attempts_of(
     *,
     renewer: LeaseRenewer,
     settle_later: Callable[[Lease, Settlement], None],
+    on_lost: Callable[[HeldToken], None],
     on_line: Callable[[], None],
 ) -> LimitedAttempts:
     """Return what runs the attempts of tasks with limits; `on_line` is called when a line of a limit becomes known."""
-    tokens = TokenStore(driver, renewer, lease_s=settings.lease_s, clock=runtime.clock, settle_later=settle_later)
+    tokens = TokenStore(
+        driver, renewer, lease_s=settings.lease_s, clock=runtime.clock, settle_later=settle_later, on_lost=on_lost
+    )
     limits = Limits(body_bytes_max=settings.body_bytes_max)
     lines = WaitingLines(tokens, rng=runtime.rng, keys=_keys(settings), body_limits=limits, on_line=on_line)
     return LimitedAttempts(tokens, lines)

@@ -26,6 +26,7 @@ class Tokens:
             lease_s=30.0,
             clock=clock,
             settle_later=lambda lease, settlement: self.later.append((lease, settlement)),
+            on_lost=lambda token: pytest.fail(f"{token} is lost"),
         )
 
     async def flush(self) -> None:

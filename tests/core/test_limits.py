@@ -5,7 +5,8 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Set as AbstractSet
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -519,6 +520,34 @@ async def test_an_attempt_that_has_lost_its_token_is_handed_back(caplog: pytest.
         driver._rows[token].token += 1  # as if another worker had it
         await until(lambda: "a token of the limit 'waits' (1) is lost" in caplog.text)
         driver._rows[token].leased = False
+        GO.set()
+        await until(lambda: ENDED)
+
+    assert "is cancelled and handed back" in caplog.text
+
+
+class Stuck(MemoryDriver):
+    """Does not renew while `stuck`, nor does it give up when it is told to."""
+
+    stuck = False
+
+    async def extend(self, leases: Sequence[Lease], *, lease_s: float) -> AbstractSet[str]:
+        while self.stuck:
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.05)
+        return await super().extend(leases, lease_s=lease_s)
+
+
+@pytest.mark.usefixtures("_gate")
+async def test_an_attempt_ends_before_a_token_that_can_not_be_renewed(caplog: pytest.LogCaptureFixture) -> None:
+    driver = Stuck()
+    async with working(driver, lease_s=0.6):
+        await Queue(driver).dispatch([Waits()])
+        token = token_id(LimitRule("waits", 1), 0)
+        await until(lambda: token in driver._rows and driver._rows[token].leased)
+        driver.stuck = True
+        await until(lambda: "a token of the limit 'waits' (1) is lost" in caplog.text)
+        driver.stuck = False
         GO.set()
         await until(lambda: ENDED)
 
