@@ -20,6 +20,7 @@ from asynctasq.drivers.base import Driver, Enqueued, Transactional
 from asynctasq.errors import DELAY_S_MAX, DispatchError, UnsupportedFeature
 from asynctasq.kernel.envelope import NO_HEADERS, Envelope
 from asynctasq.kernel.messages import Message
+from asynctasq.kernel.priority import NORMAL
 from asynctasq.tasks.base import RESERVED, BaseTask
 from asynctasq.tasks.configured import middleware_of
 from asynctasq.tasks.definition import (
@@ -130,6 +131,7 @@ class MessageFactory:
             ),
             delay_s=delay_s,
             unique=unique,
+            priority=options.priority,
         )
 
 
@@ -327,7 +329,7 @@ def living_ids(tasks: Sequence[BaseTask[Any]], ids: list[str], stored: Sequence[
 
 
 def check_supported(task: BaseTask[Any], driver: Driver) -> None:
-    """Raise UnsupportedFeature for a task that needs what the driver lacks: kept results, unique keys, limits."""
+    """Raise UnsupportedFeature for a task that needs what the driver lacks: results, keys, limits, priorities."""
     options = options_of(task)
     if options.keep_result_s is not None and not driver.capabilities.keeps_results:
         name = definition_of(type(task)).name
@@ -339,6 +341,11 @@ def check_supported(task: BaseTask[Any], driver: Driver) -> None:
         raise UnsupportedFeature(
             f"{definition.name} has limits set, but {driver} can't keep any: it has no tokens that are taken in order; "
             "use sqlite, redis, postgres or mysql, or limit the concurrency of one worker"
+        )
+    if options.priority != NORMAL and not driver.capabilities.priorities:
+        name = definition_of(type(task)).name
+        raise UnsupportedFeature(
+            f"{name} has priority {options.priority!r}, but {driver} has no priorities; use a queue of its own for it"
         )
 
 

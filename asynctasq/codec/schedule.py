@@ -6,8 +6,9 @@ from typing import Final, cast
 from asynctasq.codec.limits import Limits
 from asynctasq.codec.typed_msgpack import packb
 from asynctasq.codec.values import unpack
-from asynctasq.errors import CodecError, UndecodableBody
+from asynctasq.errors import CodecError, DispatchError, UndecodableBody
 from asynctasq.kernel.messages import ON_CONFLICTS, UNTILS, UniqueKey, check_queue_name, is_unique_key
+from asynctasq.kernel.priority import NORMAL, check_priority
 from asynctasq.kernel.schedule import (
     MISFIRES,
     TEXT_CHARS_MAX,
@@ -34,9 +35,13 @@ def encode_ticker(ticker: Ticker) -> bytes:
     rule = definition.rule
     wire = [rule.expression, rule.tz] if isinstance(rule, CronRule) else rule.period_s
     settings: list[object] = [definition.misfire, definition.jitter_s]
-    if definition.unique is not None:
-        unique = definition.unique
+    unique, has_level = definition.unique, definition.priority != NORMAL
+    if unique is not None:
         settings.append([unique.key, unique.until, unique.window_s, unique.on_conflict])
+    elif has_level:
+        settings.append(None)
+    if has_level:
+        settings.append(definition.priority)
     state = [ticker.next_at, ticker.last_at]
     return packb([VERSION, definition.name, definition.queue, wire, settings, definition.template, state])
 
@@ -48,7 +53,9 @@ def decode_ticker(data: bytes) -> Ticker:
     """
     try:
         version, name, queue, wire, settings, template, state = cast("list[object]", unpack(data, limits=LIMITS))
-        misfire, jitter_s, *unique = cast("list[object]", settings)
+        misfire, jitter_s, *further = cast("list[object]", settings)
+        without: list[object] = [None, NORMAL]
+        unique, level = [*further, *without[len(further) :]]
         next_at, last_at = cast("list[object]", state)
         if version != VERSION or type(template) is not bytes:
             raise ValueError("it is of another version, or not one")
@@ -59,10 +66,11 @@ def decode_ticker(data: bytes) -> Ticker:
             misfire=_misfire(misfire),
             jitter_s=_number(jitter_s),
             template=template,
-            unique=_unique(*unique),
+            unique=_unique(unique),
+            priority=check_priority(level),
         )
         return Ticker(definition=definition, next_at=_instant(next_at), last_at=_instant(last_at))
-    except (StopIteration, TypeError, ValueError) as error:
+    except (DispatchError, StopIteration, TypeError, ValueError) as error:
         raise UndecodableBody(f"the ticker of a schedule is damaged: {error}") from error
 
 
@@ -83,7 +91,7 @@ def _misfire(value: object) -> Misfire:
     return next(known for known in MISFIRES if known == value)
 
 
-def _unique(wire: object = None) -> UniqueKey | None:
+def _unique(wire: object) -> UniqueKey | None:
     if wire is None:
         return None
     key, until, window_s, on_conflict = cast("list[object]", wire)

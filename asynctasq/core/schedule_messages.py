@@ -87,6 +87,7 @@ def _definition(item: ScheduledTask, factory: MessageFactory, limits: Limits) ->
         jitter_s=jitter_seconds(item.schedule),
         template=encode_envelope(envelope, limits=limits),
         unique=message.unique,
+        priority=message.priority,
     )
 
 
@@ -118,7 +119,7 @@ class ScheduleMessages:
         envelope = Envelope(
             task=TICKER_TASK, arguments=encode_ticker(ticker), max_attempts=1, retry=NO_RETRY, dispatched_at=0.0
         )
-        return self._message(ticker_id(definition.name), definition.queue, envelope, delay_s)
+        return self._message(ticker_id(definition.name), definition, envelope, delay_s)
 
     def run(self, definition: ScheduleDefinition, tick: Tick, *, now: float) -> Message:
         """Return the message that runs a tick; the same id for the same tick."""
@@ -153,8 +154,9 @@ class ScheduleMessages:
         self, definition: ScheduleDefinition, template: Envelope, message_id: str, now: float, delay_s: float
     ) -> Message:
         envelope = replace(template, dispatched_at=max(0.0, now))
-        return replace(self._message(message_id, definition.queue, envelope, delay_s), unique=definition.unique)
+        return replace(self._message(message_id, definition, envelope, delay_s), unique=definition.unique)
 
-    def _message(self, message_id: str, queue: str, envelope: Envelope, delay_s: float) -> Message:
+    def _message(self, message_id: str, definition: ScheduleDefinition, envelope: Envelope, delay_s: float) -> Message:
+        queue = definition.queue
         body = encode_envelope(envelope, key=self._keys, limits=self._limits, belongs_to=(message_id, queue))
-        return Message(id=message_id, queue=queue, body=body, delay_s=delay_s)
+        return Message(id=message_id, queue=queue, body=body, delay_s=delay_s, priority=definition.priority)

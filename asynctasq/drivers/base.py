@@ -135,12 +135,17 @@ class Driver(Protocol):
         `UniqueKey` says when. They are decided in order, by the store. Those that are not stored because of their key
         are told with their holders, as `Enqueued`. Where it is not claimed, a key raises UnsupportedFeature.
 
-        Raises: InvalidQueueName, BodyTooLarge, UniqueConflictError: nothing was stored.
+        Raises: InvalidQueueName, BodyTooLarge, UniqueConflictError, and UnsupportedFeature for a priority other than
+        normal where `priorities` is not claimed: nothing was stored.
         """
         ...
 
     async def reserve(self, queues: Sequence[str], *, limit: int, lease_s: float, wait_s: float = 0) -> list[Lease]:
         """Lease up to `limit` visible messages: queues in the order given, within one by `visible_at`, then arrival.
+
+        Where `priorities` is claimed, within a queue by level first: high, normal, low. Of twenty calls of one instance
+        that take something from a queue (those of `turn` among them), the tenth begins with normal and the twentieth
+        with low.
 
         Takes over messages whose lease ran out, counting a crash on each. Returns as soon as there is at
         least one, at the latest `wait_s` later with none. Waiting sleeps until the next `visible_at` or a

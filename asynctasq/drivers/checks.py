@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from asynctasq.drivers.base import Settlements
 from asynctasq.errors import DELAY_S_MAX, BodyTooLarge, ConfigError, DispatchError, UnsupportedFeature
 from asynctasq.kernel.messages import UNIQUE_CHARS_MAX, Message, UniqueKey, check_queue_name, is_unique_key
+from asynctasq.kernel.priority import NORMAL, check_priority
 
 __all__ = [
     "ID_CHARACTERS_MAX",
@@ -42,10 +43,12 @@ def check_message_id(text: str) -> None:
 
 
 def check_messages(messages: Iterable[Message], *, body_bytes_max: int | None) -> None:
-    """Raise before anything is stored: InvalidQueueName, BodyTooLarge, or DispatchError for an unusable id."""
+    """Raise before anything is stored: InvalidQueueName, BodyTooLarge, or DispatchError for an unusable id or level."""
     for message in messages:
         check_queue_name(message.queue)
         check_message_id(message.id)
+        if message.priority is not NORMAL:
+            check_priority(message.priority)
         if body_bytes_max is not None and len(message.body) > body_bytes_max:
             raise BodyTooLarge(
                 f"message {message.id} has {len(message.body)} bytes; this driver takes {body_bytes_max}"

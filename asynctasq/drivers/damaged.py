@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import NamedTuple, cast
 
 from asynctasq.drivers.checks import is_message_id
+from asynctasq.drivers.levels import queue_in
 from asynctasq.errors import DriverError
 from asynctasq.kernel.messages import QUEUE_NAME, DeadReason, ErrorRecord, Progress
 from asynctasq.logs import get_logger
@@ -177,8 +178,8 @@ def read_progress(value: object) -> Progress | None:
 
 
 def queue_names(values: Iterable[object]) -> list[str]:
-    """Return those that are names of queues, sorted."""
-    names = {read_text(value) for value in values if isinstance(value, str | bytes)}
+    """Return the queues of those that are names of lines, sorted."""
+    names = {queue_in(read_text(value)) for value in values if isinstance(value, str | bytes)}
     return sorted(name for name in names if QUEUE_NAME.match(name))
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
 from asynctasq.errors import InvalidQueueName
+from asynctasq.kernel.priority import NORMAL, Priority
 
 __all__ = [
     "CANCELLED_TTL_S",
@@ -170,13 +171,17 @@ def is_unique_key(text: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """One invocation to store. `id` is the idempotency key; `delay_s` counts on the driver's clock."""
+    """One invocation to store. `id` is the idempotency key; `delay_s` counts on the driver's clock.
+
+    It keeps its `priority` for as long as it is stored.
+    """
 
     id: str
     queue: str
     body: bytes
     delay_s: float = 0.0
     unique: UniqueKey | None = None
+    priority: Priority = NORMAL
 
     @property
     def size(self) -> int:
@@ -276,6 +281,7 @@ class StoredMessage:
     reserved_at: float | None = None
     reserved_by: str = ""
     progress: Progress | None = None
+    priority: Priority = NORMAL
 
     @property
     def size(self) -> int:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, assert_never, get_args
 
 from asynctasq.kernel.messages import MICROSECONDS, UniqueKey
+from asynctasq.kernel.priority import NORMAL, Priority
 
 __all__ = [
     "CHECK_S",
@@ -104,6 +105,7 @@ class ScheduleDefinition:
     jitter_s: float
     template: bytes
     unique: UniqueKey | None = None
+    priority: Priority = NORMAL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

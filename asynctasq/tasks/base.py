@@ -35,6 +35,7 @@ from asynctasq.tasks.options import (
     ExceptionTypes,
     Missing,
     Options,
+    Priority,
     RetryStrategy,
     changed_options,
     class_options,
@@ -92,6 +93,8 @@ class BaseTask(TaskMetadata, Generic[T_co]):
     missing: ClassVar[Missing] = "retry"
     """When a model it was dispatched with is not in the database: "retry" as any failure, "fail" at once, or "none"
     to run with None in its place."""
+    priority: ClassVar[Priority] = "normal"
+    """Which messages of a queue run first: those of level "high", then "normal", then "low"."""
     retry_on: ClassVar[ExceptionTypes | None] = None
     """Retry a failure only if it is one of these; None for any. `should_retry` is asked about these alone."""
     give_up_on: ClassVar[ExceptionTypes | None] = None
@@ -206,6 +209,7 @@ class BaseTask(TaskMetadata, Generic[T_co]):
         max_crashes: int | None = None,
         keep_result: bool | Duration | None = None,
         missing: Missing | None = None,
+        priority: Priority | None = None,
         task_id: str | UUID | None = None,
         unique: "Unique | bool | None" = None,
     ) -> Self:
@@ -221,6 +225,7 @@ class BaseTask(TaskMetadata, Generic[T_co]):
             max_crashes=max_crashes,
             keep_result=keep_result,
             missing=missing,
+            priority=priority,
             task_id=task_id,
         )
         if unique is not None:

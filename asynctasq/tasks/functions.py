@@ -12,7 +12,15 @@ from asynctasq.errors import TaskDefinitionError
 from asynctasq.tasks.base import RESERVED, AsyncProcessTask, AsyncTask, BaseTask, SyncProcessTask, SyncTask
 from asynctasq.tasks.handle import TaskHandle
 from asynctasq.tasks.mistaken_calls import no_attribute
-from asynctasq.tasks.options import SETTINGS, Duration, ExceptionTypes, Missing, RetryStrategy, nearest_setting
+from asynctasq.tasks.options import (
+    SETTINGS,
+    Duration,
+    ExceptionTypes,
+    Missing,
+    Priority,
+    RetryStrategy,
+    nearest_setting,
+)
 from asynctasq.tasks.signatures import Signature, signature_of
 
 if TYPE_CHECKING:
@@ -91,6 +99,7 @@ def task(
     max_crashes: int = ...,
     keep_result: bool | Duration = ...,
     missing: Missing = ...,
+    priority: Priority = ...,
     retry_on: ExceptionTypes | None = ...,
     give_up_on: ExceptionTypes | None = ...,
     unique: "Unique | bool" = ...,

@@ -11,6 +11,7 @@ from uuid import UUID
 from asynctasq.errors import DELAY_S_MAX, TaskSignal
 from asynctasq.kernel.envelope import COUNT_MAX, MAX_CRASHES_MOST, MISSING, MISSING_DEFAULT, Missing
 from asynctasq.kernel.messages import UniqueKey, check_queue_name
+from asynctasq.kernel.priority import NORMAL, PRIORITIES, Priority
 from asynctasq.kernel.retry import Delays, Exponential, Fixed, RetryPolicy
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "ExceptionTypes",
     "Missing",
     "Options",
+    "Priority",
     "RetryStrategy",
     "UniqueSetting",
     "changed_options",
@@ -43,6 +45,7 @@ SETTINGS = (
     "max_crashes",
     "keep_result",
     "missing",
+    "priority",
     "retry_on",
     "give_up_on",
     "unique",
@@ -107,6 +110,7 @@ class Options:
     delay_s: float = 0.0
     task_id: str | None = None
     expires_s: float | None = None
+    priority: Priority = NORMAL
     at: float | None = None
     unique: UniqueSetting | None = None
 
@@ -241,7 +245,7 @@ def check_retry_types(retry_on: object, give_up_on: object) -> None:
         )
 
 
-def changed_options(
+def changed_options(  # noqa: PLR0913 - the settings of a dispatch
     *,
     max_attempts: object = None,
     timeout: object = None,
@@ -249,6 +253,7 @@ def changed_options(
     max_crashes: object = None,
     keep_result: object = None,
     missing: object = None,
+    priority: object = None,
     task_id: object = None,
 ) -> dict[str, object]:
     """Return the fields of `Options` that these settings change, checked; None changes nothing."""
@@ -265,6 +270,8 @@ def changed_options(
         changes["keep_result_s"] = keep_result_s(keep_result)
     if missing is not None:
         changes["missing"] = missing_model(missing)
+    if priority is not None:
+        changes["priority"] = one_of(priority, "priority", PRIORITIES)
     if task_id is not None:
         changes["task_id"] = str(task_id if isinstance(task_id, UUID) else UUID(cast("str", task_id)))
     return changes
@@ -289,4 +296,5 @@ def class_options(source: object) -> Options:
         max_crashes=max_crashes_of(read("max_crashes")),
         keep_result_s=keep_result_s(read("keep_result")),
         missing=missing_model(read("missing")),
+        priority=one_of(read("priority"), "priority", PRIORITIES),
     )

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from asynctasq.codec.schedule import decode_note, decode_ticker, encode_note, encode_ticker
 from asynctasq.errors import UndecodableBody
 from asynctasq.kernel.messages import ON_CONFLICTS, UNTILS, UniqueKey
+from asynctasq.kernel.priority import PRIORITIES
 from asynctasq.kernel.schedule import MISFIRES, CronRule, EveryRule, ScheduleDefinition, Ticker
 
 instants = st.none() | st.floats(0, 2.5e11)
@@ -33,6 +34,7 @@ tickers = st.builds(
             window_s=st.none() | st.floats(1, 1e9),
             on_conflict=st.sampled_from(ON_CONFLICTS),
         ),
+        priority=st.sampled_from(PRIORITIES),
     ),
     next_at=instants,
     last_at=instants,
@@ -81,6 +83,10 @@ BAD = {
     "a window of no time": changed(4, ["skip", 0.0, ["k", "done", 0.0, "skip"]]),
     "an unknown conflict": changed(4, ["skip", 0.0, ["k", "done", None, "fail"]]),
     "two unique keys": changed(4, ["skip", 0.0, *[["k", "done", None, "skip"]] * 2]),
+    "an unknown level": changed(4, ["skip", 0.0, None, "urgent"]),
+    "a level of no text": changed(4, ["skip", 0.0, None, 1]),
+    "a level in the place of a unique key": changed(4, ["skip", 0.0, "high"]),
+    "a setting after the level": changed(4, ["skip", 0.0, None, "high", "high"]),
     "a negative jitter": changed(4, ["skip", -1.0]),
     "a template that is text": changed(5, "x"),
     "an instant after the last year": changed(6, [1e300, None]),

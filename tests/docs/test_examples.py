@@ -20,6 +20,7 @@ HOW_TO = (
     "judge-a-real-run",
     "keep-tasks-unique",
     "limit-tasks",
+    "priorities",
     "replay-a-failure",
     "retries",
     "run-every-night",

@@ -14,6 +14,7 @@ from asynctasq.testing.tape import Entry, Tape
 from tests.mutants.cancelled import Victim, cancelled, cancelled_meanwhile, cancelled_under_faults
 from tests.mutants.contract import contract
 from tests.mutants.keyed import keyed, unique_tasks
+from tests.mutants.leveled import leveled
 from tests.mutants.limited import limited, limited_calmly
 from tests.mutants.programs import (
     deployed,
@@ -121,6 +122,7 @@ CASES: Final = (
     Case(workload=cancelled_meanwhile, faults=Delay(at="reserve:after", task=Victim, seconds=3), every=16),
     Case(workload=cancelled_under_faults, faults=(), every=2),
     Case(workload=cancelled_under_faults, every=4),
+    Case(workload=leveled, faults=(), every=16, workers=1, concurrency=1),
     Case(workload=drawn, faults=()),
     Case(workload=stored, faults=()),
     Case(workload=carried, faults=(), every=2),

@@ -7,6 +7,7 @@ from tests.mutants.planted_heldout import HELD_OUT
 from tests.mutants.planted_kernel import KERNEL
 from tests.mutants.planted_limits import LIMITS
 from tests.mutants.planted_memory import MEMORY
+from tests.mutants.planted_priority import PRIORITY
 from tests.mutants.planted_recorded import RECORDED
 from tests.mutants.planted_results import RESULTS
 from tests.mutants.planted_schedules import SCHEDULES
@@ -34,6 +35,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
         *HELD_OUT,
         *UNDRAWN,
         *SCHEDULES,
+        *PRIORITY,
         *SECOND_AUTHOR,
         *SECOND_AUTHOR_REST,
         *THIRD_AUTHOR,

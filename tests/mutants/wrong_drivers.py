@@ -16,6 +16,22 @@ from asynctasq.errors import DriverUnavailable
 from asynctasq.kernel.messages import Complete, Depth, Lease, Message, Progress, Release, StoredMessage, microseconds
 from asynctasq.testing.conformance.harnesses.memory import MemoryHarness
 from tests.mutants import wrong_unique as unique
+from tests.mutants.wrong_priorities import (
+    CountsClaimsOfAllQueues,
+    CountsEmptyClaims,
+    CountsNormalOnly,
+    FollowUpsAreNormal,
+    ForgetsLevelsAtRedrive,
+    ForgetsLevelsAtRelease,
+    LevelsGoBeforeQueues,
+    PriorityInverted,
+    RefusesLevelsItClaims,
+    ShowsLines,
+    StarvesLowLevels,
+    TakesAnyLevel,
+    TakesOverBeforeLevels,
+    WaitsForNormalOnly,
+)
 
 __all__ = ["WRONG", "UnderClaimsInspection", "UnderClaimsOrder", "WrongHarness"]
 
@@ -616,6 +632,22 @@ WRONG: tuple[Wrong, ...] = (
     Wrong(driver=unique.StoresPartOfARefusedBatch, fails=f"{U}_a_conflict_that_raises_leaves_nothing_of_its_batch"),
     Wrong(driver=unique.StoresFollowUpsWithoutKeys, fails=f"{U}_follow_ups_respect_keys", in_programs=True),
     Wrong(driver=unique.AsksForKeysFirst, fails=f"{U}_the_same_id_again_changes_nothing_whatever_its_key"),
+    Wrong(driver=PriorityInverted, fails="test_priority.test_higher_levels_come_first", in_programs=True),
+    Wrong(driver=LevelsGoBeforeQueues, fails="test_priority.test_a_low_message_of_an_earlier_queue_comes_first"),
+    Wrong(
+        driver=ForgetsLevelsAtRelease, fails="test_priority.test_a_released_message_keeps_its_level", in_programs=True
+    ),
+    Wrong(driver=ForgetsLevelsAtRedrive, fails="test_priority.test_a_redriven_message_comes_at_its_level"),
+    Wrong(driver=StarvesLowLevels, fails="test_priority.test_no_level_waits_for_ever"),
+    Wrong(driver=CountsEmptyClaims, fails="test_priority.test_only_what_took_something_of_the_queue_counts"),
+    Wrong(driver=CountsClaimsOfAllQueues, fails="test_priority.test_only_what_took_something_of_the_queue_counts"),
+    Wrong(driver=TakesOverBeforeLevels, fails="test_priority.test_a_takeover_goes_by_level", in_programs=True),
+    Wrong(driver=FollowUpsAreNormal, fails="test_priority.test_follow_ups_have_their_own_levels"),
+    Wrong(driver=WaitsForNormalOnly, fails="test_priority.test_every_level_is_visible_to_who_waits"),
+    Wrong(driver=CountsNormalOnly, fails="test_priority.test_depth_counts_all_levels", in_programs=True),
+    Wrong(driver=ShowsLines, fails="test_priority.test_an_operator_sees_the_level", in_programs=True),
+    Wrong(driver=TakesAnyLevel, fails="test_priority.test_an_unknown_level_is_refused"),
+    Wrong(driver=RefusesLevelsItClaims, fails="test_priority.test_priorities_are_claimed_or_refused"),
     Wrong(driver=ClaimsTransactions, fails="test_capabilities.test_transactions_are_claimed_or_refused"),
     Wrong(driver=ClaimsInspection, fails="test_inspection.test_find_shows_every_state"),
     Wrong(driver=RefusesInOtherWords, fails="test_capabilities.test_inspection_is_claimed_or_refused"),

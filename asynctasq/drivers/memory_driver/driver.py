@@ -16,6 +16,7 @@ from asynctasq.clock import Clock, SystemClock
 from asynctasq.drivers.base import NO, YES, Capabilities, Driver, Page, Settlements
 from asynctasq.drivers.batches import has_keys
 from asynctasq.drivers.checks import check_queue_names, check_unique
+from asynctasq.drivers.levels import LevelTurns, lines_of
 from asynctasq.drivers.memory_driver.results import EndWaits, KeptResults, cancels_of
 from asynctasq.drivers.memory_driver.row import MemoryRow, depth_of, page_of
 from asynctasq.drivers.memory_driver.unique import UniqueKeys
@@ -40,6 +41,7 @@ from asynctasq.kernel.messages import (
     check_queue_name,
     microseconds,
 )
+from asynctasq.kernel.priority import check_priority
 
 __all__ = ["MemoryDriver"]
 
@@ -65,6 +67,7 @@ class MemoryDriver(Driver):
         cancels_running=YES,
         unique=YES,
         reserves_released=YES,
+        priorities=YES,
     )
 
     def __init__(
@@ -85,6 +88,7 @@ class MemoryDriver(Driver):
         self._rows: dict[str, MemoryRow] = {}
         self._keys = UniqueKeys(self._rows)
         self._due: dict[str, list[tuple[int, int, str]]] = {}
+        self._levels = LevelTurns()
         self._dead: dict[str, dict[str, None]] = {}
         self._results = KeptResults()
         self._end_waits = EndWaits(self._lock)
@@ -122,6 +126,7 @@ class MemoryDriver(Driver):
     def _check(self, messages: Iterable[Message]) -> None:
         for message in messages:
             check_queue_name(message.queue)
+            check_priority(message.priority)
             size, limit = len(message.body), self._body_bytes_max
             if limit is not None and size > limit:
                 raise BodyTooLarge(f"message {message.id} has {size} bytes; this driver takes {limit}")
@@ -164,9 +169,10 @@ class MemoryDriver(Driver):
             now = self._now()
             self._prune(now)
             until = now + microseconds(lease_s)
-            for queue in queues:
-                while len(leases) < limit and (row := self._first_visible(queue, now)):
+            for line in self._levels.lines(queues):
+                while len(leases) < limit and (row := self._first_visible(line, now)):
                     leases.append(self._grant(row, now, until))
+            self._levels.note(leases)
         return leases
 
     async def reserve_released(self, leases: Sequence[Lease], *, lease_s: float) -> list[Lease]:
@@ -181,9 +187,9 @@ class MemoryDriver(Driver):
     def _was_released(self, row: MemoryRow, lease: Lease) -> bool:
         return not row.leased and row.reason is None and str(row.token) == lease.token
 
-    def _first_visible(self, queue: str, now: int) -> MemoryRow | None:
-        """Return the first row of the queue if it is visible; drop heap entries that are out of date."""
-        heap = self._due.get(queue, [])
+    def _first_visible(self, line: str, now: int) -> MemoryRow | None:
+        """Return the first row of the line if it is visible; drop heap entries that are out of date."""
+        heap = self._due.get(line, [])
         while heap:
             visible_us, arrival, message_id = heap[0]
             row = self._rows.get(message_id)
@@ -243,9 +249,9 @@ class MemoryDriver(Driver):
     def _first_due(self, queues: Iterable[str]) -> float:
         """Return the instant at which the first message of these queues becomes, or became, visible; inf if none."""
         first, now = NEVER, self._now()
-        for queue in queues:
-            self._first_visible(queue, now)
-            heap = self._due.get(queue)
+        for line in (line for queue in queues for line in lines_of(queue)):
+            self._first_visible(line, now)
+            heap = self._due.get(line)
             if heap and heap[0][0] < first:
                 first = heap[0][0]
         return first
@@ -445,7 +451,7 @@ class MemoryDriver(Driver):
     def _place(self, row: MemoryRow, visible_us: int) -> None:
         """Make a row visible from an instant on, and put it into the heap of its queue."""
         was_us, row.visible_us = row.visible_us, visible_us
-        heapq.heappush(self._due.setdefault(row.message.queue, []), (visible_us, row.arrival, row.message.id))
+        heapq.heappush(self._due.setdefault(row.line, []), (visible_us, row.arrival, row.message.id))
         if self._waiters:
             self._reschedule_waiters(row, was_us)
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from asynctasq.drivers.base import Page
+from asynctasq.drivers.levels import line_of
 from asynctasq.kernel.lifecycle import derive_state
 from asynctasq.kernel.messages import (
     MICROSECONDS,
@@ -46,6 +47,11 @@ class MemoryRow:
             return False
         return unique.until == "done" or not self.token
 
+    @property
+    def line(self) -> str:
+        """The line of its queue that it waits in: that of its level."""
+        return line_of(self.message)
+
     def state(self, now: int) -> State:
         """Return its state at this instant."""
         if self.reason is not None:
@@ -70,6 +76,7 @@ class MemoryRow:
             reserved_at=self.reserved_us / MICROSECONDS if reserved else None,
             reserved_by=self.reserved_by if reserved else "",
             progress=self.progress if reserved else None,
+            priority=self.message.priority,
         )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 __all__ = ["FULL_SCAN_S", "ClaimCursors", "Position"]
 
 Position = tuple[int, int]
-"""`visible_us` and `seq`: the position of a message in the index of its queue."""
+"""`visible_us` and `seq`: the position of a message in the index of its line."""
 
 FULL_SCAN_S = 0.1
 FULL_SCAN_S_MAX = 2.0
@@ -29,17 +29,17 @@ class ClaimCursors:
         self._offset_us = 0
         self._full_scan_at = 0.0
 
-    def start_after(self, queues: Sequence[str], *, offset_us: int, at: float) -> dict[str, Position]:
-        """Return the position to start after, of the queues that have one. `at` is monotonic."""
+    def start_after(self, lines: Sequence[str], *, offset_us: int, at: float) -> dict[str, Position]:
+        """Return the position to start after, of the lines that have one. `at` is monotonic."""
         if at >= self._full_scan_at or offset_us != self._offset_us:
             return {}
         positions = self._positions
-        return {queue: positions[queue] for queue in queues if queue in positions}
+        return {line: positions[line] for line in lines if line in positions}
 
     def note_full_scan(
         self, last: Mapping[str, Position], *, full: bool, offset_us: int, started_at: float, ended_at: float
     ) -> None:
-        """Note a claim from the beginning: the last position in each queue, and whether it found all it asked for."""
+        """Note a claim from the beginning: the last position in each line, and whether it found all it asked for."""
         took_s = ended_at - started_at
         self._full_scan_at = ended_at + min(max(FULL_SCAN_S, FULL_SCAN_COST_FACTOR * took_s), FULL_SCAN_S_MAX)
         self._offset_us = offset_us

@@ -1,11 +1,13 @@
 """Claims of the MySQL/MariaDB driver: where each starts, and what becomes of rows that can't be read; no SQL text."""
 
 import asyncio
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
 from asynctasq.drivers.base import Settlements
 from asynctasq.drivers.damaged import CLAIMS_MAX, leases_kept, log_damaged
+from asynctasq.drivers.levels import LevelTurns
 from asynctasq.drivers.mysql_driver.claim_cursors import ClaimCursors
 from asynctasq.drivers.mysql_driver.statement_runner import StatementRunner
 from asynctasq.drivers.mysql_driver.statements import Statements
@@ -23,6 +25,11 @@ class Claims:
         self._sql = sql
         self._where = where
         self._cursors = ClaimCursors()
+        self._levels = LevelTurns()
+
+    def lines(self, queues: Sequence[str]) -> tuple[str, ...]:
+        """Return the lines of the next claim, in their order."""
+        return tuple(self._levels.lines(queues))
 
     async def claim(
         self, settlements: Settlements, claim: Claim, *, offset_us: int
@@ -30,7 +37,7 @@ class Claims:
         """Return the ids of lost leases, and new leases."""
         clock = asyncio.get_running_loop().time
         started_at = clock()
-        start_after = self._cursors.start_after(claim.queues, offset_us=offset_us, at=started_at)
+        start_after = self._cursors.start_after(claim.lines, offset_us=offset_us, at=started_at)
         claim = replace(claim, start_after=start_after)
         lost, claimed = await self._runner.run_steps(lambda: turn(self._sql, settlements, claim, offset_us=offset_us))
         full = len(claimed) >= claim.limit
@@ -42,17 +49,13 @@ class Claims:
             self._cursors.note_partial_scan(claimed.last, full=full)
         with leases_kept(self._where):
             if start_after and not full:  # there may be messages before those positions
-                before = await self._claim_rest(claim, claimed, offset_us)
-                claimed.leases[:0] = before.leases
-                claimed.damaged.extend(before.damaged)
+                claimed.add(await self._claim_rest(claim, claimed, offset_us), earlier=True)
             for _ in range(CLAIMS_MAX):
                 if not claimed.damaged:
                     break
                 await self._bury_damaged(claimed, offset_us)
-                more = await self._claim_rest(claim, claimed, offset_us)
-                claimed.leases.extend(more.leases)
-                claimed.damaged.extend(more.damaged)
-        claimed.leases.sort(key=lambda lease: claim.queues.index(lease.queue))
+                claimed.add(await self._claim_rest(claim, claimed, offset_us), earlier=False)
+        self._levels.note(claimed.leases)
         return lost, claimed.leases
 
     async def _claim_rest(self, claim: Claim, claimed: Claimed, offset_us: int) -> Claimed:

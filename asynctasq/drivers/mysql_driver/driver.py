@@ -72,6 +72,7 @@ class MySQLDriver(Driver):
         reserves_released=YES,
         transactional=YES,
         unique=YES,
+        priorities=YES,
         body_bytes_max=BODY_BYTES_MAX,
     )
 
@@ -228,7 +229,7 @@ class MySQLDriver(Driver):
             )
             return lost, []
         await self._prune(queues, len(settlements))
-        claim = Claim(queues=tuple(queues), limit=limit, lease_us=microseconds(lease_s), holder=self.holder)
+        claim = Claim(lines=self._claims.lines(queues), limit=limit, lease_us=microseconds(lease_s), holder=self.holder)
         # A task of its own: if cancelling the caller cancelled the claim, nobody would know its leases.
         claiming = asyncio.ensure_future(self._claims.claim(settlements, claim, offset_us=self._offset_us))
         try:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from asynctasq.drivers.base import Page
 from asynctasq.drivers.checks import is_message_id
 from asynctasq.drivers.damaged import queue_names
+from asynctasq.drivers.levels import lines_of
 from asynctasq.drivers.mysql_driver.statement_runner import StatementRunner
 from asynctasq.drivers.mysql_driver.statements import Statements, server_now
 from asynctasq.drivers.mysql_driver.steps import cancel_running, parse_token, remove, to_stored_message
@@ -82,12 +83,13 @@ class Inspection:
         """Do `Inspectable.purge`."""
         removed = 0
         now, last = (await self._runner.run(self._sql.last_seq(now=self._now))).rows[0]
-        while True:
-            statement = self._sql.purge(queue, up_to=last, limit=BATCH_ROWS, now=str(now))
-            found = (await self._runner.run(statement)).affected
-            removed += found
-            if found < BATCH_ROWS:
-                return removed
+        for line in lines_of(queue):
+            found = BATCH_ROWS
+            while found >= BATCH_ROWS:
+                statement = self._sql.purge(line, up_to=last, limit=BATCH_ROWS, now=str(now))
+                found = (await self._runner.run(statement)).affected
+                removed += found
+        return removed
 
     async def fetch_result(self, message_id: str) -> bytes | None:
         """Do `KeepsResults.fetch_result`."""

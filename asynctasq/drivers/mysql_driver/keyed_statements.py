@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+from asynctasq.drivers.levels import line_of
 from asynctasq.drivers.mysql_driver.statements import Statements, literal
 from asynctasq.kernel.messages import Message, UniqueKey, microseconds
 
@@ -11,7 +12,7 @@ __all__ = ["forget_window", "free_key", "insert_keyed", "keep_window", "key_of",
 def insert_keyed(sql: Statements, messages: Sequence[Message], *, now: str, claim: str) -> str:
     """Do `insert` for messages of which some have unique keys: what breaks one of the constraints is left out."""
     rows = ",".join(
-        f"({literal(message.id)},{literal(message.queue)},{now}+{microseconds(message.delay_s)},{now},{claim},"
+        f"({literal(message.id)},{literal(line_of(message))},{now}+{microseconds(message.delay_s)},{now},{claim},"
         f"{literal(message.body)},{_key(message.unique)})"
         for message in messages
     )

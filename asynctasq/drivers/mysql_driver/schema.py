@@ -1,6 +1,7 @@
 """The schema of the MySQL/MariaDB driver as migrations; each one leaves workers of the version before it running."""
 
 from asynctasq.drivers.base import Migration
+from asynctasq.drivers.levels import LINE_NAME_BYTES_MAX
 from asynctasq.drivers.mysql_driver.statements import Statements, literal
 from asynctasq.kernel.messages import HOLDER_CHARS_MAX, UNIQUE_CHARS_MAX
 
@@ -15,10 +16,16 @@ def migrations(sql: Statements) -> list[Migration]:
     first = (_create_versions(sql), _create_messages(sql), _create_results(sql), _record_version(sql, 1))
     second = (*_add_lease_columns(sql), _record_version(sql, 2))
     third = (*_add_unique_key(sql), _record_version(sql, 3))
+    # A line of another level than normal has a longer name than its queue: see `drivers/levels.py`.
+    fourth = (
+        f"ALTER TABLE {sql.messages} MODIFY COLUMN queue VARBINARY({LINE_NAME_BYTES_MAX}) NOT NULL",
+        _record_version(sql, 4),
+    )
     return [
         Migration(version=1, title="messages and results", statements=first),
         Migration(version=2, title="holder and progress of a lease", statements=second),
         Migration(version=3, title="unique keys", statements=third),
+        Migration(version=4, title="names of lines", statements=fourth),
     ]
 
 

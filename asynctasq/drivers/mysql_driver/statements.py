@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from asynctasq.drivers.damaged import DamagedMessage
+from asynctasq.drivers.levels import line_of, lines_of, queue_in
 from asynctasq.drivers.mysql_driver.claim_cursors import Position
 from asynctasq.drivers.sql.identifiers import quote
 from asynctasq.kernel.messages import Message, State, microseconds
@@ -76,6 +77,10 @@ def _fence(held: Iterable[LeaseKey], table: str, *, leased: int = 1) -> str:
     return f"{table}.leased = {leased} AND ({' OR '.join(parts)})"
 
 
+def _in(lines: Iterable[str]) -> str:
+    return f"queue IN ({','.join(map(literal, lines))})"
+
+
 def _values(names: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Return rows as a table. MySQL and MariaDB have different VALUES syntax; both accept this."""
     first, *rest = rows
@@ -109,7 +114,7 @@ class Statements:
     def insert(self, messages: Sequence[Message], *, now: str, claim: str) -> str:
         """Store what is new; its affected rows say how many. A plain no-op update keeps all other errors errors."""
         rows = ",".join(
-            f"({literal(message.id)},{literal(message.queue)},"
+            f"({literal(message.id)},{literal(line_of(message))},"
             f"{now}+{microseconds(message.delay_s)},{now},{claim},{literal(message.body)})"
             for message in messages
         )
@@ -128,19 +133,35 @@ class Statements:
     # -- reserving -------------------------------------------------------------------------------
 
     def claim(
-        self, queue: str, *, limit: int | str, now: str, lease_us: int, holder: str, after: Position | None = None
+        self,
+        lines: Sequence[str],
+        *,
+        limit: int | str,
+        now: str,
+        lease_us: int,
+        holder: str,
+        after: Mapping[str, Position],
     ) -> str:
-        """Lease the first visible messages of a queue, or those after a position; its affected rows say how many.
+        """Lease the first visible messages of the lines of a queue, or those after a position; affected rows: how many.
 
-        The inner select reads `due` in its own order, so it locks what it returns and nothing else. The outer
-        part goes by primary key, in that order: with a plan of its own choice it would wait for others' rows.
-        No damaged number of one row lets the statement fail for all.
+        Each inner select reads `due` in its own order, so it locks what it returns and nothing else; what the lines
+        before left no room for is free again at the end of the transaction. The outer part goes by primary key, in
+        that order: with a plan of its own choice it would wait for others' rows. No damaged number of one row lets the
+        statement fail for all.
         """
-        start = f" AND (visible_us > {after[0]} OR visible_us = {after[0]} AND seq > {after[1]})" if after else ""
+        walks: list[str] = []
+        for line in lines:
+            position, start = after.get(line), ""
+            if position is not None:
+                start = f" AND (visible_us > {position[0]} OR visible_us = {position[0]} AND seq > {position[1]})"
+            walks.append(
+                f"(SELECT seq, visible_us, leased FROM {self.messages} FORCE INDEX (due)"
+                f" WHERE queue = {literal(line)} AND dead = 0 AND visible_us <= {now}{start}"
+                f" ORDER BY queue, dead, visible_us, seq LIMIT {limit} FOR UPDATE SKIP LOCKED)"
+            )
+        chosen = walks[0] if len(walks) == 1 else f"({' UNION ALL '.join(walks)} LIMIT {limit})"
         return (
-            f"UPDATE (SELECT seq, visible_us, leased FROM {self.messages} FORCE INDEX (due)"
-            f" WHERE queue = {literal(queue)} AND dead = 0 AND visible_us <= {now}{start}"
-            f" ORDER BY queue, dead, visible_us, seq LIMIT {limit} FOR UPDATE SKIP LOCKED) AS c"
+            f"UPDATE {chosen} AS c"
             f" STRAIGHT_JOIN {self.messages} AS m FORCE INDEX (PRIMARY) ON m.seq = c.seq"
             f" SET m.crashes = LEAST(m.crashes, {CRASHES_MAX}) + (c.leased > 0), m.leased = 1,"
             f" m.token = LEAST(m.token, {TOKEN_MAX}) + 1,"
@@ -148,26 +169,43 @@ class Statements:
             f" m.reserved_us = {now}, m.reserved_by = {literal(holder or chr(0))}"
         )
 
-    def claim_rest(
-        self, queue: str, *, now: str, lease_us: int, holder: str, after: Position | None = None
+    def claim_queue(
+        self,
+        lines: Sequence[str],
+        *,
+        limit: int | str,
+        now: str,
+        lease_us: int,
+        holder: str,
+        after: Mapping[str, Position],
     ) -> list[str]:
-        """Lease from a further queue what the claim before it left of the limit (`@asynctasq_left`)."""
-        # LIMIT takes a number only, so the statement is put together on the server. It holds no quote.
-        whole = self.claim(queue, limit="@", now=now, lease_us=lease_us, holder=holder, after=after)
-        head, tail = whole.split("LIMIT @")
+        """Lease from the lines of a queue; `limit` may be a variable of the server.
+
+        A walk of an empty line locks, for a moment, the row behind it, which is that of another queue. So the other
+        lines are walked only if a look without locks has found messages there. A LIMIT takes a number only, so the
+        statement is put together on the server. It holds no quote.
+        """
+        queue = queue_in(lines[0])
+
+        def text(some: Sequence[str]) -> str:
+            whole = self.claim(some, limit="@", now=now, lease_us=lease_us, holder=holder, after=after)
+            parts = f"LIMIT ', {limit}, '".join(whole.split("LIMIT @"))
+            return f"CONCAT('{parts}')"
+
+        others = _in(line for line in lines if line != queue)
+        found = f"EXISTS (SELECT 1 FROM {self.messages} FORCE INDEX (due) WHERE {others} AND dead = 0)"
         return [
-            "SET @asynctasq_left = @asynctasq_left - ROW_COUNT()",
-            f"SET @asynctasq_sql = CONCAT('{head}LIMIT ', @asynctasq_left, '{tail}')",
+            # Not SET: that would lock what its subselect reads.
+            f"SELECT IF({found}, {text(lines)}, {text([queue])}) INTO @asynctasq_sql",
             "PREPARE asynctasq_claim FROM @asynctasq_sql",
             "EXECUTE asynctasq_claim",
         ]
 
-    def claimed(self, queues: Iterable[str], *, now: str, lease_us: int) -> str:
+    def claimed(self, lines: Iterable[str], *, now: str, lease_us: int) -> str:
         """Select what this transaction leased: all of it has the same new `visible_us`, so `due` finds it."""
-        names = ",".join(map(literal, queues))
         return (
             "SELECT seq, queue, id, body, token, attempts, crashes, enqueued_us, visible_us, claimed_us"
-            f" FROM {self.messages} FORCE INDEX (due) WHERE queue IN ({names}) AND dead = 0"
+            f" FROM {self.messages} FORCE INDEX (due) WHERE {_in(lines)} AND dead = 0"
             f" AND visible_us = {now} + {lease_us} AND claim = {CLAIM}"
         )
 
@@ -184,11 +222,12 @@ class Statements:
         return [claim, f"SELECT {columns} FROM {source} WHERE m.seq IN ({seqs}) AND m.claim = {CLAIM}"]
 
     def next_visible(self, queues: Iterable[str], *, now: str) -> str:
-        """Select now and, for each queue, when its first message is visible."""
+        """Select now and, for each line, when its first message is visible."""
         firsts = [
             f"(SELECT MIN(visible_us) FROM {self.messages} FORCE INDEX (due)"
-            f" WHERE queue = {literal(queue)} AND dead = 0)"
+            f" WHERE queue = {literal(line)} AND dead = 0)"
             for queue in queues
+            for line in lines_of(queue)
         ]
         return f"SELECT {', '.join([now, *firsts])}"
 
@@ -274,17 +313,17 @@ class Statements:
             f" STRAIGHT_JOIN {self.results} AS r FORCE INDEX (PRIMARY) ON r.id = c.id"
         )
 
-    def dead_too_old(self, queue: str, *, ttl_us: int, limit: int, now: str) -> str:
+    def dead_too_old(self, line: str, *, ttl_us: int, limit: int, now: str) -> str:
         """Select the keys of the oldest of the dead letters whose time is over, without a lock."""
         return (
-            f"SELECT seq FROM {self.messages} FORCE INDEX (due) WHERE queue = {literal(queue)} AND dead = 1"
+            f"SELECT seq FROM {self.messages} FORCE INDEX (due) WHERE queue = {literal(line)} AND dead = 1"
             f" AND visible_us <= {now} - {ttl_us} ORDER BY queue, dead, visible_us, seq LIMIT {limit}"
         )
 
-    def dead_too_many(self, queue: str, *, keep: int, limit: int) -> str:
+    def dead_too_many(self, line: str, *, keep: int, limit: int) -> str:
         """Select the keys of dead letters beyond the newest ones, without a lock."""
         return (
-            f"SELECT seq FROM {self.messages} FORCE INDEX (due) WHERE queue = {literal(queue)} AND dead = 1"
+            f"SELECT seq FROM {self.messages} FORCE INDEX (due) WHERE queue = {literal(line)} AND dead = 1"
             f" ORDER BY queue DESC, dead DESC, visible_us DESC, seq DESC LIMIT {limit} OFFSET {keep}"
         )
 
@@ -296,7 +335,7 @@ class Statements:
 
     def depth(self, queue: str, *, now: str) -> str:
         """Select now, ready, scheduled, reserved, dead and the oldest ready instant, of one snapshot."""
-        source = f"FROM {self.messages} FORCE INDEX (due) WHERE queue = {literal(queue)} AND dead"
+        source = f"FROM {self.messages} FORCE INDEX (due) WHERE {_in(lines_of(queue))} AND dead"
         later = f"(SELECT COUNT(*) {source} = 0 AND visible_us > {now} AND leased"
         return (
             f"SELECT {now}, (SELECT COUNT(*) {source} = 0 AND visible_us <= {now}), {later} = 0), {later} > 0),"
@@ -305,9 +344,13 @@ class Statements:
 
     def redrive(self, queue: str, *, limit: int, now: str) -> str:
         """Make the oldest dead letters ready; its affected rows say how many."""
+        walks = " UNION ALL ".join(
+            f"(SELECT seq, visible_us FROM {self.messages} FORCE INDEX (due) WHERE queue = {literal(line)} AND dead = 1"
+            f" ORDER BY queue, dead, visible_us, seq LIMIT {limit} FOR UPDATE SKIP LOCKED)"
+            for line in lines_of(queue)
+        )
         return (
-            f"UPDATE (SELECT seq FROM {self.messages} FORCE INDEX (due) WHERE queue = {literal(queue)} AND dead = 1"
-            f" ORDER BY queue, dead, visible_us, seq LIMIT {limit} FOR UPDATE SKIP LOCKED) AS c"
+            f"UPDATE ({walks} ORDER BY visible_us, seq LIMIT {limit}) AS c"
             f" STRAIGHT_JOIN {self.messages} AS m FORCE INDEX (PRIMARY) ON m.seq = c.seq"
             " SET m.dead = 0, m.attempts = 0, m.crashes = 0, m.reason = NULL, m.error = NULL, m.unique_key = NULL,"
             f" m.visible_us = {now}, m.enqueued_us = {now}"
@@ -328,7 +371,7 @@ class Statements:
     def list_messages(self, queue: str, state: State | None, *, after: int, limit: int, now: str) -> str:
         """Select now, seq and up to `limit` messages in the order of arrival."""
         return (
-            f"SELECT {now}, seq, {MESSAGE_COLUMNS} FROM {self.messages} WHERE queue = {literal(queue)}"
+            f"SELECT {now}, seq, {MESSAGE_COLUMNS} FROM {self.messages} WHERE {_in(lines_of(queue))}"
             f" AND seq > {after} AND {_STATES[state].format(now=now)} ORDER BY seq LIMIT {limit}"
         )
 
@@ -367,10 +410,10 @@ class Statements:
         """Select now and the highest arrival."""
         return f"SELECT {now}, COALESCE(MAX(seq), 0) FROM {self.messages}"
 
-    def purge(self, queue: str, *, up_to: int, limit: int, now: str) -> str:
+    def purge(self, line: str, *, up_to: int, limit: int, now: str) -> str:
         """Delete some messages that are not leased and arrived by `up_to`; its affected rows say how many."""
         return (
-            f"DELETE m FROM (SELECT seq FROM {self.messages} FORCE INDEX (due) WHERE queue = {literal(queue)}"
+            f"DELETE m FROM (SELECT seq FROM {self.messages} FORCE INDEX (due) WHERE queue = {literal(line)}"
             f" AND dead = 0 AND (leased = 0 OR visible_us <= {now}) AND seq <= {up_to}"
             f" ORDER BY queue, dead, visible_us, seq LIMIT {limit} FOR UPDATE SKIP LOCKED) AS c"
             f" STRAIGHT_JOIN {self.messages} AS m FORCE INDEX (PRIMARY) ON m.seq = c.seq"

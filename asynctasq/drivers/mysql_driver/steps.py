@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from asynctasq.drivers.base import Settlements
 from asynctasq.drivers.batches import chunks
 from asynctasq.drivers.damaged import DamagedMessage, damaged_message, is_message
+from asynctasq.drivers.levels import queue_in
 from asynctasq.drivers.mysql_driver.claim_cursors import Position
 from asynctasq.drivers.mysql_driver.statements import (
     CLAIM,
@@ -161,7 +162,7 @@ def extend(
         before = sql.held_until(group, now=now, lease_us=lease_us)
         result, _ = yield [before, sql.extend(group, now=now, lease_us=lease_us)]
         lost |= set(group) - {(seq, token) for seq, token, _, _ in result.rows}
-        sooner |= {decoded(queue) for _, _, queue, is_sooner in result.rows if is_sooner}
+        sooner |= {queue_in(decoded(line)) for _, _, line, is_sooner in result.rows if is_sooner}
     yield ["COMMIT"]
     return {message_id for pair, message_id in held if pair is None or pair in lost}, sooner
 
@@ -179,11 +180,20 @@ class DamagedRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claimed:
-    """What a claim leased, in the order of reserve, and the last position in each queue; `damaged` can't be run."""
+    """What a claim leased, in the order of reserve, and the last position in each line; `damaged` can't be run."""
 
     leases: list[Lease]
     last: dict[str, Position]
     damaged: list[DamagedRow] = field(default_factory=list[DamagedRow])
+    places: dict[str, int] = field(default_factory=dict[str, int])
+    """The place of each lease's line in the claim, by its token."""
+
+    def add(self, more: "Claimed", *, earlier: bool) -> None:
+        """Add what was claimed besides; within each line it is `earlier` than these, or later."""
+        self.places.update(more.places)
+        both = (*more.leases, *self.leases) if earlier else (*self.leases, *more.leases)
+        self.leases[:] = sorted(both, key=lambda lease: self.places[lease.token])
+        self.damaged.extend(more.damaged)
 
     def __len__(self) -> int:
         return len(self.leases) + len(self.damaged)
@@ -191,9 +201,9 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """What to reserve; in some queues only after a position."""
+    """What to reserve, three lines of each queue; in some lines only after a position."""
 
-    queues: tuple[str, ...]
+    lines: tuple[str, ...]
     limit: int
     lease_us: int
     holder: str = ""
@@ -201,31 +211,33 @@ class Claim:
 
     def statements(self, sql: Statements) -> list[str]:
         """Return the statements; the last one selects the leases."""
-        first, *others = self.queues
-        after, lease_us, holder = self.start_after.get, self.lease_us, self.holder
-        made = [sql.claim(first, limit=self.limit, now=NOW, lease_us=lease_us, holder=holder, after=after(first))]
+        first, *others = chunks(self.lines, 3)
+        after, lease_us, holder = self.start_after, self.lease_us, self.holder
+        made = sql.claim_queue(first, limit=self.limit, now=NOW, lease_us=lease_us, holder=holder, after=after)
         if others:
             made.insert(0, f"SET @asynctasq_left = {self.limit}")
-        for queue in others:
-            made += sql.claim_rest(queue, now=NOW, lease_us=lease_us, holder=holder, after=after(queue))
-        return [*made, sql.claimed(self.queues, now=NOW, lease_us=lease_us)]
+        for lines in others:
+            left = "@asynctasq_left"
+            made.append(f"SET {left} = {left} - ROW_COUNT()")
+            made += sql.claim_queue(lines, limit=left, now=NOW, lease_us=lease_us, holder=holder, after=after)
+        return [*made, sql.claimed(self.lines, now=NOW, lease_us=lease_us)]
 
     def read(self, result: Result) -> Claimed:
         """Return what the last statement selected."""
-        names = {queue.encode(): queue for queue in self.queues}
-        place = {queue.encode(): index for index, queue in reversed(list(enumerate(self.queues)))}
+        names = {line.encode(): line for line in self.lines}
+        place = {line: index for index, line in enumerate(names)}
         rows = sorted(result.rows, key=lambda row: (place[row[1]], row[9], row[0]))
         claimed = Claimed(leases=[], last={names[row[1]]: (row[9], row[0]) for row in rows})
-        for seq, queue, id_bytes, body, token, attempts, crashes, enqueued_us, visible_us, was_us in rows:
-            message_id = decoded(id_bytes)
+        for seq, line, id_bytes, body, token, attempts, crashes, enqueued_us, visible_us, was_us in rows:
+            message_id, queue = decoded(id_bytes), queue_in(names[line])
             if not is_message(message_id, body, attempts, crashes, enqueued_us) or token > TOKEN_MAX:
                 was = {"id": message_id, "arrival": seq, "token": token - 1, "attempts": attempts, "crashes": crashes}
                 was |= {"enqueued_us": enqueued_us, "visible_us": was_us}
-                claimed.damaged.append(DamagedRow(queue=names[queue], held=(seq, token), columns=was))
+                claimed.damaged.append(DamagedRow(queue=queue, held=(seq, token), columns=was))
                 continue
             lease = Lease(
                 message_id=message_id,
-                queue=names[queue],
+                queue=queue,
                 body=body,
                 token=f"{seq}.{token}",
                 attempt=attempts + 1,
@@ -234,6 +246,7 @@ class Claim:
                 expires_at=visible_us / MICROSECONDS,
             )
             claimed.leases.append(lease)
+            claimed.places[lease.token] = place[line]
         return claimed
 
 
@@ -246,8 +259,8 @@ def reserve_released(
     for group in chunks([pair for lease in leases if (pair := parse_token(lease.token)) is not None], ROWS_MAX):
         made = sql.claim_released(group, now=NOW, lease_us=lease_us, holder=holder)
         rows = (yield made)[-1].rows
-        queues = tuple({decoded(row[1]) for row in rows})
-        claimed = Claim(queues=queues, limit=len(rows), lease_us=lease_us).read(Result(rows=rows, affected=0))
+        lines = tuple({decoded(row[1]) for row in rows})
+        claimed = Claim(lines=lines, limit=len(rows), lease_us=lease_us).read(Result(rows=rows, affected=0))
         granted |= {lease.message_id: lease for lease in claimed.leases}
     yield ["COMMIT"]
     return [granted[known] for known in dict.fromkeys(lease.message_id for lease in leases) if known in granted]

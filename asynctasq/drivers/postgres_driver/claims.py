@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from asynctasq.drivers.damaged import CLAIMS_MAX, leases_kept
+from asynctasq.drivers.levels import LevelTurns
 from asynctasq.drivers.postgres_driver.inspection import Inspection
 from asynctasq.drivers.postgres_driver.rows import ScanBounds, first_visible_us, is_readable, leases_from
 from asynctasq.kernel.messages import Lease
@@ -11,7 +12,7 @@ from asynctasq.kernel.messages import Lease
 __all__ = ["ClaimValues", "Claims"]
 
 ClaimValues = tuple[list[str], list[int], int, int, str]
-"""The queues of a claim, where each scan starts, the limit, the lease in microseconds, and who holds it."""
+"""The lines of a claim, where each scan starts, the limit, the lease in microseconds, and who holds it."""
 
 
 class Claims:
@@ -33,13 +34,13 @@ class Claims:
         self._note = note
         self._holder = holder
         self._where = where
+        self._levels = LevelTurns()
 
     def values(self, queues: Sequence[str], limit: int, lease_us: int, *, offset_us: int) -> ClaimValues:
         """Return the parameters of a claim."""
-        # A queue named twice would give its locked rows twice.
-        names = list(dict.fromkeys(queues))
+        lines = self._levels.lines(queues)
         self._scan_bounds.forget_if_shifted(offset_us)
-        return names, self._scan_bounds.lower_us(names), limit, lease_us, self._holder()
+        return lines, self._scan_bounds.lower_us(lines), limit, lease_us, self._holder()
 
     async def read(self, rows: list[Any], claim: ClaimValues) -> tuple[list[Lease], list[str] | None]:
         """Return the leases, and the ids that the settling part of the statement settled.
@@ -53,11 +54,12 @@ class Claims:
                 if not damaged:
                     break
                 await self._inspection.bury_damaged(damaged, rows[-1][1], self._where)
-                names, lower_us, limit, lease_us, holder = claim
-                rest = names, lower_us, limit - len(leases), lease_us, holder
+                lines, lower_us, limit, lease_us, holder = claim
+                rest = lines, lower_us, limit - len(leases), lease_us, holder
                 rows = await self._fetch(rest)
                 more, damaged = self._leases(rows, rest)
                 leases += more
+        self._levels.note(leases)
         return leases, won
 
     def _leases(self, rows: list[Any], claim: ClaimValues) -> tuple[list[Lease], list[Any]]:

@@ -10,6 +10,7 @@ from typing import Any, Self, TypeVar
 
 from asynctasq.drivers.base import YES, Capabilities, Driver, Migration, Page, Settlements
 from asynctasq.drivers.checks import check_at_least, check_follow_ups, check_messages, check_queue_names
+from asynctasq.drivers.levels import lines_of, queue_in
 from asynctasq.drivers.loops import PerLoop
 from asynctasq.drivers.postgres_driver.address import OPTIONS, Address, TlsOptions, is_pooled
 from asynctasq.drivers.postgres_driver.callers_transaction import InCallersTransaction
@@ -88,6 +89,7 @@ class PostgresDriver(Driver):
         reserves_released=YES,
         transactional=YES,
         unique=YES,
+        priorities=YES,
         body_bytes_max=BODY_BYTES_MAX,
     )
 
@@ -274,12 +276,13 @@ class PostgresDriver(Driver):
         with self._wakeups.waiting(queues, into=resources.waiters) as waiter:
             return await resources.wait_visible(waiter, self._next_visible_in_s, wait_s=wait_s)
 
-    async def _next_visible_in_s(self, names: Sequence[str]) -> float | None:
+    async def _next_visible_in_s(self, queues: Sequence[str]) -> float | None:
         """Return how long it is until the first message of these queues is visible, None if there is none."""
         offset_us = self._offset_us()
         self._scan_bounds.forget_if_shifted(offset_us)
-        [row] = await self._fetch(self._sql.next_due, offset_us, names, self._scan_bounds.lower_us(names))
-        return self._scan_bounds.note_next_due(row, names)
+        lines = [line for queue in queues for line in lines_of(queue)]
+        [row] = await self._fetch(self._sql.next_due, offset_us, lines, self._scan_bounds.lower_us(lines))
+        return self._scan_bounds.note_next_due(row, lines)
 
     # -- settling --------------------------------------------------------------------------------
 
@@ -287,7 +290,7 @@ class PostgresDriver(Driver):
         columns = lease_columns(leases)
         rows = await self._fetch(self._sql.extend, self._offset_us(), *columns, delay_us(lease_s)) if leases else []
         held = {(message_id, f"{seq}.{number}") for message_id, seq, number, *_ in rows}
-        self._wakeups.wake({queue for row in rows[:1] for queue in row[3] or ()})
+        self._wakeups.wake({queue_in(line) for row in rows[:1] for line in row[3] or ()})
         return {lease.message_id for lease in leases if (lease.message_id, lease.token) not in held}
 
     async def settle(self, settlements: Settlements) -> AbstractSet[str]:

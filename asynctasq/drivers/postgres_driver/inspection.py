@@ -7,6 +7,7 @@ from asynctasq.drivers.base import Page
 from asynctasq.drivers.batches import chunks
 from asynctasq.drivers.checks import is_message_id
 from asynctasq.drivers.damaged import log_damaged, queue_names
+from asynctasq.drivers.levels import lines_of
 from asynctasq.drivers.postgres_driver.rows import damaged_columns, lease_columns
 from asynctasq.drivers.postgres_driver.statements import Statements
 from asynctasq.drivers.retention import Retention
@@ -42,7 +43,7 @@ class Inspection:
     async def depth(self, queue: str) -> Depth:
         """Do `Driver.depth`."""
         [(ready, scheduled, reserved, dead, oldest_us, now_us)] = await self._fetch(
-            self._sql.depth, self._offset_us(), queue
+            self._sql.depth, self._offset_us(), lines_of(queue)
         )
         return depth_from(
             ready=ready, scheduled=scheduled, reserved=reserved, dead=dead, oldest_us=oldest_us, now_us=now_us
@@ -50,7 +51,8 @@ class Inspection:
 
     async def redrive(self, queue: str, limit: int) -> int:
         """Do `Driver.redrive`."""
-        [(moved, _)] = await self._fetch(self._sql.redrive, self._offset_us(), queue, max(0, min(limit, BIGINT_MAX)))
+        values = lines_of(queue), max(0, min(limit, BIGINT_MAX))
+        [(moved, _)] = await self._fetch(self._sql.redrive, self._offset_us(), *values)
         return int(moved)
 
     async def queues(self) -> list[str]:
@@ -69,9 +71,8 @@ class Inspection:
         if limit <= 0 or (state is not None and state not in LISTED_STATES):
             return Page(messages=[], cursor=None)
         wanted = None if state is None else state.value
-        rows = await self._fetch(
-            self._sql.list_messages, self._offset_us(), queue, int(cursor) if cursor else 0, wanted, limit + 1
-        )
+        values = lines_of(queue), int(cursor) if cursor else 0, wanted, limit + 1
+        rows = await self._fetch(self._sql.list_messages, self._offset_us(), *values)
         shown = rows[:limit]
         messages = [_stored_message(row[1:-1], row[0]) for row in shown]
         return Page(messages=messages, cursor=str(shown[-1][-1]) if len(rows) > limit else None)
@@ -98,7 +99,7 @@ class Inspection:
 
     async def purge(self, queue: str) -> int:
         """Do `Inspectable.purge`."""
-        [(removed,)] = await self._fetch(self._sql.purge, self._offset_us(), queue)
+        [(removed,)] = await self._fetch(self._sql.purge, self._offset_us(), lines_of(queue))
         return int(removed)
 
     async def fetch_result(self, message_id: str) -> bytes | None:
@@ -128,9 +129,9 @@ class Inspection:
 
     async def prune(self, queues: Sequence[str], keep: Retention, most: int) -> bool:
         """Remove up to `most` expired results, and dead letters of each queue; return whether there may be more."""
-        offset_us, names = self._offset_us(), list(dict.fromkeys(queues))
+        offset_us, lines = self._offset_us(), [line for queue in dict.fromkeys(queues) for line in lines_of(queue)]
         [(results,)] = await self._fetch(self._sql.prune_results, offset_us, most)
-        values = (names, keep.dead_ttl_us, keep.dead_max, most)
+        values = (lines, keep.dead_ttl_us, keep.dead_max, most)
         [(dead,)] = await self._fetch(self._sql.prune_dead, offset_us, *values)
         return int(max(results, dead)) >= most
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import asyncpg
 
+from asynctasq.drivers.levels import queue_in
 from asynctasq.drivers.postgres_driver.pool import close_bounded, close_its_socket
 from asynctasq.drivers.silence import SILENCE_S
 
@@ -87,7 +88,7 @@ class Listener:
 
     def _notified(self, _connection: Any, _pid: int, _channel: str, payload: str) -> None:
         self._heard_at = asyncio.get_running_loop().time()
-        self._wake({payload})
+        self._wake({payload, queue_in(payload)})
 
     def _lost(self, _connection: Any) -> None:
         if not self._closed:

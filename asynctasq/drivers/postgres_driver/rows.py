@@ -8,6 +8,7 @@ from typing import Any
 from asynctasq.drivers.base import Settlements
 from asynctasq.drivers.batches import batches_by_size
 from asynctasq.drivers.damaged import DamagedMessage, damaged_message, is_message
+from asynctasq.drivers.levels import line_of, queue_in
 from asynctasq.drivers.postgres_driver.statements import KIND_BURY, KIND_COMPLETE, KIND_RELEASE
 from asynctasq.kernel.messages import (
     MICROSECONDS,
@@ -61,7 +62,7 @@ def message_columns(messages: Sequence[Message]) -> tuple[list[str], list[str], 
     """Return ids, queues, bodies and delays."""
     return (
         [message.id for message in messages],
-        [message.queue for message in messages],
+        [line_of(message) for message in messages],
         [message.body for message in messages],
         [delay_us(message.delay_s) for message in messages],
     )
@@ -111,7 +112,7 @@ def settlement_columns(settlements: Settlements) -> list[Any]:
         for column, value in zip(columns, values, strict=False):
             column.append(value)
         for message in settlement.follow_ups:
-            follow = (position, message.id, message.queue, message.body, delay_us(message.delay_s))
+            follow = (position, message.id, line_of(message), message.body, delay_us(message.delay_s))
             for column, value in zip(columns[11:], follow, strict=True):
                 column.append(value)
     return columns
@@ -134,10 +135,10 @@ def damaged_columns(rows: Sequence[Any], now_us: int) -> tuple[list[DamagedMessa
     """Return the dead letters that rows of a claim become, and the columns of the statement that makes them so."""
     found: list[DamagedMessage] = []
     columns: list[list[Any]] = [[] for _ in range(7)]
-    for _, was_us, seq, number, message_id, queue, _, attempts, crashes, enqueued_us, _, _ in rows:
+    for _, was_us, seq, number, message_id, line, _, attempts, crashes, enqueued_us, _, _ in rows:
         was = {"id": message_id, "arrival": seq, "token": number - 1, "attempts": attempts, "crashes": crashes}
         was |= {"enqueued_us": enqueued_us, "visible_us": was_us}
-        dead = damaged_message(queue, was, arrival=seq, now_us=now_us)
+        dead = damaged_message(queue_in(line), was, arrival=seq, now_us=now_us)
         found.append(dead)
         values = (message_id, number, dead.message_id, dead.attempts, dead.crashes, dead.enqueued_us, dead.error)
         for column, value in zip(columns, values, strict=True):
@@ -146,13 +147,13 @@ def damaged_columns(rows: Sequence[Any], now_us: int) -> tuple[list[DamagedMessa
 
 
 def leases_from(rows: list[Any]) -> list[Lease]:
-    """Return leases in the order of queue, visible_at, arrival, which is nearly always how they come."""
+    """Return leases in the order of line, visible_at, arrival, which is nearly always how they come."""
     if len(rows) > 1:
         rows.sort(key=_in_order)
     return [
         Lease(
             message_id=message_id,
-            queue=queue,
+            queue=queue_in(line),
             body=body,
             token=f"{seq}.{number}",
             attempt=attempts + 1,
@@ -160,7 +161,7 @@ def leases_from(rows: list[Any]) -> list[Lease]:
             enqueued_at=enqueued_us / MICROSECONDS,
             expires_at=visible_us / MICROSECONDS,
         )
-        for _, _, seq, number, message_id, queue, body, attempts, crashes, enqueued_us, visible_us, _ in rows
+        for _, _, seq, number, message_id, line, body, attempts, crashes, enqueued_us, visible_us, _ in rows
     ]
 
 
@@ -173,9 +174,9 @@ def lost_ids(batch: Settlements, won: Sequence[str] | None) -> set[str]:
     return {message_id for message_id in ids if message_id not in settled or ids.count(message_id) > 1}
 
 
-def first_visible_us(rows: Sequence[Any], queues: Sequence[str], limit: int, now_us: int) -> dict[str, int]:
-    """Return where each queue that a claim scanned begins: at its first message, or now if it had none."""
-    first_us: dict[str, int] = dict.fromkeys(queues, now_us) if len(rows) < limit else {}
+def first_visible_us(rows: Sequence[Any], lines: Sequence[str], limit: int, now_us: int) -> dict[str, int]:
+    """Return where each line that a claim scanned begins: at its first message, or now if it had none."""
+    first_us: dict[str, int] = dict.fromkeys(lines, now_us) if len(rows) < limit else {}
     for row in reversed(rows):
         first_us[row[5]] = row[1]
     return first_us
@@ -200,7 +201,7 @@ def makes_visible(batch: Settlements, queues: Sequence[str]) -> bool:
 
 
 class ScanBounds:
-    """Where in a queue's index the next claim starts its scan.
+    """Where in a line's index the next claim starts its scan.
 
     Normally at its beginning. While a long transaction anywhere in the database keeps vacuum from removing
     the versions of messages that are done, each claim would scan all of them. After two slow claims the next
@@ -217,11 +218,11 @@ class ScanBounds:
         self._full_scan_at_us = 0
         self._offset_us = 0
 
-    def lower_us(self, queues: Sequence[str]) -> list[int]:
-        """Return the lower bound of each queue for the next statement."""
+    def lower_us(self, lines: Sequence[str]) -> list[int]:
+        """Return the lower bound of each line for the next statement."""
         if not self._lower_us:
-            return [NO_BOUND_US] * len(queues)
-        return [self._lower_us.get(queue, NO_BOUND_US) for queue in queues]
+            return [NO_BOUND_US] * len(lines)
+        return [self._lower_us.get(line, NO_BOUND_US) for line in lines]
 
     def forget_if_shifted(self, offset_us: int) -> None:
         """Forget everything if the clock was shifted since the last statement."""
@@ -231,7 +232,7 @@ class ScanBounds:
             self._slow = 0
 
     def note_scan(self, now_us: int, took_us: int, rows: int, first_us: dict[str, int]) -> None:
-        """Note how long a scan took, and where each queue that it read begins."""
+        """Note how long a scan took, and where each line that it read begins."""
         if self._lower_us and now_us >= self._full_scan_at_us:
             self._lower_us.clear()
         elif self._lower_us:
@@ -246,7 +247,7 @@ class ScanBounds:
             self._advance(now_us, first_us)
 
     def note_next_due(self, row: Sequence[int | None], names: Sequence[str]) -> float | None:
-        """Note the scan for the first message of these queues; return how many seconds it is until that is visible."""
+        """Note the scan for the first message of these lines; return how many seconds it is until that is visible."""
         now_us, first_us, end_us = row
         assert now_us is not None, "the clock"
         assert end_us is not None, "the clock"
@@ -255,5 +256,5 @@ class ScanBounds:
         return None if first_us is None else (first_us - now_us) / MICROSECONDS
 
     def _advance(self, now_us: int, first_us: dict[str, int]) -> None:
-        for queue, visible_us in first_us.items():
-            self._lower_us[queue] = max(NO_BOUND_US, min(visible_us, now_us) - MARGIN_US)
+        for line, visible_us in first_us.items():
+            self._lower_us[line] = max(NO_BOUND_US, min(visible_us, now_us) - MARGIN_US)

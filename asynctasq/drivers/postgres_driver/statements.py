@@ -122,14 +122,14 @@ class Statements:
                        count(*) FILTER (WHERE m.visible_us > clock.us AND NOT m.leased) AS scheduled,
                        count(*) FILTER (WHERE m.visible_us > clock.us AND m.leased) AS reserved,
                        min(m.visible_us) FILTER (WHERE m.visible_us <= clock.us) AS oldest_us
-                FROM clock, {m} m WHERE m.queue = $2::text AND m.reason IS NULL
+                FROM clock, {m} m WHERE m.queue = ANY ($2::text[]) AND m.reason IS NULL
             ), buried AS MATERIALIZED (
-                SELECT count(*) AS dead FROM {m} m WHERE m.queue = $2::text AND m.reason IS NOT NULL
+                SELECT count(*) AS dead FROM {m} m WHERE m.queue = ANY ($2::text[]) AND m.reason IS NOT NULL
             )
             SELECT ready, scheduled, reserved, dead, oldest_us, (SELECT us FROM clock) FROM living, buried"""
         self.redrive = f"""
             WITH {CLOCK}, chosen AS MATERIALIZED (
-                SELECT m.id FROM {m} m WHERE m.queue = $2::text AND m.reason IS NOT NULL
+                SELECT m.id FROM {m} m WHERE m.queue = ANY ($2::text[]) AND m.reason IS NOT NULL
                 ORDER BY m.visible_us, m.seq LIMIT $3::bigint FOR UPDATE SKIP LOCKED
             ), moved AS (
                 UPDATE {m} m SET reason = NULL, error = NULL, attempts = 0, crashes = 0, visible_us = clock.us,
@@ -140,7 +140,7 @@ class Statements:
         self.find = f"WITH {CLOCK} SELECT (SELECT us FROM clock), {columns} FROM {m} m WHERE m.id = $2::text"
         self.list_messages = f"""
             WITH {CLOCK} SELECT clock.us, {columns}, m.seq FROM clock, {m} m
-            WHERE m.queue = $2::text AND m.seq > $3::bigint AND CASE $4::text
+            WHERE m.queue = ANY ($2::text[]) AND m.seq > $3::bigint AND CASE $4::text
                 WHEN 'ready' THEN m.reason IS NULL AND m.visible_us <= clock.us
                 WHEN 'scheduled' THEN m.reason IS NULL AND m.visible_us > clock.us AND NOT m.leased
                 WHEN 'reserved' THEN m.reason IS NULL AND m.visible_us > clock.us AND m.leased
@@ -170,7 +170,7 @@ class Statements:
             WHERE m.id = g.id AND m.reason IS NOT NULL RETURNING m.id"""
         self.purge = f"""
             WITH {CLOCK}, gone AS (
-                DELETE FROM {m} m USING clock WHERE m.queue = $2::text AND {waiting} RETURNING 1
+                DELETE FROM {m} m USING clock WHERE m.queue = ANY ($2::text[]) AND {waiting} RETURNING 1
             ) SELECT count(*) FROM gone"""
         # One step from name to name along each index, whatever the number of messages.
         self.queues = " UNION ".join(

@@ -13,7 +13,15 @@ from asynctasq.drivers.urls import ServerAddress
 from asynctasq.errors import ConfigError
 from asynctasq.kernel.messages import QUEUE_NAME
 
-__all__ = ["BODY_BYTES_MAX", "Address", "RedisOptions", "option_types", "parse_address"]
+__all__ = [
+    "BODY_BYTES_MAX",
+    "Address",
+    "RedisOptions",
+    "checked_connections",
+    "checked_namespace",
+    "option_types",
+    "parse_address",
+]
 
 FINDERS = {"": 6379, "+sentinel": 26379, "+cluster": 6379}
 """How a server is found, by the end of the scheme, and the port that is meant when none is named."""
@@ -188,7 +196,7 @@ def option_types() -> Mapping[str, type]:
 
 
 def checked_namespace(namespace: str) -> str:
-    """Return the namespace; raise ConfigError for one that is no part of a key."""
+    """Return the first part of the keys; raise ConfigError for one that a key could not begin with."""
     if not QUEUE_NAME.match(namespace):
         raise ConfigError(
             f"redis driver: namespace {namespace!r} is not valid: use 1 to 80 letters, digits, '_', '-', '.' or ':'"
@@ -197,7 +205,7 @@ def checked_namespace(namespace: str) -> str:
 
 
 def checked_connections(count: int) -> int:
-    """Return the number of connections; raise ConfigError for none."""
+    """Return how many connections there may be; raise ConfigError for none."""
     if count >= 1:
         return count
     raise ConfigError(f"redis driver: max_connections is {count}; at least 1 is needed")

@@ -15,6 +15,7 @@ from asynctasq.drivers.damaged import (
     read_reason,
     read_text,
 )
+from asynctasq.drivers.levels import line_of, priority_in, queue_in
 from asynctasq.drivers.redis_driver.pool import Argument
 from asynctasq.kernel.lifecycle import derive_state
 from asynctasq.kernel.messages import (
@@ -45,12 +46,12 @@ __all__ = [
 
 
 def encode_messages(messages: Iterable[Message]) -> list[Argument]:
-    """Return the number of runs (of equal queue and delay), then the runs."""
+    """Return the number of runs (of equal line and delay), then the runs."""
     arguments: list[Argument] = [0]
     runs = 0
-    for (queue, delay_s), group in groupby(messages, key=_queue_and_delay):
+    for (line, delay_s), group in groupby(messages, key=_line_and_delay):
         run = list(group)
-        arguments += (queue, microseconds(delay_s), len(run))
+        arguments += (line, microseconds(delay_s), len(run))
         arguments += [message.id for message in run]
         arguments += [message.body for message in run]
         runs += 1
@@ -62,7 +63,7 @@ def encode_keyed(messages: Sequence[Message], *, may_raise: bool) -> list[Argume
     """Return the number of messages of which some have unique keys, then each as keyed.lua reads it."""
     arguments: list[Argument] = [len(messages)]
     for message in messages:
-        arguments += (message.queue, microseconds(message.delay_s), message.id, message.body)
+        arguments += (line_of(message), microseconds(message.delay_s), message.id, message.body)
         unique = message.unique
         if unique is None:
             arguments += ("", "", 0, "")
@@ -93,8 +94,8 @@ def _pairs(texts: Sequence[bytes]) -> Iterator[tuple[str, str]]:
     return zip((text.decode() for text in texts[::2]), (text.decode() for text in texts[1::2]), strict=True)
 
 
-def _queue_and_delay(message: Message) -> tuple[str, float]:
-    return message.queue, message.delay_s
+def _line_and_delay(message: Message) -> tuple[str, float]:
+    return line_of(message), message.delay_s
 
 
 def encode_settlements(settlements: Settlements) -> list[Argument]:
@@ -167,7 +168,7 @@ def _decode_lease(message_id: bytes, state: bytes, value: bytes, expires_at: flo
     end = value.index(0, 32)
     return Lease(
         message_id=message_id.decode(),
-        queue=value[32:end].decode(),
+        queue=queue_in(value[32:end].decode()),
         body=value[end + 1 :],
         token=state[:32].decode(),
         attempt=int(state[34:50]) + 1,
@@ -185,7 +186,8 @@ def decode_stored(reply: Sequence[Any]) -> list[StoredMessage]:
 
 def _decode_stored(fields: Sequence[bytes], now: float) -> StoredMessage:
     message_id, value, state, error, visible, holder = fields
-    queue, _, body = value[32:].partition(b"\0")
+    stored_line, _, body = value[32:].partition(b"\0")
+    line = read_text(stored_line)
     visible_at = read_instant_us(_number(visible)) / MICROSECONDS
     mode, dead = state[32:33], state.split(b"\0")[1:2]
     reason = read_reason(b"".join(dead)) if mode == b"D" else None
@@ -194,7 +196,7 @@ def _decode_stored(fields: Sequence[bytes], now: float) -> StoredMessage:
     name, _, progress = holder.partition(b"\0")
     return StoredMessage(
         id=read_text(message_id),
-        queue=read_text(queue),
+        queue=queue_in(line),
         body=body,
         state=derived,
         attempts=read_count(_number(state[34:50])),
@@ -207,6 +209,7 @@ def _decode_stored(fields: Sequence[bytes], now: float) -> StoredMessage:
         reserved_at=read_instant_us(_number(state[16:32])) / MICROSECONDS if reserved else None,
         reserved_by=read_text(name) if reserved else "",
         progress=read_progress(progress) if reserved else None,
+        priority=priority_in(line),
     )
 
 
@@ -224,6 +227,6 @@ def _number(text: bytes) -> int | float:
 def decode_damaged(reply: Sequence[bytes]) -> list[DamagedMessage]:
     """Return what a reserve made dead letters of, or only removed, from id or nothing, queue and error of each."""
     return [
-        DamagedMessage(read_text(message_id), read_text(queue), error=error.decode(errors="replace"))
-        for message_id, queue, error in zip(reply[::3], reply[1::3], reply[2::3], strict=True)
+        DamagedMessage(read_text(message_id), queue_in(read_text(line)), error=error.decode(errors="replace"))
+        for message_id, line, error in zip(reply[::3], reply[1::3], reply[2::3], strict=True)
     ]

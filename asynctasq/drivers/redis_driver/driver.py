@@ -12,6 +12,7 @@ from asynctasq.drivers.base import YES, Capabilities, Driver, Page, Settlements,
 from asynctasq.drivers.batches import has_keys
 from asynctasq.drivers.checks import check_messages, check_queue_names, is_message_id
 from asynctasq.drivers.damaged import log_damaged, read_text
+from asynctasq.drivers.levels import LevelTurns, line_of, lines_of
 from asynctasq.drivers.loops import PerLoop
 from asynctasq.drivers.redis_driver.address import (
     BODY_BYTES_MAX,
@@ -100,6 +101,7 @@ class RedisDriver(Driver):
         cancels_running=YES,
         unique=YES,
         reserves_released=YES,
+        priorities=YES,
         body_bytes_max=BODY_BYTES_MAX,
     )
 
@@ -146,6 +148,7 @@ class RedisDriver(Driver):
             self._open_resources, self._close_resources, lambda resources: resources.pool.abandon()
         )
         self._inspection = Inspection(self, self._base)
+        self._levels = LevelTurns()
 
     @classmethod
     def from_url(cls, url: str, **options: Any) -> Self:
@@ -186,25 +189,25 @@ class RedisDriver(Driver):
     async def _close_resources(self, resources: _LoopResources) -> None:
         await resources.pool.close()
 
-    async def script(self, name: str, *arguments: Argument, queues: Sequence[str] = ()) -> Any:
+    async def script(self, name: str, *arguments: Argument, lines: Sequence[str] = ()) -> Any:
         """Run a script that may be repeated, under the shifted clock; for the other modules of this package."""
         complete = (self._offset_us(), *arguments)
         pool = (await self._resources.get()).pool
-        return await self._repaired(pool, lambda: pool.script(name, complete, repeat=complete), queues)
+        return await self._repaired(pool, lambda: pool.script(name, complete, repeat=complete), lines)
 
     async def command(self, *arguments: Argument) -> Any:
         """Run a command that may be repeated; for the other modules of this package."""
         pool = (await self._resources.get()).pool
         return await self._repaired(pool, lambda: pool.command(*arguments), ())
 
-    async def _repaired(self, pool: Pool, call: Callable[[], Awaitable[T]], queues: Sequence[str]) -> T:
-        """Make a call, again once keys that are not what they should be, those of these queues too, are set aside."""
+    async def _repaired(self, pool: Pool, call: Callable[[], Awaitable[T]], lines: Sequence[str]) -> T:
+        """Make a call, again once keys that are not what they should be, those of these lines too, are set aside."""
         try:
             return await call()
         except DriverError as error:
             if not any(text in str(error) for text in WRONG_KEYS):
                 raise
-            arguments: tuple[Argument, ...] = (self._offset_us(), *queues)
+            arguments: tuple[Argument, ...] = (self._offset_us(), *lines)
             found = await pool.script("repair", arguments, repeat=arguments)
             if not found:
                 raise
@@ -221,11 +224,11 @@ class RedisDriver(Driver):
         self._check(messages)
         if not messages:
             return []
-        queues = [*{each.queue for each in messages}]
+        lines = [*{line_of(each) for each in messages}]
         if has_keys(messages):
             keyed = encode_keyed(messages, may_raise=True)
-            return decode_keyed(await self.script("enqueue_keyed", *keyed, queues=queues), messages)
-        reply = await self.script("enqueue", *encode_messages(messages), queues=queues)
+            return decode_keyed(await self.script("enqueue_keyed", *keyed, lines=lines), messages)
+        reply = await self.script("enqueue", *encode_messages(messages), lines=lines)
         if isinstance(reply, int):
             return [message.id for message in messages]
         return [message_id.decode() for message_id in reply]
@@ -296,7 +299,7 @@ class RedisDriver(Driver):
             return math.inf
         arguments: tuple[Argument, ...] = (self._offset_us(), WAITING_KEY_MS, *queues)
         call = functools.partial(pool.script, "next_visible", arguments, repeat=arguments)
-        due_us = int(await self._repaired(pool, call, queues))
+        due_us = int(await self._repaired(pool, call, _lines(queues)))
         return math.inf if due_us < 0 else due_us / MICROSECONDS
 
     # -- settling --------------------------------------------------------------------------------
@@ -333,7 +336,8 @@ class RedisDriver(Driver):
             await self._prune(queues)
         resources = await self._resources.get()
         times = (self._offset_us(), microseconds(lease_s))
-        rest: tuple[Argument, ...] = (self.holder, len(queues), *queues, *encode_settlements(settlements))
+        lines = self._levels.lines(queues) if limit else []
+        rest: tuple[Argument, ...] = (self.holder, len(lines), *lines, *encode_settlements(settlements))
         arguments: tuple[Argument, ...] = (*times, limit, *rest)
         repeat: tuple[Argument, ...] | None = arguments if not limit else (*times, 0, *rest) if settlements else None
 
@@ -342,9 +346,10 @@ class RedisDriver(Driver):
 
         pool = resources.pool
         call = functools.partial(pool.script, script, arguments, repeat=repeat, on_cancelled=hand_back)
-        lost, granted, damaged = await self._repaired(pool, call, queues)
+        lost, granted, damaged = await self._repaired(pool, call, lines)
         log_damaged(self, decode_damaged(damaged))
-        return _ids(lost), decode_leases(granted)
+        self._levels.note(leases := decode_leases(granted))
+        return _ids(lost), leases
 
     async def _prune(self, queues: Sequence[str]) -> bool:
         """Remove some of the dead letters that are to go, if it is time to look; return whether there are more."""
@@ -352,7 +357,8 @@ class RedisDriver(Driver):
 
         async def step() -> bool:
             numbers = keep.dead_ttl_us, keep.dead_max, PRUNED_AT_ONCE
-            return bool(await self.script("prune", *numbers, *queues, queues=queues))
+            lines = _lines(queues)
+            return bool(await self.script("prune", *numbers, *lines, lines=lines))
 
         return await keep.prune(step, clock_offset=self.clock_offset)
 
@@ -366,7 +372,9 @@ class RedisDriver(Driver):
     # -- inspecting ---------------------------------------------------------------------------------
 
     async def depth(self, queue: str) -> Depth:
-        ready, scheduled, reserved, dead, oldest = await self.script("depth", check_queue_name(queue), queues=[queue])
+        ready, scheduled, reserved, dead, oldest = await self.script(
+            "depth", check_queue_name(queue), lines=lines_of(queue)
+        )
         return Depth(
             ready=ready,
             scheduled=scheduled,
@@ -376,7 +384,7 @@ class RedisDriver(Driver):
         )
 
     async def redrive(self, queue: str, *, limit: int) -> int:
-        return int(await self.script("redrive", check_queue_name(queue), limit, queues=[queue]))
+        return int(await self.script("redrive", check_queue_name(queue), limit, lines=lines_of(queue)))
 
     async def queues(self) -> list[str]:
         return await self._inspection.queues()
@@ -422,3 +430,7 @@ class RedisDriver(Driver):
 
 def _ids(reply: Sequence[bytes]) -> AbstractSet[str]:
     return {message_id.decode() for message_id in reply} if reply else frozenset()
+
+
+def _lines(queues: Sequence[str]) -> list[str]:
+    return [line for queue in queues for line in lines_of(queue)]

@@ -1,5 +1,6 @@
 """What an operator sees and removes in Redis; nothing here is on the path of a worker."""
 
+import itertools
 from collections.abc import AsyncIterator, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any, Protocol
@@ -8,6 +9,7 @@ from asynctasq.drivers.base import Page
 from asynctasq.drivers.batches import chunks
 from asynctasq.drivers.checks import is_message_id
 from asynctasq.drivers.damaged import queue_names, read_text
+from asynctasq.drivers.levels import lines_of
 from asynctasq.drivers.redis_driver.codec import decode_stored
 from asynctasq.drivers.redis_driver.pool import Argument
 from asynctasq.kernel.messages import CANCELLED_TTL_S, State, StoredMessage, cancelled_mark, microseconds
@@ -71,8 +73,8 @@ class Inspection:
         """
         now = int((await self._server.script("show"))[0])
         members: set[bytes] = set()
-        for sorted_set in _sorted_sets(state):
-            async for member, score in self._scan(f"{self._base}{sorted_set}:{queue}"):
+        for sorted_set, line in itertools.product(_sorted_sets(state), lines_of(queue)):
+            async for member, score in self._scan(f"{self._base}{sorted_set}:{line}"):
                 if _arrival(member) > after and (state is not State.READY or score <= now):
                     members.add(member[:16] + member[65:] if sorted_set == "leased" else member)
         return sorted(members)
@@ -106,14 +108,14 @@ class Inspection:
         return tokens
 
     async def purge(self, queue: str) -> int:
-        total = 0
-        last: bytes = b""
-        while True:
-            reply = await self._server.script("purge", queue, PURGE_BATCH, last)
-            removed, last = int(reply[0]), reply[1]
-            total += removed
-            if removed < PURGE_BATCH:
-                return total
+        total, last = 0, b""
+        for line in lines_of(queue):
+            removed = PURGE_BATCH
+            while removed >= PURGE_BATCH:
+                reply = await self._server.script("purge", line, PURGE_BATCH, last)
+                removed, last = int(reply[0]), reply[1]
+                total += removed
+        return total
 
 
 def _arrival(member: bytes) -> int:

@@ -11,6 +11,7 @@ from asynctasq.drivers.damaged import (
     read_reason,
     read_text,
 )
+from asynctasq.drivers.levels import priority_in, queue_in
 from asynctasq.kernel.lifecycle import derive_state
 from asynctasq.kernel.messages import MICROSECONDS, Depth, Progress, State, StoredMessage
 
@@ -32,11 +33,11 @@ def stored_message(row: tuple[Any, ...], now_us: int, *, dead: bool) -> StoredMe
     reserved_by, progress (JSON).
     """
     message_id, queue, body, leased, attempts, crashes, enqueued_us, visible_us, reason, error, *lease = row
-    visible_us = read_instant_us(visible_us)
+    visible_us, line = read_instant_us(visible_us), read_text(queue)
     state = State.DEAD if dead else derive_state(leased=bool(leased), visible_at=visible_us, now=now_us)
     return StoredMessage(
         id=read_text(message_id),
-        queue=read_text(queue),
+        queue=queue_in(line),
         body=read_bytes(body),
         state=state,
         attempts=read_count(attempts),
@@ -45,6 +46,7 @@ def stored_message(row: tuple[Any, ...], now_us: int, *, dead: bool) -> StoredMe
         visible_at=visible_us / MICROSECONDS,
         reason=read_reason(reason) if dead else None,
         error=read_error(error),
+        priority=priority_in(line),
         **_lease_facts(*lease, reserved=state is State.RESERVED),
     )
 

@@ -1,9 +1,10 @@
 """Rows of SQLite that no driver has written: how to tell them, and the dead letters they become; runs no statement."""
 
 from asynctasq.drivers.damaged import DamagedMessage, damaged_message, is_count, is_message
+from asynctasq.drivers.levels import lines_of
 from asynctasq.drivers.sqlite_driver.schema import Row, Step, Steps
 
-__all__ = ["DUE_COLUMNS", "bury_damaged", "is_readable"]
+__all__ = ["DUE_COLUMNS", "NEXT_DEATH", "bury_damaged", "is_readable"]
 
 DUE_COLUMNS: tuple[str, ...] = (
     "arrival",
@@ -17,10 +18,13 @@ DUE_COLUMNS: tuple[str, ...] = (
     "body",
 )
 TOKEN_NUMBER_MAX = 2**32 - 2
-DAMAGED = """UPDATE asynctasq_message SET id = ?, attempts = ?, crashes = ?, enqueued_us = ?, error = ?,
+NEXT_DEATH = "1 + max({0}, {0}, {0})".format(
+    "coalesce((SELECT max(death) FROM asynctasq_message WHERE queue = ? AND death IS NOT NULL), 0)"
+)
+"""The number of the next dead letter of a queue; takes its lines."""
+DAMAGED = f"""UPDATE asynctasq_message SET id = ?, attempts = ?, crashes = ?, enqueued_us = ?, error = ?,
     reason = 'undecodable', visible_us = ?, token = 2, leased = 0, body = CAST(body AS BLOB),
-    death = 1 + coalesce((SELECT max(death) FROM asynctasq_message WHERE queue = ? AND death IS NOT NULL), 0)
-    WHERE arrival = ?"""
+    death = {NEXT_DEATH} WHERE arrival = ?"""
 
 
 def is_readable(row: Row) -> bool:
@@ -41,6 +45,6 @@ def bury_damaged(queue: str, rows: list[Row], now_us: int) -> Steps[list[Damaged
         columns: dict[str, object] = dict(zip(DUE_COLUMNS, row, strict=True))
         dead = damaged_message(queue, columns, arrival=row[0], now_us=now_us)
         kept = (dead.message_id, dead.attempts, dead.crashes, dead.enqueued_us, dead.error)
-        yield Step(DAMAGED, (*kept, now_us, queue, row[0]))
+        yield Step(DAMAGED, (*kept, now_us, *lines_of(queue), row[0]))
         buried.append(dead)
     return buried

@@ -20,11 +20,12 @@ from asynctasq.clock import SystemClock
 from asynctasq.drivers.base import END_CHECK_S, YES, Capabilities, Driver, Page, Settlements, partial
 from asynctasq.drivers.checks import check_follow_ups, check_messages, check_queue_names, is_message_id
 from asynctasq.drivers.damaged import log_damaged
+from asynctasq.drivers.levels import LevelTurns
 from asynctasq.drivers.loops import PerLoop
 from asynctasq.drivers.retention import DEAD_MAX, DEAD_TTL_S, RETENTION_OPTIONS, Retention
 from asynctasq.drivers.sql.settlements import cancels_of, end_of, queues_to_wake
 from asynctasq.drivers.sql.waiting import PollBackoff, Wakeups, wait_until_ended
-from asynctasq.drivers.sqlite_driver import cancelling, endings, retention, statements
+from asynctasq.drivers.sqlite_driver import cancelling, endings, inspection, retention, statements
 from asynctasq.drivers.sqlite_driver.callers_transaction import run_in, run_in_async
 from asynctasq.drivers.sqlite_driver.commit_notices import notice_folder, send_notices
 from asynctasq.drivers.sqlite_driver.endings import EndChecks
@@ -83,6 +84,7 @@ class SQLiteDriver(Driver):
         reserves_released=YES,
         transactional=YES,
         unique=YES,
+        priorities=YES,
         body_bytes_max=BODY_BYTES_MAX,
     )
 
@@ -120,6 +122,7 @@ class SQLiteDriver(Driver):
             dead_ttl=dead_ttl,
             dead_max=dead_max,
         )
+        self._levels = LevelTurns()
         self._sessions = PerLoop(self._start_session, Session.close, Session.abandon)
         self._end_checks = EndChecks(lambda ids: self._read(lambda _: endings.living(ids)))
 
@@ -189,7 +192,7 @@ class SQLiteDriver(Driver):
             return []
         await self._prune(queues)
         operation = Operation(
-            steps=lambda now_us: statements.reserve(queues, limit, lease_s, now_us, self.holder),
+            steps=lambda now_us: statements.reserve(self._levels.lines(queues), limit, lease_s, now_us, self.holder),
             now_us=self._now_us,
             try_read=lambda now_us: statements.next_due_unless_visible(queues, now_us),
             on_cancelled=self._hand_back,
@@ -197,7 +200,7 @@ class SQLiteDriver(Driver):
         if wait_s <= 0:
             return self._leases(await self._run(operation))
         found = await self._wait(queues, wait_s, operation, lambda reserved: bool(reserved.leases))
-        return found.leases if found else []
+        return self._leases(found) if found else []
 
     async def reserve_released(self, leases: Sequence[Lease], *, lease_s: float) -> list[Lease]:
         if not leases:
@@ -240,9 +243,9 @@ class SQLiteDriver(Driver):
         with session.waiting(queues) as waiter:
             while not waiter.closed:
                 reserved = await session.submit(operation)
-                log_damaged(self, reserved.damaged)
                 if is_found(reserved):
                     return reserved
+                log_damaged(self, reserved.damaged)
                 remaining_s = deadline - loop.time()
                 if remaining_s <= 0:
                     break
@@ -284,8 +287,9 @@ class SQLiteDriver(Driver):
             return await self.settle(settlements), []
         check_queue_names(queues)
         await self._prune(queues)
+        lines = self._levels.lines(queues)
         operation = Operation(
-            steps=lambda now_us: statements.turn(settlements, queues, limit, lease_s, now_us, self.holder),
+            steps=lambda now_us: statements.turn(settlements, lines, limit, lease_s, now_us, self.holder),
             now_us=self._now_us,
             wakes=self._check_settlements(settlements),
             on_cancelled=lambda result: self._hand_back(result[1]),
@@ -295,6 +299,7 @@ class SQLiteDriver(Driver):
 
     def _leases(self, reserved: ReserveResult) -> list[Lease]:
         log_damaged(self, reserved.damaged)
+        self._levels.note(reserved.leases)
         return reserved.leases
 
     def _check_settlements(self, settlements: Settlements) -> frozenset[str]:
@@ -306,26 +311,26 @@ class SQLiteDriver(Driver):
 
     async def depth(self, queue: str) -> Depth:
         check_queue_name(queue)
-        return await self._read(lambda now_us: statements.depth(queue, now_us))
+        return await self._read(lambda now_us: inspection.depth(queue, now_us))
 
     async def redrive(self, queue: str, *, limit: int) -> int:
         check_queue_name(queue)
-        return await self._write(lambda now_us: statements.redrive(queue, limit, now_us), {queue})
+        return await self._write(lambda now_us: inspection.redrive(queue, limit, now_us), {queue})
 
     async def queues(self) -> list[str]:
-        return await self._read(lambda _: statements.queues())
+        return await self._read(lambda _: inspection.queues())
 
     async def find(self, message_id: str) -> StoredMessage | None:
         if not is_message_id(message_id):
             return None
-        return await self._read(lambda now_us: statements.find(message_id, now_us))
+        return await self._read(lambda now_us: inspection.find(message_id, now_us))
 
     async def list_messages(
         self, queue: str, *, state: State | None = None, limit: int = 100, cursor: str | None = None
     ) -> Page:
         check_queue_name(queue)
         after = int(cursor) if cursor else 0
-        return await self._read(lambda now_us: statements.list_messages(queue, state, limit, after, now_us))
+        return await self._read(lambda now_us: inspection.list_messages(queue, state, limit, after, now_us))
 
     async def cancel(self, message_ids: Sequence[str]) -> AbstractSet[str]:
         return await self._remove(message_ids, dead=False)
@@ -335,11 +340,11 @@ class SQLiteDriver(Driver):
 
     async def _remove(self, message_ids: Sequence[str], *, dead: bool) -> AbstractSet[str]:
         ids = json.dumps([message_id for message_id in message_ids if is_message_id(message_id)])
-        return await self._write(lambda now_us: statements.remove(ids, dead=dead, now_us=now_us))
+        return await self._write(lambda now_us: inspection.remove(ids, dead=dead, now_us=now_us))
 
     async def purge(self, queue: str) -> int:
         check_queue_name(queue)
-        return await self._write(lambda now_us: statements.purge(queue, now_us))
+        return await self._write(lambda now_us: inspection.purge(queue, now_us))
 
     async def fetch_result(self, message_id: str) -> bytes | None:
         if not is_message_id(message_id):

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from asynctasq.drivers.damaged import read_instant_us
+from asynctasq.drivers.levels import lines_of
 from asynctasq.drivers.retention import PRUNED_AT_ONCE, Retention
 from asynctasq.drivers.sqlite_driver.schema import Step, Steps
 
@@ -44,9 +45,9 @@ def nothing_to_prune(queues: Sequence[str], retention: Retention, now_us: int) -
 def _dead_to_go(queues: Sequence[str], retention: Retention, now_us: int) -> Steps[list[int]]:
     """Return the arrivals of dead letters to remove. The oldest death is first in the index, whatever the clock was."""
     arrivals, until_us = set[int](), now_us - retention.dead_ttl_us
-    for queue in dict.fromkeys(queues):
-        oldest = yield Step(OLDEST, (queue, PRUNED_AT_ONCE))
-        many = yield Step(TOO_MANY, (queue, PRUNED_AT_ONCE, retention.dead_max))
+    for line in (line for queue in dict.fromkeys(queues) for line in lines_of(queue)):
+        oldest = yield Step(OLDEST, (line, PRUNED_AT_ONCE))
+        many = yield Step(TOO_MANY, (line, PRUNED_AT_ONCE, retention.dead_max))
         arrivals.update(arrival for arrival, died_us in oldest if read_instant_us(died_us) <= until_us)
         arrivals.update(arrival for (arrival,) in many)
     return sorted(arrivals)

@@ -8,14 +8,13 @@ statement gives up the interpreter's lock, and getting it back may take long whe
 from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
-from asynctasq.drivers.base import Page, Settlements
-from asynctasq.drivers.batches import has_keys
-from asynctasq.drivers.damaged import CLAIMS_MAX, DamagedMessage, queue_names
-from asynctasq.drivers.sql.rows import depth_from, stored_message
+from asynctasq.drivers.base import Settlements
+from asynctasq.drivers.batches import chunks, has_keys
+from asynctasq.drivers.damaged import CLAIMS_MAX, DamagedMessage
+from asynctasq.drivers.levels import line_of, lines_of, other_lines_between, queue_in
 from asynctasq.drivers.sql.settlements import independent_batches
-from asynctasq.drivers.sqlite_driver.damaged_rows import DUE_COLUMNS, bury_damaged, is_readable
+from asynctasq.drivers.sqlite_driver.damaged_rows import DUE_COLUMNS, NEXT_DEATH, bury_damaged, is_readable
 from asynctasq.drivers.sqlite_driver.retention import RESULTS_PRUNED, prune_results
 from asynctasq.drivers.sqlite_driver.schema import Row, Step, Steps, instant_after
 from asynctasq.drivers.sqlite_driver.unique import store_keyed
@@ -23,31 +22,21 @@ from asynctasq.kernel.messages import (
     MICROSECONDS,
     Bury,
     Complete,
-    Depth,
     ErrorRecord,
     Lease,
     Message,
     Release,
     Settlement,
-    State,
-    StoredMessage,
 )
 
 __all__ = [
     "DUE",
     "ReserveResult",
-    "depth",
     "extend",
-    "find",
     "hand_back",
     "held",
-    "list_messages",
     "next_due",
     "next_due_unless_visible",
-    "purge",
-    "queues",
-    "redrive",
-    "remove",
     "reserve",
     "reserve_released",
     "settle",
@@ -63,10 +52,17 @@ INSERT = """INSERT OR IGNORE INTO asynctasq_message (id, queue, visible_us, enqu
     VALUES (?, ?, ?, ?, ?)"""
 LIVING = f"SELECT {', '.join(DUE_COLUMNS)} FROM asynctasq_message WHERE queue = ? AND death IS NULL"
 DUE = f"{LIVING} AND visible_us <= ? ORDER BY visible_us, arrival LIMIT ?"
+# Most queues have no other line than that of normal priority: this look spares the walks of the others.
+HAS_LEVELS = "SELECT 1 FROM asynctasq_message WHERE queue > ? AND queue < ? AND death IS NULL LIMIT 1"
 # Texts and bytes come after all numbers, so what has such an instant would never be due.
 UNDATED = f"{LIVING} AND visible_us >= '' LIMIT ?"
-NEXT_DUE = """SELECT visible_us FROM asynctasq_message
-    WHERE queue = ? AND death IS NULL AND visible_us {} ORDER BY visible_us LIMIT 1"""
+NEXT_DUE = " UNION ALL ".join(
+    [
+        """SELECT * FROM (SELECT visible_us FROM asynctasq_message
+    WHERE queue = ? AND death IS NULL AND visible_us {0} ORDER BY visible_us LIMIT 1)"""
+    ]
+    * 3
+)
 LEASE = """UPDATE asynctasq_message
     SET visible_us = ?, crashes = crashes + leased, leased = 1, token = token + 1, reserved_us = ?, reserved_by = ?,
         progress = NULL
@@ -84,17 +80,8 @@ SOONER = """SELECT queue FROM asynctasq_message
 COMPLETE = "DELETE FROM asynctasq_message WHERE arrival IN (SELECT value FROM json_each(?))"
 RELEASE = """UPDATE asynctasq_message SET leased = 0, visible_us = ?, attempts = attempts + ?, crashes = crashes + ?,
     error = coalesce(?, error) WHERE arrival = ?"""
-BURY = """UPDATE asynctasq_message SET leased = 0, visible_us = ?, attempts = attempts + ?, crashes = crashes + ?,
-    error = ?, reason = ?, death = 1 + coalesce((
-        SELECT max(death) FROM asynctasq_message AS other
-        WHERE other.queue = asynctasq_message.queue AND other.death IS NOT NULL
-    ), 0) WHERE arrival = ?"""
-STORED_COLUMNS = (
-    "death IS NOT NULL, id, queue, body, leased, attempts, crashes, enqueued_us, visible_us, reason, error, "
-    "reserved_us, reserved_by, progress"
-)
-REMOVE = "DELETE FROM asynctasq_message WHERE id IN (SELECT value FROM json_each(?)) AND"
-WAITING = "death IS NULL AND (leased = 0 OR visible_us <= ?)"
+BURY = f"""UPDATE asynctasq_message SET leased = 0, visible_us = ?, attempts = attempts + ?, crashes = crashes + ?,
+    error = ?, reason = ?, death = {NEXT_DEATH} WHERE arrival = ?"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,7 +112,7 @@ def store(messages: Sequence[Message], now_us: int, *, may_raise: bool = True) -
     if has_keys(messages):
         return (yield from store_keyed(messages, now_us, may_raise=may_raise))
     ((last,),) = yield Step("SELECT coalesce(max(arrival), 0) FROM asynctasq_message")
-    rows = ((each.id, each.queue, instant_after(now_us, each.delay_s), now_us, each.body) for each in messages)
+    rows = ((each.id, line_of(each), instant_after(now_us, each.delay_s), now_us, each.body) for each in messages)
     yield Step(INSERT, rows, many=True)
     ((new,),) = yield Step("SELECT count(*) FROM asynctasq_message WHERE arrival > ?", (last,))
     if new == len(messages):
@@ -134,29 +121,41 @@ def store(messages: Sequence[Message], now_us: int, *, may_raise: bool = True) -
     return [message_id for (message_id,) in found]
 
 
-def reserve(queues: Iterable[str], limit: int, lease_s: float, now_us: int, holder: str = "") -> Steps[ReserveResult]:
-    """Lease up to `limit` visible messages to `holder`; make dead letters of those that can't be read."""
+def reserve(lines: Sequence[str], limit: int, lease_s: float, now_us: int, holder: str = "") -> Steps[ReserveResult]:
+    """Lease up to `limit` visible messages to `holder`; make dead letters of those that can't be read.
+
+    `lines` are the three of each queue, in the order in which they are to be taken.
+    """
     until = instant_after(now_us, lease_s)
     result = ReserveResult(leases=[])
-    for queue in dict.fromkeys(queues):
-        for _ in range(CLAIMS_MAX):
-            if (room := limit - len(result.rows)) <= 0:
-                break
-            found = yield Step(DUE, (queue, now_us, room))
-            if len(found) < room:
-                found += yield Step(UNDATED, (queue, room - len(found)))
-            good = [row for row in found if is_readable(row)]
-            if good:
-                result.rows.extend(good)
-                result.leases.extend([_lease(queue, row, until) for row in good])
-                yield Step(LEASE, (until, now_us, holder, _json([row[0] for row in good])))
-            if len(good) == len(found):
-                break
-            damaged = [row for row in found if not is_readable(row)]
-            result.damaged.extend((yield from bury_damaged(queue, damaged, now_us)))
+    for three in chunks(lines, 3):
+        queue = queue_in(three[0])
+        has_levels = yield Step(HAS_LEVELS, other_lines_between(queue))
+        for line in three if has_levels else (queue,):
+            yield from _reserve_in(line, result, limit, until, now_us, holder)
     if result.rows:
         return result
-    return replace((yield from next_due(queues, now_us)), damaged=result.damaged)
+    return replace((yield from next_due(map(queue_in, lines), now_us)), damaged=result.damaged)
+
+
+def _reserve_in(line: str, result: ReserveResult, limit: int, until: int, now_us: int, holder: str) -> Steps[None]:
+    """Lease from one line what the lines before have left of the limit."""
+    queue = queue_in(line)
+    for _ in range(CLAIMS_MAX):
+        if (room := limit - len(result.rows)) <= 0:
+            break
+        found = yield Step(DUE, (line, now_us, room))
+        if len(found) < room:
+            found += yield Step(UNDATED, (line, room - len(found)))
+        good = [row for row in found if is_readable(row)]
+        if good:
+            result.rows.extend(good)
+            result.leases.extend([_lease(queue, row, until) for row in good])
+            yield Step(LEASE, (until, now_us, holder, _json([row[0] for row in good])))
+        if len(good) == len(found):
+            break
+        damaged = [row for row in found if not is_readable(row)]
+        result.damaged.extend((yield from bury_damaged(queue, damaged, now_us)))
 
 
 def _lease(queue: str, row: Row, until_us: int) -> Lease:
@@ -186,7 +185,7 @@ def reserve_released(leases: Sequence[Lease], lease_s: float, now_us: int, holde
     good = {(row[0], row[2], row[1]): row for row in rows if is_readable(row[:-1])}
     taken = [good[key] for key in wanted if key in good]
     yield Step(LEASE, (until, now_us, holder, _json([row[0] for row in taken])))
-    return [_lease(row[-1], row[:-1], until) for row in taken]
+    return [_lease(queue_in(row[-1]), row[:-1], until) for row in taken]
 
 
 def hand_back(reserved: ReserveResult, _now_us: int) -> Steps[None]:
@@ -202,8 +201,8 @@ def next_due(queues: Iterable[str], now_us: int) -> Steps[ReserveResult]:
     """Lease nothing; return when the next message of these queues is due."""
     found: list[int] = []
     for queue in dict.fromkeys(queues):
-        found += [row[0] for row in (yield Step(NEXT_DUE.format("< ''"), (queue,)))]
-        if (yield Step(NEXT_DUE.format(">= ''"), (queue,))):
+        found += [row[0] for row in (yield Step(NEXT_DUE.format("< ''"), lines_of(queue)))]
+        if (yield Step(NEXT_DUE.format(">= ''"), lines_of(queue))):
             found.append(now_us)
     return ReserveResult(leases=[], due_us=min(found, default=None), now_us=now_us)
 
@@ -218,11 +217,11 @@ def next_due_unless_visible(queues: Iterable[str], now_us: int) -> Steps[Reserve
 
 
 def turn(
-    settlements: Settlements, queues: Sequence[str], limit: int, lease_s: float, now_us: int, holder: str = ""
+    settlements: Settlements, lines: Sequence[str], limit: int, lease_s: float, now_us: int, holder: str = ""
 ) -> Steps[tuple[AbstractSet[str], ReserveResult]]:
     """Settle, then reserve."""
     lost = yield from settle(settlements, now_us)
-    reserved = yield from reserve(queues, limit, lease_s, now_us, holder)
+    reserved = yield from reserve(lines, limit, lease_s, now_us, holder)
     return lost, reserved
 
 
@@ -235,7 +234,7 @@ def settle(settlements: Settlements, now_us: int) -> Steps[AbstractSet[str]]:
         plan = _SettlementPlan(now_us)
         for (lease, settlement), arrival in zip(batch, arrivals, strict=True):
             if arrival is not None:
-                plan.add(lease.message_id, arrival, settlement)
+                plan.add(lease, arrival, settlement)
         yield from plan.steps()
     return lost
 
@@ -247,7 +246,7 @@ def extend(leases: Sequence[Lease], lease_s: float, now_us: int) -> Steps[tuple[
     sooner: set[str] = set()
     if arrivals:
         until, chosen = instant_after(now_us, lease_s), _json(arrivals)
-        sooner = {queue for (queue,) in (yield Step(SOONER, (chosen, until)))}
+        sooner = {queue_in(line) for (line,) in (yield Step(SOONER, (chosen, until)))}
         yield Step(EXTEND, (until, chosen))
     return lost, sooner
 
@@ -278,21 +277,21 @@ class _SettlementPlan:
         self._completed: list[int] = []
         self._results: list[tuple[str, int, bytes]] = []
         self._released: list[tuple[int, int, int, str | None, int]] = []
-        self._buried: list[tuple[int, int, int, str | None, str, int]] = []
+        self._buried: list[tuple[int | str | None, ...]] = []
         self._follow_ups: list[Message] = []
 
-    def add(self, message_id: str, arrival: int, settlement: Settlement) -> None:
+    def add(self, lease: Lease, arrival: int, settlement: Settlement) -> None:
         match settlement:
             case Complete(result=result, result_ttl_s=ttl_s):
                 self._completed.append(arrival)
                 if result is not None:
-                    self._results.append((message_id, instant_after(self._now_us, ttl_s), result))
+                    self._results.append((lease.message_id, instant_after(self._now_us, ttl_s), result))
             case Release(delay_s=delay_s, counted=counted, crashed=crashed, error=error):
                 visible_us = instant_after(self._now_us, delay_s)
                 self._released.append((visible_us, int(counted), int(crashed), _error(error), arrival))
             case Bury(reason=reason, counted=counted, crashed=crashed, error=error):
-                row = (self._now_us, int(counted), int(crashed), _error(error), reason.value, arrival)
-                self._buried.append(row)
+                ends = (self._now_us, int(counted), int(crashed), _error(error), reason.value)
+                self._buried.append((*ends, *lines_of(lease.queue), arrival))
         if settlement.follow_ups:
             self._follow_ups += settlement.follow_ups
 
@@ -316,97 +315,3 @@ def _error(error: ErrorRecord | None) -> str | None:
 
 def _json(numbers: list[int]) -> str:
     return str(numbers)
-
-
-# -- inspecting -------------------------------------------------------------------------------------
-
-
-def depth(queue: str, now_us: int) -> Steps[Depth]:
-    """Count the messages of one queue, from the indexes alone."""
-    count = "FROM asynctasq_message WHERE queue = ? AND death IS"
-    ((ready, oldest_us),) = yield Step(
-        f"SELECT count(*), min(visible_us) {count} NULL AND visible_us <= ?", (queue, now_us)
-    )
-    ((later, reserved),) = yield Step(
-        f"SELECT count(*), coalesce(sum(leased <> 0), 0) {count} NULL AND visible_us > ?", (queue, now_us)
-    )
-    ((dead,),) = yield Step(f"SELECT count(*) {count} NOT NULL", (queue,))
-    return depth_from(
-        ready=ready, scheduled=later - reserved, reserved=reserved, dead=dead, oldest_us=oldest_us, now_us=now_us
-    )
-
-
-def redrive(queue: str, limit: int, now_us: int) -> Steps[int]:
-    """Move dead letters, oldest death first, back to ready; return how many."""
-    rows = yield Step(
-        """SELECT arrival FROM asynctasq_message WHERE queue = ? AND death IS NOT NULL ORDER BY death LIMIT ?""",
-        (queue, max(0, limit)),
-    )
-    yield Step(
-        """UPDATE asynctasq_message SET visible_us = ?, enqueued_us = ?, attempts = 0, crashes = 0, death = NULL,
-           reason = NULL, error = NULL, unique_key = NULL WHERE arrival IN (SELECT value FROM json_each(?))""",
-        (now_us, now_us, str([arrival for (arrival,) in rows])),
-    )
-    return len(rows)
-
-
-def queues() -> Steps[list[str]]:
-    """Return the names of all queues, each found by one step in an index."""
-    names: set[object] = set()
-    for state in ("NULL", "NOT NULL"):
-        first = f"SELECT min(queue) FROM asynctasq_message WHERE death IS {state}"
-        rows = yield Step(
-            f"""WITH RECURSIVE name(queue) AS (
-                {first} UNION ALL SELECT ({first} AND queue > name.queue) FROM name WHERE queue IS NOT NULL
-            ) SELECT queue FROM name WHERE queue IS NOT NULL"""
-        )
-        names.update(name for (name,) in rows)
-    return queue_names(names)
-
-
-def find(message_id: str, now_us: int) -> Steps[StoredMessage | None]:
-    """Return one message."""
-    rows = yield Step(f"SELECT {STORED_COLUMNS} FROM asynctasq_message WHERE id = ?", (message_id,))
-    return stored_message(rows[0][1:], now_us, dead=rows[0][0]) if rows else None
-
-
-class _Filter(NamedTuple):
-    sql: str
-    takes_now: bool
-
-
-FILTERS = {
-    State.READY: _Filter("death IS NULL AND visible_us <= ?", takes_now=True),
-    State.RESERVED: _Filter("death IS NULL AND leased <> 0 AND visible_us > ?", takes_now=True),
-    State.SCHEDULED: _Filter("death IS NULL AND leased = 0 AND visible_us > ?", takes_now=True),
-    State.DEAD: _Filter("death IS NOT NULL", takes_now=False),
-    State.COMPLETED: _Filter("0", takes_now=False),
-    State.CANCELLED: _Filter("0", takes_now=False),
-}
-
-
-def list_messages(queue: str, state: State | None, limit: int, after: int, now_us: int) -> Steps[Page]:
-    """Return messages of a queue in the order of arrival."""
-    chosen = _Filter("1", takes_now=False) if state is None else FILTERS[state]
-    params = [queue, after, *([now_us] if chosen.takes_now else []), limit + 1]
-    rows = yield Step(
-        f"""SELECT arrival, {STORED_COLUMNS} FROM asynctasq_message
-            WHERE queue = ? AND arrival > ? AND {chosen.sql} ORDER BY arrival LIMIT ?""",
-        params,
-    )
-    more = str(rows[limit - 1][0]) if len(rows) > limit else None
-    return Page(messages=[stored_message(row[2:], now_us, dead=row[1]) for row in rows[:limit]], cursor=more)
-
-
-def remove(ids_json: str, *, dead: bool, now_us: int) -> Steps[AbstractSet[str]]:
-    """Remove those of the ids that are dead letters, or else scheduled or ready; return their ids."""
-    condition, params = ("death IS NOT NULL", ()) if dead else (WAITING, (now_us,))
-    rows = yield Step(f"{REMOVE} {condition} RETURNING id", (ids_json, *params))
-    return {message_id for (message_id,) in rows}
-
-
-def purge(queue: str, now_us: int) -> Steps[int]:
-    """Remove the scheduled and ready messages of a queue; return how many."""
-    yield Step(f"DELETE FROM asynctasq_message WHERE queue = ? AND {WAITING}", (queue, now_us))
-    ((count,),) = yield Step("SELECT changes()")
-    return int(count)

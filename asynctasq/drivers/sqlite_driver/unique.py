@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from asynctasq.drivers.base import Enqueued
+from asynctasq.drivers.levels import line_of
 from asynctasq.drivers.sql.unique import (
     Execute,
     Insert,
@@ -64,7 +65,7 @@ def _insert(messages: Sequence[Message], now_us: int) -> Steps[set[str]]:
 def _row(message: Message, now_us: int) -> tuple[object, ...]:
     unique = message.unique
     held = (None, None) if unique is None or unique.window_s is not None else (unique.key, unique.until == "started")
-    return message.id, message.queue, instant_after(now_us, message.delay_s), now_us, message.body, *held
+    return message.id, line_of(message), instant_after(now_us, message.delay_s), now_us, message.body, *held
 
 
 def _look(message: Message, now_us: int) -> Steps[tuple[bool, str | None]]:

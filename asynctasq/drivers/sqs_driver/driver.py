@@ -55,6 +55,7 @@ CAPABILITIES = Capabilities(
     reserves_released=Support("no", "SQS has no way to a message that is delayed"),
     transactional=Support("no", "SQS takes part in no transaction"),
     unique=Support("no", "SQS can't look for another message with the same key"),
+    priorities=Support("no", "an SQS queue has one line; what is to go first needs a queue of its own"),
     body_bytes_max=MESSAGE_BYTES_MAX - HEADER_BYTES_MAX,
     delay_s_max=float(DELAY_S_MAX),
 )

@@ -11,7 +11,7 @@ from typing import Any
 
 from asynctasq.drivers.checks import ID_CHARACTERS_MAX, check_message_id
 from asynctasq.drivers.damaged import is_count, is_instant_us
-from asynctasq.errors import BodyTooLarge
+from asynctasq.errors import BodyTooLarge, UnsupportedFeature
 from asynctasq.kernel.messages import (
     MICROSECONDS,
     Bury,
@@ -22,6 +22,7 @@ from asynctasq.kernel.messages import (
     check_queue_name,
     microseconds,
 )
+from asynctasq.kernel.priority import NORMAL, check_priority
 
 __all__ = [
     "BATCH_ENTRIES_MAX",
@@ -325,10 +326,15 @@ def _copy_of(token: str) -> int:
 def check_message(message: Message, *, body_bytes_max: int) -> None:
     """Raise what forbids to store this message, before anything is stored.
 
-    Raises: InvalidQueueName, BodyTooLarge, DispatchError
+    Raises: InvalidQueueName, BodyTooLarge, DispatchError, UnsupportedFeature
     """
     check_queue_name(message.queue)
     check_message_id(message.id)
+    if message.priority != NORMAL and check_priority(message.priority):
+        raise UnsupportedFeature(
+            f"message {message.id} has priority {message.priority!r}, and SQS has no priorities: an SQS queue has one "
+            "line; send what is to go first to a queue of its own"
+        )
     if len(message.body) > body_bytes_max:
         raise BodyTooLarge(
             f"message {message.id} has a body of {len(message.body)} bytes; SQS takes {body_bytes_max}: "

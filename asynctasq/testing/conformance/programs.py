@@ -19,6 +19,7 @@ from asynctasq.kernel.messages import (
     Settlement,
     UniqueKey,
 )
+from asynctasq.kernel.priority import NORMAL, Priority
 from asynctasq.testing.conformance.store_under_test import StoreUnderTest
 
 __all__ = ["DELAYS_S", "NO_OP", "Step", "run_program", "show"]
@@ -26,6 +27,7 @@ __all__ = ["DELAYS_S", "NO_OP", "Step", "run_program", "show"]
 QUEUES = ("a", "b")
 DELAYS_S = (0.0, 0.0, 0.0, 60.0, 120.0, 86400.0)
 """Multiples of a minute, as are leases and what the clock is moved by: real time, which passes too, never decides."""
+LEVELS: tuple[Priority, ...] = (NORMAL, "high", NORMAL, "low")
 LEASES_S = (60.0, 600.0)
 KEYS: tuple[UniqueKey, ...] = (
     *(UniqueKey(key="k0"), UniqueKey(key="k0", until="started"), UniqueKey(key="k0", on_conflict="replace")),
@@ -68,6 +70,10 @@ class _Pair:
     def driver(self) -> Driver:
         return self.store.driver
 
+    @property
+    def has_levels(self) -> bool:
+        return bool(self.store.capabilities.priorities)
+
     def queue(self, number: int) -> str:
         return f"{self.prefix}-{QUEUES[number % len(QUEUES)]}"
 
@@ -75,7 +81,8 @@ class _Pair:
         """Return one of few messages, so that ids meet again."""
         name = f"{self.prefix}-{number % 8}"
         delay_s = DELAYS_S[delay % len(DELAYS_S)]
-        return Message(id=name, queue=self.queue(queue), body=f"{name} {queue}".encode(), delay_s=delay_s)
+        body, level = f"{name} {queue}".encode(), LEVELS[(number + delay) % len(LEVELS)] if self.has_levels else NORMAL
+        return Message(id=name, queue=self.queue(queue), body=body, delay_s=delay_s, priority=level)
 
     def keyed(self, number: int, key: int, *, queue: int) -> Message:
         """Return such a message with one of few unique keys, or with none; without one where none is claimed."""
@@ -260,7 +267,8 @@ async def _messages(driver: Inspectable, queue: str) -> list[object]:
     """Return every message of a queue, as an operator sees it."""
     page = await driver.list_messages(queue)
     return [
-        (one.id, one.body, one.state.value, one.attempts, one.crashes, one.reason, one.error) for one in page.messages
+        (one.id, one.queue, one.body, one.priority, one.state.value, one.attempts, one.crashes, one.reason, one.error)
+        for one in page.messages
     ]
 
 

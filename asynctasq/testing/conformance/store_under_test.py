@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from asynctasq.drivers.base import Driver, Inspectable, KeepsResults, Notifies, Transactional
 from asynctasq.drivers.capabilities import Capabilities
 from asynctasq.kernel.messages import Depth, Lease, Message, Settlement, StoredMessage
+from asynctasq.kernel.priority import NORMAL, Priority
 from asynctasq.testing.conformance.harness import DriverHarness, NotPossible
 from asynctasq.testing.patience import patient_s
 
@@ -27,9 +28,17 @@ class UnderClaimed(Exception):
     """Raised by a test that finds something working that the driver does not claim."""
 
 
-def message(message_id: str, *, queue: str = Q, body: bytes | None = None, delay_s: float = 0.0) -> Message:
+def message(
+    message_id: str,
+    *,
+    queue: str = Q,
+    body: bytes | None = None,
+    delay_s: float = 0.0,
+    priority: Priority = NORMAL,
+) -> Message:
     """Return a message whose body is its id, unless given."""
-    return Message(id=message_id, queue=queue, body=message_id.encode() if body is None else body, delay_s=delay_s)
+    body = message_id.encode() if body is None else body
+    return Message(id=message_id, queue=queue, body=body, delay_s=delay_s, priority=priority)
 
 
 def ids(items: Iterable[Lease | Message | StoredMessage]) -> list[str]:
@@ -115,9 +124,10 @@ class StoreUnderTest:
 
     # -- storing and taking ------------------------------------------------------------------------
 
-    async def put(self, *names: str, queue: str = Q, delay_s: float = 0.0) -> None:
+    async def put(self, *names: str, queue: str = Q, delay_s: float = 0.0, priority: Priority = NORMAL) -> None:
         """Store messages by their ids; all of them must be new."""
-        assert await self.driver.enqueue([message(name, queue=queue, delay_s=delay_s) for name in names]) == [*names]
+        made = [message(name, queue=queue, delay_s=delay_s, priority=priority) for name in names]
+        assert await self.driver.enqueue(made) == [*names]
 
     async def take(
         self, limit: int = 1, *queues: str, lease_s: float = LONG_S, driver: Driver | None = None

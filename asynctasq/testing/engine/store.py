@@ -9,6 +9,7 @@ from functools import partial
 
 from asynctasq.drivers.base import Enqueued, Settlements
 from asynctasq.drivers.batches import has_keys
+from asynctasq.drivers.levels import queue_in
 from asynctasq.drivers.memory_driver import MemoryDriver
 from asynctasq.drivers.memory_driver.row import MemoryRow
 from asynctasq.kernel.limits import is_queue_of_limits, runs_no_task
@@ -272,13 +273,12 @@ class FakeStore(MemoryDriver):
         return self._virtual.now_us
 
     def _served_queues(self) -> Iterable[str]:
-        return self.queue_names() if self._served is None else [queue for queue in self._due if queue in self._served]
+        return [queue for queue in self.queue_names() if self._served is None or queue in self._served]
 
     def queue_names(self) -> list[str]:
         """Return every queue that ever had a task, in the order of their first."""
-        if self.has_own_messages:
-            return [queue for queue in self._due if not is_queue_of_limits(queue)]
-        return list(self._due)
+        names = dict.fromkeys(map(queue_in, self._due))
+        return [queue for queue in names if not (self.has_own_messages and is_queue_of_limits(queue))]
 
     def _lease(self, row: MemoryRow, until: int) -> Lease:
         if self._duplicated and self._duplicated.pop(row.message.id, None) == row.visible_us:

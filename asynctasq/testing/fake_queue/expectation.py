@@ -11,6 +11,7 @@ from asynctasq.codec.arguments import unpack_arguments
 from asynctasq.codec.envelope import decode_envelope
 from asynctasq.codec.orm.references import with_references
 from asynctasq.kernel.messages import Message
+from asynctasq.kernel.priority import NORMAL, Priority
 from asynctasq.tasks.base import BaseTask
 from asynctasq.tasks.definition import definition_of
 from asynctasq.testing.fake_queue.wording import contrast, short
@@ -45,6 +46,11 @@ class Dispatched:
         return self.message.delay_s
 
     @property
+    def priority(self) -> Priority:
+        """The level it was dispatched with."""
+        return self.message.priority
+
+    @property
     def size(self) -> int:
         """The bytes that a backend would store and send."""
         return self.message.size
@@ -70,7 +76,8 @@ class Dispatched:
         what = f"{self.task.__qualname__}({_listed(self.arguments)})"
         if self.task is BaseTask:
             what = f"a message of no known task, {self.size} bytes,"
-        return f"{what} on queue {self.queue!r}{delay}"
+        level = "" if self.priority == NORMAL else f" priority={self.priority}"
+        return f"{what} on queue {self.queue!r}{delay}{level}"
 
     def __repr__(self) -> str:
         return f"<Dispatched {self}>"

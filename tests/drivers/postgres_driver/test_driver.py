@@ -7,6 +7,7 @@ from typing import Any
 import asyncpg
 import pytest
 
+from asynctasq.drivers.levels import lines_of
 from asynctasq.drivers.postgres_driver import PostgresDriver
 from asynctasq.drivers.postgres_driver.address import Address, TlsOptions
 from asynctasq.drivers.postgres_driver.rows import MARGIN_US, NO_BOUND_US, ScanBounds, message_batches
@@ -266,7 +267,7 @@ async def test_the_claim_walks_its_index_and_sorts_nothing(store: PostgresHarnes
     await driver.enqueue(messages(*map(str, range(500))))
     connection = await driver._address.connect(prepare=True)
 
-    values = [0, [Q, "other"], [NO_BOUND_US] * 2, 10, 60_000_000, "w"]
+    values = [0, [*lines_of(Q), *lines_of("other")], [NO_BOUND_US] * 6, 10, 60_000_000, "w"]
     plan = await connection.fetch(f"EXPLAIN {driver._sql.claim}", *values)
 
     text = "\n".join(row[0] for row in plan)

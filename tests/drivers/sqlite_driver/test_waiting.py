@@ -159,7 +159,7 @@ async def test_a_given_back_message_keeps_its_place_and_fences_the_lost_lease(dr
     await driver.enqueue([message(1), message(2)])
     session = await driver._sessions.get()
     taken = await session.submit(
-        Operation(steps=lambda now: statements.reserve(["mail"], 1, 30, now), now_us=driver._now_us)
+        Operation(steps=lambda now: statements.reserve(("mail!h", "mail", "mail!l"), 1, 30, now), now_us=driver._now_us)
     )
     hand_back = driver._hand_back(taken)
     assert hand_back is not None

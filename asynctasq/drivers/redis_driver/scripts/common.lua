@@ -24,6 +24,8 @@
 --   waiting:Q  string somebody waits for this queue; expires
 --   wake:Q     list   at most one wake-up token, for one of the waiting clients; expires
 --
+-- Q is a line: a queue and what tells its level of priority, nothing for normal. `waiting` and `wake` are per queue.
+--
 -- Instants are whole microseconds. They and all counters stay far below 2^53, so Lua's doubles hold them
 -- exactly; texts are made by string.format, because tostring would round them.
 --
@@ -115,13 +117,24 @@ local function first_score(key)
   return tonumber(redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')[2])
 end
 
-local function is_visible(queue)
-  local due, leased = first_score(base .. 'due:' .. queue), first_score(base .. 'leased:' .. queue)
-  return (due and due <= now) or (leased and leased <= now)
+-- The lines of a queue.
+local function lines_of(queue)
+  return { queue .. '!h', queue, queue .. '!l' }
+end
+
+-- When the first message of a line is visible, infinity if none will be.
+local function first_visible(line)
+  return min(first_score(base .. 'due:' .. line) or math.huge, first_score(base .. 'leased:' .. line) or math.huge)
+end
+
+local function first_visible_in(queue)
+  local lines = lines_of(queue)
+  return min(first_visible(lines[1]), first_visible(lines[2]), first_visible(lines[3]))
 end
 
 -- Push one wake-up token, if somebody waits and no token is there. The blocked client gets it when the script ends.
-local function wake(queue)
+local function wake(line)
+  local queue = string.match(line, '^[^!]*')
   local wake_key = base .. 'wake:' .. queue
   if redis.call('EXISTS', base .. 'waiting:' .. queue) == 1 and redis.call('EXISTS', wake_key) == 0 then
     redis.call('LPUSH', wake_key, '1')
@@ -142,11 +155,15 @@ local function tell(name)
   end
 end
 
--- Delete the keys of a queue, and of the namespace, that holds no message any more.
-local function delete_if_empty(queue)
-  if redis.call('EXISTS', base .. 'due:' .. queue, base .. 'leased:' .. queue, base .. 'dead:' .. queue) == 0 then
-    redis.call('SREM', QUEUES, queue)
-    redis.call('DEL', base .. 'wake:' .. queue)
+-- Delete the keys of a line, of its queue, and of the namespace, that holds no message any more.
+local function delete_if_empty(line)
+  if redis.call('EXISTS', base .. 'due:' .. line, base .. 'leased:' .. line, base .. 'dead:' .. line) == 0 then
+    redis.call('SREM', QUEUES, line)
+    local queue = string.match(line, '^[^!]*')
+    local others = redis.call('SMISMEMBER', QUEUES, unpack(lines_of(queue)))
+    if others[1] + others[2] + others[3] == 0 then
+      redis.call('DEL', base .. 'wake:' .. queue)
+    end
     if redis.call('EXISTS', MESSAGES) == 0 then
       redis.call('DEL', KEYS[1], HOLDERS, UNIQUE)
     end

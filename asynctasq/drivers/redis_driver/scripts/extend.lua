@@ -21,7 +21,7 @@ end
 -- A waiting client sleeps until the first message of the queue is visible: wake it only for an earlier one.
 for queue, list in pairs(scores) do
   local leased = base .. 'leased:' .. queue
-  local first = min(first_score(leased) or math.huge, first_score(base .. 'due:' .. queue) or math.huge)
+  local first = first_visible(queue)
   call_in_chunks('ZADD', leased, list)
   if ends < first then
     wake(queue)

@@ -4,7 +4,7 @@
 -- taken the messages they announced.
 local first = math.huge
 for i = 3, #ARGV do
-  first = min(first, first_score(base .. 'due:' .. ARGV[i]) or math.huge, first_score(base .. 'leased:' .. ARGV[i]) or math.huge)
+  first = min(first, first_visible_in(ARGV[i]))
 end
 if first <= now then
   return 0

@@ -88,13 +88,26 @@ local function lease_from(queue, room, until_at, holder, reply, damaged)
   return #members, last / 2
 end
 
+-- Whether a line of another level than normal holds a message that is no dead letter: most queues have none.
+local function any_level_in_use(first, count)
+  local keys = {}
+  for i = first, first + count - 1 do
+    if find(ARGV[i], '!', 1, true) then
+      keys[#keys + 1], keys[#keys + 2] = base .. 'due:' .. ARGV[i], base .. 'leased:' .. ARGV[i]
+    end
+  end
+  return #keys > 0 and redis.call('EXISTS', unpack(keys)) > 0
+end
+
 -- Return the end of the leases, then id, state and stored message of each; and what bury_damaged tells of each.
 local function reserve(first, queues, limit, lease, holder)
   local until_at = integer(now + lease)
   local reply, damaged = { until_at }, {}
   holder = holder .. NO_PROGRESS
+  local has_levels = any_level_in_use(first, queues)
   for i = first, first + queues - 1 do
-    while limit > 0 and #damaged < 3 * DAMAGED_MAX do
+    local is_used = has_levels or not find(ARGV[i], '!', 1, true)
+    while is_used and limit > 0 and #damaged < 3 * DAMAGED_MAX do
       local found, leased_count = lease_from(ARGV[i], min(limit, 1000), until_at, holder, reply, damaged)
       limit = limit - leased_count
       if found == 0 then
@@ -104,8 +117,11 @@ local function reserve(first, queues, limit, lease, holder)
       end
     end
     -- A client that could not take all wakes the next one, so one token is enough for many messages.
-    if limit == 0 and redis.call('EXISTS', base .. 'waiting:' .. ARGV[i]) == 1 and is_visible(ARGV[i]) then
-      wake(ARGV[i])
+    if limit == 0 and is_used then
+      local waiting = base .. 'waiting:' .. string.match(ARGV[i], '^[^!]*')
+      if redis.call('EXISTS', waiting) == 1 and first_visible(ARGV[i]) <= now then
+        wake(ARGV[i])
+      end
     end
   end
   return reply, damaged
