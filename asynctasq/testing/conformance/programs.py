@@ -92,6 +92,11 @@ class _Pair:
         unique = KEYS[key % 8]
         return replace(plain, unique=replace(unique, key=f"{self.prefix}-{unique.key}"))
 
+    def names(self, numbers: Sequence[int]) -> list[str]:
+        """Return the ids of messages, by odd numbers those leased last, of which some may be dead letters by now."""
+        leased = {number: mine.message_id for number in numbers if number % 2 for mine, _ in self.leases_of([number])}
+        return [leased.get(number) or f"{self.prefix}-{number % 8}" for number in numbers]
+
     def leases_of(self, numbers: Sequence[int]) -> list[tuple[Lease, Lease]]:
         """Return the leases meant, each once, oldest first; 0 is the latest, which is the likeliest to be live."""
         count = len(self.leases)
@@ -212,7 +217,7 @@ async def _remove(pair: _Pair, kind: int, *numbers: int) -> tuple[object, object
     driver = pair.driver
     if not isinstance(driver, Inspectable):
         return None, None
-    names = [f"{pair.prefix}-{number % 8}" for number in numbers]
+    names = pair.names(numbers)
     if kind % 3 == 0:
         return sorted(await pair.model.cancel(names)), sorted(await driver.cancel(names))
     if kind % 3 == 1:
@@ -224,7 +229,7 @@ async def _cancel(pair: _Pair, *numbers: int) -> tuple[object, object]:
     driver = pair.driver
     if not driver.capabilities.cancels_running or not isinstance(driver, CancelsRunning):
         return None, None
-    names = [f"{pair.prefix}-{number % 8}" for number in numbers]
+    names = pair.names(numbers)
     wanted, got = await pair.model.cancel_running(names), await driver.cancel_running(names)
     return _known_tokens(pair, wanted, 0), _known_tokens(pair, got, 1)
 
