@@ -64,7 +64,9 @@ async def settle_down(connection: Connection) -> None:
 
 async def explain(connection: Connection) -> None:
     await connection.run(f"SET @now = {server_now(0)}")
-    for row in (await connection.run(f"EXPLAIN {SQL.claim(QUEUE, limit=10, now='@now', lease_us=1)}"))[0].rows:
+    for row in (
+        await connection.run(f"EXPLAIN {SQL.claim([QUEUE], limit=10, now='@now', lease_us=1, holder='', after={})}")
+    )[0].rows:
         print("   ", *row)
 
 

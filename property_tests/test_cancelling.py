@@ -97,7 +97,7 @@ async def judge_cancellations(sim: Simulation) -> None:
 
 
 @pytest.mark.slow
-@simulate(runs=1500, workers=2, lease_s=20.0, faults=Faults(
+@simulate(runs=200, workers=2, lease_s=20.0, faults=Faults(
     crash=0.01, lost_reply=0.02, fail_before=0.02, fail_after=0.02, latency=0.1, lease_expiry=0.02, must_fire=False
 ))  # fmt: skip
 async def test_a_cancelled_task_stays_cancelled_whatever_happens(sim: Simulation) -> None:
@@ -105,13 +105,13 @@ async def test_a_cancelled_task_stays_cancelled_whatever_happens(sim: Simulation
 
 
 @pytest.mark.slow
-@simulate(runs=500, workers=3, lease_s=20.0, faults=Faults(duplicate=0.05, stop=0.05, latency=0.3, must_fire=False))
+@simulate(runs=100, workers=3, lease_s=20.0, faults=Faults(duplicate=0.05, stop=0.05, latency=0.3, must_fire=False))
 async def test_neither_doubled_leases_nor_restarts_bring_it_back(sim: Simulation) -> None:
     await judge_cancellations(sim)
 
 
 @pytest.mark.slow
-@simulate(runs=300, workers=2, faults=())
+@simulate(runs=60, workers=2, faults=())
 async def test_whatever_the_order_of_steps_every_hook_is_called(sim: Simulation) -> None:
     await judge_cancellations(sim)
 

@@ -100,12 +100,12 @@ async def test_no_limit_is_exceeded_whoever_crashes(sim: Simulation) -> None:
 
 
 @pytest.mark.slow
-@simulate(runs=400, concurrency=3, faults=[FAULTS])
+@simulate(runs=100, concurrency=3, faults=[FAULTS])
 async def test_no_limit_is_exceeded_under_many_seeds(sim: Simulation) -> None:
     await _run(sim)
 
 
 @pytest.mark.slow
-@simulate(runs=150, workers=4, concurrency=2, lease_s=6, faults=Faults(latency=Latency(), crash=0.01))
+@simulate(runs=50, workers=4, concurrency=2, lease_s=6, faults=Faults(latency=Latency(), crash=0.01))
 async def test_no_limit_is_exceeded_on_a_slow_network(sim: Simulation) -> None:
     await _run(sim)
