@@ -1,10 +1,54 @@
-"""The loggers of the package; no handler of an application receives a text that could forge or control a log."""
+"""The loggers of the package, and what log records say of the attempt that they are made in."""
 
 import logging
+from collections.abc import Mapping
+from contextvars import ContextVar
+from typing import Final, Protocol
 
 from asynctasq.kernel.texts import printable
 
-__all__ = ["get_logger"]
+__all__ = [
+    "ATTEMPT_FIELDS",
+    "STANDARD_FIELDS",
+    "AttemptFilter",
+    "Logged",
+    "get_logger",
+    "running_attempt",
+    "worker_name",
+]
+
+ATTEMPT_FIELDS: Final = ("task", "task_id", "attempt", "queue", "worker")
+"""The attributes that `AttemptFilter` gives a record."""
+
+STANDARD_FIELDS: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+"""The attributes that every record has; others come by `extra` and filters."""
+
+
+class Logged(Protocol):
+    """An attempt that log records may be made in."""
+
+    def log_fields(self) -> Mapping[str, object]:
+        """Return its task, task_id, attempt and queue."""
+        ...
+
+
+running_attempt: ContextVar[Logged | None] = ContextVar("asynctasq_running_attempt", default=None)
+"""The attempt whose code runs here, its hooks and middleware included."""
+worker_name: ContextVar[str] = ContextVar("asynctasq_worker_name", default="")
+
+
+class AttemptFilter(logging.Filter):
+    """Gives records `task`, `task_id`, `attempt`, `queue` and `worker` of the attempt they are made in, else None each.
+
+    Add it to a handler. What a record has by `extra` already stays; it lets every record pass.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        attempt = running_attempt.get()
+        fields = {} if attempt is None else {**attempt.log_fields(), "worker": worker_name.get() or None}
+        for name in ATTEMPT_FIELDS:
+            record.__dict__.setdefault(name, fields.get(name))
+        return True
 
 
 def get_logger(name: str) -> logging.Logger:
@@ -15,7 +59,7 @@ def get_logger(name: str) -> logging.Logger:
 
 
 def _escape_arguments(record: logging.LogRecord) -> bool:
-    """Leave the template alone: handlers group records by it."""
+    """Let no text forge or control the log of an application. The template is left alone: handlers group by it."""
     if isinstance(record.args, tuple):
         record.args = tuple(arg if isinstance(arg, int | float) else printable(str(arg)) for arg in record.args)
     return True

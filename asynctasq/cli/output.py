@@ -10,7 +10,9 @@ from typing import TextIO
 
 from asynctasq.kernel.ledger import Entry, Kind
 from asynctasq.kernel.limits import runs_no_task
+from asynctasq.kernel.messages import bounded_text
 from asynctasq.kernel.texts import printable, printable_lines
+from asynctasq.logs import STANDARD_FIELDS, AttemptFilter
 
 __all__ = ["AttemptLines", "JsonFormatter", "TextFormatter", "configure_logging"]
 
@@ -140,20 +142,34 @@ def _duration(duration_s: float) -> str:
 
 
 class TextFormatter(logging.Formatter):
-    """Log records of anybody as lines: none passes for another record, and none controls the terminal."""
+    """Log records of anybody as lines: none passes for another record, and none controls the terminal.
+
+    One that is made in an attempt says in which.
+    """
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - the name in `logging`
+        text, fields = super().formatMessage(record), record.__dict__
+        if fields.get("task_id") is None:
+            return text
+        return f"{text} [{fields.get('task')} {fields['task_id']} attempt {fields.get('attempt')}]"
 
     def format(self, record: logging.LogRecord) -> str:
         return printable_lines(super().format(record))
 
 
+SCALARS = (str, int, float)
+EXTRA_BYTES_MAX = 2_000
+"""How much is kept of the text of a value that JSON does not have."""
+
+
 class JsonFormatter(logging.Formatter):
-    """Log records as JSON lines."""
+    """Log records as JSON lines, with the attempt that they are made in, and what they have by `extra`."""
 
     def format(self, record: logging.LogRecord) -> str:
-        fields = {
+        fields: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(),
             "event": "log",
             "level": record.levelname.lower(),
@@ -161,12 +177,25 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
         }
         if record.exc_info:
-            fields["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(fields)
+            fields["traceback"] = record.exc_text or self.formatException(record.exc_info)
+        for name, value in record.__dict__.items():
+            if name not in STANDARD_FIELDS and value is not None:
+                fields.setdefault(name, value)
+        try:
+            return json.dumps(fields, default=_text_of)
+        except (TypeError, ValueError):  # keys that are no texts, or a value that contains itself
+            return json.dumps(
+                {name: value if isinstance(value, SCALARS) else _text_of(value) for name, value in fields.items()}
+            )
+
+
+def _text_of(value: object) -> str:
+    return bounded_text(repr(value), EXTRA_BYTES_MAX)
 
 
 def configure_logging(level: str, *, as_json: bool) -> None:
     """Send log records to standard error (JSON: standard output); the command does this, the library never."""
     handler = logging.StreamHandler(sys.stdout if as_json else sys.stderr)
     handler.setFormatter(JsonFormatter() if as_json else TextFormatter())
+    handler.addFilter(AttemptFilter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

@@ -8,6 +8,7 @@ from asynctasq.core.around_attempt import run_within
 from asynctasq.core.cancelled_attempts import CancelledAttempts
 from asynctasq.core.current_task import running_task
 from asynctasq.core.exception_codec import log_error, record_of
+from asynctasq.core.failure_log import log_failure
 from asynctasq.core.hooks import AttemptEnvironment, HookCaller, may_retry, record_event
 from asynctasq.core.in_flight import (
     AttemptRun,
@@ -62,7 +63,7 @@ from asynctasq.kernel.limits import LIMIT_TASK
 from asynctasq.kernel.messages import Bury, Complete, DeadReason, ErrorRecord, Release, Settlement
 from asynctasq.kernel.retry import Fixed
 from asynctasq.kernel.schedule import TICKER_TASK
-from asynctasq.logs import get_logger
+from asynctasq.logs import get_logger, running_attempt
 from asynctasq.tasks.base import AsyncTask, SyncTask
 from asynctasq.tasks.completing import running_completion
 from asynctasq.tasks.definition import set_running_attempt
@@ -142,6 +143,7 @@ class AttemptRunner:
         if envelope.task == LIMIT_TASK and self._limits is not None:
             return await self._limits.lines.look(attempt, envelope)
         attempt.task_name, attempt.max_attempts = envelope.task, envelope.max_attempts
+        running_attempt.set(attempt)
         if attempt.asyncio_task is not None:
             attempt.asyncio_task.set_name(str(attempt))
         verdict = self._screen(attempt, envelope)
@@ -367,6 +369,7 @@ class AttemptRunner:
         settlement = decide(
             outcome, attempt=lease.attempt, crashes=lease.crashes, rules=rules, rng=self._environment.rng
         )
+        log_failure(run.attempt, outcome, settlement)
         if isinstance(settlement, Bury) and not isinstance(outcome, Unrunnable):
             exception = run.attempt.exception
             if settlement.reason is DeadReason.CRASHED:

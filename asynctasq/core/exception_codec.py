@@ -56,16 +56,23 @@ def record_of(error: BaseException) -> ErrorRecord:
 
 
 def log_error(logger: logging.Logger, level: int, text: str, error: BaseException) -> None:
-    """Log what user code raised: with the exception itself, or its stored texts where a handler could not format it."""
-    record = record_of(error)
-    if not record.message.endswith(" characters more]"):
+    """Log what user code raised: with the exception itself, or its stored texts where a handler could not format it.
+
+    Formatters find those texts made already: they hold no half characters, and are bounded.
+    """
+    stored = record_of(error)
+    if logger.isEnabledFor(level) and not stored.message.endswith(" characters more]"):
         try:
-            logger.log(level, "%s", text, exc_info=error)
-        except BaseException:  # noqa: BLE001, S110 - formatting calls __str__ of user code, which may even exit
+            path, line, function, _ = logger.findCaller()
+            raised = (type(error), error, error.__traceback__)
+            record = logger.makeRecord(logger.name, level, path, line, "%s", (text,), raised, function)
+            record.exc_text = stored.traceback
+            logger.handle(record)
+        except BaseException:  # noqa: BLE001, S110 - a handler may call __str__ of user code, which may even exit
             pass
         else:
             return
-    logger.log(level, "%s", text, exc_info=RemoteTraceback(f"\n{record.traceback}"))
+    logger.log(level, "%s", text, exc_info=RemoteTraceback(f"\n{stored.traceback}"))
 
 
 def pack_exception(error: BaseException) -> bytes:

@@ -2,7 +2,7 @@
 
 import asyncio
 import enum
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -72,6 +72,11 @@ class InFlightAttempt:
     def is_cancelled(self) -> bool:
         """Whether what comes of it counts no more, or the worker interrupts it; any thread may ask."""
         return self.cancel_reason is not None
+
+    def log_fields(self) -> Mapping[str, object]:
+        """Return what log records say of it."""
+        lease = self.lease
+        return {"task": self.task_name, "task_id": lease.message_id, "attempt": lease.attempt, "queue": lease.queue}
 
     def crash_error(self, crashes: int) -> WorkerCrashedError:
         """Return the error of a message that is given up after so many crashes."""

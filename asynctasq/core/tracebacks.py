@@ -76,7 +76,7 @@ def exception_text(error: BaseException, convert: Callable[[object], str] = str)
     """Return the `str` or `repr` of an exception, or what that raised; half a character comes escaped."""
     try:
         text = "".join((convert(error),))  # of a subclass of str a plain one
-        text = text.encode("utf-8", "backslashreplace").decode()  # no stream and no backend takes lone surrogates
+        text = _encodable(text)
     except BaseException as broken:  # noqa: BLE001 - __str__ is user code, and may even exit
         names = [class_name(type(each), in_full=False) for each in (error, broken)]
         return f"<{names[0]} whose text raised {names[1]}>"
@@ -89,7 +89,12 @@ def traceback_text(error: BaseException) -> str:
         text = _text(error)
     except BaseException as broken:  # noqa: BLE001 - formatting calls __str__ and __repr__ of user code
         text = f"<traceback could not be formatted: {class_name(type(broken), in_full=False)}>"
-    return bounded_text(text, TRACEBACK_BYTES_MAX, keep_end=True)
+    return bounded_text(_encodable(text), TRACEBACK_BYTES_MAX, keep_end=True)
+
+
+def _encodable(text: str) -> str:
+    """Escape halves of characters, which no stream and no backend takes."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _text(error: BaseException) -> str:

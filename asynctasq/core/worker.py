@@ -24,7 +24,7 @@ from asynctasq.drivers.base import Driver
 from asynctasq.errors import DispatchError, DriverError
 from asynctasq.kernel.ledger import Kind
 from asynctasq.kernel.messages import HOLDER_CHARS_MAX, Complete, Lease, Release, Settlement
-from asynctasq.logs import get_logger
+from asynctasq.logs import get_logger, worker_name
 from asynctasq.tasks.options import whole_number
 
 __all__ = ["Worker"]
@@ -128,6 +128,7 @@ class Worker:
         time how the last attempts ended; LifespanError if a lifespan of the application could not be entered.
         """
         self.driver.holder = self.name.encode("ascii", "replace").decode()[:HOLDER_CHARS_MAX]
+        worker_name.set(self.name)
         self._wake_up = asyncio.Event()
         self._late = LateCancellations(self._runner.cancelled_attempts, self._in_flight, self._end_late)
         self._may_have_work, self._started = True, 0

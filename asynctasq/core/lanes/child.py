@@ -24,6 +24,7 @@ from asynctasq.codec.typed_msgpack import packb, unpackb
 from asynctasq.core.current_task import running_task
 from asynctasq.core.django_databases import DatabaseSettings, use_databases
 from asynctasq.core.exception_codec import pack_exception, unpack_exception
+from asynctasq.core.lanes.child_log import send_records
 from asynctasq.core.lanes.pipe import receive_frame, send_frame
 from asynctasq.core.lifespans import LifespanRun
 from asynctasq.core.module_imports import ImportTookTooLong
@@ -125,7 +126,8 @@ class ChildSettings:
     """What a child needs to find the application's tasks: its modules, root and folders, and the worker's `sys.path`.
 
     `databases` are those of a test, which Django is to use in place of the configured ones. `driver` is where tasks of
-    a test dispatch to, "" for nowhere, None for the configured one. `lifespans` are the names of those to enter.
+    a test dispatch to, "" for nowhere, None for the configured one. `lifespans` are the names of those to enter,
+    `log_levels` those of the worker's loggers.
     """
 
     modules: tuple[str, ...] = ()
@@ -136,20 +138,22 @@ class ChildSettings:
     databases: DatabaseSettings = field(default_factory=dict[str, Mapping[str, str]], repr=False)
     driver: str | None = field(default=None, repr=False)
     lifespans: tuple[str, ...] = ()
+    log_levels: Mapping[str, int] = field(default_factory=dict[str, int])
 
     def encode(self) -> bytes:
         """Return the bytes for the pipe."""
         places = [self.modules, self.root, self.folders, self.path]
-        return packb([*places, self.body_bytes_max, self.databases, self.driver, self.lifespans])
+        return packb([*places, self.body_bytes_max, self.databases, self.driver, self.lifespans, self.log_levels])
 
     @classmethod
     def decode(cls, data: bytes) -> "ChildSettings":
         """Rebuild from `encode`."""
         fields = cast(
-            "tuple[list[str], str | None, list[str], list[str], int, DatabaseSettings, str | None, list[str]]",
+            "tuple[list[str], str | None, list[str], list[str], int, DatabaseSettings, str | None, list[str],"
+            " dict[str, int]]",
             unpackb(data),
         )
-        modules, root, folders, path, body_bytes_max, databases, driver, lifespans = fields
+        modules, root, folders, path, body_bytes_max, databases, driver, lifespans, log_levels = fields
         return cls(
             modules=tuple(modules),
             root=root,
@@ -159,6 +163,7 @@ class ChildSettings:
             databases=databases,
             driver=driver,
             lifespans=tuple(lifespans),
+            log_levels=log_levels,
         )
 
     def make_task_factory(self) -> TaskFactory:
@@ -291,7 +296,7 @@ class _Child:
         await asyncio.gather(*leftover, return_exceptions=True)
 
 
-def main(parent_pid: int) -> None:
+def main(parent_pid: int, log_descriptor: int) -> None:
     """Serve requests until the worker closes the pipe: first the settings, then one attempt each.
 
     An empty request asks whether the last attempt is over, and gets an empty answer.
@@ -307,6 +312,7 @@ def main(parent_pid: int) -> None:
     try:
         settings = ChildSettings.decode(data)
         sys.path[:] = [*settings.path, *(entry for entry in sys.path if entry not in settings.path)]
+        sender = send_records(socket.socket(fileno=log_descriptor), settings.log_levels)
         child = _Child(settings)
     except LifespanError as error:
         send_frame(connection, nonce, NO_LIFESPAN + str(error).encode("utf-8", "backslashreplace"))
@@ -317,7 +323,11 @@ def main(parent_pid: int) -> None:
     send_frame(connection, nonce, READY)
     while (frame := receive_frame(connection)) is not None:
         nonce, data = frame
-        reply = child.serve(Request.decode(data)).encode() if data else b""
+        reply = b""
+        if data:
+            request = Request.decode(data)
+            sender.message_id = request.message_id
+            reply = child.serve(request).encode()
         sys.stdout.flush()
         sys.stderr.flush()
         send_frame(connection, nonce, reply)

@@ -158,7 +158,7 @@ class WorkerLanes:
         return await self._calls.run(call, timeout_s, what=what)
 
     async def run_in_process(self, request: Request, timeout_s: float | None) -> Reply:
-        answer = await self._processes.run(request.encode(), timeout_s=timeout_s)
+        answer = await self._processes.run(request.encode(), timeout_s=timeout_s, message_id=request.message_id)
         try:
             return Reply.decode(answer)
         except (ValueError, TypeError) as error:

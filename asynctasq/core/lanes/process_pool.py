@@ -12,10 +12,13 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from contextvars import copy_context
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from asynctasq.core.lanes.child import NO_LIFESPAN, READY, ChildSettings
+from asynctasq.core.lanes.child_log import ChildLog, log_levels
 from asynctasq.core.lanes.pipe import BadAnswer, WorkerEnd
 from asynctasq.core.lanes.thread_pool import ThreadPool
 from asynctasq.errors import LifespanError, TaskTimeoutError, WorkerCrashedError
@@ -26,7 +29,8 @@ __all__ = ["ChildCrashed", "ProcessPool"]
 logger = get_logger(__name__)
 
 START = (
-    "import sys; sys.path.insert(0, sys.argv[1]); from asynctasq.core.lanes.child import main; main(int(sys.argv[2]))"
+    "import sys; sys.path.insert(0, sys.argv[1]); from asynctasq.core.lanes.child import main;"
+    " main(*map(int, sys.argv[2:]))"
 )
 LIBRARY = str(Path(__file__).parents[3])
 """With -P and this, a child imports nothing from the folder it is started in before it is given the worker's path."""
@@ -48,11 +52,13 @@ class _Child:
 
     def __init__(self, settings: ChildSettings) -> None:
         ours, theirs = socket.socketpair()
-        with theirs:
-            command = [sys.executable, "-P", "-c", START, LIBRARY, str(os.getpid())]
+        reading, sending = socket.socketpair()
+        with theirs, sending:
+            command = [sys.executable, "-P", "-c", START, LIBRARY, str(os.getpid()), str(sending.fileno())]
             self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-                command, stdin=theirs.fileno(), start_new_session=True
+                command, stdin=theirs.fileno(), start_new_session=True, pass_fds=[sending.fileno()]
             )
+        self.log = ChildLog(reading)
         self._pipe = WorkerEnd(ours, self._died, answer_bytes_max=settings.body_bytes_max + ANSWER_BYTES_EXTRA)
         self.tasks_run = 0
         self._settings = settings
@@ -64,7 +70,7 @@ class _Child:
         a failure of the attempt and no crash, if one of its lifespans could not be entered.
         """
         try:
-            answer = self._exchange(self._settings.encode(), START_S_MAX)
+            answer = self._exchange(replace(self._settings, log_levels=log_levels()).encode(), START_S_MAX)
         except TaskTimeoutError as error:  # the task has not run, so its own limit is not what was exceeded
             raise ChildCrashed(
                 f"a child process was not ready after {START_S_MAX:g} s; what does the application wait for at import?"
@@ -136,6 +142,7 @@ class _Child:
         self.kill()
         self._process.wait()
         self._pipe.close()
+        self.log.close()
 
 
 class _CancellableCall:
@@ -175,9 +182,10 @@ class ProcessPool:
         self._idle: list[_Child] = []
         self._busy: dict[_Child, None] = {}
 
-    async def run(self, request: bytes, *, timeout_s: float | None) -> bytes:
+    async def run(self, request: bytes, *, timeout_s: float | None, message_id: str = "") -> bytes:
         """Run one attempt in a child and return its reply; the time limit covers execution alone.
 
+        What the child logs under this message id is handled in the caller's context.
         Cancelling kills the child and waits until it has ended.
 
         Raises: TaskTimeoutError after the child was killed, ChildCrashed if it died by itself.
@@ -185,7 +193,8 @@ class ProcessPool:
         if self._slots is None:
             self._slots = asyncio.Semaphore(self._size)
         async with self._slots:
-            return await self._in_thread(partial(self._run_in_some_child, request, timeout_s))
+            begin_log = partial(ChildLog.begin, message_id=message_id, context=copy_context())
+            return await self._in_thread(partial(self._run_in_some_child, request, timeout_s, begin_log))
 
     async def _in_thread(self, call: Callable[["_CancellableCall"], bytes]) -> bytes:
         running = _CancellableCall()
@@ -198,10 +207,17 @@ class ProcessPool:
             future.exception()  # retrieved: the child was killed on purpose
             raise
 
-    def _run_in_some_child(self, request: bytes, timeout_s: float | None, running: "_CancellableCall") -> bytes:
+    def _run_in_some_child(
+        self,
+        request: bytes,
+        timeout_s: float | None,
+        begin_log: Callable[[ChildLog], None],
+        running: "_CancellableCall",
+    ) -> bytes:
         child = self._acquire()
         try:
             running.use(child)
+            begin_log(child.log)
             if child.tasks_run == 0:
                 child.wait_until_ready()
             return child.run(request, timeout_s)

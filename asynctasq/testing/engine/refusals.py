@@ -8,6 +8,7 @@ from types import FrameType, TracebackType
 
 from asynctasq.core.current_task import running_task
 from asynctasq.core.django_databases import InMemoryDatabase
+from asynctasq.core.tracebacks import exception_text
 from asynctasq.tasks.definition import definition_of, task_id_of
 from asynctasq.testing.errors import OtherLoopResource, RealWorldAccess, SimulationError
 from asynctasq.testing.loop.waits import Origin, origin_of
@@ -33,7 +34,7 @@ def refusal_in(error: BaseException) -> SimulationError | None:
 
 def _other_loop_error(error: BaseException) -> OtherLoopResource | None:
     """Return the error of the test if a task failed because something it used belongs to another event loop."""
-    found = next((each for each in _chain(error) if any(sign in str(each) for sign in _SIGNS)), None)
+    found = next((each for each in _chain(error) if any(sign in exception_text(each) for sign in _SIGNS)), None)
     if found is None:
         return None
     frames = [*_frames_down(found.__traceback__)]

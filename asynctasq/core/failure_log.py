@@ -1,0 +1,37 @@
+"""The log record of an attempt that failed: what trackers of errors and log searches see of it."""
+
+import logging
+
+from asynctasq.core.exception_codec import log_error
+from asynctasq.core.in_flight import InFlightAttempt
+from asynctasq.kernel.decide import Crashed, Failed, Outcome, Rejected, RetryRequested, Unrunnable
+from asynctasq.kernel.messages import Bury, Release, Settlement
+from asynctasq.logs import get_logger
+
+__all__ = ["LOGGER_NAME", "log_failure"]
+
+LOGGER_NAME = "asynctasq.attempts"
+logger = get_logger(LOGGER_NAME)
+
+
+def log_failure(attempt: InFlightAttempt, outcome: Outcome, settlement: Settlement) -> None:
+    """Log an attempt that failed, with its exception: an error where it becomes a dead letter, else a warning.
+
+    What the task's code asked for itself is less: a retry is an info, a rejection a warning, both without traceback.
+    """
+    exception = attempt.exception
+    if exception is None or not isinstance(outcome, Failed | Crashed | RetryRequested | Rejected | Unrunnable):
+        return
+    asked = isinstance(outcome, RetryRequested | Rejected)
+    if isinstance(settlement, Bury):
+        level, what = logging.WARNING if isinstance(outcome, Rejected) else logging.ERROR, "it becomes a dead letter"
+    else:
+        level = logging.INFO if asked else logging.WARNING
+        what = f"it is run again in {settlement.delay_s:g} s" if isinstance(settlement, Release) else "it ends"
+    if not logger.isEnabledFor(level):
+        return
+    text = f"{attempt} failed in attempt {attempt.lease.attempt}; {what}"
+    if asked and level < logging.ERROR:
+        logger.log(level, "%s: %s", text, f"{outcome.error.type}: {outcome.error.message}")
+    else:
+        log_error(logger, level, text, exception)
