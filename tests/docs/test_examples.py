@@ -21,6 +21,7 @@ HOW_TO = (
     "keep-tasks-unique",
     "limit-tasks",
     "priorities",
+    "read-the-log",
     "replay-a-failure",
     "retries",
     "run-every-night",
