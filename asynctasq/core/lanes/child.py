@@ -47,6 +47,7 @@ PARENT_CHECK_S = 1.0
 READY = b"ready"
 NO_LIFESPAN = b"no lifespan: "
 """What a child says that could import the application but not enter its lifespans; then why."""
+Places = tuple[list[str], str | None, list[str], list[str]]
 
 
 class ReplyKind(enum.Enum):
@@ -143,17 +144,15 @@ class ChildSettings:
     def encode(self) -> bytes:
         """Return the bytes for the pipe."""
         places = [self.modules, self.root, self.folders, self.path]
-        return packb([*places, self.body_bytes_max, self.databases, self.driver, self.lifespans, self.log_levels])
+        return packb([places, self.body_bytes_max, self.databases, self.driver, self.lifespans, self.log_levels])
 
     @classmethod
     def decode(cls, data: bytes) -> "ChildSettings":
         """Rebuild from `encode`."""
-        fields = cast(
-            "tuple[list[str], str | None, list[str], list[str], int, DatabaseSettings, str | None, list[str],"
-            " dict[str, int]]",
-            unpackb(data),
+        places, body_bytes_max, databases, driver, lifespans, log_levels = cast(
+            "tuple[Places, int, DatabaseSettings, str | None, list[str], dict[str, int]]", unpackb(data)
         )
-        modules, root, folders, path, body_bytes_max, databases, driver, lifespans, log_levels = fields
+        modules, root, folders, path = places
         return cls(
             modules=tuple(modules),
             root=root,
