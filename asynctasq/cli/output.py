@@ -190,7 +190,10 @@ class JsonFormatter(logging.Formatter):
 
 
 def _text_of(value: object) -> str:
-    return bounded_text(repr(value), EXTRA_BYTES_MAX)
+    try:
+        return bounded_text(repr(value), EXTRA_BYTES_MAX)
+    except Exception:  # noqa: BLE001 - __repr__ of user code
+        return f"<{type(value).__name__} that has no text>"
 
 
 def configure_logging(level: str, *, as_json: bool) -> None:

@@ -2,10 +2,11 @@
 
 import io
 import json
+import logging
 
 import pytest
 
-from asynctasq.cli.output import AttemptLines
+from asynctasq.cli.output import AttemptLines, JsonFormatter, TextFormatter
 from asynctasq.kernel.ledger import Entry, Kind
 
 RAN_S = 0.013
@@ -61,3 +62,43 @@ def test_json_tells_the_instant_it_runs_again() -> None:
     assert later["due_at"] == "2023-11-14T22:14:20+00:00"
     assert later["duration_s"] == pytest.approx(RAN_S, abs=1e-6)
     assert [one["due_at"] for one in (retried, done, lost)] == [None, None, None]
+
+
+def record_with(**fields: object) -> logging.LogRecord:
+    return logging.makeLogRecord({"name": "shop", "levelname": "INFO", "msg": "sold", **fields})
+
+
+def test_a_record_of_an_attempt_names_it_and_others_do_not() -> None:
+    inside = TextFormatter().format(record_with(task="shop:Charge", task_id="m-1", attempt=2))
+    outside = TextFormatter().format(record_with(task_id=None))
+
+    assert inside.endswith("INFO shop sold [shop:Charge m-1 attempt 2]")
+    assert outside.endswith("INFO shop sold")
+
+
+def test_json_has_the_attempt_and_what_else_the_record_has() -> None:
+    found = json.loads(JsonFormatter().format(record_with(task_id="m-1", order={"id": 7}, queue=None)))
+
+    assert (found["task_id"], found["order"], found["message"]) == ("m-1", {"id": 7}, "sold")
+    assert "queue" not in found
+
+
+class NoText:
+    def __repr__(self) -> str:
+        raise ValueError("no text")
+
+
+@pytest.mark.parametrize("value", [{1, 2}, b"\xff", {(1, 2): 3}, "loop", NoText()])
+def test_what_json_does_not_have_is_a_text(value: object) -> None:
+    if value == "loop":
+        value = loop = list[object]()
+        loop.append(loop)
+
+    found = json.loads(JsonFormatter().format(record_with(odd=value, fine=7)))
+
+    assert isinstance(found["odd"], str)
+    assert found["fine"] == 7
+
+
+def test_a_field_can_not_replace_the_records_own() -> None:
+    assert json.loads(JsonFormatter().format(record_with(event="forged", level="none")))["event"] == "log"
