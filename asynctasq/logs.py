@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import Final, Protocol
 
+from asynctasq.kernel.messages import bounded_text
 from asynctasq.kernel.texts import printable
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "STANDARD_FIELDS",
     "AttemptFilter",
     "Logged",
+    "extra_text",
     "get_logger",
     "running_attempt",
     "worker_name",
@@ -22,6 +24,8 @@ ATTEMPT_FIELDS: Final = ("task", "task_id", "attempt", "queue", "worker")
 
 STANDARD_FIELDS: Final = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 """The attributes that every record has; others come by `extra` and filters."""
+
+EXTRA_BYTES_MAX: Final = 2_000
 
 
 class Logged(Protocol):
@@ -49,6 +53,15 @@ class AttemptFilter(logging.Filter):
         for name in ATTEMPT_FIELDS:
             record.__dict__.setdefault(name, fields.get(name))
         return True
+
+
+def extra_text(value: object) -> str:
+    """Return the text of a field that a record has by `extra`: whole characters, bounded, whatever the value does."""
+    try:
+        text = value if isinstance(value, str) else repr(value)
+        return bounded_text(text.encode("utf-8", "backslashreplace").decode(), EXTRA_BYTES_MAX)
+    except Exception:  # noqa: BLE001 - __repr__ of user code
+        return f"<{type(value).__name__} that has no text>"
 
 
 def get_logger(name: str) -> logging.Logger:

@@ -10,9 +10,8 @@ from typing import TextIO
 
 from asynctasq.kernel.ledger import Entry, Kind
 from asynctasq.kernel.limits import runs_no_task
-from asynctasq.kernel.messages import bounded_text
 from asynctasq.kernel.texts import printable, printable_lines
-from asynctasq.logs import STANDARD_FIELDS, AttemptFilter
+from asynctasq.logs import STANDARD_FIELDS, AttemptFilter, extra_text
 
 __all__ = ["AttemptLines", "JsonFormatter", "TextFormatter", "configure_logging"]
 
@@ -161,8 +160,6 @@ class TextFormatter(logging.Formatter):
 
 
 SCALARS = (str, int, float)
-EXTRA_BYTES_MAX = 2_000
-"""How much is kept of the text of a value that JSON does not have."""
 
 
 class JsonFormatter(logging.Formatter):
@@ -182,18 +179,11 @@ class JsonFormatter(logging.Formatter):
             if name not in STANDARD_FIELDS and value is not None:
                 fields.setdefault(name, value)
         try:
-            return json.dumps(fields, default=_text_of)
+            return json.dumps(fields, default=extra_text)
         except (TypeError, ValueError):  # keys that are no texts, or a value that contains itself
             return json.dumps(
-                {name: value if isinstance(value, SCALARS) else _text_of(value) for name, value in fields.items()}
+                {name: value if isinstance(value, SCALARS) else extra_text(value) for name, value in fields.items()}
             )
-
-
-def _text_of(value: object) -> str:
-    try:
-        return bounded_text(repr(value), EXTRA_BYTES_MAX)
-    except Exception:  # noqa: BLE001 - __repr__ of user code
-        return f"<{type(value).__name__} that has no text>"
 
 
 def configure_logging(level: str, *, as_json: bool) -> None:

@@ -18,7 +18,7 @@ from typing import Any, cast
 from asynctasq.codec.typed_msgpack import packb, unpackb
 from asynctasq.core.exception_codec import pack_exception, unpack_exception
 from asynctasq.kernel.messages import bounded_text
-from asynctasq.logs import STANDARD_FIELDS, get_logger
+from asynctasq.logs import STANDARD_FIELDS, extra_text, get_logger
 
 __all__ = ["ChildLog", "RecordSender", "log_levels", "send_records"]
 
@@ -29,7 +29,6 @@ FRAME_BYTES_MAX = 512 * 1024
 TEXT_BYTES_MAX = 64 * 1024
 EXTRAS_MAX = 100
 """How many fields a record may have by `extra`."""
-EXTRA_BYTES_MAX = 2_000
 LEVELS_MAX = 1_000
 CLOSE_S_MAX = 1.0
 """How long the last records of a child that has ended may take to be handled."""
@@ -176,10 +175,11 @@ class RecordSender(logging.Handler):
 
 def encode_record(message_id: str, record: logging.LogRecord) -> bytes:
     """Return a record as bytes: texts bounded, of extra fields what is plain, else its `repr`."""
-    fields = {name: _plain(record.__dict__.get(name), TEXT_BYTES_MAX) for name in FIELDS}
-    fields["msg"] = bounded_text(record.getMessage(), TEXT_BYTES_MAX)
+    fields = {name: _plain(record.__dict__.get(name)) for name in FIELDS}
+    message = record.getMessage().encode("utf-8", "backslashreplace").decode()
+    fields["msg"] = bounded_text(message, TEXT_BYTES_MAX)
     extras = [(name, value) for name, value in record.__dict__.items() if name not in STANDARD_FIELDS]
-    plain = {str(name): _plain(value, EXTRA_BYTES_MAX) for name, value in extras[:EXTRAS_MAX]}
+    plain = {str(name): _plain(value) for name, value in extras[:EXTRAS_MAX]}
     error = record.exc_info[1] if record.exc_info else None
     frame = packb([message_id, fields, plain, None if error is None else pack_exception(error)])
     if len(frame) > FRAME_BYTES_MAX:
@@ -187,11 +187,10 @@ def encode_record(message_id: str, record: logging.LogRecord) -> bytes:
     return frame
 
 
-def _plain(value: object, bytes_max: int) -> object:
+def _plain(value: object) -> object:
     if value is None or isinstance(value, bool | float) or (isinstance(value, int) and abs(value) < 1 << 63):
         return value
-    text = value if isinstance(value, str) else repr(value)
-    return bounded_text(text.encode("utf-8", "backslashreplace").decode(), bytes_max)
+    return extra_text(value)
 
 
 def send_records(connection: socket.socket, levels: Mapping[str, int]) -> RecordSender:

@@ -114,6 +114,8 @@ async def test_what_can_hardly_be_sent_loses_no_other_record(pool: ProcessPool, 
     await until(lambda: any(record.getMessage() == "fine" for record in log.records))
     huge = next(record for record in log.records if record.getMessage().startswith("huge"))
     assert len(huge.getMessage()) < FRAME_BYTES_MAX
+    odd = next(record for record in log.records if record.getMessage() == "extra")
+    assert (odd.odd, odd.big, odd.half) == ("<NoText that has no text>", str(1 << 80), "\\ud800")  # type: ignore[attr-defined]
 
 
 async def test_an_application_that_configures_logging_in_the_child_has_it_there(
