@@ -28,6 +28,7 @@ QUEUES = ("a", "b")
 DELAYS_S = (0.0, 0.0, 0.0, 60.0, 120.0, 86400.0)
 """Multiples of a minute, as are leases and what the clock is moved by: real time, which passes too, never decides."""
 LEVELS: tuple[Priority, ...] = (NORMAL, "high", NORMAL, "low")
+FAIR_KEYS = ("", "f0", "", "f1", "f0", "f2")
 LEASES_S = (60.0, 600.0)
 KEYS: tuple[UniqueKey, ...] = (
     *(UniqueKey(key="k0"), UniqueKey(key="k0", until="started"), UniqueKey(key="k0", on_conflict="replace")),
@@ -82,7 +83,9 @@ class _Pair:
         name = f"{self.prefix}-{number % 8}"
         delay_s = DELAYS_S[delay % len(DELAYS_S)]
         body, level = f"{name} {queue}".encode(), LEVELS[(number + delay) % len(LEVELS)] if self.has_levels else NORMAL
-        return Message(id=name, queue=self.queue(queue), body=body, delay_s=delay_s, priority=level)
+        fair_key = FAIR_KEYS[(number + queue) % len(FAIR_KEYS)] if self.store.capabilities.fair else ""
+        made = Message(id=name, queue=self.queue(queue), body=body, delay_s=delay_s, priority=level)
+        return replace(made, fair_key=fair_key)
 
     def keyed(self, number: int, key: int, *, queue: int) -> Message:
         """Return such a message with one of few unique keys, or with none; without one where none is claimed."""
