@@ -149,8 +149,8 @@ class Driver(Protocol):
 
         Where `fair` is claimed, a message that has a `fair_key` and no delay waits by rank until it is first reserved,
         beside those of its queue and level that wait by `visible_at`. Its rank is given when it is stored: one more
-        than the largest rank of a message of its key that waits so, at least the rank of who is first in line, or 1 if
-        nobody is. Equal ranks go by arrival. Messages that are stored together are ranked one after the other. Of the
+        than the largest rank of a message of its key that waits so, and than that of who is first in line; 1 if nobody
+        waits so. Equal ranks go by arrival. Messages that are stored together are ranked one after the other. Of the
         calls of one instance that take something from a queue the first, third and so on begin in each level with the
         messages by `visible_at`, the others with those by rank. A rank is shown nowhere: who waits by rank has been
         visible since it was enqueued.

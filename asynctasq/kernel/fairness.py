@@ -23,11 +23,12 @@ def check_fair_key(key: object) -> str:
     return key
 
 
-def next_rank(first: int | None, last: int | None) -> int:
+def next_rank(first: int, last: int) -> int:
     """Return the rank of a new message, which waits behind those of a lower rank, or of the same and stored before.
 
     `first` is the rank of the message that is first in its line, `last` the largest of those of its key which wait
-    there; None where there is no such message. So the messages of a key have ranks that follow each other, and a key
-    of which none waits begins where the line begins.
+    there; 0 where there is no such message. So the messages of a key have ranks that follow each other, and a key of
+    which none waits begins in the next round. In the present one it could come again and again, and the others never:
+    nobody remembers that it was served.
     """
-    return max(1 if first is None else first, 1 if last is None else last + 1)
+    return 1 + max(first, last)

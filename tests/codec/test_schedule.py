@@ -35,6 +35,7 @@ tickers = st.builds(
             on_conflict=st.sampled_from(ON_CONFLICTS),
         ),
         priority=st.sampled_from(PRIORITIES),
+        fair_key=st.sampled_from(["", "acme", "é b"]),
     ),
     next_at=instants,
     last_at=instants,

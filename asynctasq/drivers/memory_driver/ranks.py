@@ -31,7 +31,7 @@ class Ranks:
             of_key.pop()
         while of_key and not self._waits(of_key[0]):
             of_key.popleft()
-        row.rank = next_rank(first[0][0] if first else None, of_key[-1].rank if of_key else None)
+        row.rank = next_rank(first[0][0] if first else 0, of_key[-1].rank if of_key else 0)
         heapq.heappush(first, (row.rank, row.arrival, row))
         of_key.append(row)
 

@@ -283,7 +283,8 @@ class Statements:
     def _enqueue_fair(self) -> str:
         """Do `enqueue_keyed` with one more array, the fair keys of those that wait by rank, NULL for the others.
 
-        `place` is the rank of the first new message of a key in its line; only messages that can be stored take ranks.
+        `place` is the rank of the first new message of a key in its line, as if all were stored one by one: where
+        nobody waits, the first key of the batch has rank 1, the others follow it. What is not stored takes no rank.
         Ranks are no later than now, whatever others have stored there: who waits by rank is visible.
         """
         m = self._m
@@ -297,13 +298,17 @@ class Statements:
                     AND NOT EXISTS (SELECT FROM {m} m WHERE m.unique_key = g.unique_key AND {HOLDS_KEY})
                     AND ($6::text IS NULL OR $6::text = (SELECT s.id FROM {self._store} s))
             ), placed AS MATERIALIZED (
-                SELECT k.queue, k.fair_key, GREATEST(
-                    COALESCE((SELECT m.visible_us FROM {m} m WHERE m.queue = k.queue AND m.reason IS NULL
-                        ORDER BY m.visible_us, m.seq LIMIT 1), 1),
-                    COALESCE((SELECT LEAST(m.visible_us, clock.us) FROM {m} m
+                SELECT k.queue, k.fair_key, 1 + COALESCE(GREATEST(
+                    (SELECT LEAST(m.visible_us, clock.us) FROM {m} m WHERE m.queue = k.queue AND m.reason IS NULL
+                        ORDER BY m.visible_us, m.seq LIMIT 1),
+                    (SELECT LEAST(m.visible_us, clock.us) FROM {m} m
                         WHERE m.queue = k.queue AND m.fair_key = k.fair_key AND {RANKED}
-                        ORDER BY m.visible_us DESC LIMIT 1) + 1, 1)) AS place
-                FROM clock, (SELECT DISTINCT queue, fair_key FROM given WHERE fair_key IS NOT NULL) k
+                        ORDER BY m.visible_us DESC LIMIT 1)), k.key - 1) AS place
+                FROM clock, (
+                    SELECT queue, fair_key, LEAST(2, row_number() OVER (PARTITION BY queue ORDER BY min(position)))
+                        AS key
+                    FROM given WHERE fair_key IS NOT NULL GROUP BY queue, fair_key
+                ) k
             ), inserted AS (
                 INSERT INTO {m} (id, queue, body, visible_us, enqueued_us, unique_key, unique_started, fair_key)
                 SELECT g.id, g.queue, g.body, CASE WHEN g.fair_key IS NULL THEN clock.us + g.delay_us

@@ -26,11 +26,11 @@ INSERT = """INSERT OR IGNORE INTO asynctasq_message
     (id, queue, visible_us, enqueued_us, body, unique_key, unique_started) VALUES (?, ?, ?, ?, ?, ?, ?)"""
 # An instant for who waits by time, else a rank: one row after the other, so that each sees those before it. A rank is
 # never later than now: whatever others have stored there, the message is visible.
-PLACE = f"""CASE WHEN ? THEN min(?, max(
+PLACE = f"""CASE WHEN ? THEN min(?, 1 + max(
         coalesce((SELECT visible_us FROM asynctasq_message WHERE queue = ? AND death IS NULL
-            ORDER BY visible_us LIMIT 1), 1),
+            ORDER BY visible_us LIMIT 1), 0),
         coalesce((SELECT visible_us FROM asynctasq_message WHERE queue = ? AND fair_key = ? AND {RANKED}
-            ORDER BY visible_us DESC LIMIT 1) + 1, 1))) ELSE ? END"""
+            ORDER BY visible_us DESC LIMIT 1), 0))) ELSE ? END"""
 INSERT_FAIR = f"""INSERT OR IGNORE INTO asynctasq_message
     (id, queue, enqueued_us, body, unique_key, unique_started, fair_key, visible_us)
     VALUES (?, ?, ?, ?, ?, ?, ?, {PLACE})"""

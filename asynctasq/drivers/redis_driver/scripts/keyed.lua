@@ -63,12 +63,12 @@ local function hold_key(message, header)
   end
 end
 
--- Take the next rank of a key: behind what waits of it, and not before who is first in line. A rank is never later than
+-- Take the next rank of a key: behind what waits of it, and behind who is first in line. A rank is never later than
 -- now: whatever others have stored there, the message is visible.
 local function take_rank(line, key, id)
   local ranks = base .. 'ranks:' .. line
   local last = redis.call('ZREVRANGEBYLEX', ranks, '(' .. key .. '\1', '[' .. key .. '\0', 'LIMIT', 0, 1)[1]
-  local rank = math.max(first_score(base .. 'due:' .. line) or 1, last and (tonumber(sub(last, -16)) or 0) + 1 or 1)
+  local rank = 1 + math.max(first_score(base .. 'due:' .. line) or 0, last and tonumber(sub(last, -16)) or 0)
   rank = min(rank, now)
   redis.call('ZADD', ranks, 0, key .. '\0' .. padded(rank))
   redis.call('HSET', FAIR, id, key)
