@@ -84,7 +84,10 @@ def priority_in(line: str) -> Priority:
     if MARK not in line:
         return NORMAL
     letter = line.partition(MARK)[2][:1]
-    return next((level for level in PRIORITIES if level[0] == letter), NORMAL)
+    for level in PRIORITIES:
+        if level[0] == letter:
+            return level
+    return NORMAL
 
 
 class LevelTurns:

@@ -205,7 +205,7 @@ WRONG_FAIR: tuple[Wrong, ...] = tuple(
         (RanksByArrival, "test_fair.test_keys_take_turns", True),
         (BeginsBesideTheFirst, "test_fair.test_a_key_that_waits_does_not_starve", True),
         (RanksABatchAtOnce, "test_fair.test_a_batch_is_ranked_one_after_the_other", False),
-        (KeepsRanksOfTheRemoved, "test_fair.test_what_was_removed_has_no_rank_any_more", True),
+        (KeepsRanksOfTheRemoved, "test_fair.test_what_was_removed_has_no_rank_any_more", False),
         (SpendsRanksOnKnownIds, "test_fair.test_an_id_that_lives_takes_no_rank", True),
         (RanksTheDelayed, "test_fair.test_a_delayed_message_waits_by_time", True),
         (RetriesBehindTheRanked, "test_fair.test_a_released_message_waits_by_time", True),

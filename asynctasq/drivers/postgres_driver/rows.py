@@ -178,7 +178,7 @@ def first_visible_us(rows: Sequence[Any], lines: Sequence[str], limit: int, now_
     """Return where each line that a claim scanned begins: at its first message, or now if it had none."""
     first_us: dict[str, int] = dict.fromkeys(lines, now_us) if len(rows) < limit else {}
     for row in reversed(rows):
-        first_us[lines[row[0] - 1]] = row[1]
+        first_us[lines[int(row[0]) - 1]] = row[1]
     return first_us
 
 
