@@ -117,6 +117,11 @@ class MessageFactory:
             from asynctasq.tasks.unique_keys import unique_key_of  # few tasks are unique
 
             unique = unique_key_of(options.unique, task, definition, given, self.limits)
+        fair_key = ""
+        if options.fair_key is not None:
+            from asynctasq.tasks.fair_keys import fair_key_of  # few tasks have one
+
+            fair_key = fair_key_of(options.fair_key, task, definition, given)
         task_id = options.task_id or self.new_id() if context is None else context.task_id
         set_dispatched(task, task_id, datetime.fromtimestamp(now, UTC))
         return Message(
@@ -132,6 +137,7 @@ class MessageFactory:
             delay_s=delay_s,
             unique=unique,
             priority=options.priority,
+            fair_key=fair_key,
         )
 
 
@@ -329,7 +335,7 @@ def living_ids(tasks: Sequence[BaseTask[Any]], ids: list[str], stored: Sequence[
 
 
 def check_supported(task: BaseTask[Any], driver: Driver) -> None:
-    """Raise UnsupportedFeature for a task that needs what the driver lacks: results, keys, limits, priorities."""
+    """Raise UnsupportedFeature for a task that needs what the driver lacks: results, keys, limits, levels."""
     options = options_of(task)
     if options.keep_result_s is not None and not driver.capabilities.keeps_results:
         name = definition_of(type(task)).name
@@ -346,6 +352,11 @@ def check_supported(task: BaseTask[Any], driver: Driver) -> None:
         name = definition_of(type(task)).name
         raise UnsupportedFeature(
             f"{name} has priority {options.priority!r}, but {driver} has no priorities; use a queue of its own for it"
+        )
+    if options.fair_key is not None and not driver.capabilities.fair:
+        raise UnsupportedFeature(
+            f"{definition.name} has fair_key set, but {driver} gives no key its turn; use a queue for each key and "
+            "let the worker weight them (-q a:1,b:1), or sqlite, redis or postgres"
         )
 
 

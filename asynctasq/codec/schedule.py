@@ -7,6 +7,7 @@ from asynctasq.codec.limits import Limits
 from asynctasq.codec.typed_msgpack import packb
 from asynctasq.codec.values import unpack
 from asynctasq.errors import CodecError, DispatchError, UndecodableBody
+from asynctasq.kernel.fairness import check_fair_key
 from asynctasq.kernel.messages import ON_CONFLICTS, UNTILS, UniqueKey, check_queue_name, is_unique_key
 from asynctasq.kernel.priority import NORMAL, check_priority
 from asynctasq.kernel.schedule import (
@@ -25,6 +26,8 @@ __all__ = ["decode_note", "decode_ticker", "encode_note", "encode_ticker"]
 VERSION: Final = 1
 LIMITS: Final = Limits(depth_max=4, items_max=100, body_bytes_max=2**31)
 """What a ticker or a note may hold: others may write to the store, too. The envelope around it bounds its bytes."""
+USUAL: Final[tuple[object, ...]] = (None, NORMAL, "")
+"""Unique key, level and fair key of most schedules; what only such values would follow is left out."""
 WINDOW_S_MIN: Final = 1e-6
 LATEST_INSTANT: Final = 253_402_300_799.0  # the last second that datetime can name
 
@@ -34,14 +37,12 @@ def encode_ticker(ticker: Ticker) -> bytes:
     definition = ticker.definition
     rule = definition.rule
     wire = [rule.expression, rule.tz] if isinstance(rule, CronRule) else rule.period_s
-    settings: list[object] = [definition.misfire, definition.jitter_s]
-    unique, has_level = definition.unique, definition.priority != NORMAL
-    if unique is not None:
-        settings.append([unique.key, unique.until, unique.window_s, unique.on_conflict])
-    elif has_level:
-        settings.append(None)
-    if has_level:
-        settings.append(definition.priority)
+    unique = definition.unique
+    held = None if unique is None else [unique.key, unique.until, unique.window_s, unique.on_conflict]
+    further: list[object] = [held, definition.priority, definition.fair_key]
+    while further and further[-1] == USUAL[len(further) - 1]:
+        further.pop()
+    settings = [definition.misfire, definition.jitter_s, *further]
     state = [ticker.next_at, ticker.last_at]
     return packb([VERSION, definition.name, definition.queue, wire, settings, definition.template, state])
 
@@ -54,8 +55,7 @@ def decode_ticker(data: bytes) -> Ticker:
     try:
         version, name, queue, wire, settings, template, state = cast("list[object]", unpack(data, limits=LIMITS))
         misfire, jitter_s, *further = cast("list[object]", settings)
-        without: list[object] = [None, NORMAL]
-        unique, level = [*further, *without[len(further) :]]
+        unique, level, fair_key = [*further, *USUAL[len(further) :]]
         next_at, last_at = cast("list[object]", state)
         if version != VERSION or type(template) is not bytes:
             raise ValueError("it is of another version, or not one")
@@ -68,6 +68,7 @@ def decode_ticker(data: bytes) -> Ticker:
             template=template,
             unique=_unique(unique),
             priority=check_priority(level),
+            fair_key=check_fair_key(fair_key) if fair_key != "" else "",
         )
         return Ticker(definition=definition, next_at=_instant(next_at), last_at=_instant(last_at))
     except (DispatchError, StopIteration, TypeError, ValueError) as error:

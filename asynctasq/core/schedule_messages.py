@@ -88,6 +88,7 @@ def _definition(item: ScheduledTask, factory: MessageFactory, limits: Limits) ->
         template=encode_envelope(envelope, limits=limits),
         unique=message.unique,
         priority=message.priority,
+        fair_key=message.fair_key,
     )
 
 
@@ -154,7 +155,8 @@ class ScheduleMessages:
         self, definition: ScheduleDefinition, template: Envelope, message_id: str, now: float, delay_s: float
     ) -> Message:
         envelope = replace(template, dispatched_at=max(0.0, now))
-        return replace(self._message(message_id, definition, envelope, delay_s), unique=definition.unique)
+        message = self._message(message_id, definition, envelope, delay_s)
+        return replace(message, unique=definition.unique, fair_key=definition.fair_key)
 
     def _message(self, message_id: str, definition: ScheduleDefinition, envelope: Envelope, delay_s: float) -> Message:
         queue = definition.queue

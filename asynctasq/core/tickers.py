@@ -70,15 +70,20 @@ class Tickers:
         if scheduled:
             self._definitions = definitions_of(scheduled)
             check_keeps_schedules(self._driver)
-            self._check_unique()
+            self._check_keys()
             self._queues = {definition.queue: None for definition in self._definitions.values()}
             self._keeping = asyncio.create_task(self._keep(), name="schedules")
 
-    def _check_unique(self) -> None:
+    def _check_keys(self) -> None:
         for name, definition in self._definitions.items():
             if definition.unique is not None and not self._driver.capabilities.unique:
                 raise UnsupportedFeature(
                     f"the task of schedule {name!r} has unique set, which {self._driver} can't keep"
+                )
+            if definition.fair_key and not self._driver.capabilities.fair:
+                raise UnsupportedFeature(
+                    f"the task of schedule {name!r} has fair_key set, but {self._driver} gives no key its turn; use "
+                    "on it a queue for each key, or no fair_key"
                 )
 
     async def stop(self) -> None:

@@ -136,7 +136,7 @@ class Driver(Protocol):
         are told with their holders, as `Enqueued`. Where it is not claimed, a key raises UnsupportedFeature.
 
         Raises: InvalidQueueName, BodyTooLarge, UniqueConflictError, and UnsupportedFeature for a priority other than
-        normal where `priorities` is not claimed: nothing was stored.
+        normal where `priorities` is not claimed, or a fair key where `fair` is not: nothing was stored.
         """
         ...
 
@@ -146,6 +146,14 @@ class Driver(Protocol):
         Where `priorities` is claimed, within a queue by level first: high, normal, low. Of twenty calls of one instance
         that take something from a queue (those of `turn` among them), the tenth begins with normal and the twentieth
         with low.
+
+        Where `fair` is claimed, a message that has a `fair_key` and no delay waits by rank until it is first reserved,
+        beside those of its queue and level that wait by `visible_at`. Its rank is given when it is stored: one more
+        than the largest rank of a message of its key that waits so, and than that of who is first in line; 1 if nobody
+        waits so. Equal ranks go by arrival. Messages that are stored together are ranked one after the other. Of the
+        calls of one instance that take something from a queue the first, third and so on begin in each level with the
+        messages by `visible_at`, the others with those by rank. A rank is shown nowhere: who waits by rank has been
+        visible since it was enqueued.
 
         Takes over messages whose lease ran out, counting a crash on each. Returns as soon as there is at
         least one, at the latest `wait_s` later with none. Waiting sleeps until the next `visible_at` or a

@@ -44,8 +44,8 @@ def unique_messages(messages: Iterable[Message]) -> list[Message]:
 
 
 def has_keys(messages: Iterable[Message]) -> bool:
-    """Say whether some of the messages have a unique key."""
-    return any(message.unique is not None for message in messages)
+    """Say whether some of the messages have a unique or a fair key, so that each is stored after those before it."""
+    return any(message.unique is not None or message.fair_key for message in messages)
 
 
 class UniqueOutcome:

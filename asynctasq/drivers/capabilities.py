@@ -48,6 +48,7 @@ class Capabilities:
     reports_progress: `ReportsProgress`, and `find` shows who holds a lease, and since when.
     cancels_running: `CancelsRunning`.
     priorities: within a queue reserve goes by `Message.priority` first; a driver without refuses all but `normal`.
+    fair: messages with a `fair_key` take turns, key by key; a driver without refuses them.
     body_bytes_max: largest accepted body in bytes, None for no limit but memory.
     delay_s_max: longest delay the backend takes in one step, None for no limit; longer ones go step by step.
     dead_ttl, dead_max: how many seconds a dead letter is kept, and how many in a queue; None if they are not removed.
@@ -72,6 +73,7 @@ class Capabilities:
     unique: Support = NO
     reserves_released: Support = NO
     priorities: Support = NO
+    fair: Support = NO
     body_bytes_max: int | None = None
     delay_s_max: float | None = None
     dead_ttl: float | None = None

@@ -4,12 +4,14 @@ from collections.abc import Iterable
 
 from asynctasq.drivers.base import Settlements
 from asynctasq.errors import DELAY_S_MAX, BodyTooLarge, ConfigError, DispatchError, UnsupportedFeature
+from asynctasq.kernel.fairness import check_fair_key
 from asynctasq.kernel.messages import UNIQUE_CHARS_MAX, Message, UniqueKey, check_queue_name, is_unique_key
 from asynctasq.kernel.priority import NORMAL, check_priority
 
 __all__ = [
     "ID_CHARACTERS_MAX",
     "check_at_least",
+    "check_fair",
     "check_follow_ups",
     "check_message_id",
     "check_messages",
@@ -42,8 +44,11 @@ def check_message_id(text: str) -> None:
         )
 
 
-def check_messages(messages: Iterable[Message], *, body_bytes_max: int | None) -> None:
-    """Raise before anything is stored: InvalidQueueName, BodyTooLarge, or DispatchError for an unusable id or level."""
+def check_messages(messages: Iterable[Message], *, body_bytes_max: int | None, fair: bool = False) -> None:
+    """Raise before anything is stored: InvalidQueueName, BodyTooLarge, or DispatchError for an unusable id or level.
+
+    A fair key raises UnsupportedFeature unless the driver is `fair`.
+    """
     for message in messages:
         check_queue_name(message.queue)
         check_message_id(message.id)
@@ -55,6 +60,18 @@ def check_messages(messages: Iterable[Message], *, body_bytes_max: int | None) -
             )
         if message.unique is not None:
             check_unique(message.unique)
+        if message.fair_key:
+            check_fair(message, fair=fair)
+
+
+def check_fair(message: Message, *, fair: bool) -> None:
+    """Raise DispatchError for a fair key that is none, UnsupportedFeature for any unless the driver is `fair`."""
+    check_fair_key(message.fair_key)
+    if not fair:
+        raise UnsupportedFeature(
+            f"message {message.id} has a fair key, and this driver gives no key its turn; nothing was stored. Use a "
+            "queue for each key and let the worker weight them (-q a:1,b:1), or dispatch it without `fair_key`"
+        )
 
 
 def check_unique(unique: UniqueKey) -> None:
@@ -75,11 +92,11 @@ def refuse_keys(messages: Iterable[Message], where: object) -> None:
         raise UnsupportedFeature(f"{where} can't keep a task unique; nothing was stored. Dispatch it without `unique`")
 
 
-def check_follow_ups(settlements: Settlements, *, body_bytes_max: int | None) -> None:
+def check_follow_ups(settlements: Settlements, *, body_bytes_max: int | None, fair: bool = False) -> None:
     """Do `check_messages` for the follow-ups, before anything is settled."""
     for _, settlement in settlements:
         if settlement.follow_ups:
-            check_messages(settlement.follow_ups, body_bytes_max=body_bytes_max)
+            check_messages(settlement.follow_ups, body_bytes_max=body_bytes_max, fair=fair)
 
 
 def check_queue_names(names: Iterable[str]) -> None:

@@ -1,7 +1,9 @@
-"""Where a driver keeps a queue's levels of priority: each is a line of its own, reserved as a queue is; no I/O.
+"""Where a driver keeps what waits in a queue: lines, each reserved as a queue is; names only, no I/O.
 
-The line of `normal` has the name of the queue. The names of the others end in what no name of a queue can hold, so a
-store without such messages is as it always was, and a message keeps its level for as long as it is stored.
+Each level of priority has a line by time, in the order of `visible_at`, and a line by rank, in which messages with fair
+keys wait until they are first reserved: then they move to the line by time. The line by time of `normal` has the name
+of the queue. The names of the others end in what no name of a queue can hold, so a store without such messages is as it
+always was, and a message keeps its level for as long as it is stored.
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,25 +12,65 @@ from typing import Final
 from asynctasq.kernel.messages import Lease, Message
 from asynctasq.kernel.priority import NORMAL, PRIORITIES, Priority, claim_order
 
-__all__ = ["LINE_NAME_BYTES_MAX", "LevelTurns", "line_of", "lines_of", "other_lines_between", "priority_in", "queue_in"]
+__all__ = [
+    "LINE_NAME_BYTES_MAX",
+    "LevelTurns",
+    "all_lines_of",
+    "is_by_rank",
+    "line_by_time",
+    "line_of",
+    "lines_of",
+    "other_lines_between",
+    "priority_in",
+    "queue_in",
+    "ranked_lines_of",
+]
 
 MARK: Final = "!"
+BY_RANK: Final = ":"
+"""What the name of a line by rank ends in, behind the mark and the first letter of the level."""
 SUFFIXES: Final[dict[Priority, str]] = {"high": f"{MARK}h", "normal": "", "low": f"{MARK}l"}
+RANKED_SUFFIXES: Final[dict[Priority, str]] = {level: f"{MARK}{level[0]}{BY_RANK}" for level in SUFFIXES}
 LINE_NAME_BYTES_MAX: Final = 82
+"""Of the lines by time; the drivers that keep lines by rank have room for any name."""
 
 
 def line_of(message: Message) -> str:
-    """Return the line in which a message is stored."""
+    """Return the line in which a new message waits."""
+    if message.fair_key and message.delay_s <= 0:
+        return message.queue + RANKED_SUFFIXES[message.priority]
     return message.queue if message.priority == NORMAL else message.queue + SUFFIXES[message.priority]
 
 
 def lines_of(queue: str) -> tuple[str, ...]:
-    """Return all lines of a queue, in the order in which most claims take them."""
+    """Return the lines of a queue by time, in the order in which most claims take them; dead letters are only there."""
     return tuple(queue + suffix for suffix in SUFFIXES.values())
 
 
+def ranked_lines_of(queue: str) -> tuple[str, ...]:
+    """Return the lines of a queue by rank."""
+    return tuple(queue + suffix for suffix in RANKED_SUFFIXES.values())
+
+
+def all_lines_of(queue: str) -> tuple[str, ...]:
+    """Return all lines of a queue."""
+    return lines_of(queue) + ranked_lines_of(queue)
+
+
+def is_by_rank(line: str) -> bool:
+    """Say whether messages wait in this line by rank."""
+    return line.endswith(BY_RANK) and MARK in line
+
+
+def line_by_time(line: str) -> str:
+    """Return the line to which messages of this one move when they are reserved: that of the level by time."""
+    if not is_by_rank(line):
+        return line
+    return queue_in(line) + SUFFIXES[priority_in(line)]
+
+
 def other_lines_between(queue: str) -> tuple[str, str]:
-    """Return two texts between which the names of the other levels' lines lie, byte by byte, and no other names."""
+    """Return two texts between which, byte by byte, the names of the other lines of a queue lie, and no other names."""
     return queue + MARK, queue + chr(ord(MARK) + 1)
 
 
@@ -41,8 +83,9 @@ def priority_in(line: str) -> Priority:
     """Return the level of a line; what no driver has written is normal."""
     if MARK not in line:
         return NORMAL
+    letter = line.partition(MARK)[2][:1]
     for level in PRIORITIES:
-        if level != NORMAL and line.endswith(SUFFIXES[level]):
+        if level[0] == letter:
             return level
     return NORMAL
 
@@ -56,9 +99,19 @@ class LevelTurns:
         self._claims: dict[str, int] = {}
 
     def lines(self, queues: Iterable[str]) -> list[str]:
-        """Return the lines of the next claim in their order; a queue named twice has them once."""
+        """Return the lines by time of the next claim in their order; a queue named twice has them once."""
         count = self._claims.get
         return [queue + SUFFIXES[level] for queue in dict.fromkeys(queues) for level in claim_order(count(queue, 0))]
+
+    def all_lines(self, queues: Iterable[str]) -> list[str]:
+        """Return all lines of the next claim in their order: of each level both, by turns this or that one first."""
+        found: list[str] = []
+        for queue in dict.fromkeys(queues):
+            claims = self._claims.get(queue, 0)
+            first, second = (RANKED_SUFFIXES, SUFFIXES) if claims % 2 else (SUFFIXES, RANKED_SUFFIXES)
+            for level in claim_order(claims):
+                found += (queue + first[level], queue + second[level])
+        return found
 
     def note(self, leases: Sequence[Lease]) -> None:
         """Note what a claim took."""

@@ -173,7 +173,8 @@ def is_unique_key(text: str) -> bool:
 class Message:
     """One invocation to store. `id` is the idempotency key; `delay_s` counts on the driver's clock.
 
-    It keeps its `priority` for as long as it is stored.
+    It keeps its `priority` for as long as it is stored. With a `fair_key`, "" for none, it takes turns with messages of
+    other keys until it is first reserved, unless it has a delay.
     """
 
     id: str
@@ -182,6 +183,7 @@ class Message:
     delay_s: float = 0.0
     unique: UniqueKey | None = None
     priority: Priority = NORMAL
+    fair_key: str = ""
 
     @property
     def size(self) -> int:
@@ -251,7 +253,8 @@ class Depth:
     """How many messages of one queue are in which state.
 
     `reserved` counts live leases; an expired one counts as ready. `oldest_age_s` is how long the
-    message that is first in line has been visible, in seconds; None when nothing is ready.
+    message that is first in line has been visible, in seconds, of several lines the longest; None when nothing is
+    ready.
     """
 
     ready: int

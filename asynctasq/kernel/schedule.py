@@ -106,6 +106,7 @@ class ScheduleDefinition:
     template: bytes
     unique: UniqueKey | None = None
     priority: Priority = NORMAL
+    fair_key: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from asynctasq.kernel.retry import Exponential, Fixed
 from asynctasq.tasks.class_checks import (
     check_driver_override,
     check_execute,
+    check_fair_key,
     check_limits,
     check_overrides,
     check_parameters,
@@ -33,6 +34,7 @@ from asynctasq.tasks.options import (
     SETTINGS,
     Duration,
     ExceptionTypes,
+    FairKey,
     Missing,
     Options,
     Priority,
@@ -95,6 +97,8 @@ class BaseTask(TaskMetadata, Generic[T_co]):
     to run with None in its place."""
     priority: ClassVar[Priority] = "normal"
     """Which messages of a queue run first: those of level "high", then "normal", then "low"."""
+    fair_key: ClassVar[FairKey | None] = None
+    """Whose work it is: the name of an argument or attribute, or a function of the task. Keys of a queue take turns."""
     retry_on: ClassVar[ExceptionTypes | None] = None
     """Retry a failure only if it is one of these; None for any. `should_retry` is asked about these alone."""
     give_up_on: ClassVar[ExceptionTypes | None] = None
@@ -145,6 +149,8 @@ class BaseTask(TaskMetadata, Generic[T_co]):
         elif not cls._has_constructor:
             check_parameters(cls, field_names(cls, _is_ours), RESERVED.difference(SETTINGS))
         cls._read_settings()
+        if isinstance(cls.fair_key, str):
+            check_fair_key(cls, cls._signature().names, of_function=not cls._arguments_become_attributes)
         check_schedules(cls)
         if cls.limits:
             check_limits(cls, cls._signature().names, of_function=not cls._arguments_become_attributes)
@@ -210,6 +216,7 @@ class BaseTask(TaskMetadata, Generic[T_co]):
         keep_result: bool | Duration | None = None,
         missing: Missing | None = None,
         priority: Priority | None = None,
+        fair_key: FairKey | None = None,
         task_id: str | UUID | None = None,
         unique: "Unique | bool | None" = None,
     ) -> Self:
@@ -226,6 +233,7 @@ class BaseTask(TaskMetadata, Generic[T_co]):
             keep_result=keep_result,
             missing=missing,
             priority=priority,
+            fair_key=fair_key,
             task_id=task_id,
         )
         if unique is not None:

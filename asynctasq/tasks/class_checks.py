@@ -12,6 +12,7 @@ from asynctasq.tasks.options import nearest_setting
 __all__ = [
     "check_driver_override",
     "check_execute",
+    "check_fair_key",
     "check_limits",
     "check_overrides",
     "check_parameters",
@@ -52,6 +53,15 @@ def check_execute(cls: type[object], mode: Mode) -> None:
         raise TaskDefinitionError(
             f"{cls.__qualname__}.execute must be `def`; for async code derive from AsyncTask or AsyncProcessTask"
         )
+
+
+def check_fair_key(cls: type[Any], parameters: Sequence[str], *, of_function: bool) -> None:
+    """Raise TaskDefinitionError if the fair key is the name of what the task will not have, as far as that is known."""
+    name = cls.fair_key
+    if name in parameters or (not of_function and (cls._has_constructor or hasattr(cls, name))):
+        return
+    has = ", ".join(parameters) or "none"
+    raise TaskDefinitionError(f"{cls.__qualname__}.fair_key names {name!r}, which is no argument of it; it has {has}")
 
 
 def check_schedules(cls: type[object]) -> None:

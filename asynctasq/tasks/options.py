@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from difflib import get_close_matches
-from typing import Literal, Protocol, TypeVar, cast
+from typing import Any, Literal, Protocol, TypeVar, cast
 from uuid import UUID
 
 from asynctasq.errors import DELAY_S_MAX, TaskSignal
@@ -19,6 +19,7 @@ __all__ = [
     "SETTINGS",
     "Duration",
     "ExceptionTypes",
+    "FairKey",
     "Missing",
     "Options",
     "Priority",
@@ -46,6 +47,7 @@ SETTINGS = (
     "keep_result",
     "missing",
     "priority",
+    "fair_key",
     "retry_on",
     "give_up_on",
     "unique",
@@ -80,6 +82,7 @@ NEVER_EXPIRES = "a task that never expires"
 
 Choice = TypeVar("Choice", bound=str)
 Duration = float | timedelta
+FairKey = str | Callable[[Any], object]
 ExceptionTypes = tuple[type[Exception], ...]
 RetryStrategy = Literal["fixed", "exponential"]
 RETRY_STRATEGIES: tuple[RetryStrategy, ...] = ("fixed", "exponential")
@@ -111,6 +114,7 @@ class Options:
     task_id: str | None = None
     expires_s: float | None = None
     priority: Priority = NORMAL
+    fair_key: FairKey | None = None
     at: float | None = None
     unique: UniqueSetting | None = None
 
@@ -214,6 +218,15 @@ def missing_model(value: object) -> Missing:
     return one_of(value, "missing", MISSING)
 
 
+def fair_key_source(value: object) -> FairKey | None:
+    """Return where the fair key is read; raise ValueError if that is neither a name nor a function of the task."""
+    if value is None or (callable(value) and not isinstance(value, type)):
+        return value
+    if isinstance(value, str) and value.isidentifier():
+        return value
+    raise ValueError(f"fair_key must be the name of an argument or attribute, or a function of the task, not {value!r}")
+
+
 def exception_types(value: object, what: str) -> ExceptionTypes | None:
     """Return the exception types of a setting, None if it is not used.
 
@@ -254,6 +267,7 @@ def changed_options(  # noqa: PLR0913 - the settings of a dispatch
     keep_result: object = None,
     missing: object = None,
     priority: object = None,
+    fair_key: object = None,
     task_id: object = None,
 ) -> dict[str, object]:
     """Return the fields of `Options` that these settings change, checked; None changes nothing."""
@@ -272,6 +286,8 @@ def changed_options(  # noqa: PLR0913 - the settings of a dispatch
         changes["missing"] = missing_model(missing)
     if priority is not None:
         changes["priority"] = one_of(priority, "priority", PRIORITIES)
+    if fair_key is not None:
+        changes["fair_key"] = fair_key_source(fair_key)
     if task_id is not None:
         changes["task_id"] = str(task_id if isinstance(task_id, UUID) else UUID(cast("str", task_id)))
     return changes
@@ -297,4 +313,5 @@ def class_options(source: object) -> Options:
         keep_result_s=keep_result_s(read("keep_result")),
         missing=missing_model(read("missing")),
         priority=one_of(read("priority"), "priority", PRIORITIES),
+        fair_key=fair_key_source(read("fair_key")),
     )

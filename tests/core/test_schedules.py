@@ -470,6 +470,12 @@ async def test_a_run_by_hand_is_beside_the_ticks() -> None:
     assert lease.message_id == "by-hand"
 
 
+class OfATenant(AsyncTask[None]):
+    fair_key = staticmethod(lambda _: "acme")
+
+    async def execute(self) -> None: ...
+
+
 class OnceAtATime(AsyncTask[None]):
     unique = True
 
@@ -490,6 +496,15 @@ async def test_a_unique_task_on_a_driver_without_keys_is_refused_at_the_start() 
 
     with pytest.raises(UnsupportedFeature, match="the task of schedule 'report' has unique set"):
         async with working(driver, scheduled(Every(hours=1), task=OnceAtATime)):
+            pass
+
+
+async def test_a_task_with_a_fair_key_on_a_driver_without_turns_is_refused_at_the_start() -> None:
+    driver = MemoryDriver()
+    driver.capabilities = replace(driver.capabilities, fair=NO)
+
+    with pytest.raises(UnsupportedFeature, match="the task of schedule 'report' has fair_key set"):
+        async with working(driver, scheduled(Every(hours=1), task=OfATenant)):
             pass
 
 

@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[2]
 HOW_TO = (
     "cancel-tasks",
     "engines-and-clients",
+    "fair-keys",
     "judge-a-real-run",
     "keep-tasks-unique",
     "limit-tasks",

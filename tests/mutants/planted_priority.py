@@ -98,7 +98,7 @@ def _follow_ups(original: Any) -> Any:
     return lambda self, messages: original(self, [replace(one, priority=NORMAL) for one in messages])
 
 
-@_plant(memory_module, "lines_of", "waits for normal messages only", "a low or high message wakes nobody")
+@_plant(memory_module, "all_lines_of", "waits for normal messages only", "a low or high message wakes nobody")
 def _one_line(original: Any) -> Any:
     return lambda queue: original(queue)[1:2]
 

@@ -48,7 +48,7 @@ class _FixedLines(LevelTurns):
         super().__init__()
         self._lines = lines
 
-    def lines(self, queues: Iterable[str]) -> list[str]:
+    def all_lines(self, queues: Iterable[str]) -> list[str]:
         del queues
         return self._lines
 
@@ -60,7 +60,7 @@ class LevelsGoBeforeQueues(MemoryDriver):
 
     def _reserve_now(self, queues: Sequence[str], limit: int, lease_s: float) -> list[Lease]:
         levels: LevelTurns = self._levels
-        lines = sorted(levels.lines(queues), key=lambda line: PRIORITIES.index(priority_in(line)))
+        lines = sorted(levels.all_lines(queues), key=lambda line: PRIORITIES.index(priority_in(line)))
         self._levels = _FixedLines(lines)
         try:
             return super()._reserve_now(queues, limit, lease_s)
@@ -120,9 +120,9 @@ class _OneCount(LevelTurns):
         super().__init__()
         self._total = 0
 
-    def lines(self, queues: Iterable[str]) -> list[str]:
+    def all_lines(self, queues: Iterable[str]) -> list[str]:
         self._claims.update(dict.fromkeys(queues, self._total))
-        return super().lines(queues)
+        return super().all_lines(queues)
 
     def note(self, leases: Sequence[Lease]) -> None:
         self._total += bool(leases)

@@ -18,10 +18,11 @@ from asynctasq.testing.conformance.report import Entry, Report, render_markdown,
 from asynctasq.testing.conformance.running import run_conformance_test
 from tests.mutants.wrong_cancelling import WRONG_CANCELLING
 from tests.mutants.wrong_drivers import WRONG, UnderClaimsInspection, UnderClaimsOrder, Wrong, WrongHarness
+from tests.mutants.wrong_fair import WRONG_FAIR
 from tests.patience import patient_s
 
 PACKAGE = "asynctasq.testing.conformance"
-ALL_WRONG = (*WRONG, *WRONG_CANCELLING)
+ALL_WRONG = (*WRONG, *WRONG_CANCELLING, *WRONG_FAIR)
 PROGRAMS = "test_model.test_random_programs_do_the_same_as_the_memory_driver"
 
 

@@ -15,8 +15,9 @@ from typing import Any, Self
 from asynctasq.clock import Clock, SystemClock
 from asynctasq.drivers.base import NO, YES, Capabilities, Driver, Page, Settlements
 from asynctasq.drivers.batches import has_keys
-from asynctasq.drivers.checks import check_queue_names, check_unique
-from asynctasq.drivers.levels import LevelTurns, lines_of
+from asynctasq.drivers.checks import check_fair, check_queue_names, check_unique
+from asynctasq.drivers.levels import LevelTurns, all_lines_of, is_by_rank
+from asynctasq.drivers.memory_driver.ranks import Ranks
 from asynctasq.drivers.memory_driver.results import EndWaits, KeptResults, cancels_of
 from asynctasq.drivers.memory_driver.row import MemoryRow, depth_of, page_of
 from asynctasq.drivers.memory_driver.unique import UniqueKeys
@@ -68,6 +69,7 @@ class MemoryDriver(Driver):
         unique=YES,
         reserves_released=YES,
         priorities=YES,
+        fair=YES,
     )
 
     def __init__(
@@ -87,6 +89,7 @@ class MemoryDriver(Driver):
         self._lock = threading.Lock()
         self._rows: dict[str, MemoryRow] = {}
         self._keys = UniqueKeys(self._rows)
+        self._ranks = Ranks(self._rows)
         self._due: dict[str, list[tuple[int, int, str]]] = {}
         self._levels = LevelTurns()
         self._dead: dict[str, dict[str, None]] = {}
@@ -132,14 +135,18 @@ class MemoryDriver(Driver):
                 raise BodyTooLarge(f"message {message.id} has {size} bytes; this driver takes {limit}")
             if message.unique is not None:
                 check_unique(message.unique)
+            if message.fair_key:
+                check_fair(message, fair=True)
 
     def _store(self, messages: Sequence[Message], *, may_raise: bool = True) -> list[str]:
         now = self._now()
         if not has_keys(messages):
             return [message.id for message in messages if self._store_one(message, now)]
         plan = self._keys.plan(messages, now, may_raise=may_raise)
-        self._remove_now(plan.removed, {State.SCHEDULED, State.READY}, now)
-        for message in plan.stored.values():
+        for message, replaced in plan.order:
+            self._remove_now(plan.removed.intersection(replaced), {State.SCHEDULED, State.READY}, now)
+            for message_id in self._rows.keys() & replaced:  # those that this batch has stored
+                del self._rows[message_id]
             self._store_one(message, now)
             self._keys.hold(self._rows[message.id], now)
         return plan.enqueued(messages)
@@ -149,6 +156,8 @@ class MemoryDriver(Driver):
             return False
         self._arrivals += 1
         row = self._rows[message.id] = MemoryRow(message, self._arrivals, now)
+        if is_by_rank(row.line):
+            self._ranks.rank(row)
         self._place(row, now + microseconds(message.delay_s))
         return True
 
@@ -169,7 +178,7 @@ class MemoryDriver(Driver):
             now = self._now()
             self._prune(now)
             until = now + microseconds(lease_s)
-            for line in self._levels.lines(queues):
+            for line in self._levels.all_lines(queues):
                 while len(leases) < limit and (row := self._first_visible(line, now)):
                     leases.append(self._grant(row, now, until))
             self._levels.note(leases)
@@ -188,19 +197,24 @@ class MemoryDriver(Driver):
         return not row.leased and row.reason is None and str(row.token) == lease.token
 
     def _first_visible(self, line: str, now: int) -> MemoryRow | None:
-        """Return the first row of the line if it is visible; drop heap entries that are out of date."""
+        """Return the first row of the line if it is visible."""
+        row = self._first_in(line)
+        return row if row is not None and row.is_visible(now) else None
+
+    def _first_in(self, line: str) -> MemoryRow | None:
+        """Return the first row of the line; drop heap entries that are out of date."""
         heap = self._due.get(line, [])
         while heap:
-            visible_us, arrival, message_id = heap[0]
+            place, arrival, message_id = heap[0]
             row = self._rows.get(message_id)
-            if row is not None and row.arrival == arrival and self._is_current(row, visible_us):
-                return row if visible_us <= now else None
+            if row is not None and row.arrival == arrival and self._is_current(row, place):
+                return row
             heapq.heappop(heap)
         return None
 
-    def _is_current(self, row: MemoryRow, visible_us: int) -> bool:
-        """Say whether a heap entry of this row has its present `visible_us`."""
-        return row.reason is None and row.visible_us == visible_us
+    def _is_current(self, row: MemoryRow, place: int) -> bool:
+        """Say whether a heap entry of this row has its present place."""
+        return row.reason is None and row.place == place
 
     def _grant(self, row: MemoryRow, now: int, until: int) -> Lease:
         row.reserved_us, row.reserved_by, row.progress = now, self.holder, None
@@ -211,7 +225,7 @@ class MemoryDriver(Driver):
             row.crashes += 1
         row.leased = True
         self._tokens += 1  # never the same twice, not even for an id that comes again after it was completed
-        row.token = self._tokens
+        row.token, row.rank = self._tokens, 0
         self._place(row, until)
         return Lease(
             message_id=row.message.id,
@@ -248,12 +262,11 @@ class MemoryDriver(Driver):
 
     def _first_due(self, queues: Iterable[str]) -> float:
         """Return the instant at which the first message of these queues becomes, or became, visible; inf if none."""
-        first, now = NEVER, self._now()
-        for line in (line for queue in queues for line in lines_of(queue)):
-            self._first_visible(line, now)
-            heap = self._due.get(line)
-            if heap and heap[0][0] < first:
-                first = heap[0][0]
+        first = NEVER
+        for line in (line for queue in queues for line in all_lines_of(queue)):
+            row = self._first_in(line)
+            if row is not None and row.visible_us < first:
+                first = row.visible_us
         return first
 
     # -- settling --------------------------------------------------------------------------------
@@ -451,7 +464,7 @@ class MemoryDriver(Driver):
     def _place(self, row: MemoryRow, visible_us: int) -> None:
         """Make a row visible from an instant on, and put it into the heap of its queue."""
         was_us, row.visible_us = row.visible_us, visible_us
-        heapq.heappush(self._due.setdefault(row.line, []), (visible_us, row.arrival, row.message.id))
+        heapq.heappush(self._due.setdefault(row.line, []), (row.place, row.arrival, row.message.id))
         if self._waiters:
             self._reschedule_waiters(row, was_us)
 

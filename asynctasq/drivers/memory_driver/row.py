@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from asynctasq.drivers.base import Page
-from asynctasq.drivers.levels import line_of
+from asynctasq.drivers.levels import line_by_time, line_of
 from asynctasq.kernel.lifecycle import derive_state
 from asynctasq.kernel.messages import (
     MICROSECONDS,
@@ -38,6 +38,8 @@ class MemoryRow:
     reserved_by: str = ""
     progress: Progress | None = None
     redriven: bool = False
+    rank: int = 0
+    """Its place among messages with fair keys, while it waits by rank; else 0."""
 
     @property
     def holds_key(self) -> bool:
@@ -49,13 +51,24 @@ class MemoryRow:
 
     @property
     def line(self) -> str:
-        """The line of its queue that it waits in: that of its level."""
-        return line_of(self.message)
+        """The line of its queue that it waits in: that of its level, once it was reserved always the one by time."""
+        return line_by_time(line_of(self.message)) if self.token else line_of(self.message)
+
+    @property
+    def place(self) -> int:
+        """What its line is ordered by."""
+        return self.rank or self.visible_us
+
+    def is_visible(self, now: int) -> bool:
+        """Say whether it can be reserved at this instant."""
+        return self.rank > 0 or self.visible_us <= now
 
     def state(self, now: int) -> State:
         """Return its state at this instant."""
         if self.reason is not None:
             return State.DEAD
+        if self.rank:
+            return State.READY
         return derive_state(leased=self.leased, visible_at=self.visible_us, now=now)
 
     def stored(self, now: int) -> StoredMessage:
@@ -83,13 +96,17 @@ class MemoryRow:
 def depth_of(rows: Sequence[MemoryRow], now: int) -> Depth:
     """Return how many of the rows are in which state."""
     states = [row.state(now) for row in rows]
-    ready = [row.visible_us for row, state in zip(rows, states, strict=True) if state is State.READY]
+    ready = [row for row, state in zip(rows, states, strict=True) if state is State.READY]
+    firsts: dict[str, MemoryRow] = {}
+    for row in sorted(ready, key=lambda row: (row.place, row.arrival)):
+        firsts.setdefault(row.line, row)
+    oldest_us = min((row.visible_us for row in firsts.values()), default=None)
     return Depth(
         ready=len(ready),
         scheduled=states.count(State.SCHEDULED),
         reserved=states.count(State.RESERVED),
         dead=states.count(State.DEAD),
-        oldest_age_s=(now - min(ready)) / MICROSECONDS if ready else None,
+        oldest_age_s=None if oldest_us is None else (now - oldest_us) / MICROSECONDS,
     )
 
 

@@ -15,10 +15,12 @@ __all__ = ["UniqueKeys", "UniquePlan"]
 
 @dataclass(slots=True)
 class UniquePlan:
-    """What a batch comes to: `removed` are the ids of messages that are replaced, then `stored` are to be stored."""
+    """What a batch comes to: `removed` are the ids of older messages that are replaced, `stored` what is there then."""
 
     removed: set[str] = field(default_factory=set[str])
     stored: dict[str, Message] = field(default_factory=dict[str, Message])
+    order: list[tuple[Message, list[str]]] = field(default_factory=list[tuple[Message, list[str]]])
+    """What is done one after the other: a message is stored, in place of the others; a later one may replace it."""
     held: dict[tuple[str, bool], str] = field(default_factory=dict[tuple[str, bool], str])
     """Who of the batch took a key, by the key and whether it is held without a window."""
     outcome: UniqueOutcome = field(default_factory=UniqueOutcome)
@@ -67,6 +69,7 @@ class UniqueKeys:
             unique = message.unique
             if message.id in plan.stored or (message.id in self._rows and message.id not in plan.removed):
                 continue
+            replaced: list[str] = []
             if unique is not None:
                 holder = self._holder_after(plan, unique, now)
                 if holder == message.id:  # within the window of an earlier message of this id
@@ -76,8 +79,10 @@ class UniqueKeys:
                     continue
                 if holder is not None:
                     self._replace(holder, message, plan)
+                    replaced.append(holder)
                 plan.held[unique.key, unique.window_s is None] = message.id
             plan.stored[message.id] = message
+            plan.order.append((message, replaced))
         return plan
 
     def _holder_after(self, plan: UniquePlan, unique: UniqueKey, now: int) -> str | None:

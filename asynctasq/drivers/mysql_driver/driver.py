@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, Self
 from urllib.parse import urlencode
 
-from asynctasq.drivers.base import YES, Capabilities, Driver, Migration, Page, Settlements, partial
+from asynctasq.drivers.base import YES, Capabilities, Driver, Migration, Page, Settlements, Support, partial
 from asynctasq.drivers.checks import check_follow_ups, check_messages, check_queue_names
 from asynctasq.drivers.mysql_driver.address import ADDRESS_OPTIONS, parse_address
 from asynctasq.drivers.mysql_driver.callers_transaction import InCallersTransaction
@@ -73,6 +73,7 @@ class MySQLDriver(Driver):
         transactional=YES,
         unique=YES,
         priorities=YES,
+        fair=Support("no", "it would need one more index entry for every message, with a fair key or without"),
         body_bytes_max=BODY_BYTES_MAX,
     )
 

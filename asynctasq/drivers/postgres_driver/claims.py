@@ -4,15 +4,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from asynctasq.drivers.damaged import CLAIMS_MAX, leases_kept
-from asynctasq.drivers.levels import LevelTurns
+from asynctasq.drivers.levels import LevelTurns, line_by_time
 from asynctasq.drivers.postgres_driver.inspection import Inspection
 from asynctasq.drivers.postgres_driver.rows import ScanBounds, first_visible_us, is_readable, leases_from
 from asynctasq.kernel.messages import Lease
 
 __all__ = ["ClaimValues", "Claims"]
 
-ClaimValues = tuple[list[str], list[int], int, int, str]
-"""The lines of a claim, where each scan starts, the limit, the lease in microseconds, and who holds it."""
+ClaimValues = tuple[list[str], list[str], list[int], int, int, str]
+"""The lines of a claim, those to which what it takes moves, where each scan starts, limit, lease in us, and holder."""
 
 
 class Claims:
@@ -38,9 +38,10 @@ class Claims:
 
     def values(self, queues: Sequence[str], limit: int, lease_us: int, *, offset_us: int) -> ClaimValues:
         """Return the parameters of a claim."""
-        lines = self._levels.lines(queues)
+        lines = self._levels.all_lines(queues)
+        moved = [line_by_time(line) for line in lines]
         self._scan_bounds.forget_if_shifted(offset_us)
-        return lines, self._scan_bounds.lower_us(lines), limit, lease_us, self._holder()
+        return lines, moved, self._scan_bounds.lower_us(lines), limit, lease_us, self._holder()
 
     async def read(self, rows: list[Any], claim: ClaimValues) -> tuple[list[Lease], list[str] | None]:
         """Return the leases, and the ids that the settling part of the statement settled.
@@ -54,8 +55,8 @@ class Claims:
                 if not damaged:
                     break
                 await self._inspection.bury_damaged(damaged, rows[-1][1], self._where)
-                lines, lower_us, limit, lease_us, holder = claim
-                rest = lines, lower_us, limit - len(leases), lease_us, holder
+                lines, moved, lower_us, limit, lease_us, holder = claim
+                rest = lines, moved, lower_us, limit - len(leases), lease_us, holder
                 rows = await self._fetch(rest)
                 more, damaged = self._leases(rows, rest)
                 leases += more
@@ -66,6 +67,6 @@ class Claims:
         """Return the leases of a claim, and the rows that can't be read."""
         taken, (_, now_us, took_us, *_) = rows[:-1], rows[-1]
         leases = leases_from([row for row in taken if is_readable(row)])
-        self._scan_bounds.note_scan(now_us, took_us, len(taken), first_visible_us(taken, claim[0], claim[2], now_us))
+        self._scan_bounds.note_scan(now_us, took_us, len(taken), first_visible_us(taken, claim[0], claim[3], now_us))
         self._note(len(leases))
         return leases, [] if len(leases) == len(taken) else [row for row in taken if not is_readable(row)]

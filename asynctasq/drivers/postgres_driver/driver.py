@@ -10,7 +10,7 @@ from typing import Any, Self, TypeVar
 
 from asynctasq.drivers.base import YES, Capabilities, Driver, Migration, Page, Settlements
 from asynctasq.drivers.checks import check_at_least, check_follow_ups, check_messages, check_queue_names
-from asynctasq.drivers.levels import lines_of, queue_in
+from asynctasq.drivers.levels import all_lines_of, queue_in
 from asynctasq.drivers.loops import PerLoop
 from asynctasq.drivers.postgres_driver.address import OPTIONS, Address, TlsOptions, is_pooled
 from asynctasq.drivers.postgres_driver.callers_transaction import InCallersTransaction
@@ -90,6 +90,7 @@ class PostgresDriver(Driver):
         transactional=YES,
         unique=YES,
         priorities=YES,
+        fair=YES,
         body_bytes_max=BODY_BYTES_MAX,
     )
 
@@ -214,7 +215,7 @@ class PostgresDriver(Driver):
     # -- storing ---------------------------------------------------------------------------------
 
     async def enqueue(self, messages: Sequence[Message]) -> list[str]:
-        check_messages(messages, body_bytes_max=self.capabilities.body_bytes_max)
+        check_messages(messages, body_bytes_max=self.capabilities.body_bytes_max, fair=True)
         if not messages:
             return []
         new = await self._storing.enqueue(messages)
@@ -280,7 +281,7 @@ class PostgresDriver(Driver):
         """Return how long it is until the first message of these queues is visible, None if there is none."""
         offset_us = self._offset_us()
         self._scan_bounds.forget_if_shifted(offset_us)
-        lines = [line for queue in queues for line in lines_of(queue)]
+        lines = [line for queue in queues for line in all_lines_of(queue)]
         [row] = await self._fetch(self._sql.next_due, offset_us, lines, self._scan_bounds.lower_us(lines))
         return self._scan_bounds.note_next_due(row, lines)
 
@@ -294,7 +295,7 @@ class PostgresDriver(Driver):
         return {lease.message_id for lease in leases if (lease.message_id, lease.token) not in held}
 
     async def settle(self, settlements: Settlements) -> AbstractSet[str]:
-        check_follow_ups(settlements, body_bytes_max=self.capabilities.body_bytes_max)
+        check_follow_ups(settlements, body_bytes_max=self.capabilities.body_bytes_max, fair=True)
         batches, lost = independent_batches(settlements)
         for batch in batches:
             lost |= await self._settle_batch(batch)
@@ -313,7 +314,7 @@ class PostgresDriver(Driver):
         self, settlements: Settlements, queues: Sequence[str], *, limit: int, lease_s: float
     ) -> tuple[AbstractSet[str], list[Lease]]:
         check_queue_names(queues)
-        check_follow_ups(settlements, body_bytes_max=self.capabilities.body_bytes_max)
+        check_follow_ups(settlements, body_bytes_max=self.capabilities.body_bytes_max, fair=True)
         await self._prune(queues, len(settlements))
         batches, lost = independent_batches(settlements)
         plain = is_plain(settlements)
@@ -343,22 +344,22 @@ class PostgresDriver(Driver):
     # -- in the caller's transaction ---------------------------------------------------------------
 
     async def enqueue_in(self, connection: Any, messages: Sequence[Message]) -> list[str]:
-        check_messages(messages, body_bytes_max=self.capabilities.body_bytes_max)
+        check_messages(messages, body_bytes_max=self.capabilities.body_bytes_max, fair=True)
         # A connection to another database is refused; to tell it, the id of our own store must be known.
         await self.open()
         return await self._callers_transaction.enqueue(connection, messages, self._store)
 
     def enqueue_in_sync(self, connection: Any, messages: Sequence[Message]) -> list[str]:
-        check_messages(messages, body_bytes_max=self.capabilities.body_bytes_max)
+        check_messages(messages, body_bytes_max=self.capabilities.body_bytes_max, fair=True)
         return self._callers_transaction.enqueue_sync(connection, messages, self._store)
 
     async def settle_in(self, connection: Any, settlements: Settlements) -> AbstractSet[str]:
-        check_follow_ups(settlements, body_bytes_max=self.capabilities.body_bytes_max)
+        check_follow_ups(settlements, body_bytes_max=self.capabilities.body_bytes_max, fair=True)
         await self.open()
         return await self._callers_transaction.settle(connection, settlements, self._store)
 
     def settle_in_sync(self, connection: Any, settlements: Settlements) -> AbstractSet[str]:
-        check_follow_ups(settlements, body_bytes_max=self.capabilities.body_bytes_max)
+        check_follow_ups(settlements, body_bytes_max=self.capabilities.body_bytes_max, fair=True)
         return self._callers_transaction.settle_sync(connection, settlements, self._store)
 
     # -- inspecting ---------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from asynctasq.drivers.base import Page
 from asynctasq.drivers.batches import chunks
 from asynctasq.drivers.checks import is_message_id
 from asynctasq.drivers.damaged import log_damaged, queue_names
-from asynctasq.drivers.levels import lines_of
+from asynctasq.drivers.levels import all_lines_of, lines_of, ranked_lines_of
 from asynctasq.drivers.postgres_driver.rows import damaged_columns, lease_columns
 from asynctasq.drivers.postgres_driver.statements import Statements
 from asynctasq.drivers.retention import Retention
@@ -43,7 +43,7 @@ class Inspection:
     async def depth(self, queue: str) -> Depth:
         """Do `Driver.depth`."""
         [(ready, scheduled, reserved, dead, oldest_us, now_us)] = await self._fetch(
-            self._sql.depth, self._offset_us(), lines_of(queue)
+            self._sql.depth, self._offset_us(), lines_of(queue), ranked_lines_of(queue)
         )
         return depth_from(
             ready=ready, scheduled=scheduled, reserved=reserved, dead=dead, oldest_us=oldest_us, now_us=now_us
@@ -71,7 +71,7 @@ class Inspection:
         if limit <= 0 or (state is not None and state not in LISTED_STATES):
             return Page(messages=[], cursor=None)
         wanted = None if state is None else state.value
-        values = lines_of(queue), int(cursor) if cursor else 0, wanted, limit + 1
+        values = all_lines_of(queue), int(cursor) if cursor else 0, wanted, limit + 1
         rows = await self._fetch(self._sql.list_messages, self._offset_us(), *values)
         shown = rows[:limit]
         messages = [_stored_message(row[1:-1], row[0]) for row in shown]
@@ -99,7 +99,7 @@ class Inspection:
 
     async def purge(self, queue: str) -> int:
         """Do `Inspectable.purge`."""
-        [(removed,)] = await self._fetch(self._sql.purge, self._offset_us(), lines_of(queue))
+        [(removed,)] = await self._fetch(self._sql.purge, self._offset_us(), all_lines_of(queue))
         return int(removed)
 
     async def fetch_result(self, message_id: str) -> bytes | None:

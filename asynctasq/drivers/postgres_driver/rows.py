@@ -8,7 +8,7 @@ from typing import Any
 from asynctasq.drivers.base import Settlements
 from asynctasq.drivers.batches import batches_by_size
 from asynctasq.drivers.damaged import DamagedMessage, damaged_message, is_message
-from asynctasq.drivers.levels import line_of, queue_in
+from asynctasq.drivers.levels import is_by_rank, line_of, queue_in
 from asynctasq.drivers.postgres_driver.statements import KIND_BURY, KIND_COMPLETE, KIND_RELEASE
 from asynctasq.kernel.messages import (
     MICROSECONDS,
@@ -178,7 +178,7 @@ def first_visible_us(rows: Sequence[Any], lines: Sequence[str], limit: int, now_
     """Return where each line that a claim scanned begins: at its first message, or now if it had none."""
     first_us: dict[str, int] = dict.fromkeys(lines, now_us) if len(rows) < limit else {}
     for row in reversed(rows):
-        first_us[row[5]] = row[1]
+        first_us[lines[int(row[0]) - 1]] = row[1]
     return first_us
 
 
@@ -207,7 +207,8 @@ class ScanBounds:
     the versions of messages that are done, each claim would scan all of them. After two slow claims the next
     ones therefore start a quarter of a second before the first message found last; the index is scanned from its
     beginning at least every five seconds, for messages of transactions that committed late. Nothing is skipped
-    for good, and no message that was committed in time is skipped.
+    for good, and no message that was committed in time is skipped. A line by rank is always scanned from its beginning:
+    ranks begin anew whenever it was empty.
     """
 
     __slots__ = ("_full_scan_at_us", "_lower_us", "_offset_us", "_slow")
@@ -257,4 +258,6 @@ class ScanBounds:
 
     def _advance(self, now_us: int, first_us: dict[str, int]) -> None:
         for line, visible_us in first_us.items():
+            if is_by_rank(line):
+                continue
             self._lower_us[line] = max(NO_BOUND_US, min(visible_us, now_us) - MARGIN_US)

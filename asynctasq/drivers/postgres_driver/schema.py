@@ -3,7 +3,7 @@
 from typing import Any
 
 from asynctasq.drivers.base import Migration
-from asynctasq.drivers.postgres_driver.statements import HOLDS_KEY, Names
+from asynctasq.drivers.postgres_driver.statements import HOLDS_KEY, RANKED, Names
 from asynctasq.drivers.sql.identifiers import quote
 from asynctasq.drivers.sql.migrations import apply_pending
 
@@ -85,6 +85,15 @@ END $$""",
                 # It reads the table once; of rows without a key it has nothing, and nothing is written for them.
                 f"CREATE UNIQUE INDEX {index('messages_unique')} ON {messages} (unique_key) WHERE {HOLDS_KEY}",
                 f"INSERT INTO {versions} (version, title) VALUES (3, 'unique keys')",
+            ),
+        ),
+        Migration(
+            version=4,
+            title="fair keys",
+            statements=(
+                f'ALTER TABLE {messages} ADD COLUMN fair_key text COLLATE "C"',
+                f"CREATE INDEX {index('messages_fair')} ON {messages} (queue, fair_key, visible_us) WHERE {RANKED}",
+                f"INSERT INTO {versions} (version, title) VALUES (4, 'fair keys')",
             ),
         ),
     ]

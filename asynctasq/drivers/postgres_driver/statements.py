@@ -9,13 +9,15 @@ from hashlib import blake2b
 
 from asynctasq.drivers.sql.identifiers import check_identifier, quote
 
-__all__ = ["HOLDS_KEY", "KIND_BURY", "KIND_COMPLETE", "KIND_RELEASE", "Names", "Statements"]
+__all__ = ["HOLDS_KEY", "KIND_BURY", "KIND_COMPLETE", "KIND_RELEASE", "RANKED", "Names", "Statements"]
 
 KIND_COMPLETE, KIND_RELEASE, KIND_BURY = 0, 1, 2
 TOKEN_MAX, CRASHES_MAX = 2**63 - 2, 2**31 - 2
 
 HOLDS_KEY = "unique_key IS NOT NULL AND reason IS NULL AND (unique_started IS NOT TRUE OR token = 0)"
 """Whether a row holds its key, which follows from the row: no statement has to free one."""
+RANKED = "fair_key IS NOT NULL AND token = 0"
+"""Whether a row waits by rank, which follows from the row, too: a fair key is stored with no other row."""
 MICROSECONDS_NOW = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 CLOCK = f"clock AS MATERIALIZED (SELECT {MICROSECONDS_NOW} + $1::bigint AS us)"
 
@@ -62,6 +64,7 @@ class Statements:
         self._channel = names.channel
         self.enqueue = self._enqueue()
         self._unique_statements()
+        self.enqueue_fair = self._enqueue_fair()
         self.claim = f"WITH {CLOCK}, {self._claim_ctes(2, guard='')} {self._claim_rows('NULL::text[]')}"
         self.settle_plain = f"WITH {CLOCK}, {self._plain_ctes()} SELECT array_agg(id) FROM settled"
         self.settle_full = (
@@ -121,12 +124,19 @@ class Statements:
                 SELECT count(*) FILTER (WHERE m.visible_us <= clock.us) AS ready,
                        count(*) FILTER (WHERE m.visible_us > clock.us AND NOT m.leased) AS scheduled,
                        count(*) FILTER (WHERE m.visible_us > clock.us AND m.leased) AS reserved,
-                       min(m.visible_us) FILTER (WHERE m.visible_us <= clock.us) AS oldest_us
-                FROM clock, {m} m WHERE m.queue = ANY ($2::text[]) AND m.reason IS NULL
+                       min(m.visible_us) FILTER (WHERE m.visible_us <= clock.us AND m.queue <> ALL ($3::text[]))
+                           AS oldest_us
+                FROM clock, {m} m WHERE m.queue = ANY ($2::text[] || $3::text[]) AND m.reason IS NULL
+            ), ranked AS MATERIALIZED (
+                SELECT min(first.enqueued_us) AS oldest_us FROM unnest($3::text[]) AS q(name) CROSS JOIN LATERAL (
+                    SELECT m.enqueued_us FROM {m} m WHERE m.queue = q.name AND m.reason IS NULL
+                    ORDER BY m.visible_us, m.seq LIMIT 1
+                ) first
             ), buried AS MATERIALIZED (
                 SELECT count(*) AS dead FROM {m} m WHERE m.queue = ANY ($2::text[]) AND m.reason IS NOT NULL
             )
-            SELECT ready, scheduled, reserved, dead, oldest_us, (SELECT us FROM clock) FROM living, buried"""
+            SELECT ready, scheduled, reserved, dead, LEAST(living.oldest_us, ranked.oldest_us),
+                (SELECT us FROM clock) FROM living, ranked, buried"""
         self.redrive = f"""
             WITH {CLOCK}, chosen AS MATERIALIZED (
                 SELECT m.id FROM {m} m WHERE m.queue = ANY ($2::text[]) AND m.reason IS NOT NULL
@@ -270,6 +280,46 @@ class Statements:
             SELECT id FROM inserted
             UNION ALL SELECT (SELECT s.id FROM {self._store} s) FROM (SELECT count(*) FROM woken) w"""
 
+    def _enqueue_fair(self) -> str:
+        """Do `enqueue_keyed` with one more array, the fair keys of those that wait by rank, NULL for the others.
+
+        `place` is the rank of the first new message of a key in its line, as if all were stored one by one: where
+        nobody waits, the first key of the batch has rank 1, the others follow it. What is not stored takes no rank.
+        Ranks are no later than now, whatever others have stored there: who waits by rank is visible.
+        """
+        m = self._m
+        return f"""
+            WITH {CLOCK}, given AS MATERIALIZED (
+                SELECT g.*, row_number() OVER (PARTITION BY g.queue, g.fair_key ORDER BY g.position) - 1 AS behind
+                FROM unnest($2::text[], $3::text[], $4::bytea[], $5::bigint[], $7::text[], $8::boolean[], $9::text[])
+                     WITH ORDINALITY
+                     AS g(id, queue, body, delay_us, unique_key, unique_started, fair_key, position)
+                WHERE NOT EXISTS (SELECT FROM {m} m WHERE m.id = g.id)
+                    AND NOT EXISTS (SELECT FROM {m} m WHERE m.unique_key = g.unique_key AND {HOLDS_KEY})
+                    AND ($6::text IS NULL OR $6::text = (SELECT s.id FROM {self._store} s))
+            ), placed AS MATERIALIZED (
+                SELECT k.queue, k.fair_key, 1 + COALESCE(GREATEST(
+                    (SELECT LEAST(m.visible_us, clock.us) FROM {m} m WHERE m.queue = k.queue AND m.reason IS NULL
+                        ORDER BY m.visible_us, m.seq LIMIT 1),
+                    (SELECT LEAST(m.visible_us, clock.us) FROM {m} m
+                        WHERE m.queue = k.queue AND m.fair_key = k.fair_key AND {RANKED}
+                        ORDER BY m.visible_us DESC LIMIT 1)), k.key - 1) AS place
+                FROM clock, (
+                    SELECT queue, fair_key, LEAST(2, row_number() OVER (PARTITION BY queue ORDER BY min(position)))
+                        AS key
+                    FROM given WHERE fair_key IS NOT NULL GROUP BY queue, fair_key
+                ) k
+            ), inserted AS (
+                INSERT INTO {m} (id, queue, body, visible_us, enqueued_us, unique_key, unique_started, fair_key)
+                SELECT g.id, g.queue, g.body, CASE WHEN g.fair_key IS NULL THEN clock.us + g.delay_us
+                    ELSE LEAST(p.place + g.behind, clock.us) END, clock.us, g.unique_key, g.unique_started, g.fair_key
+                FROM clock, given g LEFT JOIN placed p ON p.queue = g.queue AND p.fair_key = g.fair_key
+                ORDER BY g.position
+                ON CONFLICT DO NOTHING RETURNING id, queue
+            ), {self._woken("inserted")}
+            SELECT id FROM inserted
+            UNION ALL SELECT (SELECT s.id FROM {self._store} s) FROM (SELECT count(*) FROM woken) w"""
+
     def _woken(self, source: str) -> str:
         if not self._notify:
             return "woken AS MATERIALIZED (SELECT 1 WHERE false)"
@@ -279,18 +329,20 @@ class Statements:
         )
 
     def _claim_ctes(self, first: int, *, guard: str) -> str:
-        """Lease visible rows in the order of the index; parameters: queues, lower bounds, limit, lease, holder.
+        """Lease visible rows in the order of the index.
+
+        Parameters: lines, the lines they move to, lower bounds, limit, lease, holder.
 
         The row is updated through its ctid: it is locked, so it can't move. A row that changed between the
         snapshot and the lock has a newer ctid, unknown to the snapshot: it is left for the next claim. `guard`
         makes the settling part come first; rows it changed are then skipped by the lock. No damaged number of one
         row lets the statement fail for all.
         """
-        queues, lower, limit, lease, holder = (f"${first + n}" for n in range(5))
+        lines, moved, lower, limit, lease, holder = (f"${first + n}" for n in range(6))
         return f"""picked AS MATERIALIZED (
-                SELECT p.tid, p.visible_us, q.position
-                FROM clock CROSS JOIN unnest({queues}::text[], {lower}::bigint[])
-                     WITH ORDINALITY AS q(name, lower_us, position)
+                SELECT p.tid, p.visible_us, q.position, q.moved
+                FROM clock CROSS JOIN unnest({lines}::text[], {moved}::text[], {lower}::bigint[])
+                     WITH ORDINALITY AS q(name, moved, lower_us, position)
                 CROSS JOIN LATERAL (
                     SELECT m.ctid AS tid, m.visible_us FROM {self._m} m
                     WHERE m.queue = q.name AND m.reason IS NULL
@@ -299,7 +351,8 @@ class Statements:
                 ) p
                 LIMIT {limit}::bigint
             ), taken AS (
-                UPDATE {self._m} m SET visible_us = clock.us + {lease}::bigint, token = LEAST(m.token, {TOKEN_MAX}) + 1,
+                UPDATE {self._m} m SET queue = picked.moved, visible_us = clock.us + {lease}::bigint,
+                    token = LEAST(m.token, {TOKEN_MAX}) + 1,
                     crashes = LEAST(m.crashes, {CRASHES_MAX}) + m.leased::integer, leased = true,
                     reserved_us = clock.us, reserved_by = {holder}::text, progress = NULL
                 FROM picked, clock WHERE m.ctid = picked.tid

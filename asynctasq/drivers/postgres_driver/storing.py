@@ -1,4 +1,4 @@
-"""Storing messages in PostgreSQL. Whether a row holds its unique key is what the index of keys says."""
+"""Storing messages in PostgreSQL. Whether a row holds its unique key, or waits by rank, is what an index says."""
 
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from dataclasses import replace
@@ -6,6 +6,7 @@ from typing import Any, Protocol, TypeVar
 
 from asynctasq.drivers.base import Enqueued, Settlements
 from asynctasq.drivers.batches import has_keys, unique_messages
+from asynctasq.drivers.levels import is_by_rank, line_of
 from asynctasq.drivers.postgres_driver.pool import Operation
 from asynctasq.drivers.postgres_driver.rows import delay_us, message_batches, message_columns, settlement_columns
 from asynctasq.drivers.postgres_driver.statements import Statements
@@ -96,15 +97,15 @@ def _fetch_on(connection: Any) -> Callable[[Fetch], Awaitable[Sequence[Any]]]:
 def store_keyed(
     sql: Statements, messages: Sequence[Message], *, offset_us: int, may_raise: bool = True
 ) -> FetchSteps[Enqueued]:
-    """Store messages of which some have unique keys, in a transaction that is open."""
+    """Store messages of which some have unique or fair keys, in a transaction that is open."""
     return executed(store_unique(messages, may_raise=may_raise), lambda request: _execute(sql, request, offset_us))
 
 
 def settle_batch(sql: Statements, batch: Settlements, *, offset_us: int) -> FetchSteps[Sequence[Any]]:
     """Settle; return the rows of the statement that does.
 
-    Follow-ups with unique keys need a transaction that is open, and a batch of one entry: they are stored after it, if
-    its lease was held.
+    Follow-ups with unique or fair keys need a transaction that is open, and a batch of one entry: they are stored after
+    it, if its lease was held.
     """
     if not has_keyed_follow_ups(batch):
         return (yield sql.settle_full, [offset_us, *settlement_columns(batch)])
@@ -121,7 +122,11 @@ def _execute(sql: Statements, request: Request, offset_us: int) -> FetchSteps[An
         case Insert(messages):
             new: set[str] = set()
             for batch in message_batches(messages):
-                rows = yield sql.enqueue_keyed, [offset_us, *message_columns(batch), None, *_key_columns(batch)]
+                columns = [offset_us, *message_columns(batch), None, *_key_columns(batch)]
+                if any(message.fair_key for message in batch):
+                    rows = yield sql.enqueue_fair, [*columns, _fair_column(batch)]
+                else:
+                    rows = yield sql.enqueue_keyed, columns
                 new.update(row[0] for row in rows[:-1])
             return new
         case Look(message):
@@ -148,6 +153,10 @@ def _key_columns(messages: Sequence[Message]) -> tuple[list[str | None], list[bo
         [None if unique is None or unique.window_s is not None else unique.key for unique in keys],
         [unique is not None and unique.until == "started" for unique in keys],
     )
+
+
+def _fair_column(messages: Sequence[Message]) -> list[str | None]:
+    return [message.fair_key if is_by_rank(line_of(message)) else None for message in messages]
 
 
 def _look(sql: Statements, message: Message, offset_us: int) -> FetchSteps[tuple[bool, str | None]]:

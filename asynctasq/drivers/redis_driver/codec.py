@@ -15,7 +15,7 @@ from asynctasq.drivers.damaged import (
     read_reason,
     read_text,
 )
-from asynctasq.drivers.levels import line_of, priority_in, queue_in
+from asynctasq.drivers.levels import is_by_rank, line_of, priority_in, queue_in
 from asynctasq.drivers.redis_driver.pool import Argument
 from asynctasq.kernel.lifecycle import derive_state
 from asynctasq.kernel.messages import (
@@ -60,17 +60,18 @@ def encode_messages(messages: Iterable[Message]) -> list[Argument]:
 
 
 def encode_keyed(messages: Sequence[Message], *, may_raise: bool) -> list[Argument]:
-    """Return the number of messages of which some have unique keys, then each as keyed.lua reads it."""
+    """Return the number of messages of which some have unique or fair keys, then each as keyed.lua reads it."""
     arguments: list[Argument] = [len(messages)]
     for message in messages:
-        arguments += (line_of(message), microseconds(message.delay_s), message.id, message.body)
-        unique = message.unique
+        line, unique = line_of(message), message.unique
+        arguments += (line, microseconds(message.delay_s), message.id, message.body)
         if unique is None:
             arguments += ("", "", 0, "")
-            continue
-        held = unique.until[0] if unique.window_s is None else "w"
-        on_conflict = unique.on_conflict if may_raise or unique.on_conflict != "raise" else "skip"
-        arguments += (unique.key, held, microseconds(unique.window_s or 0.0), on_conflict)
+        else:
+            held = unique.until[0] if unique.window_s is None else "w"
+            on_conflict = unique.on_conflict if may_raise or unique.on_conflict != "raise" else "skip"
+            arguments += (unique.key, held, microseconds(unique.window_s or 0.0), on_conflict)
+        arguments.append(message.fair_key if is_by_rank(line) else "")
     return arguments
 
 
@@ -188,7 +189,8 @@ def _decode_stored(fields: Sequence[bytes], now: float) -> StoredMessage:
     message_id, value, state, error, visible, holder = fields
     stored_line, _, body = value[32:].partition(b"\0")
     line = read_text(stored_line)
-    visible_at = read_instant_us(_number(visible)) / MICROSECONDS
+    shown_as_visible = value[16:32] if is_by_rank(line) else visible
+    visible_at = read_instant_us(_number(shown_as_visible)) / MICROSECONDS
     mode, dead = state[32:33], state.split(b"\0")[1:2]
     reason = read_reason(b"".join(dead)) if mode == b"D" else None
     derived = State.DEAD if reason else derive_state(leased=mode == b"L", visible_at=visible_at, now=now)

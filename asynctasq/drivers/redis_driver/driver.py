@@ -12,7 +12,7 @@ from asynctasq.drivers.base import YES, Capabilities, Driver, Page, Settlements,
 from asynctasq.drivers.batches import has_keys
 from asynctasq.drivers.checks import check_messages, check_queue_names, is_message_id
 from asynctasq.drivers.damaged import log_damaged, read_text
-from asynctasq.drivers.levels import LevelTurns, line_of, lines_of
+from asynctasq.drivers.levels import LevelTurns, all_lines_of, line_of, lines_of
 from asynctasq.drivers.loops import PerLoop
 from asynctasq.drivers.redis_driver.address import (
     BODY_BYTES_MAX,
@@ -63,7 +63,7 @@ WRONG_KEYS = ("WRONGTYPE", "value is not an integer", "would overflow")
 """What the server says of a key that no driver has written so."""
 WAITING_KEY_MS = BLOCK_S * 1000 + 2000
 MESSAGES_MAX, KEYED_MAX = 500_000, 100_000
-"""Messages in one call, and where some have unique keys: a server takes about a million arguments in one command."""
+"""Messages in one call, and where some have keys: a server takes about a million arguments in one command."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +102,7 @@ class RedisDriver(Driver):
         unique=YES,
         reserves_released=YES,
         priorities=YES,
+        fair=YES,
         body_bytes_max=BODY_BYTES_MAX,
     )
 
@@ -237,7 +238,7 @@ class RedisDriver(Driver):
         most = KEYED_MAX if len(messages) > KEYED_MAX and has_keys(messages) else MESSAGES_MAX
         if len(messages) > most:
             raise DispatchError(f"{len(messages)} messages in one call; Redis takes at most {most}, split them")
-        check_messages(messages, body_bytes_max=self.capabilities.body_bytes_max)
+        check_messages(messages, body_bytes_max=self.capabilities.body_bytes_max, fair=True)
 
     # -- reserving -------------------------------------------------------------------------------
 
@@ -336,7 +337,7 @@ class RedisDriver(Driver):
             await self._prune(queues)
         resources = await self._resources.get()
         times = (self._offset_us(), microseconds(lease_s))
-        lines = self._levels.lines(queues) if limit else []
+        lines = self._levels.all_lines(queues) if limit else []
         rest: tuple[Argument, ...] = (self.holder, len(lines), *lines, *encode_settlements(settlements))
         arguments: tuple[Argument, ...] = (*times, limit, *rest)
         repeat: tuple[Argument, ...] | None = arguments if not limit else (*times, 0, *rest) if settlements else None
@@ -357,7 +358,7 @@ class RedisDriver(Driver):
 
         async def step() -> bool:
             numbers = keep.dead_ttl_us, keep.dead_max, PRUNED_AT_ONCE
-            lines = _lines(queues)
+            lines = [line for queue in queues for line in lines_of(queue)]
             return bool(await self.script("prune", *numbers, *lines, lines=lines))
 
         return await keep.prune(step, clock_offset=self.clock_offset)
@@ -373,7 +374,7 @@ class RedisDriver(Driver):
 
     async def depth(self, queue: str) -> Depth:
         ready, scheduled, reserved, dead, oldest = await self.script(
-            "depth", check_queue_name(queue), lines=lines_of(queue)
+            "depth", check_queue_name(queue), lines=all_lines_of(queue)
         )
         return Depth(
             ready=ready,
@@ -433,4 +434,4 @@ def _ids(reply: Sequence[bytes]) -> AbstractSet[str]:
 
 
 def _lines(queues: Sequence[str]) -> list[str]:
-    return [line for queue in queues for line in lines_of(queue)]
+    return [line for queue in queues for line in all_lines_of(queue)]

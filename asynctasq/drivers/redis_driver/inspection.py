@@ -9,7 +9,7 @@ from asynctasq.drivers.base import Page
 from asynctasq.drivers.batches import chunks
 from asynctasq.drivers.checks import is_message_id
 from asynctasq.drivers.damaged import queue_names, read_text
-from asynctasq.drivers.levels import lines_of
+from asynctasq.drivers.levels import all_lines_of
 from asynctasq.drivers.redis_driver.codec import decode_stored
 from asynctasq.drivers.redis_driver.pool import Argument
 from asynctasq.kernel.messages import CANCELLED_TTL_S, State, StoredMessage, cancelled_mark, microseconds
@@ -73,7 +73,7 @@ class Inspection:
         """
         now = int((await self._server.script("show"))[0])
         members: set[bytes] = set()
-        for sorted_set, line in itertools.product(_sorted_sets(state), lines_of(queue)):
+        for sorted_set, line in itertools.product(_sorted_sets(state), all_lines_of(queue)):
             async for member, score in self._scan(f"{self._base}{sorted_set}:{line}"):
                 if _arrival(member) > after and (state is not State.READY or score <= now):
                     members.add(member[:16] + member[65:] if sorted_set == "leased" else member)
@@ -109,7 +109,7 @@ class Inspection:
 
     async def purge(self, queue: str) -> int:
         total, last = 0, b""
-        for line in lines_of(queue):
+        for line in all_lines_of(queue):
             removed = PURGE_BATCH
             while removed >= PURGE_BATCH:
                 reply = await self._server.script("purge", line, PURGE_BATCH, last)

@@ -38,7 +38,7 @@ SCRIPT_PARTS: dict[str, tuple[tuple[str, ...], str]] = {
     "enqueue": (("common", "store", "enqueue"), ""),
     "enqueue_keyed": (("common", "removing", "held", "keyed", "enqueue_keyed"), ""),
     "turn": (("common", "damaged", "store", "settle", "reserve", "turn"), " flags=allow-oom"),
-    # Each call of a script makes all of its functions, so those for unique keys are in a script of their own.
+    # Each call of a script makes all of its functions, so those for keys are in a script of their own.
     "turn_keyed": (
         ("common", "damaged", "removing", "held", "keyed", "store", "settle", "reserve", "turn"),
         " flags=allow-oom",

@@ -11,7 +11,7 @@ from asynctasq.drivers.damaged import (
     read_reason,
     read_text,
 )
-from asynctasq.drivers.levels import priority_in, queue_in
+from asynctasq.drivers.levels import is_by_rank, priority_in, queue_in
 from asynctasq.kernel.lifecycle import derive_state
 from asynctasq.kernel.messages import MICROSECONDS, Depth, Progress, State, StoredMessage
 
@@ -33,7 +33,8 @@ def stored_message(row: tuple[Any, ...], now_us: int, *, dead: bool) -> StoredMe
     reserved_by, progress (JSON).
     """
     message_id, queue, body, leased, attempts, crashes, enqueued_us, visible_us, reason, error, *lease = row
-    visible_us, line = read_instant_us(visible_us), read_text(queue)
+    line = read_text(queue)
+    visible_us = read_instant_us(enqueued_us if is_by_rank(line) else visible_us)
     state = State.DEAD if dead else derive_state(leased=bool(leased), visible_at=visible_us, now=now_us)
     return StoredMessage(
         id=read_text(message_id),

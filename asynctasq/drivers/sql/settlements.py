@@ -12,7 +12,7 @@ def independent_batches(settlements: Settlements) -> tuple[list[Settlements], se
     """Part settlements into batches that one statement each may apply in any order, and name what is lost already.
 
     A statement applies its entries at once, while the contract lets them follow each other. That differs
-    only where one lease comes twice (the second is lost) or where a follow-up has a unique key, or the id of a
+    only where one lease comes twice (the second is lost) or where a follow-up has a unique or fair key, or the id of a
     message that the same batch settles; then each entry is a batch of its own, in the order given.
     """
     seen: set[tuple[str, str]] = set()
@@ -28,7 +28,7 @@ def independent_batches(settlements: Settlements) -> tuple[list[Settlements], se
     unique = settlements if not lost else [settlements[index] for index, _ in entries]
     settled = {message_id for _, message_id in entries}
     if any(
-        message.unique is not None or message.id in settled
+        message.unique is not None or message.fair_key or message.id in settled
         for _, settlement in unique
         for message in settlement.follow_ups
     ):

@@ -85,7 +85,7 @@ def executed(steps: UniqueSteps[T], execute: Callable[[Request], Generator[X, Y,
 
 
 def has_keyed_follow_ups(settlements: Settlements) -> bool:
-    """Say whether a follow-up has a unique key."""
+    """Say whether a follow-up has a unique or a fair key."""
     return any(settlement.follow_ups and has_keys(settlement.follow_ups) for _, settlement in settlements)
 
 

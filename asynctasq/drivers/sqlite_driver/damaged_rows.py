@@ -1,7 +1,7 @@
 """Rows of SQLite that no driver has written: how to tell them, and the dead letters they become; runs no statement."""
 
 from asynctasq.drivers.damaged import DamagedMessage, damaged_message, is_count, is_message
-from asynctasq.drivers.levels import lines_of
+from asynctasq.drivers.levels import lines_of, queue_in
 from asynctasq.drivers.sqlite_driver.schema import Row, Step, Steps
 
 __all__ = ["DUE_COLUMNS", "NEXT_DEATH", "bury_damaged", "is_readable"]
@@ -22,7 +22,7 @@ NEXT_DEATH = "1 + max({0}, {0}, {0})".format(
     "coalesce((SELECT max(death) FROM asynctasq_message WHERE queue = ? AND death IS NOT NULL), 0)"
 )
 """The number of the next dead letter of a queue; takes its lines."""
-DAMAGED = f"""UPDATE asynctasq_message SET id = ?, attempts = ?, crashes = ?, enqueued_us = ?, error = ?,
+DAMAGED = f"""UPDATE asynctasq_message SET id = ?, queue = ?, attempts = ?, crashes = ?, enqueued_us = ?, error = ?,
     reason = 'undecodable', visible_us = ?, token = 2, leased = 0, body = CAST(body AS BLOB),
     death = {NEXT_DEATH} WHERE arrival = ?"""
 
@@ -38,13 +38,14 @@ def is_readable(row: Row) -> bool:
     )
 
 
-def bury_damaged(queue: str, rows: list[Row], now_us: int) -> Steps[list[DamagedMessage]]:
-    """Make dead letters of such rows; whatever their columns held, they can be read from then on."""
+def bury_damaged(line: str, rows: list[Row], now_us: int) -> Steps[list[DamagedMessage]]:
+    """Make dead letters of such rows, in this line; whatever their columns held, they can be read from then on."""
     buried: list[DamagedMessage] = []
+    queue = queue_in(line)
     for row in rows:
         columns: dict[str, object] = dict(zip(DUE_COLUMNS, row, strict=True))
         dead = damaged_message(queue, columns, arrival=row[0], now_us=now_us)
-        kept = (dead.message_id, dead.attempts, dead.crashes, dead.enqueued_us, dead.error)
+        kept = (dead.message_id, line, dead.attempts, dead.crashes, dead.enqueued_us, dead.error)
         yield Step(DAMAGED, (*kept, now_us, *lines_of(queue), row[0]))
         buried.append(dead)
     return buried

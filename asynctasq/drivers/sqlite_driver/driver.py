@@ -85,6 +85,7 @@ class SQLiteDriver(Driver):
         transactional=YES,
         unique=YES,
         priorities=YES,
+        fair=YES,
         body_bytes_max=BODY_BYTES_MAX,
     )
 
@@ -183,7 +184,7 @@ class SQLiteDriver(Driver):
         return await self._write(lambda now_us: statements.store(messages, now_us), {each.queue for each in messages})
 
     def _checked(self, messages: Sequence[Message]) -> Sequence[Message]:
-        check_messages(messages, body_bytes_max=self.capabilities.body_bytes_max)
+        check_messages(messages, body_bytes_max=self.capabilities.body_bytes_max, fair=True)
         return tuple(messages)
 
     async def reserve(self, queues: Sequence[str], *, limit: int, lease_s: float, wait_s: float = 0) -> list[Lease]:
@@ -192,7 +193,9 @@ class SQLiteDriver(Driver):
             return []
         await self._prune(queues)
         operation = Operation(
-            steps=lambda now_us: statements.reserve(self._levels.lines(queues), limit, lease_s, now_us, self.holder),
+            steps=lambda now_us: statements.reserve(
+                self._levels.all_lines(queues), limit, lease_s, now_us, self.holder
+            ),
             now_us=self._now_us,
             try_read=lambda now_us: statements.next_due_unless_visible(queues, now_us),
             on_cancelled=self._hand_back,
@@ -287,7 +290,7 @@ class SQLiteDriver(Driver):
             return await self.settle(settlements), []
         check_queue_names(queues)
         await self._prune(queues)
-        lines = self._levels.lines(queues)
+        lines = self._levels.all_lines(queues)
         operation = Operation(
             steps=lambda now_us: statements.turn(settlements, lines, limit, lease_s, now_us, self.holder),
             now_us=self._now_us,
@@ -304,7 +307,7 @@ class SQLiteDriver(Driver):
 
     def _check_settlements(self, settlements: Settlements) -> frozenset[str]:
         """Raise if a follow-up can't be stored; return the queues to wake."""
-        check_follow_ups(settlements, body_bytes_max=self.capabilities.body_bytes_max)
+        check_follow_ups(settlements, body_bytes_max=self.capabilities.body_bytes_max, fair=True)
         return frozenset(queues_to_wake(settlements))
 
     # -- inspecting ---------------------------------------------------------------------------------

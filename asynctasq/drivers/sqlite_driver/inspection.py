@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from asynctasq.drivers.base import Page
 from asynctasq.drivers.damaged import queue_names, read_instant_us
-from asynctasq.drivers.levels import lines_of
+from asynctasq.drivers.levels import all_lines_of, is_by_rank, lines_of
 from asynctasq.drivers.sql.rows import depth_from, stored_message
 from asynctasq.drivers.sqlite_driver.schema import Row, Step, Steps
 from asynctasq.kernel.messages import Depth, State, StoredMessage
@@ -18,7 +18,10 @@ STORED_COLUMNS = (
 )
 REMOVE = "DELETE FROM asynctasq_message WHERE id IN (SELECT value FROM json_each(?)) AND"
 WAITING = "death IS NULL AND (leased = 0 OR visible_us <= ?)"
-OF_QUEUE = "queue IN (?, ?, ?)"
+OF_QUEUE = f"queue IN ({', '.join('?' * len(all_lines_of('')))})"
+
+FIRST_BY_RANK = """SELECT enqueued_us FROM asynctasq_message WHERE queue = ? AND death IS NULL
+    ORDER BY visible_us, arrival LIMIT 1"""
 
 
 def depth(queue: str, now_us: int) -> Steps[Depth]:
@@ -26,7 +29,7 @@ def depth(queue: str, now_us: int) -> Steps[Depth]:
     count = "FROM asynctasq_message WHERE queue = ? AND death IS"
     ready = later = reserved = dead = 0
     oldest: list[int] = []
-    for line in lines_of(queue):
+    for line in all_lines_of(queue):
         ((due, oldest_us),) = yield Step(
             f"SELECT count(*), min(visible_us) {count} NULL AND visible_us <= ?", (line, now_us)
         )
@@ -35,6 +38,8 @@ def depth(queue: str, now_us: int) -> Steps[Depth]:
         )
         ((buried,),) = yield Step(f"SELECT count(*) {count} NOT NULL", (line,))
         ready, later, reserved, dead = ready + due, later + after, reserved + leased, dead + buried
+        if due and is_by_rank(line):
+            ((oldest_us,),) = yield Step(FIRST_BY_RANK, (line,))
         oldest += [oldest_us] if due else []
     first_us = min(oldest, default=None)
     return depth_from(
@@ -100,7 +105,7 @@ FILTERS = {
 def list_messages(queue: str, state: State | None, limit: int, after: int, now_us: int) -> Steps[Page]:
     """Return messages of a queue in the order of arrival."""
     chosen = _Filter("1", takes_now=False) if state is None else FILTERS[state]
-    params = [*lines_of(queue), after, *([now_us] if chosen.takes_now else []), limit + 1]
+    params = [*all_lines_of(queue), after, *([now_us] if chosen.takes_now else []), limit + 1]
     rows = yield Step(
         f"""SELECT arrival, {STORED_COLUMNS} FROM asynctasq_message
             WHERE {OF_QUEUE} AND arrival > ? AND {chosen.sql} ORDER BY arrival LIMIT ?""",
@@ -119,6 +124,6 @@ def remove(ids_json: str, *, dead: bool, now_us: int) -> Steps[AbstractSet[str]]
 
 def purge(queue: str, now_us: int) -> Steps[int]:
     """Remove the scheduled and ready messages of a queue; return how many."""
-    yield Step(f"DELETE FROM asynctasq_message WHERE {OF_QUEUE} AND {WAITING}", (*lines_of(queue), now_us))
+    yield Step(f"DELETE FROM asynctasq_message WHERE {OF_QUEUE} AND {WAITING}", (*all_lines_of(queue), now_us))
     ((count,),) = yield Step("SELECT changes()")
     return int(count)

@@ -17,6 +17,7 @@ from asynctasq.kernel.messages import microseconds
 __all__ = [
     "APPLICATION_ID",
     "HOLDS_KEY",
+    "RANKED",
     "SCHEMA_VERSION",
     "SQLiteFile",
     "Step",
@@ -36,7 +37,7 @@ Row = tuple[Any, ...]
 
 APPLICATION_ID = 0x61545131
 """`aTQ1`: lets `file(1)` and other tools recognise a file of ours."""
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 DELAY_S_MAX = 1e12
 SQLITE_VERSION_MIN = (3, 35, 0)
 LOCK_SLICE_S = 0.2
@@ -76,6 +77,8 @@ SCHEMA = (
 # Whether a row holds its key follows from the row: a dead letter does not, nor one that says "started" and was
 # reserved, so that `token` is not 2 any more. No statement has to free a key.
 HOLDS_KEY = "unique_key IS NOT NULL AND death IS NULL AND (unique_started = 0 OR token = 2)"
+# Whether a row waits by rank follows from the row, too. A fair key is stored with no other row.
+RANKED = "fair_key IS NOT NULL AND token = 2"
 UPGRADES = {
     2: (
         "ALTER TABLE asynctasq_message ADD COLUMN reserved_us INTEGER",
@@ -86,6 +89,10 @@ UPGRADES = {
         "ALTER TABLE asynctasq_message ADD COLUMN unique_key TEXT",
         "ALTER TABLE asynctasq_message ADD COLUMN unique_started INTEGER",
         f"CREATE UNIQUE INDEX asynctasq_message_unique ON asynctasq_message (unique_key) WHERE {HOLDS_KEY}",
+    ),
+    4: (
+        "ALTER TABLE asynctasq_message ADD COLUMN fair_key TEXT",
+        f"CREATE INDEX asynctasq_message_fair ON asynctasq_message (queue, fair_key, visible_us) WHERE {RANKED}",
     ),
 }
 """What brings the tables of `SCHEMA`, version 1, to each later version, at no cost however many rows there are."""

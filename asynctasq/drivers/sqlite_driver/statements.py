@@ -8,11 +8,20 @@ statement gives up the interpreter's lock, and getting it back may take long whe
 from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 
 from asynctasq.drivers.base import Settlements
-from asynctasq.drivers.batches import chunks, has_keys
+from asynctasq.drivers.batches import has_keys
 from asynctasq.drivers.damaged import CLAIMS_MAX, DamagedMessage
-from asynctasq.drivers.levels import line_of, lines_of, other_lines_between, queue_in
+from asynctasq.drivers.levels import (
+    all_lines_of,
+    is_by_rank,
+    line_by_time,
+    line_of,
+    lines_of,
+    other_lines_between,
+    queue_in,
+)
 from asynctasq.drivers.sql.settlements import independent_batches
 from asynctasq.drivers.sqlite_driver.damaged_rows import DUE_COLUMNS, NEXT_DEATH, bury_damaged, is_readable
 from asynctasq.drivers.sqlite_driver.retention import RESULTS_PRUNED, prune_results
@@ -52,8 +61,12 @@ INSERT = """INSERT OR IGNORE INTO asynctasq_message (id, queue, visible_us, enqu
     VALUES (?, ?, ?, ?, ?)"""
 LIVING = f"SELECT {', '.join(DUE_COLUMNS)} FROM asynctasq_message WHERE queue = ? AND death IS NULL"
 DUE = f"{LIVING} AND visible_us <= ? ORDER BY visible_us, arrival LIMIT ?"
-# Most queues have no other line than that of normal priority: this look spares the walks of the others.
-HAS_LEVELS = "SELECT 1 FROM asynctasq_message WHERE queue > ? AND queue < ? AND death IS NULL LIMIT 1"
+# Most queues have no other line than that of their name: this look spares the walks of the others.
+HAS_OTHERS = "SELECT 1 FROM asynctasq_message WHERE queue > ? AND queue < ? AND death IS NULL LIMIT 1"
+NEXT_LINE = "SELECT min(queue) FROM asynctasq_message WHERE queue > {0} AND queue < ? AND death IS NULL"
+OTHERS = f"""WITH RECURSIVE line(name) AS (
+    {NEXT_LINE.format("?")} UNION ALL SELECT ({NEXT_LINE.format("line.name")}) FROM line WHERE name IS NOT NULL
+) SELECT name FROM line WHERE name IS NOT NULL"""
 # Texts and bytes come after all numbers, so what has such an instant would never be due.
 UNDATED = f"{LIVING} AND visible_us >= '' LIMIT ?"
 NEXT_DUE = " UNION ALL ".join(
@@ -61,12 +74,13 @@ NEXT_DUE = " UNION ALL ".join(
         """SELECT * FROM (SELECT visible_us FROM asynctasq_message
     WHERE queue = ? AND death IS NULL AND visible_us {0} ORDER BY visible_us LIMIT 1)"""
     ]
-    * 3
+    * len(all_lines_of(""))
 )
 LEASE = """UPDATE asynctasq_message
     SET visible_us = ?, crashes = crashes + leased, leased = 1, token = token + 1, reserved_us = ?, reserved_by = ?,
         progress = NULL
     WHERE arrival IN (SELECT value FROM json_each(?))"""
+LEASE_RANKED = LEASE.replace("SET", "SET queue = ?,", 1)
 HAND_BACK = """UPDATE asynctasq_message SET visible_us = ?, crashes = ?, leased = ?
     WHERE arrival = ? AND token = ? AND leased = 1"""
 HELD = """SELECT held.arrival, held.token, held.id
@@ -124,15 +138,18 @@ def store(messages: Sequence[Message], now_us: int, *, may_raise: bool = True) -
 def reserve(lines: Sequence[str], limit: int, lease_s: float, now_us: int, holder: str = "") -> Steps[ReserveResult]:
     """Lease up to `limit` visible messages to `holder`; make dead letters of those that can't be read.
 
-    `lines` are the three of each queue, in the order in which they are to be taken.
+    `lines` are all of each queue, in the order in which they are to be taken.
     """
     until = instant_after(now_us, lease_s)
     result = ReserveResult(leases=[])
-    for three in chunks(lines, 3):
-        queue = queue_in(three[0])
-        has_levels = yield Step(HAS_LEVELS, other_lines_between(queue))
-        for line in three if has_levels else (queue,):
-            yield from _reserve_in(line, result, limit, until, now_us, holder)
+    for queue, of_queue in groupby(lines, queue_in):
+        first, last = other_lines_between(queue)
+        used = [queue]
+        if (yield Step(HAS_OTHERS, (first, last))):
+            used += [name for (name,) in (yield Step(OTHERS, (first, last, last)))]
+        for line in of_queue:
+            if line in used:
+                yield from _reserve_in(line, result, limit, until, now_us, holder)
     if result.rows:
         return result
     return replace((yield from next_due(map(queue_in, lines), now_us)), damaged=result.damaged)
@@ -149,13 +166,24 @@ def _reserve_in(line: str, result: ReserveResult, limit: int, until: int, now_us
             found += yield Step(UNDATED, (line, room - len(found)))
         good = [row for row in found if is_readable(row)]
         if good:
-            result.rows.extend(good)
             result.leases.extend([_lease(queue, row, until) for row in good])
-            yield Step(LEASE, (until, now_us, holder, _json([row[0] for row in good])))
+            leased = (until, now_us, holder, _json([row[0] for row in good]))
+            if is_by_rank(line):
+                result.rows.extend([_by_time(row, now_us) for row in good])
+                yield Step(LEASE_RANKED, (line_by_time(line), *leased))
+            else:
+                result.rows.extend(good)
+                yield Step(LEASE, leased)
         if len(good) == len(found):
             break
         damaged = [row for row in found if not is_readable(row)]
-        result.damaged.extend((yield from bury_damaged(queue, damaged, now_us)))
+        result.damaged.extend((yield from bury_damaged(line_by_time(line), damaged, now_us)))
+
+
+def _by_time(row: Row, now_us: int) -> Row:
+    """Return how a row that waited by rank is when its lease is handed back: it does not get its rank again."""
+    arrival, message_id, token, attempts, crashes, leased, _, enqueued_us, body = row
+    return arrival, message_id, token, attempts, crashes, leased, now_us, enqueued_us, body
 
 
 def _lease(queue: str, row: Row, until_us: int) -> Lease:
@@ -201,8 +229,8 @@ def next_due(queues: Iterable[str], now_us: int) -> Steps[ReserveResult]:
     """Lease nothing; return when the next message of these queues is due."""
     found: list[int] = []
     for queue in dict.fromkeys(queues):
-        found += [row[0] for row in (yield Step(NEXT_DUE.format("< ''"), lines_of(queue)))]
-        if (yield Step(NEXT_DUE.format(">= ''"), lines_of(queue))):
+        found += [row[0] for row in (yield Step(NEXT_DUE.format("< ''"), all_lines_of(queue)))]
+        if (yield Step(NEXT_DUE.format(">= ''"), all_lines_of(queue))):
             found.append(now_us)
     return ReserveResult(leases=[], due_us=min(found, default=None), now_us=now_us)
 

@@ -56,6 +56,7 @@ CAPABILITIES = Capabilities(
     transactional=Support("no", "SQS takes part in no transaction"),
     unique=Support("no", "SQS can't look for another message with the same key"),
     priorities=Support("no", "an SQS queue has one line; what is to go first needs a queue of its own"),
+    fair=Support("no", "SQS alone decides in which order the messages of a standard queue come"),
     body_bytes_max=MESSAGE_BYTES_MAX - HEADER_BYTES_MAX,
     delay_s_max=float(DELAY_S_MAX),
 )

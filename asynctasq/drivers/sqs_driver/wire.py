@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
 
-from asynctasq.drivers.checks import ID_CHARACTERS_MAX, check_message_id
+from asynctasq.drivers.checks import ID_CHARACTERS_MAX, check_fair, check_message_id
 from asynctasq.drivers.damaged import is_count, is_instant_us
 from asynctasq.errors import BodyTooLarge, UnsupportedFeature
 from asynctasq.kernel.messages import (
@@ -335,6 +335,8 @@ def check_message(message: Message, *, body_bytes_max: int) -> None:
             f"message {message.id} has priority {message.priority!r}, and SQS has no priorities: an SQS queue has one "
             "line; send what is to go first to a queue of its own"
         )
+    if message.fair_key:
+        check_fair(message, fair=False)
     if len(message.body) > body_bytes_max:
         raise BodyTooLarge(
             f"message {message.id} has a body of {len(message.body)} bytes; SQS takes {body_bytes_max}: "

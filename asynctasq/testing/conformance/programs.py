@@ -28,6 +28,7 @@ QUEUES = ("a", "b")
 DELAYS_S = (0.0, 0.0, 0.0, 60.0, 120.0, 86400.0)
 """Multiples of a minute, as are leases and what the clock is moved by: real time, which passes too, never decides."""
 LEVELS: tuple[Priority, ...] = (NORMAL, "high", NORMAL, "low")
+FAIR_KEYS = ("f0", "f0", "f1", "f0", "f0", "f2", "", "f0")
 LEASES_S = (60.0, 600.0)
 KEYS: tuple[UniqueKey, ...] = (
     *(UniqueKey(key="k0"), UniqueKey(key="k0", until="started"), UniqueKey(key="k0", on_conflict="replace")),
@@ -82,7 +83,17 @@ class _Pair:
         name = f"{self.prefix}-{number % 8}"
         delay_s = DELAYS_S[delay % len(DELAYS_S)]
         body, level = f"{name} {queue}".encode(), LEVELS[(number + delay) % len(LEVELS)] if self.has_levels else NORMAL
-        return Message(id=name, queue=self.queue(queue), body=body, delay_s=delay_s, priority=level)
+        made = Message(id=name, queue=self.queue(queue), body=body, delay_s=delay_s, priority=level)
+        return replace(made, fair_key=self.fair_key(number + queue)) if delay % 2 else made
+
+    def fair_key(self, number: int) -> str:
+        """Return one of few fair keys, or none; none where none is claimed."""
+        return FAIR_KEYS[number % len(FAIR_KEYS)] if self.store.capabilities.fair else ""
+
+    def fair(self, number: int, *, queue: int) -> Message:
+        """Return such a message that takes turns with others of its queue, most of which have the same level."""
+        plain = self.message(number, queue=queue, delay=0)
+        return replace(plain, priority=NORMAL if queue % 4 else plain.priority, fair_key=self.fair_key(number))
 
     def keyed(self, number: int, key: int, *, queue: int) -> Message:
         """Return such a message with one of few unique keys, or with none; without one where none is claimed."""
@@ -113,6 +124,11 @@ async def _enqueue(pair: _Pair, queue: int, delay: int, *numbers: int) -> tuple[
     return await pair.model.enqueue(batch), await pair.driver.enqueue(batch)
 
 
+async def _enqueue_fair(pair: _Pair, queue: int, *numbers: int) -> tuple[object, object]:
+    batch = [pair.fair(number, queue=queue) for number in numbers]
+    return await pair.model.enqueue(batch), await pair.driver.enqueue(batch)
+
+
 async def _enqueue_keyed(pair: _Pair, queue: int, key: int, *numbers: int) -> tuple[object, object]:
     batch = [pair.keyed(number, key + index, queue=queue + index) for index, number in enumerate(numbers)]
     return await _enqueued(pair.model, batch), await _enqueued(pair.driver, batch)
@@ -140,7 +156,8 @@ async def _reserve(pair: _Pair, first: int, limit: int, lease: int) -> tuple[obj
 def _settlement(pair: _Pair, kind: int, follow_up: int) -> Settlement:
     follow_ups: tuple[Message, ...] = ()
     if follow_up % 3 == 0:
-        follow_ups = (pair.message(follow_up, queue=kind, delay=follow_up),)
+        fair = (pair.fair(follow_up + 1, queue=kind), pair.fair(follow_up + 2, queue=kind))
+        follow_ups = (pair.message(follow_up, queue=kind, delay=follow_up), *fair)
     elif follow_up % 3 == 1:
         follow_ups = (pair.keyed(follow_up, kind, queue=kind), pair.keyed(follow_up + 1, kind, queue=kind))
     error = ErrorRecord(type="E", message=f"{kind}")
@@ -251,6 +268,7 @@ def _known_tokens(pair: _Pair, tokens: Mapping[str, str], side: int) -> list[tup
 
 _STEPS: Mapping[str, Callable[..., Awaitable[tuple[object, object]]]] = {
     "enqueue": _enqueue,
+    "enqueue fair": _enqueue_fair,
     "enqueue keyed": _enqueue_keyed,
     "reserve": _reserve,
     "settle": _settle,

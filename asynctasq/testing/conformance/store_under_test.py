@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from asynctasq.drivers.base import Driver, Inspectable, KeepsResults, Notifies, Transactional
@@ -12,7 +12,7 @@ from asynctasq.kernel.priority import NORMAL, Priority
 from asynctasq.testing.conformance.harness import DriverHarness, NotPossible
 from asynctasq.testing.patience import patient_s
 
-__all__ = ["LONG_S", "Q", "StoreUnderTest", "UnderClaimed", "ids", "message"]
+__all__ = ["LONG_S", "Q", "StoreUnderTest", "UnderClaimed", "ids", "keyed_batch", "message"]
 
 Q = "work"
 """The queue most tests use."""
@@ -39,6 +39,11 @@ def message(
     """Return a message whose body is its id, unless given."""
     body = message_id.encode() if body is None else body
     return Message(id=message_id, queue=queue, body=body, delay_s=delay_s, priority=priority)
+
+
+def keyed_batch(names: str, *, queue: str = Q) -> list[Message]:
+    """Return messages such as "a1 a2 b1", whose first letters are their fair keys."""
+    return [replace(message(name, queue=queue), fair_key=name[0]) for name in names.split()]
 
 
 def ids(items: Iterable[Lease | Message | StoredMessage]) -> list[str]:

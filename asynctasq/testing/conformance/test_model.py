@@ -85,6 +85,18 @@ PINNED: tuple[tuple[Step, ...], ...] = (
         ("advance", 2),
         ("reserve", 0, 4, 0),
     ),
+    # Fair keys: ids that live, one that is cancelled and one that is released change who is next.
+    (
+        ("enqueue fair", 1, 0, 1, 3, 2, 5),
+        ("enqueue fair", 1, 6, 1, 7),
+        ("reserve", 1, 1, 0),
+        ("remove", 0, 2),
+        ("enqueue fair", 1, 2, 4),
+        ("turn", 2, 2, 0),
+        ("reserve", 1, 2, 1),
+        ("settle", 0, 0, 0, 1),
+        ("reserve", 1, 8, 0),
+    ),
     # Leases of released messages are used once more, also one that another reserve has made stale.
     (
         ("enqueue", 0, 0, 3, 4),
@@ -128,12 +140,13 @@ def test_random_programs_do_the_same_as_the_memory_driver(store: StoreUnderTest)
     some = st.lists(small, min_size=1, max_size=3).map(tuple)
     enqueue = st.tuples(st.just("enqueue"), small, st.integers(0, len(DELAYS_S) - 1), some).map(_flat)
     keyed = st.tuples(st.just("enqueue keyed"), few, small, some).map(_flat)
+    fair = st.tuples(st.just("enqueue fair"), few, st.lists(small, min_size=3, max_size=8).map(tuple)).map(_flat)
     reserve = st.tuples(st.just("reserve"), few, few, few)
     settle = st.tuples(st.just("settle"), small, small, some).map(_flat)
     advance = st.tuples(st.just("advance"), st.sampled_from([1, 1, 2, 10, 1440]))
     rest = st.just(NO_OP)
     step = st.one_of(
-        *(rest, enqueue, enqueue, keyed, keyed, reserve, reserve, settle, settle, advance),
+        *(rest, enqueue, enqueue, keyed, keyed, fair, fair, reserve, reserve, settle, settle, advance),
         st.tuples(st.just("turn"), small, few, small),
         st.tuples(st.just("extend"), few, some).map(_flat),
         st.tuples(st.just("again"), few, some).map(_flat),

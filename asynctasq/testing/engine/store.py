@@ -289,7 +289,7 @@ class FakeStore(MemoryDriver):
     def _serves(self, row: MemoryRow) -> bool:
         return self._served is None or row.message.queue in self._served
 
-    def _is_current(self, row: MemoryRow, visible_us: int) -> bool:
+    def _is_current(self, row: MemoryRow, place: int) -> bool:
         if self._hidden and row.message.id in self._hidden:
             return False
-        return super()._is_current(row, visible_us)
+        return super()._is_current(row, place)

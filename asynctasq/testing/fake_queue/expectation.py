@@ -51,6 +51,11 @@ class Dispatched:
         return self.message.priority
 
     @property
+    def fair_key(self) -> str:
+        """The fair key it was dispatched with, "" for none."""
+        return self.message.fair_key
+
+    @property
     def size(self) -> int:
         """The bytes that a backend would store and send."""
         return self.message.size
@@ -77,7 +82,8 @@ class Dispatched:
         if self.task is BaseTask:
             what = f"a message of no known task, {self.size} bytes,"
         level = "" if self.priority == NORMAL else f" priority={self.priority}"
-        return f"{what} on queue {self.queue!r}{delay}{level}"
+        key = f" fair_key={self.fair_key}" if self.fair_key else ""
+        return f"{what} on queue {self.queue!r}{delay}{level}{key}"
 
     def __repr__(self) -> str:
         return f"<Dispatched {self}>"

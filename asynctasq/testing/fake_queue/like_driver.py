@@ -82,7 +82,11 @@ class LikeDriver:
         Raises: InvalidQueueName, BodyTooLarge, DispatchError.
         """
         for driver, message in zip(drivers, messages, strict=True):
-            check_messages([message], body_bytes_max=None if driver is None else driver.capabilities.body_bytes_max)
+            check_messages(
+                [message],
+                body_bytes_max=None if driver is None else driver.capabilities.body_bytes_max,
+                fair=driver is None or bool(driver.capabilities.fair),
+            )
 
     @property
     def queue(self) -> Queue | None:

@@ -7,7 +7,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from asynctasq.drivers.levels import lines_of
+from asynctasq.drivers.levels import all_lines_of, line_by_time, line_of
 from asynctasq.drivers.postgres_driver import PostgresDriver
 from asynctasq.drivers.postgres_driver.address import Address, TlsOptions
 from asynctasq.drivers.postgres_driver.rows import MARGIN_US, NO_BOUND_US, ScanBounds, message_batches
@@ -103,9 +103,9 @@ async def test_migrating_many_times_at_once_applies_each_version_once(bare: Post
     applied = await asyncio.gather(*(driver.migrate() for driver in drivers))
     again = await drivers[0].migrate()
 
-    assert sorted(version for versions in applied for version in versions) == [1, 2, 3]
+    assert sorted(version for versions in applied for version in versions) == [1, 2, 3, 4]
     assert again == []
-    assert await drivers[1].schema_version() == 3
+    assert await drivers[1].schema_version() == 4
 
 
 @pytest.mark.parametrize("schema", ["public", "New_Schema"])
@@ -128,7 +128,7 @@ async def test_migrating_needs_no_right_to_make_schemas(bare: PostgresHarness) -
     await connection.execute(f'CREATE SCHEMA "Own" AUTHORIZATION "{role}"')
     driver = PostgresDriver(bare.url.replace("postgres@", f"{role}@"), schema="Own")
 
-    assert await driver.migrate() == [1, 2, 3]
+    assert await driver.migrate() == [1, 2, 3, 4]
 
     await connection.execute(f'DROP OWNED BY "{role}"; DROP ROLE "{role}"')
     await connection.close()
@@ -267,7 +267,8 @@ async def test_the_claim_walks_its_index_and_sorts_nothing(store: PostgresHarnes
     await driver.enqueue(messages(*map(str, range(500))))
     connection = await driver._address.connect(prepare=True)
 
-    values = [0, [*lines_of(Q), *lines_of("other")], [NO_BOUND_US] * 6, 10, 60_000_000, "w"]
+    lines = [*all_lines_of(Q), *all_lines_of("other")]
+    values = [0, lines, [*map(line_by_time, lines)], [NO_BOUND_US] * len(lines), 10, 60_000_000, "w"]
     plan = await connection.fetch(f"EXPLAIN {driver._sql.claim}", *values)
 
     text = "\n".join(row[0] for row in plan)
@@ -275,6 +276,23 @@ async def test_the_claim_walks_its_index_and_sorts_nothing(store: PostgresHarnes
     assert "Tid Scan" in text
     assert "Sort" not in text
     assert "Seq Scan" not in text
+    await connection.close()
+
+
+async def test_a_rank_is_looked_up_in_indexes(store: PostgresHarness) -> None:
+    driver = make(store)
+    waiting = [Message(id=f"{n}", queue=Q, body=b"", fair_key=f"k{n % 50}") for n in range(2000)]
+    await driver.enqueue(waiting)
+    connection = await driver._address.connect(prepare=True)
+    await connection.execute("ANALYZE asynctasq_messages")
+
+    values = [0, ["m"], [line_of(waiting[0])], [b""], [0], None, [None], [False], ["k1"]]
+    plan = await connection.fetch(f"EXPLAIN {driver._sql.enqueue_fair}", *values)
+
+    text = "\n".join(row[0] for row in plan)
+    assert "asynctasq_messages_fair" in text
+    assert "asynctasq_messages_claim" in text
+    assert "Seq Scan on asynctasq_messages" not in text
     await connection.close()
 
 

@@ -24,6 +24,9 @@ local function cancel(id, value)
     holders[string.match(redis.call('HGET', HOLDERS, id) or '', '^%Z*')] = true
   end
   keep_mark(id, token)
+  if moves_to(queue) then
+    forget_ranks(queue, { id }, { member })
+  end
   redis.call('ZREM', key, member)
   for _, hash in ipairs({ MESSAGES, STATES, ERRORS, HOLDERS }) do
     redis.call('HDEL', hash, id)

@@ -4,13 +4,15 @@
 -- same slot of a cluster, and its name is derived here instead of being declared: which queues a settlement or
 -- a message found by its id belongs to is known only once it was read.
 --
---   messages   hash   id -> arrival(16) enqueued(16) queue NUL body      rewritten by a redrive only
+--   messages   hash   id -> arrival(16) enqueued(16) queue NUL body      rewritten by a redrive, and when it moves to another line
 --   states     hash   id -> arrival(16) token(16) mode(1) error(1) attempts(16) crashes(16) queue
 --                     only once a message was reserved; a dead letter adds NUL reason NUL time of death
 --                     mode: L leased, D dead letter, F neither; error: 1 if there is one
 --   errors     hash   id -> the last error, as JSON
 --   holders    hash   id -> who holds the lease, NUL, the progress as JSON once it was reported, before that blanks
---   due:Q      zset   arrival(16) id, scored by visible_at: not leased (scheduled or ready)
+--   fair       hash   id -> fair key, of messages that wait by rank
+--   ranks:Q    zset   fair key NUL rank(16) of the messages that wait in Q by rank, all scored 0: it is a sorted list of texts
+--   due:Q      zset   arrival(16) id, scored by visible_at, or by rank: not leased (scheduled or ready)
 --   leased:Q   zset   arrival(16) PAD id, scored by the end of the lease (reserved, or expired)
 --   dead:Q     zset   arrival(16) id, scored by the order of death
 --   queues     set    names of the queues that hold a message
@@ -24,7 +26,8 @@
 --   waiting:Q  string somebody waits for this queue; expires
 --   wake:Q     list   at most one wake-up token, for one of the waiting clients; expires
 --
--- Q is a line: a queue and what tells its level of priority, nothing for normal. `waiting` and `wake` are per queue.
+-- Q is a line: a queue and what tells its level of priority, nothing for normal, and whether it is one by rank. A message
+-- moves from there to the line by time when it is first reserved. `waiting` and `wake` are per queue.
 --
 -- Instants are whole microseconds. They and all counters stay far below 2^53, so Lua's doubles hold them
 -- exactly; texts are made by string.format, because tostring would round them.
@@ -43,7 +46,7 @@ local NO_COUNTS = string.rep('0', 32)
 local ARGV = ARGV
 local base = string.match(KEYS[1], '^(.*:)')
 local MESSAGES, STATES, ERRORS, QUEUES = base .. 'messages', base .. 'states', base .. 'errors', base .. 'queues'
-local HOLDERS, UNIQUE = base .. 'holders', base .. 'unique'
+local HOLDERS, UNIQUE, FAIR = base .. 'holders', base .. 'unique', base .. 'fair'
 local sub, byte, find, format, min = string.sub, string.byte, string.find, string.format, math.min
 local LEASED, HAS_ERROR = byte('L'), byte('1')
 -- While a cluster moves our slot to another node, a script fails at the first key that is not here, or not yet made: this
@@ -117,9 +120,32 @@ local function first_score(key)
   return tonumber(redis.call('ZRANGE', key, 0, 0, 'WITHSCORES')[2])
 end
 
--- The lines of a queue.
+-- The lines of a queue by time, then those by rank.
 local function lines_of(queue)
   return { queue .. '!h', queue, queue .. '!l' }
+end
+
+local function ranked_lines_of(queue)
+  return { queue .. '!h:', queue .. '!n:', queue .. '!l:' }
+end
+
+-- The line by time to which messages of a line by rank move; nil for any other line.
+local function moves_to(line)
+  local queue, level = string.match(line, '^([^!]*)!([hnl]):$')
+  return queue and (level == 'n' and queue or queue .. '!' .. level)
+end
+
+-- Forget the ranks of messages that are about to leave a line by rank.
+local function forget_ranks(line, ids, members)
+  local keys, gone = fetch(FAIR, ids), {}
+  for i = 1, #ids do
+    local rank = keys[i] and redis.call('ZSCORE', base .. 'due:' .. line, members[i])
+    if rank then
+      gone[#gone + 1] = keys[i] .. '\0' .. padded(tonumber(rank))
+    end
+  end
+  call_in_chunks('ZREM', base .. 'ranks:' .. line, gone)
+  call_in_chunks('HDEL', FAIR, ids)
 end
 
 -- When the first message of a line is visible, infinity if none will be.
@@ -128,7 +154,10 @@ local function first_visible(line)
 end
 
 local function first_visible_in(queue)
-  local lines = lines_of(queue)
+  local lines, ranked = lines_of(queue), ranked_lines_of(queue)
+  if redis.call('EXISTS', base .. 'due:' .. ranked[1], base .. 'due:' .. ranked[2], base .. 'due:' .. ranked[3]) > 0 then
+    return 0
+  end
   return min(first_visible(lines[1]), first_visible(lines[2]), first_visible(lines[3]))
 end
 
@@ -159,13 +188,17 @@ end
 local function delete_if_empty(line)
   if redis.call('EXISTS', base .. 'due:' .. line, base .. 'leased:' .. line, base .. 'dead:' .. line) == 0 then
     redis.call('SREM', QUEUES, line)
+    if moves_to(line) then
+      redis.call('DEL', base .. 'ranks:' .. line)
+    end
     local queue = string.match(line, '^[^!]*')
     local others = redis.call('SMISMEMBER', QUEUES, unpack(lines_of(queue)))
-    if others[1] + others[2] + others[3] == 0 then
+    local ranked = redis.call('SMISMEMBER', QUEUES, unpack(ranked_lines_of(queue)))
+    if others[1] + others[2] + others[3] + ranked[1] + ranked[2] + ranked[3] == 0 then
       redis.call('DEL', base .. 'wake:' .. queue)
     end
     if redis.call('EXISTS', MESSAGES) == 0 then
-      redis.call('DEL', KEYS[1], HOLDERS, UNIQUE)
+      redis.call('DEL', KEYS[1], HOLDERS, UNIQUE, FAIR)
     end
   end
 end

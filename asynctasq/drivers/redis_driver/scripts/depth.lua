@@ -10,4 +10,11 @@ for _, line in ipairs(lines_of(ARGV[2])) do
   dead = dead + redis.call('ZCARD', base .. 'dead:' .. line)
   oldest = min(oldest, first_visible(line))
 end
+for _, line in ipairs(ranked_lines_of(ARGV[2])) do
+  local first = redis.call('ZRANGE', base .. 'due:' .. line, 0, 0)[1]
+  if first then
+    ready = ready + redis.call('ZCARD', base .. 'due:' .. line)
+    oldest = min(oldest, tonumber(sub(redis.call('HGET', MESSAGES, sub(first, 17)) or '', 17, 32)) or now)
+  end
+end
 return { ready, scheduled, reserved, dead, oldest <= now and integer(min(now - oldest, 2 ^ 53)) or '' }

@@ -1,12 +1,12 @@
--- Store messages of which some have unique keys. They come one by one: queue, delay, id, body, key or '', until ('s', 'd',
--- or 'w' for a window), window, what a conflict comes to ('skip', 'replace', 'raise').
-local FIELDS = 8
+-- Store messages of which some have unique or fair keys. They come one by one: queue, delay, id, body, unique key or '',
+-- until ('s', 'd', or 'w' for a window), window, what a conflict comes to ('skip', 'replace', 'raise'), fair key or ''.
+local FIELDS = 9
 
 local function read_keyed(at)
   return {
     queue = ARGV[at], delay = ARGV[at + 1], id = ARGV[at + 2], body = ARGV[at + 3],
     key = ARGV[at + 4], is_window = ARGV[at + 5] == 'w', untils = ARGV[at + 5],
-    window = ARGV[at + 6], on_conflict = ARGV[at + 7],
+    window = ARGV[at + 6], on_conflict = ARGV[at + 7], fair_key = ARGV[at + 8],
   }
 end
 
@@ -35,6 +35,7 @@ local function plan_keyed(message, plan)
         removed[holder] = true
       end
       append(plan, 'replaced', holder, id)
+      message.replaces = holder
     elseif holder then
       append(plan, 'refused', id, holder)
       return message.on_conflict ~= 'raise'
@@ -62,10 +63,26 @@ local function hold_key(message, header)
   end
 end
 
+-- Take the next rank of a key: behind what waits of it, and behind who is first in line. A rank is never later than
+-- now: whatever others have stored there, the message is visible.
+local function take_rank(line, key, id)
+  local ranks = base .. 'ranks:' .. line
+  local last = redis.call('ZREVRANGEBYLEX', ranks, '(' .. key .. '\1', '[' .. key .. '\0', 'LIMIT', 0, 1)[1]
+  local rank = 1 + math.max(first_score(base .. 'due:' .. line) or 0, last and tonumber(sub(last, -16)) or 0)
+  rank = min(rank, now)
+  redis.call('ZADD', ranks, 0, key .. '\0' .. padded(rank))
+  redis.call('HSET', FAIR, id, key)
+  return rank
+end
+
 local function store_message(message)
   local number = padded(take_numbers(1) + 1)
   local header = number .. padded(now)
-  redis.call('ZADD', base .. 'due:' .. message.queue, integer(now + message.delay), number .. message.id)
+  local place = now + message.delay
+  if message.fair_key ~= '' then
+    place = take_rank(message.queue, message.fair_key, message.id)
+  end
+  redis.call('ZADD', base .. 'due:' .. message.queue, integer(place), number .. message.id)
   redis.call('HSET', MESSAGES, message.id, header .. message.queue .. '\0' .. message.body)
   redis.call('SADD', QUEUES, message.queue)
   hold_key(message, header)
@@ -74,7 +91,6 @@ end
 
 local function remove_replaced(id, plan)
   local queue = remove_message(id, false)
-  plan.removed[id] = nil
   plan.gone[#plan.gone + 1] = id
   plan.touched[queue] = true
 end
@@ -91,21 +107,15 @@ local function store_keyed(at, count, new)
       return plan
     end
   end
+  -- One after the other, so that ranks are those of messages stored one by one: what a later one replaces is stored, too.
   for _, message in ipairs(plan.order) do
+    if message.replaces then
+      remove_replaced(message.replaces, plan)
+    end
+    store_message(message)
     if plan.stored[message.id] == message then
-      if plan.removed[message.id] then
-        remove_replaced(message.id, plan)
-      end
-      store_message(message)
       new[#new + 1] = message.id
     end
-  end
-  local left = {}
-  for id in pairs(plan.removed) do
-    left[#left + 1] = id
-  end
-  for _, id in ipairs(left) do
-    remove_replaced(id, plan)
   end
   for queue in pairs(plan.touched) do
     delete_if_empty(queue)

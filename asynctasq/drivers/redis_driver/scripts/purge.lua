@@ -5,6 +5,9 @@ local queue, limit = ARGV[2], tonumber(ARGV[3])
 local last = ARGV[4] ~= '' and tonumber(ARGV[4]) or tonumber(redis.call('GET', KEYS[1]) or '0')
 
 local function remove(key, members, ids)
+  if moves_to(queue) then
+    forget_ranks(queue, ids, members)
+  end
   call_in_chunks('ZREM', key, members)
   call_in_chunks('HDEL', MESSAGES, ids)
   call_in_chunks('HDEL', STATES, ids)

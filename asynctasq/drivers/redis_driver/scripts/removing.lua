@@ -25,6 +25,9 @@ local function remove_message(id, wants_dead)
   if not key then
     return nil
   end
+  if moves_to(queue) then
+    forget_ranks(queue, { id }, { member })
+  end
   redis.call('ZREM', key, member)
   redis.call('HDEL', MESSAGES, id)
   redis.call('HDEL', STATES, id)

@@ -16,6 +16,7 @@ check('states', 'hash')
 check('errors', 'hash')
 check('holders', 'hash')
 check('unique', 'hash')
+check('fair', 'hash')
 check('queues', 'set')
 check('sequence', 'string')
 local names = redis.call('SMEMBERS', QUEUES)
@@ -24,6 +25,7 @@ for i = 2, #ARGV do
 end
 for _, queue in ipairs(names) do
   check('due:' .. queue, 'zset')
+  check('ranks:' .. queue, 'zset')
   check('leased:' .. queue, 'zset')
   check('dead:' .. queue, 'zset')
   check('wake:' .. queue, 'list')

@@ -1,6 +1,7 @@
 -- Lease visible messages: first by visible_at, then by arrival, expired leases among them.
 -- One call makes about so many dead letters of damaged messages, so that it does not block the server.
 local DAMAGED_MAX = 1000
+local BY_RANK = byte(':')
 -- Blanks that keep the hash of the holders from being packed.
 local NO_PROGRESS = '\0' .. string.rep(' ', 65)
 
@@ -44,9 +45,23 @@ local function leased_state(state, crashed)
   return sub(state, 1, 16) .. padded(token) .. 'L' .. sub(state, 34, 50) .. padded(crashes) .. sub(state, 67)
 end
 
+-- Return messages of a line by rank as they are stored in the line to which they move.
+local function moved(values, ids, queue, line)
+  local at, written, count = 33 + #queue, {}, 0
+  for i = 1, #ids do
+    if values[i] and sub(values[i], 33, at) == queue .. '\0' then
+      values[i] = sub(values[i], 1, 32) .. line .. sub(values[i], at)
+      written[count + 1], written[count + 2], count = ids[i], values[i], count + 2
+    end
+  end
+  call_in_chunks('HSET', MESSAGES, written)
+  redis.call('SADD', QUEUES, line)
+  return values
+end
+
 -- Return how many were found, and how many of them are leased now; the others were damaged.
 local function lease_from(queue, room, until_at, holder, reply, damaged)
-  local due, leased = base .. 'due:' .. queue, base .. 'leased:' .. queue
+  local due, leased, line = base .. 'due:' .. queue, base .. 'leased:' .. queue, moves_to(queue)
   local members, crashed, fresh = choose(due, leased, room)
   if #members == 0 then
     return 0, 0
@@ -55,7 +70,12 @@ local function lease_from(queue, room, until_at, holder, reply, damaged)
   for i = 1, #members do
     ids[i] = sub(members[i], crashed[i] and AFTER_PAD or 17)
   end
-  local values, states = fetch(MESSAGES, ids), fetch(STATES, ids)
+  local values, states, from = fetch(MESSAGES, ids), fetch(STATES, ids), queue
+  if line then
+    values = moved(values, ids, queue, line)
+    forget_ranks(queue, ids, members)
+    queue, leased = line, base .. 'leased:' .. line
+  end
   local first_state = padded(now) .. 'L0' .. NO_COUNTS .. queue
   local written, scores, held, removed, at, last = {}, {}, {}, {}, #reply, 0
   for i = 1, #ids do
@@ -85,15 +105,21 @@ local function lease_from(queue, room, until_at, holder, reply, damaged)
   if fresh > 0 then
     redis.call('ZREMRANGEBYRANK', due, 0, fresh - 1)
   end
+  if line then
+    delete_if_empty(from)
+  end
   return #members, last / 2
 end
 
--- Whether a line of another level than normal holds a message that is no dead letter: most queues have none.
-local function any_level_in_use(first, count)
+-- Whether a line other than the queue's own holds a message that is no dead letter: most queues have none.
+local function any_other_in_use(first, count)
   local keys = {}
   for i = first, first + count - 1 do
     if find(ARGV[i], '!', 1, true) then
-      keys[#keys + 1], keys[#keys + 2] = base .. 'due:' .. ARGV[i], base .. 'leased:' .. ARGV[i]
+      keys[#keys + 1] = base .. 'due:' .. ARGV[i]
+      if byte(ARGV[i], -1) ~= BY_RANK then
+        keys[#keys + 1] = base .. 'leased:' .. ARGV[i]
+      end
     end
   end
   return #keys > 0 and redis.call('EXISTS', unpack(keys)) > 0
@@ -104,9 +130,9 @@ local function reserve(first, queues, limit, lease, holder)
   local until_at = integer(now + lease)
   local reply, damaged = { until_at }, {}
   holder = holder .. NO_PROGRESS
-  local has_levels = any_level_in_use(first, queues)
+  local has_others = any_other_in_use(first, queues)
   for i = first, first + queues - 1 do
-    local is_used = has_levels or not find(ARGV[i], '!', 1, true)
+    local is_used = has_others or not find(ARGV[i], '!', 1, true)
     while is_used and limit > 0 and #damaged < 3 * DAMAGED_MAX do
       local found, leased_count = lease_from(ARGV[i], min(limit, 1000), until_at, holder, reply, damaged)
       limit = limit - leased_count

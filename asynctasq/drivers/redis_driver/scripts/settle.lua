@@ -103,7 +103,7 @@ local function end_attempt(operation, id, state, arrival, queue, cursor)
 end
 
 -- Store the follow-ups of an entry, or skip them if its lease was lost; return the index of the next argument.
--- Where some have unique keys, the number of runs is below 0: so many messages as keyed.lua reads them.
+-- Where some have unique or fair keys, the number of runs is below 0: so many messages as keyed.lua reads them.
 local function follow_up(held, cursor, changed)
   local runs = tonumber(ARGV[cursor + 3])
   cursor = cursor + 4
@@ -116,7 +116,7 @@ local function follow_up(held, cursor, changed)
         changed[id] = false
       end
     end
-    return cursor - 8 * runs
+    return cursor - 9 * runs
   elseif held and runs > 0 then
     return select(2, store(cursor, runs))
   end
