@@ -73,16 +73,21 @@ class UniqueOutcome:
         self._replaced[message_id] = by
 
     def enqueued(self, new: Iterable[str], messages: Iterable[Message]) -> Enqueued:
-        """Return what `enqueue` returns, where `new` of the messages are stored; who replaced a holder is one."""
-        stored, replaced = dict.fromkeys(new), self._replaced
+        """Return what `enqueue` returns, where `new` of the messages are stored; who replaced a holder is one.
+
+        An id that comes again has its first place.
+        """
+        stored, replaced = set(new), self._replaced
         holders: dict[str, str] = {}
+        ids = dict[str, None]()
         for message in messages:
+            ids[message.id] = None
             holder = self._refused.get(message.id) or replaced.get(message.id)
             if holder is not None and message.id not in stored:
                 while holder in replaced and holder not in stored:
                     holder = replaced[holder]
                 holders[message.id] = holder
-        return Enqueued(stored, holders)
+        return Enqueued((message_id for message_id in ids if message_id in stored), holders)
 
 
 def conflict(message_id: str, holder: str) -> UniqueConflictError:

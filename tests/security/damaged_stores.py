@@ -162,7 +162,8 @@ class DamagedRedis(DamagedStore):
 
     damages = _of(
         {
-            **dict.fromkeys(("messages", "states", "errors"), FIELDS),
+            **dict.fromkeys(("messages", "states", "errors", "fair"), FIELDS),
+            "ranks": [b"", b"acme", b"acme\0many", b"acme\0" + b"9" * 16, b"\xff"],
             **dict.fromkeys(("due", "leased", "dead"), MEMBERS),
             "score": [b"-inf", b"inf", b"-1e300", b"1e300", b"0.5"],
             "stray": [b"due", b"leased", b"dead"],
@@ -170,7 +171,7 @@ class DamagedRedis(DamagedStore):
             "queues": [b"\xff", b"a b", b"other"],
             "sequence": [None, b"many", b"-5", b"9223372036854775807"],
             "result": [b"", b"short", b"x" * 40],
-            "type": [b"wake:default", b"waiting:default", b"errors", b"dead:default"],
+            "type": [b"wake:default", b"waiting:default", b"errors", b"dead:default", b"fair", b"ranks:default!n:"],
         }
     )
 
@@ -181,25 +182,28 @@ class DamagedRedis(DamagedStore):
         part, value = damage
         stored = await self._run("HGET", "messages", message_id)
         member = stored[:16] + message_id.encode() if stored else b"none"
-        if part in {"messages", "states", "errors"}:
+        line = stored[32:].partition(b"\0")[0].decode(errors="replace") if stored else "default"
+        if part in {"messages", "states", "errors", "fair"}:
             await (self._run("HDEL", part, message_id) if value is None else self._run("HSET", part, message_id, value))
         elif part in {"due", "leased", "dead"}:
-            key = f"{part}:default"
+            key = f"{part}:{line}"
             await (self._run("ZREM", key, member) if value is None else self._run("ZADD", key, 0, value))
         elif part == "id" and stored:
             await self._run("HSET", "messages", value, stored)
-            await self._run("ZADD", "due:default", 0, stored[:16] + value)
+            await self._run("ZADD", f"due:{line}", 0, stored[:16] + value)
+        elif part == "ranks":
+            await self._run("ZADD", "ranks:default!n:", 0, value)
         elif part == "type":
             await self.change_type(value.decode())
         else:
-            await self._apply_to_others(message_id, member, damage)
+            await self._apply_to_others(message_id, member, damage, line)
 
-    async def _apply_to_others(self, message_id: str, member: bytes, damage: Damage) -> None:
+    async def _apply_to_others(self, message_id: str, member: bytes, damage: Damage, line: str) -> None:
         match damage:
             case Damage("score", value):
-                await self._run("ZADD", "due:default", "XX", value, member)
+                await self._run("ZADD", f"due:{line}", "XX", value, member)
             case Damage("stray", value):
-                await self._run("ZADD", f"{value.decode()}:default", 0, member)
+                await self._run("ZADD", f"{value.decode()}:{line}", 0, member)
             case Damage("queues", value):
                 await self._run("SADD", "queues", value)
             case Damage("sequence", value):

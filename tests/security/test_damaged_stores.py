@@ -60,12 +60,22 @@ async def read_all(driver: Driver) -> None:
 
 async def stored(driver: Driver) -> tuple[list[str], list[str]]:
     """Store messages in every state; return the ids of those to be left alone, and those to be damaged."""
-    dispatched = await Queue(driver).dispatch([Fine() for _ in range(4)])
-    dead, expired = await driver.reserve(["default"], limit=2, lease_s=LEASE_S)
+    dispatched = await Queue(driver).dispatch(_fine(driver, 4))
+    [dead] = await driver.reserve(["default"], limit=1, lease_s=LEASE_S)
+    [expired] = await driver.reserve(["default"], limit=1, lease_s=LEASE_S)
     await driver.settle([(dead, Bury(reason=DeadReason.FAILED))])
     victims = [dead.message_id, expired.message_id]
     victims += [one for one in dispatched if one not in victims]
-    return await Queue(driver).dispatch([Fine() for _ in range(5)]), victims
+    return await Queue(driver).dispatch(_fine(driver, 5)), victims
+
+
+def _fine(driver: Driver, count: int) -> list[Fine]:
+    """Return tasks, every second one with a fair key, where the driver has such."""
+    made = [Fine() for _ in range(count)]
+    if driver.capabilities.fair:
+        for one in made[1::2]:
+            one.with_options(fair_key=lambda _: "acme")
+    return made
 
 
 Plan = list[tuple[int, Damage]]

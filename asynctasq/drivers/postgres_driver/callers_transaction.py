@@ -40,7 +40,7 @@ class InCallersTransaction:
             return await run_steps_async(keyed, lambda step: callers.fetch(*step))
         new: set[str] = set()
         for batch in message_batches(messages):
-            rows = await callers.fetch(self._sql.enqueue, self._enqueue_values(batch, store))
+            rows = await callers.fetch(self._sql.storing.enqueue, self._enqueue_values(batch, store))
             new |= self._stored(rows, store)
         return _in_order(messages, new)
 
@@ -53,7 +53,7 @@ class InCallersTransaction:
             return run_steps(keyed, lambda step: callers.fetch(*step))
         new: set[str] = set()
         for batch in message_batches(messages):
-            rows = callers.fetch(self._sql.enqueue, self._enqueue_values(batch, store))
+            rows = callers.fetch(self._sql.storing.enqueue, self._enqueue_values(batch, store))
             new |= self._stored(rows, store)
         return _in_order(messages, new)
 

@@ -3,7 +3,8 @@
 from typing import Any
 
 from asynctasq.drivers.base import Migration
-from asynctasq.drivers.postgres_driver.statements import HOLDS_KEY, RANKED, Names
+from asynctasq.drivers.postgres_driver.statements import Names
+from asynctasq.drivers.postgres_driver.storing_statements import HOLDS_KEY, RANKED
 from asynctasq.drivers.sql.identifiers import quote
 from asynctasq.drivers.sql.migrations import apply_pending
 

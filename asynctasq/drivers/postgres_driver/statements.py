@@ -7,19 +7,13 @@ integer microseconds. `clock` is read once per statement, from the server.
 from dataclasses import dataclass
 from hashlib import blake2b
 
+from asynctasq.drivers.postgres_driver.storing_statements import CLOCK, MICROSECONDS_NOW, StoringStatements
 from asynctasq.drivers.sql.identifiers import check_identifier, quote
 
-__all__ = ["HOLDS_KEY", "KIND_BURY", "KIND_COMPLETE", "KIND_RELEASE", "RANKED", "Names", "Statements"]
+__all__ = ["KIND_BURY", "KIND_COMPLETE", "KIND_RELEASE", "Names", "Statements"]
 
 KIND_COMPLETE, KIND_RELEASE, KIND_BURY = 0, 1, 2
 TOKEN_MAX, CRASHES_MAX = 2**63 - 2, 2**31 - 2
-
-HOLDS_KEY = "unique_key IS NOT NULL AND reason IS NULL AND (unique_started IS NOT TRUE OR token = 0)"
-"""Whether a row holds its key, which follows from the row: no statement has to free one."""
-RANKED = "fair_key IS NOT NULL AND token = 0"
-"""Whether a row waits by rank, which follows from the row, too: a fair key is stored with no other row."""
-MICROSECONDS_NOW = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
-CLOCK = f"clock AS MATERIALIZED (SELECT {MICROSECONDS_NOW} + $1::bigint AS us)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +56,7 @@ class Statements:
         self._store = names.table("store")
         # The channel is a plain identifier and a hex digest, so it needs no escaping inside quotes.
         self._channel = names.channel
-        self.enqueue = self._enqueue()
-        self._unique_statements()
-        self.enqueue_fair = self._enqueue_fair()
+        self.storing = StoringStatements(m, self._results, self._store, self._woken)
         self.claim = f"WITH {CLOCK}, {self._claim_ctes(2, guard='')} {self._claim_rows('NULL::text[]')}"
         self.settle_plain = f"WITH {CLOCK}, {self._plain_ctes()} SELECT array_agg(id) FROM settled"
         self.settle_full = (
@@ -239,86 +231,6 @@ class Statements:
             ), gone AS (
                 DELETE FROM {m} m WHERE m.id = ANY (ARRAY(SELECT id FROM old)) AND m.reason IS NOT NULL RETURNING 1
             ) SELECT count(*) FROM gone"""
-
-    def _unique_statements(self) -> None:
-        m, lives = self._m, f"SELECT EXISTS (SELECT FROM {self._m} m WHERE m.id ="
-        self.enqueue_keyed = self._enqueue(
-            columns=", unique_key, unique_started", arrays=", $7::text[], $8::boolean[]", target=""
-        )
-        self.look_for_holder = f"""
-            {lives} $1::text), (SELECT id FROM {m} WHERE unique_key = $2::text AND {HOLDS_KEY})"""
-        self.look_for_window = f"""
-            WITH {CLOCK} {lives} $2::text), (SELECT convert_from(r.result, 'UTF8') FROM clock, {self._results} r
-                WHERE r.id = $3::text AND r.expires_us > clock.us)"""
-        self.forget_window = f"DELETE FROM {self._results} WHERE id = $1::text"
-        keep = "ON CONFLICT (id) DO UPDATE SET result = excluded.result, expires_us = excluded.expires_us"
-        self.keep_window = f"""
-            WITH {CLOCK} INSERT INTO {self._results} (id, result, expires_us)
-            SELECT $2::text, convert_to($3::text, 'UTF8'), clock.us + $4::bigint FROM clock {keep}"""
-        # Rows that have expired are removed as results are.
-        self.lock_keys = f"""
-            INSERT INTO {self._results} (id, result, expires_us)
-            SELECT g.id, ''::bytea, 0 FROM unnest($1::text[]) WITH ORDINALITY AS g(id, position)
-            ORDER BY g.position {keep}"""
-
-    def _enqueue(self, *, columns: str = "", arrays: str = "", target: str = "(id)") -> str:
-        """Parameters: offset, ids, queues, bodies, delays, the store that is meant (NULL: any), further `arrays`.
-
-        The last row names the store that the statement ran in; if it is another one, nothing was stored. Without a
-        `target` no constraint may be broken.
-        """
-        return f"""
-            WITH {CLOCK}, inserted AS (
-                INSERT INTO {self._m} (id, queue, body, visible_us, enqueued_us{columns})
-                SELECT g.id, g.queue, g.body, clock.us + g.delay_us, clock.us{columns}
-                FROM clock, unnest($2::text[], $3::text[], $4::bytea[], $5::bigint[]{arrays})
-                     WITH ORDINALITY AS g(id, queue, body, delay_us{columns}, position)
-                WHERE $6::text IS NULL OR $6::text = (SELECT s.id FROM {self._store} s)
-                ORDER BY g.position
-                ON CONFLICT {target} DO NOTHING RETURNING id, queue
-            ), {self._woken("inserted")}
-            SELECT id FROM inserted
-            UNION ALL SELECT (SELECT s.id FROM {self._store} s) FROM (SELECT count(*) FROM woken) w"""
-
-    def _enqueue_fair(self) -> str:
-        """Do `enqueue_keyed` with one more array, the fair keys of those that wait by rank, NULL for the others.
-
-        `place` is the rank of the first new message of a key in its line, as if all were stored one by one: where
-        nobody waits, the first key of the batch has rank 1, the others follow it. What is not stored takes no rank.
-        Ranks are no later than now, whatever others have stored there: who waits by rank is visible.
-        """
-        m = self._m
-        return f"""
-            WITH {CLOCK}, given AS MATERIALIZED (
-                SELECT g.*, row_number() OVER (PARTITION BY g.queue, g.fair_key ORDER BY g.position) - 1 AS behind
-                FROM unnest($2::text[], $3::text[], $4::bytea[], $5::bigint[], $7::text[], $8::boolean[], $9::text[])
-                     WITH ORDINALITY
-                     AS g(id, queue, body, delay_us, unique_key, unique_started, fair_key, position)
-                WHERE NOT EXISTS (SELECT FROM {m} m WHERE m.id = g.id)
-                    AND NOT EXISTS (SELECT FROM {m} m WHERE m.unique_key = g.unique_key AND {HOLDS_KEY})
-                    AND ($6::text IS NULL OR $6::text = (SELECT s.id FROM {self._store} s))
-            ), placed AS MATERIALIZED (
-                SELECT k.queue, k.fair_key, 1 + COALESCE(GREATEST(
-                    (SELECT LEAST(m.visible_us, clock.us) FROM {m} m WHERE m.queue = k.queue AND m.reason IS NULL
-                        ORDER BY m.visible_us, m.seq LIMIT 1),
-                    (SELECT LEAST(m.visible_us, clock.us) FROM {m} m
-                        WHERE m.queue = k.queue AND m.fair_key = k.fair_key AND {RANKED}
-                        ORDER BY m.visible_us DESC LIMIT 1)), k.key - 1) AS place
-                FROM clock, (
-                    SELECT queue, fair_key, LEAST(2, row_number() OVER (PARTITION BY queue ORDER BY min(position)))
-                        AS key
-                    FROM given WHERE fair_key IS NOT NULL GROUP BY queue, fair_key
-                ) k
-            ), inserted AS (
-                INSERT INTO {m} (id, queue, body, visible_us, enqueued_us, unique_key, unique_started, fair_key)
-                SELECT g.id, g.queue, g.body, CASE WHEN g.fair_key IS NULL THEN clock.us + g.delay_us
-                    ELSE LEAST(p.place + g.behind, clock.us) END, clock.us, g.unique_key, g.unique_started, g.fair_key
-                FROM clock, given g LEFT JOIN placed p ON p.queue = g.queue AND p.fair_key = g.fair_key
-                ORDER BY g.position
-                ON CONFLICT DO NOTHING RETURNING id, queue
-            ), {self._woken("inserted")}
-            SELECT id FROM inserted
-            UNION ALL SELECT (SELECT s.id FROM {self._store} s) FROM (SELECT count(*) FROM woken) w"""
 
     def _woken(self, source: str) -> str:
         if not self._notify:

@@ -67,7 +67,7 @@ class Storing:
         return [message.id for message in unique_messages(messages) if message.id in new]
 
     async def _store(self, connection: Any, batch: Sequence[Message]) -> set[str]:
-        rows = await connection.fetch(self._sql.enqueue, self._offset_us(), *message_columns(batch), None)
+        rows = await connection.fetch(self._sql.storing.enqueue, self._offset_us(), *message_columns(batch), None)
         return {row[0] for row in rows[:-1]}
 
     async def settle(self, batch: Settlements) -> Sequence[Any]:
@@ -124,9 +124,9 @@ def _execute(sql: Statements, request: Request, offset_us: int) -> FetchSteps[An
             for batch in message_batches(messages):
                 columns = [offset_us, *message_columns(batch), None, *_key_columns(batch)]
                 if any(message.fair_key for message in batch):
-                    rows = yield sql.enqueue_fair, [*columns, _fair_column(batch)]
+                    rows = yield sql.storing.enqueue_fair, [*columns, _fair_column(batch)]
                 else:
-                    rows = yield sql.enqueue_keyed, columns
+                    rows = yield sql.storing.enqueue_keyed, columns
                 new.update(row[0] for row in rows[:-1])
             return new
         case Look(message):
@@ -134,14 +134,14 @@ def _execute(sql: Statements, request: Request, offset_us: int) -> FetchSteps[An
         case Remove(holder, message):
             removed = yield sql.cancel, [offset_us, [holder]]
             if removed and message.unique is not None and message.unique.window_s is not None:
-                yield sql.forget_window, [window_id(message.unique)]
+                yield sql.storing.forget_window, [window_id(message.unique)]
             return bool(removed)
         case KeepWindow(message):
             assert message.unique is not None, "it has a window"
             window_us = delay_us(message.unique.window_s or 0.0)
-            yield sql.keep_window, [offset_us, window_id(message.unique), message.id, window_us]
+            yield sql.storing.keep_window, [offset_us, window_id(message.unique), message.id, window_us]
         case Lock(ids):
-            yield sql.lock_keys, [list(ids)]
+            yield sql.storing.lock_keys, [list(ids)]
         case Execute(statement):
             yield statement, []
     return None
@@ -163,7 +163,7 @@ def _look(sql: Statements, message: Message, offset_us: int) -> FetchSteps[tuple
     unique = message.unique
     assert unique is not None, "only messages with keys are looked after"
     if unique.window_s is None:
-        [(lives, holder)] = yield sql.look_for_holder, [message.id, unique.key]
+        [(lives, holder)] = yield sql.storing.look_for_holder, [message.id, unique.key]
     else:
-        [(lives, holder)] = yield sql.look_for_window, [offset_us, message.id, window_id(unique)]
+        [(lives, holder)] = yield sql.storing.look_for_window, [offset_us, message.id, window_id(unique)]
     return bool(lives), holder

@@ -180,5 +180,4 @@ class _Batch:
         )
 
     def enqueued(self, messages: Sequence[Message]) -> Enqueued:
-        ids = dict.fromkeys(message.id for message in messages)
-        return self._outcome.enqueued((message_id for message_id in ids if message_id in self._new), messages)
+        return self._outcome.enqueued(self._new, messages)

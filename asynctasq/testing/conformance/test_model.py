@@ -97,6 +97,8 @@ PINNED: tuple[tuple[Step, ...], ...] = (
         ("settle", 0, 0, 0, 1),
         ("reserve", 1, 8, 0),
     ),
+    # In one batch a message is stored, replaced, and stored again under another key.
+    (("enqueue keyed", 0, 1, 1, 0, 1), ("reserve", 1, 4, 0)),
     # Leases of released messages are used once more, also one that another reserve has made stale.
     (
         ("enqueue", 0, 0, 3, 4),

@@ -287,7 +287,7 @@ async def test_a_rank_is_looked_up_in_indexes(store: PostgresHarness) -> None:
     await connection.execute("ANALYZE asynctasq_messages")
 
     values = [0, ["m"], [line_of(waiting[0])], [b""], [0], None, [None], [False], ["k1"]]
-    plan = await connection.fetch(f"EXPLAIN {driver._sql.enqueue_fair}", *values)
+    plan = await connection.fetch(f"EXPLAIN {driver._sql.storing.enqueue_fair}", *values)
 
     text = "\n".join(row[0] for row in plan)
     assert "asynctasq_messages_fair" in text
