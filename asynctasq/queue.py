@@ -35,7 +35,7 @@ from asynctasq.tasks.definition import (
 from asynctasq.tasks.dispatching import Dispatcher
 from asynctasq.tasks.handle import TaskHandle
 from asynctasq.tasks.middleware import DispatchContext, around_dispatch
-from asynctasq.tasks.options import Options
+from asynctasq.tasks.options import FairKey, Options
 from asynctasq.tasks.task_status import TaskStatus
 
 if TYPE_CHECKING:
@@ -117,11 +117,6 @@ class MessageFactory:
             from asynctasq.tasks.unique_keys import unique_key_of  # few tasks are unique
 
             unique = unique_key_of(options.unique, task, definition, given, self.limits)
-        fair_key = ""
-        if options.fair_key is not None:
-            from asynctasq.tasks.fair_keys import fair_key_of  # few tasks have one
-
-            fair_key = fair_key_of(options.fair_key, task, definition, given)
         task_id = options.task_id or self.new_id() if context is None else context.task_id
         set_dispatched(task, task_id, datetime.fromtimestamp(now, UTC))
         return Message(
@@ -137,8 +132,14 @@ class MessageFactory:
             delay_s=delay_s,
             unique=unique,
             priority=options.priority,
-            fair_key=fair_key,
+            fair_key="" if options.fair_key is None else _fair_key(options.fair_key, task, definition, given),
         )
+
+
+def _fair_key(source: FairKey, task: BaseTask[Any], definition: TaskDefinition, given: Mapping[str, object]) -> str:
+    from asynctasq.tasks.fair_keys import fair_key_of  # few tasks have one
+
+    return fair_key_of(source, task, definition, given)
 
 
 def _delay_s(options: Options, now: float, definition: TaskDefinition) -> float:

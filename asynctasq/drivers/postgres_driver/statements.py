@@ -7,7 +7,7 @@ integer microseconds. `clock` is read once per statement, from the server.
 from dataclasses import dataclass
 from hashlib import blake2b
 
-from asynctasq.drivers.postgres_driver.storing_statements import CLOCK, MICROSECONDS_NOW, StoringStatements
+from asynctasq.drivers.postgres_driver.storing_statements import CLOCK, MICROSECONDS_NOW, RANKED, StoringStatements
 from asynctasq.drivers.sql.identifiers import check_identifier, quote
 
 __all__ = ["KIND_BURY", "KIND_COMPLETE", "KIND_RELEASE", "Names", "Statements"]
@@ -248,8 +248,10 @@ class Statements:
         The row is updated through its ctid: it is locked, so it can't move. A row that changed between the
         snapshot and the lock has a newer ctid, unknown to the snapshot: it is left for the next claim. `guard`
         makes the settling part come first; rows it changed are then skipped by the lock. No damaged number of one
-        row lets the statement fail for all.
+        row lets the statement fail for all. Lines by rank are walked only if some message of the store waits by rank:
+        one look into an index that has no entries where there are no fair keys.
         """
+        ranked_wait = f"(SELECT m.queue FROM {self._m} m WHERE {RANKED} ORDER BY m.queue LIMIT 1) IS NOT NULL"
         lines, moved, lower, limit, lease, holder = (f"${first + n}" for n in range(6))
         return f"""picked AS MATERIALIZED (
                 SELECT p.tid, p.visible_us, q.position, q.moved
@@ -261,6 +263,7 @@ class Statements:
                       AND m.visible_us >= q.lower_us AND m.visible_us <= clock.us {guard}
                     ORDER BY m.visible_us, m.seq LIMIT {limit}::bigint FOR UPDATE SKIP LOCKED
                 ) p
+                WHERE q.name = q.moved OR {ranked_wait}
                 LIMIT {limit}::bigint
             ), taken AS (
                 UPDATE {self._m} m SET queue = picked.moved, visible_us = clock.us + {lease}::bigint,

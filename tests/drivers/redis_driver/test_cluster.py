@@ -58,6 +58,19 @@ async def test_any_one_living_node_of_the_list_is_enough(cluster: Cluster) -> No
         await driver.close()
 
 
+async def test_fair_keys_take_turns_in_one_slot_and_leave_nothing(cluster: Cluster) -> None:
+    async with driving(cluster.url, namespace="fair") as driver:
+        messages = [Message(id=name, queue="q", body=b"x", fair_key=name[0]) for name in ("a1", "a2", "a3", "b1", "c1")]
+        await driver.enqueue(messages)
+        assert await driver.cancel(["c1"]) == {"c1"}
+
+        leases = await driver.reserve(["q"], limit=9, lease_s=60)
+
+        assert [lease.message_id for lease in leases] == ["a1", "a2", "b1", "a3"]
+        await driver.settle([(lease, Complete()) for lease in leases])
+        assert await driver.command("KEYS", "{fair}*") == []
+
+
 async def test_namespaces_lie_on_different_nodes_and_wait_there(cluster: Cluster) -> None:
     for namespace in ("mail", namespace_elsewhere(cluster, "mail")):
         async with (

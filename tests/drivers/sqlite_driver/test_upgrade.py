@@ -37,6 +37,10 @@ async def test_a_file_of_the_first_schema_keeps_its_messages(tmp_path: Path, our
     assert (found.reserved_by, found.progress) == ("w", Progress(1, 2))
     unique = UniqueKey(key="k")
     assert await driver.enqueue([Message(id=name, queue="q", body=b"", unique=unique) for name in "ab"]) == ["a"]
+    await driver.enqueue(
+        [Message(id=name, queue="fair", body=b"", fair_key=name[0]) for name in ("x1", "x2", "x3", "y1")]
+    )
+    assert [one.message_id for one in await driver.reserve(["fair"], limit=9, lease_s=30)] == ["x1", "x2", "y1", "x3"]
     await driver.close()
     await SQLiteDriver(path).open()
     with closing(sqlite3.connect(path)) as after:
