@@ -64,7 +64,7 @@ class WorkerSettings:
     signing_keys: Mapping[str, bytes] | None = field(default=None, repr=False)
     lease_s: float = 30.0
     shutdown_timeout_s: float = 30.0
-    end_timeout_s: float = 1.2
+    end_timeout_s: float = 1.0
     broker_timeout_s: float = 60.0
     body_bytes_max: int = DEFAULT_LIMITS.body_bytes_max
     hook_timeout_s: float = 30.0

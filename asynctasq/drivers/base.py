@@ -162,7 +162,7 @@ class Driver(Protocol):
         ...
 
     async def extend(self, leases: Sequence[Lease], *, lease_s: float) -> AbstractSet[str]:
-        """Let the leases end `lease_s` from now; return the message ids whose token is no longer the latest.
+        """Let the leases end `lease_s` from now, all at once; return the ids whose token is no longer the latest.
 
         A lease that ran out but was not taken over is renewed. Where waiting calls are woken, a lease that now ends
         sooner than before wakes them.

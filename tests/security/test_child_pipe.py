@@ -118,7 +118,7 @@ async def test_what_a_task_starts_does_not_have_the_pipe(lanes: WorkerLanes) -> 
 
     assert isinstance(found, list)
     own, started, forked = map(set, found)  # pyright: ignore[reportUnknownArgumentType,reportUnknownVariableType]
-    assert len(own - forked) == 1, "the pipe is not in a fork; what the event loop has is"
+    assert len(own - forked) == 2, "the pipe and the log are not in a fork; what the event loop has is"
     assert not own & started
 
 

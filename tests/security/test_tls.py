@@ -19,7 +19,7 @@ from asynctasq.errors import ConfigError, DriverMisconfigured, DriverUnavailable
 from asynctasq.kernel.messages import Message
 from asynctasq.testing.servers import Servers, start_server
 from tests.certificates import Files, certificates, mysql_with, postgres_with, redis_options, redis_with
-from tests.drivers.redis_driver.server import RedisServer, free_port
+from tests.drivers.redis_driver.server import RedisServer, free_node_port, free_port
 from tests.patience import SOON_S, wait_until
 
 VERIFIED = "on, certificate and host name are checked"
@@ -201,7 +201,7 @@ async def test_sentinels_and_masters_are_verified() -> None:
 
 async def test_nodes_of_a_cluster_are_verified() -> None:
     with certificates("127.0.0.1") as files:
-        port = free_port()
+        port = free_node_port()
         tls = ("--tls-port", str(port), "--tls-cluster", "yes", *redis_options(files))
         with RedisServer("--cluster-enabled", "yes", *tls) as node:
             node.ask("CLUSTER ADDSLOTSRANGE 0 16383")
