@@ -94,18 +94,18 @@ async def _run(sim: Simulation) -> None:
     judge(sim)
 
 
-@simulate(runs=40, concurrency=3, faults=FAULTS)
+@simulate(runs=20, concurrency=3, faults=FAULTS)
 async def test_no_limit_is_exceeded_whoever_crashes(sim: Simulation) -> None:
     await _run(sim)
 
 
 @pytest.mark.slow
-@simulate(runs=100, concurrency=3, faults=[FAULTS])
+@simulate(runs=40, concurrency=3, faults=[FAULTS])
 async def test_no_limit_is_exceeded_under_many_seeds(sim: Simulation) -> None:
     await _run(sim)
 
 
 @pytest.mark.slow
-@simulate(runs=50, workers=4, concurrency=2, lease_s=6, faults=Faults(latency=Latency(), crash=0.01))
+@simulate(runs=25, workers=4, concurrency=2, lease_s=6, faults=Faults(latency=Latency(), crash=0.01))
 async def test_no_limit_is_exceeded_on_a_slow_network(sim: Simulation) -> None:
     await _run(sim)

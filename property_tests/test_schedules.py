@@ -56,7 +56,7 @@ def multiples(period_s: float, *, until_s: float, since_s: float = 0.0) -> set[f
 
 
 @pytest.mark.slow
-@simulate(runs=300, schedules=[often, spread], lease_s=20.0)
+@simulate(runs=100, schedules=[often, spread], lease_s=20.0)
 async def test_every_tick_is_run_whoever_crashes(sim: Simulation) -> None:
     await judge_an_hour(sim)
 
