@@ -156,7 +156,7 @@ class WaitingLines:
             store, tokens = self._tokens.store, self._tokens
             line = self.known.get(waiting_queue(rule, lease.queue)) or self._line(rule, lease.queue)
             if not living(await store.depth(line.notes)):
-                self.known.pop(line.notes, None)
+                self.beginning[lease.message_id] = line  # a note that is stored until this is settled relies on it
                 return Complete()
             await tokens.plant(line.rule)
         except CodecError as error:

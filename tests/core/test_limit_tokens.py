@@ -1,15 +1,21 @@
 """The tokens of limits in the store: taken, planted, and dropped; and what is stored about those who wait."""
 
+import random
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
+from asynctasq.codec.envelope import decode_envelope
 from asynctasq.codec.limited import Wait, decode_look, decode_note, decode_wait, encode_look, encode_wait
+from asynctasq.codec.limits import DEFAULT_LIMITS
+from asynctasq.core.in_flight import InFlightAttempt
 from asynctasq.core.leases import LoopLeaseRenewer
+from asynctasq.core.limit_lines import WaitingLines
 from asynctasq.core.limit_tokens import CLEAN_S, PLANTED_S, TokenStore
 from asynctasq.drivers.memory_driver import MemoryDriver
 from asynctasq.errors import UndecodableBody
-from asynctasq.kernel.limits import LIMITS_QUEUE, LimitRule, token_index, token_queue
+from asynctasq.kernel.limits import LIMITS_QUEUE, LimitRule, token_index, token_queue, waiting_queue
 from asynctasq.kernel.messages import Complete, Lease, Message, Release, Settlement
 from asynctasq.testing.clock import VirtualClock
 
@@ -115,3 +121,29 @@ def test_the_wire_format_refuses_what_no_worker_writes() -> None:
     for numbers in ((0, 1.0), (10_001, 1.0), (1, -1.0), (1, float("nan")), (True, 1.0), (1, 1)):
         with pytest.raises(UndecodableBody):
             decode_look(encode_look(LimitRule("x", *numbers)))
+
+
+async def test_who_ends_the_look_for_a_line_looks_once_more() -> None:
+    """A note may be stored between the look and its settlement; it relies on a look that is gone then."""
+    clock = VirtualClock()
+    driver = MemoryDriver(clock=clock)
+    rule, told = LimitRule("x", 1), list[str]()
+    tokens = Tokens(driver, clock).store
+    await tokens.plant(rule)
+    lines = WaitingLines(
+        tokens,
+        rng=random.Random(1),
+        keys=None,
+        body_limits=DEFAULT_LIMITS,
+        on_line=lambda: told.append("line"),
+    )
+    await driver.enqueue([replace(lines._line(rule, "mail").look, delay_s=0.0)])
+    (lease,) = await driver.reserve(["mail"], limit=1, lease_s=30)
+
+    settlement = await lines.look(InFlightAttempt(lease, 30.0), decode_envelope(lease.body, limits=DEFAULT_LIMITS))
+
+    assert (settlement, lines.known, told) == (Complete(), {}, [])
+    assert lines.settled([(lease, settlement)]) == 1
+    assert (list(lines.known), told, lines.is_due()) == ([waiting_queue(rule, "mail")], ["line"], True)
+    assert await lines.start_waiting(5) == []
+    assert lines.known == {}, "nobody waits"
