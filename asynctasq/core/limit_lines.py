@@ -20,6 +20,7 @@ from asynctasq.kernel.envelope import Envelope
 from asynctasq.kernel.limits import (
     LIMIT_TASK,
     LimitRule,
+    is_wait_id,
     look_delay_s,
     look_id,
     token_lease_s,
@@ -82,7 +83,7 @@ class WaitingLines:
         self.known: dict[str, _Line] = {}
         """By the queue of the notes."""
         self.beginning: dict[str, _Line] = {}
-        """The messages whose wait is not settled yet."""
+        """The lines that settlements to come concern, by message: it begins to wait, its note moves, or a look ends."""
         self.given: dict[str, list[HeldToken]] = {}
         """The tokens with which messages were leased that had waited."""
         self.woken = False
@@ -131,11 +132,11 @@ class WaitingLines:
         return Message(id=known, queue=queue, body=body, delay_s=delay_s)
 
     def settled(self, settlements: Sequence[tuple[Lease, Settlement]]) -> int:
-        """Take part in the lines of the messages that wait from now on; return how many do."""
+        """Take part in the lines of what waits from now on; return how many attempts did not begin."""
         count = 0
         for lease, _ in settlements:
             if (line := self.beginning.pop(lease.message_id, None)) is not None:
-                count += 1
+                count += not is_wait_id(lease.message_id)
                 self._add(line)
         return count
 
@@ -295,5 +296,5 @@ class WaitingLines:
         moved = Message(id=note.message_id, queue=other.notes, body=note.body)
         self._tokens.settle_later(note, Complete(follow_ups=(moved, other.look)))
         self._moved += 1
-        self._add(other)
+        self.beginning[note.message_id] = other  # not before it is stored: a line without notes is forgotten
         return True

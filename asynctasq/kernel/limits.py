@@ -15,6 +15,7 @@ __all__ = [
     "LimitRule",
     "begins_wait",
     "is_queue_of_limits",
+    "is_wait_id",
     "look_delay_s",
     "look_id",
     "note_id",
@@ -114,6 +115,11 @@ def look_id(rule: LimitRule, queue: str) -> str:
 def wait_id(message_id: str, token: str) -> str:
     """Return the id of the note that a message waits since it was released under this token."""
     return f"{PREFIX}wait:{_digest(message_id, token)}"
+
+
+def is_wait_id(message_id: str) -> bool:
+    """Say whether a message is such a note."""
+    return message_id.startswith(f"{PREFIX}wait:")
 
 
 def runs_no_task(message_id: str) -> bool:

@@ -9,6 +9,7 @@ from asynctasq.kernel.limits import (
     LimitRule,
     begins_wait,
     is_queue_of_limits,
+    is_wait_id,
     look_delay_s,
     look_id,
     note_id,
@@ -112,3 +113,9 @@ def test_a_limit_is_shown_with_its_numbers() -> None:
     assert str(AT_ONCE) == "'stripe' (5)"
     assert str(IN_TIME) == "'stripe' (5 in 60 s)"
     assert TEXT_CHARS_MAX == 200
+
+
+def test_a_note_about_who_waits_is_told_from_other_messages() -> None:
+    assert is_wait_id(wait_id("m", "1.1"))
+    assert not is_wait_id(look_id(LimitRule("x", 1), "mail"))
+    assert not is_wait_id("m")
