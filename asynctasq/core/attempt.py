@@ -8,7 +8,7 @@ from asynctasq.core.around_attempt import run_within
 from asynctasq.core.cancelled_attempts import CancelledAttempts
 from asynctasq.core.current_task import running_task
 from asynctasq.core.exception_codec import log_error, record_of
-from asynctasq.core.failure_log import log_failure
+from asynctasq.core.failure_log import log_failure, logger
 from asynctasq.core.hooks import AttemptEnvironment, HookCaller, may_retry, record_event
 from asynctasq.core.in_flight import (
     AttemptRun,
@@ -63,7 +63,7 @@ from asynctasq.kernel.limits import LIMIT_TASK
 from asynctasq.kernel.messages import Bury, Complete, DeadReason, ErrorRecord, Release, Settlement
 from asynctasq.kernel.retry import Fixed
 from asynctasq.kernel.schedule import TICKER_TASK
-from asynctasq.logs import get_logger, running_attempt
+from asynctasq.logs import running_attempt
 from asynctasq.tasks.base import AsyncTask, SyncTask
 from asynctasq.tasks.completing import running_completion
 from asynctasq.tasks.definition import set_running_attempt
@@ -72,8 +72,6 @@ from asynctasq.tasks.mode import Mode
 from asynctasq.tasks.registry import source_file
 
 __all__ = ["AttemptRunner"]
-
-logger = get_logger(__name__)
 
 
 class AttemptRunner:
@@ -238,7 +236,7 @@ class AttemptRunner:
         try:
             if mode is Mode.LOOP:
                 returned = self._lanes.run_async(cast("AsyncTask[object]", task), envelope.timeout_s)
-                returned = returned if run.limited is None else run.limited.entering(returned)
+                returned = returned if run.limited is None else run.limited.before(returned, enters=True)
             else:
                 returned = self._in_thread(run, cast("SyncTask[object]", task), envelope.timeout_s)
             if self._middleware:
@@ -401,7 +399,9 @@ class AttemptRunner:
             await self._hooks.failed(AttemptRun(attempt, invocation), error)
 
     def _bury_crashed(self, attempt: InFlightAttempt) -> Settlement:
-        return Bury(reason=DeadReason.CRASHED, error=record_of(attempt.crash_error(attempt.lease.crashes)))
+        error = attempt.crash_error(attempt.lease.crashes)
+        logger.error("message %s becomes a dead letter: %s", attempt.lease.message_id, error)
+        return Bury(reason=DeadReason.CRASHED, error=record_of(error))
 
     def _newer_version(self, attempt: InFlightAttempt, error: UnsupportedVersion) -> Settlement:
         lease = attempt.lease

@@ -41,8 +41,7 @@ class CancellationListener:
     """Waits, where the driver wakes, until a message of this worker was cancelled; at least `wait_s` each time."""
 
     def __init__(self, driver: Driver, *, wait_s: float) -> None:
-        claims = driver.capabilities
-        heard = claims.cancels_running and claims.wakes_waiting and isinstance(driver, CancelsRunning)
+        heard = driver.capabilities.cancels_running and driver.capabilities.wakes_waiting
         self._driver = driver if heard and isinstance(driver, CancelsRunning) else None
         self._wait_s = max(WAIT_S, wait_s)
         self._task: asyncio.Task[None] | None = None

@@ -1,17 +1,16 @@
-"""The log record of an attempt that failed: what trackers of errors and log searches see of it."""
+"""The logger of attempts, and the record of one that failed: what trackers of errors and log searches see of it."""
 
 import logging
 
 from asynctasq.core.exception_codec import log_error
 from asynctasq.core.in_flight import InFlightAttempt
 from asynctasq.kernel.decide import Crashed, Failed, Outcome, Rejected, RetryRequested, Unrunnable
-from asynctasq.kernel.messages import Bury, Release, Settlement
+from asynctasq.kernel.messages import Bury, Complete, Release, Settlement
 from asynctasq.logs import get_logger
 
-__all__ = ["LOGGER_NAME", "log_failure"]
+__all__ = ["log_failure", "logger"]
 
-LOGGER_NAME = "asynctasq.attempts"
-logger = get_logger(LOGGER_NAME)
+logger = get_logger("asynctasq.attempts")
 
 
 def log_failure(attempt: InFlightAttempt, outcome: Outcome, settlement: Settlement) -> None:
@@ -23,11 +22,14 @@ def log_failure(attempt: InFlightAttempt, outcome: Outcome, settlement: Settleme
     if exception is None or not isinstance(outcome, Failed | Crashed | RetryRequested | Rejected | Unrunnable):
         return
     asked = isinstance(outcome, RetryRequested | Rejected)
-    if isinstance(settlement, Bury):
-        level, what = logging.WARNING if isinstance(outcome, Rejected) else logging.ERROR, "it becomes a dead letter"
-    else:
-        level = logging.INFO if asked else logging.WARNING
-        what = f"it is run again in {settlement.delay_s:g} s" if isinstance(settlement, Release) else "it ends"
+    match settlement:
+        case Bury():
+            level = logging.WARNING if isinstance(outcome, Rejected) else logging.ERROR
+            what = "it becomes a dead letter"
+        case Release():
+            level, what = logging.INFO if asked else logging.WARNING, f"it is run again in {settlement.delay_s:g} s"
+        case Complete():
+            return
     if not logger.isEnabledFor(level):
         return
     text = f"{attempt} failed in attempt {attempt.lease.attempt}; {what}"

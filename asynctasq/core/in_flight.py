@@ -114,12 +114,8 @@ class CompletionFactory(Protocol):
 class LimitedStart(Protocol):
     """What is around the code of an attempt that has tokens of limits."""
 
-    async def entering(self, code: Coroutine[Any, Any, T]) -> T:
-        """Await the coroutine, whose first step begins the attempt's own code."""
-        ...
-
-    async def before(self, code: Coroutine[Any, Any, T]) -> T:
-        """Await the coroutine, which calls what `calling` has returned."""
+    async def before(self, code: Coroutine[Any, Any, T], *, enters: bool = False) -> T:
+        """Await the coroutine; with `enters`, its first step begins the attempt's own code."""
         ...
 
     def calling(self, execute: Callable[[], T]) -> Callable[[], T]:

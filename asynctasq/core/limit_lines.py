@@ -83,7 +83,7 @@ class WaitingLines:
         self.known: dict[str, _Line] = {}
         """By the queue of the notes."""
         self.beginning: dict[str, _Line] = {}
-        """The lines that settlements to come concern, by message: it begins to wait, its note moves, or a look ends."""
+        """The lines that settlements to come concern, by message: it begins to wait, or its note moves."""
         self.given: dict[str, list[HeldToken]] = {}
         """The tokens with which messages were leased that had waited."""
         self.woken = False
@@ -157,8 +157,7 @@ class WaitingLines:
             store, tokens = self._tokens.store, self._tokens
             line = self.known.get(waiting_queue(rule, lease.queue)) or self._line(rule, lease.queue)
             if not living(await store.depth(line.notes)):
-                self.beginning[lease.message_id] = line  # a note that is stored until this is settled relies on it
-                return Complete()
+                return await self._end_look(store, line, attempt)
             await tokens.plant(line.rule)
         except CodecError as error:
             logger.error("message %s tells of no limit: %s", lease.message_id, error)  # noqa: TRY400 - it says all
@@ -171,6 +170,22 @@ class WaitingLines:
         if line.rule != rule:
             return Complete(follow_ups=(replace(line.look, delay_s=delay_s),))
         return Release(delay_s=delay_s, counted=True)
+
+    async def _end_look(self, store: LimitStore, line: _Line, attempt: InFlightAttempt) -> Complete:
+        """End a look that has found nobody; store it anew for a note that came meanwhile and relied on it.
+
+        Raises: DriverError if it could not be ended.
+        """
+        self.known.pop(line.notes, None)
+        lost = await store.settle([(attempt.lease, Complete())])
+        attempt.settled_in_transaction = not lost
+        try:
+            if not lost and living(await store.depth(line.notes)):
+                await store.enqueue([line.look])
+        except DriverError as error:
+            logger.warning("who waits for a limit can't be looked up: %s", error)
+            self._add(line)
+        return Complete()
 
     def token_queues(self) -> list[str]:
         """Return the queues of tokens to wait for: none for a moment after tokens were free that did no good alone."""

@@ -181,7 +181,7 @@ class TokenStore:
         for token in tokens:
             while token.is_late(now := self.clock.monotonic(), self.lease_s):  # the reply may take long, too
                 lease_s = token_lease_s(token.rule, self.lease_s)
-                if await self._driver.extend([token.lease], lease_s=lease_s):
+                if token.is_cancelled or await self._driver.extend([token.lease], lease_s=lease_s):
                     assert token.holder is not None, "it is that of an attempt"
                     token.holder.cancel_reason = token.holder.cancel_reason or CancelReason.LIMIT_LOST
                     raise asyncio.CancelledError

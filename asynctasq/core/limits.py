@@ -33,23 +33,15 @@ class TokenHold:
         self.tokens = tokens
         self._store = store
 
-    async def entering(self, code: Coroutine[Any, Any, T]) -> T:
-        """Await the coroutine, whose first step begins the attempt's own code."""
+    async def before(self, code: Coroutine[Any, Any, T], *, enters: bool = False) -> T:
+        """Await the coroutine; with `enters`, its first step begins the attempt's own code."""
         try:
             await self._store.renew_late(self.tokens)
         except BaseException:
             code.close()
             raise
-        self._started()
-        return await code
-
-    async def before(self, code: Coroutine[Any, Any, T]) -> T:
-        """Await the coroutine, which calls what `calling` has returned."""
-        try:
-            await self._store.renew_late(self.tokens)
-        except BaseException:
-            code.close()
-            raise
+        if enters:
+            self._started()
         return await code
 
     def calling(self, execute: Callable[[], T]) -> Callable[[], T]:

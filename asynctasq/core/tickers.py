@@ -83,15 +83,14 @@ class Tickers:
             if definition.fair_key and not self._driver.capabilities.fair:
                 raise UnsupportedFeature(
                     f"the task of schedule {name!r} has fair_key set, but {self._driver} gives no key its turn; use "
-                    "on it a queue for each key, or no fair_key"
+                    "a queue for each key, or no fair_key"
                 )
 
     async def stop(self) -> None:
         """Stop keeping them; the tickers stay."""
         if self._keeping is not None:
             self._keeping.cancel()
-            with suppress(asyncio.CancelledError):
-                await asyncio.wait([self._keeping])
+            await asyncio.wait([self._keeping])
             self._keeping = None
         duty, self._duty = self._duty, None
         if duty is not None:

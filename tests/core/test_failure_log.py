@@ -1,15 +1,17 @@
 """What logging hears of attempts that fail, and which attempt a record of a task's code belongs to."""
 
+import asyncio
 import logging
 from collections.abc import Iterator
 
 import pytest
 
 from asynctasq import AsyncTask, Reject, Retry, Snooze, SyncTask, task
-from asynctasq.core.failure_log import LOGGER_NAME
 from asynctasq.logs import AttemptFilter
 from asynctasq.testing import FakeQueue
+from asynctasq.testing.faults import Crash
 
+LOGGER_NAME = "asynctasq.attempts"
 logger = logging.getLogger("shop")
 SNOOZED: list[str] = []
 
@@ -107,6 +109,23 @@ def test_records_of_the_code_name_their_attempt_and_their_own_fields_stay(log: p
     assert found["again"].task.endswith("Talks")  # type: ignore[attr-defined]
     assert found["in a thread"].task_id == found["in a hook"].task_id == second  # type: ignore[attr-defined]
     assert (found["outside"].task_id, found["outside"].worker) == (None, None)  # type: ignore[attr-defined]
+
+
+class Kills(AsyncTask[None]):
+    max_crashes = 2
+
+    async def execute(self) -> None:
+        await asyncio.sleep(1)
+
+
+def test_a_dead_letter_that_no_worker_survives_is_an_error(log: pytest.LogCaptureFixture) -> None:
+    with FakeQueue(faults=[Crash(at="mid_attempt", task=Kills) for _ in range(2)]) as queue:
+        task_id = Kills().dispatch_sync()
+        queue.run_until_idle_sync()
+
+    (record,) = failures(log)
+    assert (record.levelname, record.task_id) == ("ERROR", task_id)  # type: ignore[attr-defined]
+    assert "becomes a dead letter" in record.getMessage()
 
 
 class Unprintable(Exception):

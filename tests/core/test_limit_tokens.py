@@ -1,7 +1,9 @@
 """The tokens of limits in the store: taken, planted, and dropped; and what is stored about those who wait."""
 
+import asyncio
 import random
 from collections import Counter
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 
 import pytest
@@ -9,15 +11,17 @@ import pytest
 from asynctasq.codec.envelope import decode_envelope
 from asynctasq.codec.limited import Wait, decode_look, decode_note, decode_wait, encode_look, encode_wait
 from asynctasq.codec.limits import DEFAULT_LIMITS
-from asynctasq.core.in_flight import InFlightAttempt
+from asynctasq.core.in_flight import CancelReason, InFlightAttempt
 from asynctasq.core.leases import LoopLeaseRenewer
 from asynctasq.core.limit_lines import WaitingLines
 from asynctasq.core.limit_tokens import CLEAN_S, PLANTED_S, TokenStore
+from asynctasq.drivers.base import Settlements
 from asynctasq.drivers.memory_driver import MemoryDriver
-from asynctasq.errors import UndecodableBody
-from asynctasq.kernel.limits import LIMITS_QUEUE, LimitRule, token_index, token_queue, waiting_queue
-from asynctasq.kernel.messages import Complete, Lease, Message, Release, Settlement
+from asynctasq.errors import DriverUnavailable, UndecodableBody
+from asynctasq.kernel.limits import LIMITS_QUEUE, LimitRule, look_id, token_index, token_queue, wait_id, waiting_queue
+from asynctasq.kernel.messages import Complete, Depth, Lease, Message, Release, Settlement
 from asynctasq.testing.clock import VirtualClock
+from tests.patience import SOON_S
 
 
 class Tokens:
@@ -123,27 +127,87 @@ def test_the_wire_format_refuses_what_no_worker_writes() -> None:
             decode_look(encode_look(LimitRule("x", *numbers)))
 
 
-async def test_who_ends_the_look_for_a_line_looks_once_more() -> None:
-    """A note may be stored between the look and its settlement; it relies on a look that is gone then."""
-    clock = VirtualClock()
-    driver = MemoryDriver(clock=clock)
-    rule, told = LimitRule("x", 1), list[str]()
+class StoresMeanwhile(MemoryDriver):
+    """Gets a note about who waits while the look for its line is settled, which has found none."""
+
+    note: Message | None = None
+    refuses = False
+
+    async def settle(self, settlements: Settlements) -> AbstractSet[str]:
+        if self.note is not None:
+            await self.enqueue([self.note])
+        return await super().settle(settlements)
+
+    async def depth(self, queue: str) -> Depth:
+        if self.refuses and self.note is not None and self.note.id in self._rows:
+            raise DriverUnavailable("gone")
+        return await super().depth(queue)
+
+
+def lines_on(driver: MemoryDriver, clock: VirtualClock) -> WaitingLines:
     tokens = Tokens(driver, clock).store
-    await tokens.plant(rule)
-    lines = WaitingLines(
-        tokens,
-        rng=random.Random(1),
-        keys=None,
-        body_limits=DEFAULT_LIMITS,
-        on_line=lambda: told.append("line"),
-    )
+    return WaitingLines(tokens, rng=random.Random(1), keys=None, body_limits=DEFAULT_LIMITS, on_line=list)
+
+
+async def look(driver: MemoryDriver, lines: WaitingLines, rule: LimitRule) -> InFlightAttempt:
+    """Let a worker look who waits in a line."""
     await driver.enqueue([replace(lines._line(rule, "mail").look, delay_s=0.0)])
     (lease,) = await driver.reserve(["mail"], limit=1, lease_s=30)
+    attempt = InFlightAttempt(lease, 30.0)
+    assert await lines.look(attempt, decode_envelope(lease.body, limits=DEFAULT_LIMITS)) == Complete()
+    assert attempt.settled_in_transaction is True
+    return attempt
 
-    settlement = await lines.look(InFlightAttempt(lease, 30.0), decode_envelope(lease.body, limits=DEFAULT_LIMITS))
 
-    assert (settlement, lines.known, told) == (Complete(), {}, [])
-    assert lines.settled([(lease, settlement)]) == 1
-    assert (list(lines.known), told, lines.is_due()) == ([waiting_queue(rule, "mail")], ["line"], True)
-    assert await lines.start_waiting(5) == []
-    assert lines.known == {}, "nobody waits"
+@pytest.mark.parametrize("meanwhile", [False, True])
+async def test_a_look_that_ends_is_stored_anew_for_a_note_that_came_meanwhile(meanwhile: bool) -> None:
+    clock = VirtualClock()
+    driver, rule = StoresMeanwhile(clock=clock), LimitRule("x", 1)
+    lines = lines_on(driver, clock)
+    if meanwhile:
+        driver.note = Message(id="limit:wait:1", queue=waiting_queue(rule, "mail"), body=b"-")
+
+    await look(driver, lines, rule)
+
+    assert (look_id(rule, "mail") in driver._rows) is meanwhile
+    assert lines.known == {}
+
+
+async def test_a_worker_that_can_not_look_again_takes_part_in_the_line() -> None:
+    clock = VirtualClock()
+    driver, rule = StoresMeanwhile(clock=clock), LimitRule("x", 1)
+    lines = lines_on(driver, clock)
+    driver.note = Message(id="limit:wait:1", queue=waiting_queue(rule, "mail"), body=b"-")
+    driver.refuses = True
+
+    await look(driver, lines, rule)
+
+    assert list(lines.known) == [waiting_queue(rule, "mail")]
+
+
+async def test_a_note_that_moves_lets_its_worker_take_part_once_it_is_stored() -> None:
+    clock = VirtualClock()
+    driver = MemoryDriver(clock=clock)
+    lines, rule = lines_on(driver, clock), LimitRule("x", 1)
+    await driver.enqueue([Message(id=wait_id("m", "1"), queue="notes", body=b"-")])
+    (note,) = await driver.reserve(["notes"], limit=1, lease_s=30)
+    lines.beginning[note.message_id] = lines._line(rule, "mail")
+
+    assert lines.settled([(note, Complete())]) == 0, "a note is no attempt"
+    assert list(lines.known) == [waiting_queue(rule, "mail")]
+
+
+async def test_an_attempt_does_not_start_with_a_token_that_was_called_lost() -> None:
+    """The store may renew it still, but nobody watches it any more."""
+    clock = VirtualClock()
+    driver = MemoryDriver(clock=clock)
+    tokens = Tokens(driver, clock).store
+    token = await tokens.take(LimitRule("x", 1))
+    assert token is not None
+    token.holder = InFlightAttempt(token.lease, 30.0)
+    token.cancel_reason = CancelReason.LIMIT_LOST
+
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(tokens.renew_late([token]), SOON_S)
+
+    assert token.holder.cancel_reason is CancelReason.LIMIT_LOST
