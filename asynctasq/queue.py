@@ -337,22 +337,20 @@ def living_ids(tasks: Sequence[BaseTask[Any]], ids: list[str], stored: Sequence[
 
 def check_supported(task: BaseTask[Any], driver: Driver) -> None:
     """Raise UnsupportedFeature for a task that needs what the driver lacks: results, keys, limits, levels."""
-    options = options_of(task)
+    options, definition = options_of(task), definition_of(type(task))
     if options.keep_result_s is not None and not driver.capabilities.keeps_results:
-        name = definition_of(type(task)).name
-        raise UnsupportedFeature(f"{name} has keep_result set, but {driver} keeps no results")
+        raise UnsupportedFeature(f"{definition.name} has keep_result set, but {driver} keeps no results")
     if options.unique is not None and not driver.capabilities.unique:
-        name = definition_of(type(task)).name
-        raise UnsupportedFeature(f"{name} has unique set, but {driver} can't keep a task unique")
-    if (definition := definition_of(type(task))).limits and not driver.capabilities.reserves_released:
+        raise UnsupportedFeature(f"{definition.name} has unique set, but {driver} can't keep a task unique")
+    if definition.limits and not driver.capabilities.reserves_released:
         raise UnsupportedFeature(
             f"{definition.name} has limits set, but {driver} can't keep any: it has no tokens that are taken in order; "
             "use sqlite, redis, postgres or mysql, or limit the concurrency of one worker"
         )
     if options.priority != NORMAL and not driver.capabilities.priorities:
-        name = definition_of(type(task)).name
         raise UnsupportedFeature(
-            f"{name} has priority {options.priority!r}, but {driver} has no priorities; use a queue of its own for it"
+            f"{definition.name} has priority {options.priority!r}, but {driver} has no priorities; use a queue of its "
+            "own for it"
         )
     if options.fair_key is not None and not driver.capabilities.fair:
         raise UnsupportedFeature(
