@@ -84,8 +84,8 @@ class WaitingLines:
         """By the queue of the notes."""
         self.beginning: dict[str, _Line] = {}
         """The lines that settlements to come concern, by message: it begins to wait, or its note moves."""
-        self.given: dict[str, list[HeldToken]] = {}
-        """The tokens with which messages were leased that had waited."""
+        self.given: dict[tuple[str, str], list[HeldToken]] = {}
+        """The tokens with which messages were leased that had waited, by id and token of these leases."""
         self.woken = False
         """Whether there may be tokens."""
         self._look_at = self._pause_until = 0.0
@@ -272,7 +272,7 @@ class WaitingLines:
                 granted = await store.reserve_released([lease for lease, _ in ready.values()], lease_s=self._lease_s)
                 for lease in granted:  # of two notes about one message, one is outdated
                     known = next(one for one, (wanted, _) in ready.items() if wanted.message_id == lease.message_id)
-                    self.given[lease.message_id] = ready.pop(known)[1]
+                    self.given[lease.message_id, lease.token] = ready.pop(known)[1]
                     started.append(lease)
                 while left:
                     self._tokens.settle_later(left.pop(), Complete())

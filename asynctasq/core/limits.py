@@ -73,7 +73,7 @@ class LimitedAttempts:
 
         attempt, taken = run.attempt, list[HeldToken]()
         rules = rules_of(run.invocation.definition.limits, run.invocation.envelope.limits)
-        given = self.lines.given.pop(attempt.lease.message_id, [])
+        given = self.lines.given.pop((attempt.lease.message_id, attempt.lease.token), [])
         try:
             missing = await self._take(attempt, rules, given, taken)
         except BaseException as error:
@@ -126,6 +126,7 @@ class LimitedAttempts:
         taken[:] = [token for token in taken if token.holder is not None]
         return None
 
-    def not_begun(self, attempt: InFlightAttempt) -> None:
-        """Give back the tokens with which a message was leased whose attempt never begins."""
-        self._tokens.give_back_unused(self.lines.given.pop(attempt.lease.message_id, []))
+    def end(self, attempt: InFlightAttempt) -> None:
+        """Give back the tokens with which the message of an attempt was leased, if it has ended before it took them."""
+        if self.lines.given:
+            self._tokens.give_back_unused(self.lines.given.pop((attempt.lease.message_id, attempt.lease.token), []))

@@ -356,6 +356,7 @@ class Worker:
 
     def _end_attempt(self, attempt: InFlightAttempt, settlement: Settlement | None) -> None:
         self._renewer.remove(attempt)
+        self._limits.end(attempt)
         if attempt.overdue is not None:
             attempt.overdue.cancel()
         if self._in_flight.get(attempt.lease.message_id) is attempt:
@@ -381,7 +382,6 @@ class Worker:
         if attempt.asyncio_task is not None:
             attempt.asyncio_task.cancel()
             if not attempt.begun:
-                self._limits.not_begun(attempt)
                 self._end_attempt(attempt, None)
 
     def _on_lost(self, lost: Sequence[InFlightAttempt]) -> None:

@@ -526,6 +526,21 @@ async def test_an_attempt_that_has_lost_its_token_is_handed_back(caplog: pytest.
     assert "is cancelled and handed back" in caplog.text
 
 
+@pytest.mark.usefixtures("_gate")
+async def test_the_token_of_a_message_that_can_not_run_after_its_wait_is_free() -> None:
+    driver = MemoryDriver()
+    token = token_id(LimitRule("waits", 1), 0)
+    async with working(driver):
+        first, second = await Queue(driver).dispatch([Waits(), Waits()])
+        await until(lambda: any(name.startswith("limit:wait") for name in list(driver._rows)))
+        waiting = second if not driver._rows[second].leased else first
+        row = driver._rows[waiting]
+        row.message = replace(row.message, body=b"\xc1")
+        GO.set()
+        await until(lambda: row.reason is not None, "what can't be read is a dead letter")
+        await until(lambda: not driver._rows[token].leased, "nobody keeps the token")
+
+
 class Stuck(MemoryDriver):
     """Does not renew while `stuck`, nor does it give up when it is told to."""
 
