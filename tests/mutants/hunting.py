@@ -13,6 +13,7 @@ from asynctasq.testing.simulation.shrink import shrink
 from asynctasq.testing.tape import Entry, Tape
 from tests.mutants.cancelled import Victim, cancelled, cancelled_meanwhile, cancelled_under_faults
 from tests.mutants.contract import contract
+from tests.mutants.fair import fair
 from tests.mutants.keyed import keyed, unique_tasks
 from tests.mutants.leveled import leveled
 from tests.mutants.limited import limited, limited_calmly
@@ -123,6 +124,7 @@ CASES: Final = (
     Case(workload=cancelled_under_faults, faults=(), every=2),
     Case(workload=cancelled_under_faults, every=4),
     Case(workload=leveled, faults=(), every=16, workers=1, concurrency=1),
+    Case(workload=fair, faults=(), every=16, workers=1, concurrency=1),
     Case(workload=drawn, faults=()),
     Case(workload=stored, faults=()),
     Case(workload=carried, faults=(), every=2),
@@ -134,6 +136,7 @@ CASES: Final = (
     Case(workload=limited_calmly, faults=(), every=16, concurrency=4),
     Case(workload=limited, faults=Faults(crash=0.03, lost_reply=0.02, fail_before=0.02), every=4, concurrency=4),
     Case(workload=limited, faults=Faults(latency=SLOW, crash=0.01), every=8, concurrency=4),
+    Case(workload=limited, faults=Faults(latency=SLOW), every=8, concurrency=4),
 )
 
 

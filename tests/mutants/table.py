@@ -3,6 +3,7 @@
 from typing import Final
 
 from tests.mutants.planted_cancelling import CANCELLING
+from tests.mutants.planted_fair import FAIR
 from tests.mutants.planted_heldout import HELD_OUT
 from tests.mutants.planted_kernel import KERNEL
 from tests.mutants.planted_limits import LIMITS
@@ -36,6 +37,7 @@ MUTANTS: Final[dict[str, Mutant]] = {
         *UNDRAWN,
         *SCHEDULES,
         *PRIORITY,
+        *FAIR,
         *SECOND_AUTHOR,
         *SECOND_AUTHOR_REST,
         *THIRD_AUTHOR,
