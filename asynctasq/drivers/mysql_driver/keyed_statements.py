@@ -17,7 +17,7 @@ def insert_keyed(sql: Statements, messages: Sequence[Message], *, now: str, clai
         for message in messages
     )
     columns = "id, queue, visible_us, enqueued_us, claim, body, unique_key, unique_started"
-    return f"INSERT INTO {sql.messages} ({columns}) VALUES {rows} ON DUPLICATE KEY UPDATE seq = seq"
+    return f"INSERT INTO {sql.messages} ({columns}) VALUES {rows} ON DUPLICATE KEY UPDATE id = id"
 
 
 def key_of(sql: Statements, key: str) -> str:

@@ -112,14 +112,18 @@ class Statements:
     # -- storing ---------------------------------------------------------------------------------
 
     def insert(self, messages: Sequence[Message], *, now: str, claim: str) -> str:
-        """Store what is new; its affected rows say how many. A plain no-op update keeps all other errors errors."""
+        """Store what is new; its affected rows say how many. A plain no-op update keeps all other errors errors.
+
+        It must not name `seq`: the server would then go on numbering after the row that is there, with numbers that
+        other transactions have been promised, and take the rows that get one of those for stored already.
+        """
         rows = ",".join(
             f"({literal(message.id)},{literal(line_of(message))},"
             f"{now}+{microseconds(message.delay_s)},{now},{claim},{literal(message.body)})"
             for message in messages
         )
         columns = "id, queue, visible_us, enqueued_us, claim, body"
-        return f"INSERT INTO {self.messages} ({columns}) VALUES {rows} ON DUPLICATE KEY UPDATE seq = seq"
+        return f"INSERT INTO {self.messages} ({columns}) VALUES {rows} ON DUPLICATE KEY UPDATE id = id"
 
     def select_stored(self, message_ids: Iterable[str]) -> str:
         """Select those of the ids that are stored, without a lock."""

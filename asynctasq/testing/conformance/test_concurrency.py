@@ -68,6 +68,29 @@ async def test_overlapping_batches_neither_deadlock_nor_duplicate(store: StoreUn
     assert sorted(ids(await store.take(len(names)))) == sorted(names)
 
 
+@conforms("enqueue: a message that another call stores at the same time keeps no other out", needs="idempotent_enqueue")
+async def test_what_two_batches_share_keeps_none_of_the_rest_out(store: StoreUnderTest) -> None:
+    drivers = _drivers(store, 4)
+    for number in range(store.sized(150)):
+        own = [[f"{number}.{caller}.{each}" for each in "abc"] for caller in range(4)]
+        batches = [[message(f"shared {number}"), *map(message, names)] for names in own]
+        if number % 2:
+            lease = await store.lease(f"m{number}")
+            follow_ups = tuple(batches.pop())
+            settle = store.settle((lease, Complete(follow_ups=follow_ups)))
+        else:
+            settle = asyncio.sleep(0)
+
+        *new, _ = await asyncio.gather(*(drivers[at].enqueue(batch) for at, batch in enumerate(batches)), settle)
+
+        for names, found in zip(own, new, strict=False):
+            assert set(names) <= set(found), "the call stored its own messages and says so"
+        expected = [f"shared {number}", *(name for names in own for name in names)]
+        taken = await store.take(len(expected))
+        assert sorted(ids(taken)) == sorted(expected)
+        await store.settle(*((lease, Complete()) for lease in taken))
+
+
 @conforms("settle: of several settlements of one lease exactly one counts", needs="fenced")
 async def test_concurrent_settlements_of_one_lease_count_once(store: StoreUnderTest) -> None:
     drivers = _drivers(store, 3)
