@@ -25,6 +25,7 @@ from asynctasq.errors import (
 from asynctasq.kernel.messages import Bury, Complete, DeadReason, ErrorRecord, Lease, Message, Release
 from asynctasq.testing.conformance.harnesses.mysql import MySQLHarness
 from tests.drivers.mysql_driver.support import EMPTY, ids, messages
+from tests.patience import until
 
 SQL = Statements("asynctasq")
 LINES = lines_of("q")
@@ -375,6 +376,25 @@ async def test_a_batch_says_exactly_which_of_its_ids_are_new(store: MySQLHarness
     assert await driver.enqueue(messages("a", "b", "a", "c", "d")) == ["a", "c"]
     assert await driver.enqueue(messages("a", "b")) == []
     assert await driver.enqueue(messages("b")) == []
+
+
+async def test_numbers_of_another_call_keep_no_message_out(store: MySQLHarness, connection: Connection) -> None:
+    driver = store.create()
+    insert = SQL.insert(messages("a"), now=server_now(0), claim="0")
+    await connection.run("START TRANSACTION", insert)
+    waiting = asyncio.create_task(driver.enqueue(messages("a", "b", "c")))  # has its numbers; waits for "a"
+    await until(lambda: _is_waited_for_locks(connection), "the call waits")
+    assert await driver.enqueue(messages("b", "d")) == ["b", "d"]  # with the numbers behind those
+
+    await connection.run("ROLLBACK")
+
+    assert await waiting == ["a", "c"]
+    assert sorted(ids(await driver.reserve(["q"], limit=9, lease_s=9))) == list("abcd")
+
+
+async def _is_waited_for_locks(connection: Connection) -> bool:
+    (shown,) = await connection.run("SHOW GLOBAL STATUS LIKE 'Innodb_row_lock_current_waits'")
+    return int(shown.rows[0][1]) > 0
 
 
 async def test_a_lease_of_an_earlier_life_of_the_same_id_settles_nothing(store: MySQLHarness) -> None:
