@@ -124,6 +124,9 @@ class Settings(BaseSettings):
         30.0, description="Seconds running attempts may take to end after the first signal."
     )
     broker_timeout_s: PositiveSeconds = Field(60.0, description="Seconds without the backend before a worker gives up.")
+    health: str | None = Field(
+        None, description="PORT or HOST:PORT at which a worker answers health checks; default: nowhere."
+    )
     body_bytes_max: PositiveCount = Field(10 * 1024 * 1024, description="Largest encoded message, in bytes.")
     dead_ttl: PositiveSeconds | None = Field(
         None, description="Seconds until a dead letter is removed; default: 90 days. Not for SQS."

@@ -71,6 +71,9 @@ def worker(  # noqa: PLR0913, PLR0917 - one parameter per option
         float | None, typer.Option(min=0, help="Seconds without the backend before giving up.")
     ] = None,
     lease: Annotated[float | None, typer.Option(min=0, help="Seconds a message is held without renewal.")] = None,
+    health: Annotated[
+        str | None, typer.Option("--health", metavar="[HOST:]PORT", help="Answer /live and /ready there; see the docs.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Write JSON lines: one per attempt and per log record.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No line per attempt.")] = False,
     log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING or ERROR.")] = "INFO",
@@ -90,6 +93,7 @@ def worker(  # noqa: PLR0913, PLR0917 - one parameter per option
         "shutdown_timeout_s": shutdown_timeout,
         "broker_timeout_s": broker_timeout,
         "lease_s": lease,
+        "health": health,
     }
     with exit_on_error():
         from asynctasq.cli.worker import Output, run_worker

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,8 +58,18 @@ def run_worker(
     prepared = prepare_application(given, folders)
     settings, setup, application = prepared.settings, prepared.setup, prepared.application
     worker = _worker(settings, setup, application, output, burst=burst, max_tasks=max_tasks)
-    _banner(worker, settings, setup, output)
-    run_despite_exits(_serve(worker, prepared.root))
+    with _health(settings, worker) as health:
+        _banner(worker, settings, setup, output, health)
+        run_despite_exits(_serve(worker, prepared.root))
+
+
+def _health(settings: Settings, worker: Worker) -> AbstractContextManager[str]:
+    """Return the context in which health checks are answered; it gives where, empty for nowhere."""
+    if settings.health is None:
+        return nullcontext("")
+    from asynctasq.cli.health import serve_health  # few workers do
+
+    return serve_health(settings.health, worker)
 
 
 async def _serve(worker: Worker, root: Path) -> None:
@@ -122,7 +133,7 @@ def _unserved_queues(served: Sequence[str]) -> list[str]:
     return sorted(used.difference(served))
 
 
-def _banner(worker: Worker, settings: Settings, setup: Setup, output: Output) -> None:
+def _banner(worker: Worker, settings: Settings, setup: Setup, output: Output, health: str) -> None:
     from asynctasq import __version__
 
     facts = {
@@ -137,6 +148,7 @@ def _banner(worker: Worker, settings: Settings, setup: Setup, output: Output) ->
         "lease_s": settings.lease_s,
         "signing": _signing(setup),
         **_around(worker),
+        **({"health": health} if health else {}),
         "app": ", ".join(settings.app) or "tasks are found in the project root",
     }
     if other_queues := _unserved_queues(worker.queues.names):

@@ -5,9 +5,7 @@ lease. The simulated worker renews from its own loop instead, where time is virt
 """
 
 import asyncio
-import sys
 import threading
-import traceback
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
@@ -16,6 +14,7 @@ from typing import Protocol
 from asynctasq.clock import Clock
 from asynctasq.core.cancellation import cancelled_among
 from asynctasq.core.in_flight import InFlightAttempt
+from asynctasq.core.loop_watch import LoopWatch
 from asynctasq.core.progress import ProgressReports
 from asynctasq.drivers.base import Driver
 from asynctasq.drivers.loops import running_loop
@@ -43,6 +42,11 @@ BLOCKED_LOOP_S = 2.0
 
 class LeaseRenewer(Protocol):
     """Renews the leases of the attempts that were added, until they are removed."""
+
+    @property
+    def loop_blocked_s(self) -> float:
+        """For how many seconds the worker's loop has not run; 0 where only the loop itself could tell."""
+        ...
 
     def start(self, on_lost: Callable[[Sequence[InFlightAttempt]], None]) -> None:
         """Start; `on_lost` is called in the worker's loop with the attempts whose leases are lost."""
@@ -145,23 +149,23 @@ class ThreadLeaseRenewer:
         self._renewals = _Renewals(lease_s, clock)
         self._reports = ProgressReports(driver, clock=clock, limit_s=lease_s / 3)
         self._period_s = min(1.0, lease_s / 6)
-        self._report_after_s = min(BLOCKED_LOOP_S, lease_s)
         self._stopping = False
         self._look = threading.Event()
         """The thread looks what is to do."""
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._loop_thread_id = 0
+        self._watch: LoopWatch | None = None
         self._on_lost: Callable[[Sequence[InFlightAttempt]], None] = lambda lost: None  # noqa: ARG005
-        self._loop_ran_at = 0.0
-        self._blockage_reported = False
         self._ended = asyncio.Event()
+
+    @property
+    def loop_blocked_s(self) -> float:
+        return 0.0 if self._watch is None else self._watch.blocked_s
 
     def start(self, on_lost: Callable[[Sequence[InFlightAttempt]], None]) -> None:
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
-        self._loop_thread_id = threading.get_ident()
-        self._note_loop_ran()
+        self._watch = LoopWatch(self._clock)
         self._stopping = False  # a worker may be started again
         self._look.clear()
         self._ended = asyncio.Event()
@@ -204,6 +208,13 @@ class ThreadLeaseRenewer:
             runner.run(self._driver.close())
         self._call_in_worker_loop(self._ended.set)
 
+    def _check_loop(self) -> None:
+        assert self._watch is not None
+        try:
+            self._watch.check(report_after_s=min(BLOCKED_LOOP_S, self._renewals.lease_s))
+        except RuntimeError:  # the worker's loop has ended
+            self._stopping = True
+
     def _wait_stopping(self) -> bool:
         """Wait for the next look, and return whether the thread is to end instead."""
         self._look.wait(self._period_s)
@@ -233,33 +244,6 @@ class ThreadLeaseRenewer:
         except RuntimeError:  # the worker's loop has ended
             self._stopping = True
 
-    def _note_loop_ran(self) -> None:
-        self._loop_ran_at = self._clock.monotonic()
-        self._blockage_reported = False
-
-    def _check_loop(self) -> None:
-        """Have the worker's loop run a callback; name the task that keeps the loop from running it."""
-        silent_s = self._clock.monotonic() - self._loop_ran_at
-        if silent_s > self._report_after_s + self._period_s and not self._blockage_reported:
-            self._blockage_reported = True
-            logger.warning(
-                "the event loop has not run for %.1f s: %s blocks it. Its leases are renewed meanwhile. "
-                "Use SyncTask for blocking code, or await.\n%s",
-                silent_s,
-                self._blocking_task(),
-                self._stack(),
-            )
-        if not self._blockage_reported:
-            self._call_in_worker_loop(self._note_loop_ran)
-
-    def _blocking_task(self) -> str:
-        task = asyncio.current_task(self._loop)
-        return "a callback" if task is None else task.get_name()
-
-    def _stack(self) -> str:
-        frame = sys._current_frames().get(self._loop_thread_id)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage] - documented, despite its name
-        return "".join(traceback.format_stack(frame)[-3:]) if frame is not None else ""
-
 
 class LoopLeaseRenewer:
     """Renews from the worker's own loop, each lease when it is due; sets no timer while there are none."""
@@ -280,6 +264,10 @@ class LoopLeaseRenewer:
         self._timer: asyncio.TimerHandle | None = None
         self._renewing: asyncio.Task[None] | None = None
         self._on_lost: Callable[[Sequence[InFlightAttempt]], None] = lambda lost: None  # noqa: ARG005
+
+    @property
+    def loop_blocked_s(self) -> float:
+        return 0.0
 
     def start(self, on_lost: Callable[[Sequence[InFlightAttempt]], None]) -> None:
         self._on_lost = on_lost

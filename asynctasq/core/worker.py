@@ -102,6 +102,7 @@ class Worker:
         self._to_settle: list[tuple[Lease, Settlement]] = []
         self._started = 0
         self._may_have_work = True
+        self._serving = False
         self._stop = self._new_stop_request()
 
     def _new_stop_request(self) -> StopRequest:
@@ -116,6 +117,20 @@ class Worker:
     def idle(self) -> bool:
         """Whether nothing runs, not even the start or end of a lifespan, and nothing waits to be settled."""
         return not self._in_flight and not self._to_settle and not self._lifespans.at_work
+
+    @property
+    def obstacle(self) -> str:
+        """Why the worker takes no tasks; empty while it takes them. To be read from any thread."""
+        if self._stop.requested:
+            return "the worker stops"
+        if not self._serving:
+            return "the worker starts"
+        return f"{self.driver} can't be reached" if self._reconnect.active else ""
+
+    @property
+    def loop_blocked_s(self) -> float:
+        """For how many seconds the worker's event loop has not run. To be read from any thread."""
+        return self._renewer.loop_blocked_s
 
     # -- life --------------------------------------------------------------------------------------
 
@@ -167,6 +182,7 @@ class Worker:
         self._tickers.start()
         self._renewer.start(self._on_lost)
         self._listener.start(self._on_news, name=self.name)
+        self._serving = True
         async with stop.cancelling(lambda: stop.deadline + end_s * CALL_SHARE):
             await self._run_until_stop()
             await self._drain()
@@ -180,6 +196,7 @@ class Worker:
         self._stop.request(immediate=immediate)
 
     async def _close(self) -> None:
+        self._serving = False
         if self._lifespans.entered:
             await self._leave_lifespans()
         await self._lanes.stop_processes()
@@ -292,6 +309,7 @@ class Worker:
         result = self._waiter.collect()
         if result.error is not None:
             await self._reconnect.wait(result.error)
+            self._may_have_work = True  # a call that answers at once shows whether the backend is back
         elif result.answered:
             self._reconnect.reset()
             self._may_have_work = self._may_have_work or result.work_visible
