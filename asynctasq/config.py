@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self, cast
 
 from pydantic import (
     BaseModel,
@@ -30,9 +30,11 @@ from asynctasq.tasks.project import project_file, project_root
 if TYPE_CHECKING:
     from asynctasq.tasks.schedules import Schedule
 
-__all__ = ["ENV_PREFIX", "ScheduleSetting", "Settings", "load_settings"]
+__all__ = ["ENV_PREFIX", "GIVEN", "ScheduleSetting", "Settings", "load_settings", "setting_sources"]
 
 ENV_PREFIX = "ASYNCTASQ_"
+GIVEN, ENVIRONMENT = "init()", "the environment"
+"""What two of the sources are called."""
 NO_SETTINGS = frozenset({"test_patience"})
 """Variables with the prefix that tests read, in `asynctasq.testing`."""
 NEVER_EMPTY = frozenset({"signing_keys"})
@@ -205,24 +207,47 @@ def load_settings(given: Mapping[str, Any] | None = None, *, root: Path | None =
     Raises: ConfigError for an unknown key, naming the nearest right one, a wrong value, or a file that another user may
     have placed there. Secrets are not shown.
     """
-    root = root or project_root()
-    from_files = {**_from_pyproject(root), **_from_dotenv(root)}
-    in_environment = _names_in_environment(os.environ)
-    given = dict(given or {})
-    for source, names in (("init()", given), ("the environment", in_environment)):
-        _check_names(source, names)
-        for name in NEVER_EMPTY.intersection(names):
-            if names[name] is None or names[name] == "":  # which pydantic would take for a setting left out
-                raise ConfigError(f"{source} sets {name} to nothing; give it a value or leave it out")
-    configured = in_environment.get("driver") or from_files.get("driver")
-    if configured and names_kind_of(str(given.get("driver")), str(configured)):
-        del given["driver"]
-    below = {name: value for name, value in from_files.items() if name not in in_environment}
-    values: Any = {**below, **given}
+    sources = _read_sources(given, root)
+    values: dict[str, Any] = {}
+    for source in reversed(sources):
+        if source.title == ENVIRONMENT:  # which pydantic reads itself
+            values = {name: value for name, value in values.items() if name not in source.names}
+        else:
+            values |= source.names
     try:
         return Settings(**values)
     except ValidationError as error:
         raise ConfigError(_explain(error)) from None
+
+
+def setting_sources(given: Mapping[str, Any] | None = None, *, root: Path | None = None) -> dict[str, str]:
+    """Return where the value of each setting comes from that is not the default: what `load_settings` would take.
+
+    Raises: ConfigError for an unknown key.
+    """
+    sources = reversed(_read_sources(given, root))
+    return {name: source.title for source in sources for name in source.names}
+
+
+class _Source(NamedTuple):
+    title: str
+    names: Mapping[str, Any]
+
+
+def _read_sources(given: Mapping[str, Any] | None, root: Path | None) -> list[_Source]:
+    """Return the sources, the one that wins first."""
+    root = root or project_root()
+    files = [source for source in (_from_dotenv(root), _from_pyproject(root)) if source is not None]
+    environment, arguments = _Source(ENVIRONMENT, _names_in_environment(os.environ)), dict(given or {})
+    for title, names in ((GIVEN, arguments), environment):
+        _check_names(title, names)
+        for name in NEVER_EMPTY.intersection(names):
+            if names[name] is None or names[name] == "":  # which pydantic would take for a setting left out
+                raise ConfigError(f"{title} sets {name} to nothing; give it a value or leave it out")
+    configured = next((found for source in (environment, *files) if (found := source.names.get("driver"))), None)
+    if configured and names_kind_of(str(arguments.get("driver")), str(configured)):
+        del arguments["driver"]
+    return [_Source(GIVEN, arguments), environment, *files]
 
 
 def _names_in_environment(environment: Mapping[str, str]) -> dict[str, str]:
@@ -234,30 +259,30 @@ def _names_in_environment(environment: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in names.items() if name not in NO_SETTINGS}
 
 
-def _from_dotenv(root: Path) -> dict[str, str]:
+def _from_dotenv(root: Path) -> _Source | None:
     path = project_file(root, ".env")
     if path is None:
-        return {}
+        return None
     from dotenv import dotenv_values
 
     names = _names_in_environment({key: value or "" for key, value in dotenv_values(path).items()})
     _check_names(str(path), names)
-    return names
+    return _Source(str(path), names)
 
 
-def _from_pyproject(root: Path) -> dict[str, Any]:
+def _from_pyproject(root: Path) -> _Source | None:
     path = project_file(root, "pyproject.toml")
     if path is None:
-        return {}
+        return None
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8")).get("tool", {}).get("asynctasq", {})
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
     if not isinstance(table, dict):
         raise ConfigError(f"asynctasq under [tool] in {path} must be a table: [tool.asynctasq]")
-    settings = cast("dict[str, Any]", table)
-    _check_names(f"[tool.asynctasq] in {path}", settings)
-    return settings
+    source = _Source(f"[tool.asynctasq] in {path}", cast("dict[str, Any]", table))
+    _check_names(*source)
+    return source
 
 
 def _check_names(source: str, names: Mapping[str, object]) -> None:

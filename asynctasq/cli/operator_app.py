@@ -1,4 +1,4 @@
-"""The commands of an operator and their options: `queues`, `tasks` and `dead`."""
+"""The commands of an operator and their options: `queues`, `tasks`, `dead` and `config`."""
 
 import re
 from typing import TYPE_CHECKING, Annotated
@@ -18,6 +18,8 @@ tasks = typer.Typer(help="Look at the messages of queues, and cancel or discard 
 dead = typer.Typer(help="Look at dead letters, make them ready again, or remove them.", no_args_is_help=True)
 app.add_typer(tasks, name="tasks")
 app.add_typer(dead, name="dead")
+config = typer.Typer(help="Look at the configuration.", no_args_is_help=True)
+app.add_typer(config, name="config")
 
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
@@ -178,3 +180,12 @@ def purge_dead(  # noqa: PLR0913, PLR0917 - one parameter per option
 
         wanted = _filter(queue, task, older_than, argument, State.DEAD)
         commands.purge_dead(given(None, driver), wanted, dry_run=dry_run, yes=yes, as_json=json)
+
+
+@config.command("show")
+def show_config(driver: DriverName = None, json: AsJson = False) -> None:
+    """Show every setting, its value without secrets, and where that comes from."""
+    with exit_on_error():
+        from asynctasq.cli.config import show_config as show
+
+        show(given(None, driver), as_json=json)
