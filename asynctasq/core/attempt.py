@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
-from typing import cast
+from collections.abc import Coroutine
+from contextlib import AbstractAsyncContextManager
+from typing import Any, TypeVar, cast
 
 from asynctasq.core.around_attempt import run_within
 from asynctasq.core.cancelled_attempts import CancelledAttempts
@@ -73,6 +75,8 @@ from asynctasq.tasks.registry import source_file
 
 __all__ = ["AttemptRunner"]
 
+T = TypeVar("T")
+
 
 class AttemptRunner:
     """Runs attempts one at a time or many at once; of those that have ended it knows which were snoozed.
@@ -110,13 +114,11 @@ class AttemptRunner:
         limit_s = settings.lease_s / 3
         self.cancelled_attempts = CancelledAttempts(driver, self._hooks, environment=environment, limit_s=limit_s)
 
-    async def run(self, attempt: InFlightAttempt) -> Settlement | None:
+    def run(self, attempt: InFlightAttempt) -> Coroutine[Any, Any, Settlement | None]:
         """Run the attempt and return how to settle it; None if the lease ended before anything ran."""
         scope = self._environment.attempt_scope()
-        if scope is None:
-            return await self._run_and_tell(attempt)
-        async with scope:
-            return await self._run_and_tell(attempt)
+        running = self._run_and_tell(attempt)
+        return running if scope is None else _within(scope, running)
 
     async def _run_and_tell(self, attempt: InFlightAttempt) -> Settlement | None:
         """Run the attempt; if its lease is lost, its task may have been cancelled, and then hears of it."""
@@ -367,7 +369,8 @@ class AttemptRunner:
         settlement = decide(
             outcome, attempt=lease.attempt, crashes=lease.crashes, rules=rules, rng=self._environment.rng
         )
-        log_failure(run.attempt, outcome, settlement)
+        if run.attempt.exception is not None:
+            log_failure(run.attempt, run.attempt.exception, outcome, settlement)
         if isinstance(settlement, Bury) and not isinstance(outcome, Unrunnable):
             exception = run.attempt.exception
             if settlement.reason is DeadReason.CRASHED:
@@ -423,3 +426,11 @@ def _outcome_detail(outcome: Outcome) -> str:
     error: ErrorRecord | None = getattr(outcome, "error", None)
     name = type(outcome).__name__.lower()
     return name if error is None else f"{name}: {error.type}: {error.message}"
+
+
+async def _within(scope: AbstractAsyncContextManager[None], running: Coroutine[Any, Any, T]) -> T:
+    try:
+        async with scope:
+            return await running
+    finally:
+        running.close()  # which the scope may have kept from beginning

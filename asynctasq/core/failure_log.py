@@ -13,13 +13,12 @@ __all__ = ["log_failure", "logger"]
 logger = get_logger("asynctasq.attempts")
 
 
-def log_failure(attempt: InFlightAttempt, outcome: Outcome, settlement: Settlement) -> None:
-    """Log an attempt that failed, with its exception: an error where it becomes a dead letter, else a warning.
+def log_failure(attempt: InFlightAttempt, exception: BaseException, outcome: Outcome, settlement: Settlement) -> None:
+    """Log an attempt that failed with an exception: an error where it becomes a dead letter, else a warning.
 
     What the task's code asked for itself is less: a retry is an info, a rejection a warning, both without traceback.
     """
-    exception = attempt.exception
-    if exception is None or not isinstance(outcome, Failed | Crashed | RetryRequested | Rejected | Unrunnable):
+    if not isinstance(outcome, Failed | Crashed | RetryRequested | Rejected | Unrunnable):
         return
     asked = isinstance(outcome, RetryRequested | Rejected)
     match settlement:

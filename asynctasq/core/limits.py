@@ -128,5 +128,4 @@ class LimitedAttempts:
 
     def end(self, attempt: InFlightAttempt) -> None:
         """Give back the tokens with which the message of an attempt was leased, if it has ended before it took them."""
-        if self.lines.given:
-            self._tokens.give_back_unused(self.lines.given.pop((attempt.lease.message_id, attempt.lease.token), []))
+        self._tokens.give_back_unused(self.lines.given.pop((attempt.lease.message_id, attempt.lease.token), []))

@@ -374,7 +374,8 @@ class Worker:
 
     def _end_attempt(self, attempt: InFlightAttempt, settlement: Settlement | None) -> None:
         self._renewer.remove(attempt)
-        self._limits.end(attempt)
+        if self._lines.given:
+            self._limits.end(attempt)
         if attempt.overdue is not None:
             attempt.overdue.cancel()
         if self._in_flight.get(attempt.lease.message_id) is attempt:

@@ -28,9 +28,9 @@ class WorkerLedger:
         for lease, settlement in settlements:
             if lease.message_id in lost:
                 logger.warning("the lease of message %s was lost before its attempt was settled", lease.message_id)
-            due_at = released_until(settlement, asked_now)
-            kind = Kind.LOST if lease.message_id in lost else Kind.SETTLED
-            self._enter(lease, kind, settlement, due_at)
+            if self._environment.record is not None:
+                kind = Kind.LOST if lease.message_id in lost else Kind.SETTLED
+                self._enter(lease, kind, settlement, released_until(settlement, asked_now))
 
     def without_stale(
         self, settlements: Sequence[tuple[Lease, Settlement]], leases: Sequence[Lease]
@@ -47,7 +47,8 @@ class WorkerLedger:
 
     def attempt(self, attempt: InFlightAttempt, kind: Kind, *, due_at: float = 0.0) -> None:
         """Enter an event of an attempt."""
-        self._enter(attempt.lease, kind, None, due_at)
+        if self._environment.record is not None:
+            self._enter(attempt.lease, kind, None, due_at)
 
     def progress(self, attempt: InFlightAttempt, progress: Progress) -> None:
         """Enter how far an attempt says it is."""
