@@ -178,7 +178,7 @@ class MemoryDriver(Driver):
             now = self._now()
             self._prune(now)
             until = now + microseconds(lease_s)
-            for line in self._levels.all_lines(queues):
+            for line in filter(self._due.__contains__, self._levels.all_lines(queues)):
                 while len(leases) < limit and (row := self._first_visible(line, now)):
                     leases.append(self._grant(row, now, until))
             self._levels.note(leases)
@@ -203,7 +203,7 @@ class MemoryDriver(Driver):
 
     def _first_in(self, line: str) -> MemoryRow | None:
         """Return the first row of the line; drop heap entries that are out of date."""
-        heap = self._due.get(line, [])
+        heap = self._due[line]
         while heap:
             place, arrival, message_id = heap[0]
             row = self._rows.get(message_id)
@@ -263,7 +263,7 @@ class MemoryDriver(Driver):
     def _first_due(self, queues: Iterable[str]) -> float:
         """Return the instant at which the first message of these queues becomes, or became, visible; inf if none."""
         first = NEVER
-        for line in (line for queue in queues for line in all_lines_of(queue)):
+        for line in (line for queue in queues for line in all_lines_of(queue) if line in self._due):
             row = self._first_in(line)
             if row is not None and row.visible_us < first:
                 first = row.visible_us

@@ -40,13 +40,12 @@ class Checks:
         self._engine = engine
         self._always: dict[str, Predicate] = {}
         self._eventually: dict[str, Predicate] = {}
-        engine.listeners.append(self._check)
 
     def always(self, name: str, predicate: Predicate) -> None:
         """Check now and whenever anything happens."""
         _check_callable(f"always {name!r}", predicate)
         self._always[name] = predicate
-        self._check(None)
+        self._check_from_now_on()
 
     def eventually(self, name: str, predicate: Predicate, within_s: float) -> None:
         """Check whenever anything happens, at the latest `within_s` from now, until it holds once."""
@@ -54,7 +53,7 @@ class Checks:
         _check_callable(f"eventually {name!r}", predicate)
         self._eventually[name] = predicate
         self._engine.loop.call_later(within_s, self._on_deadline, name, within_s)
-        self._check(None)
+        self._check_from_now_on()
 
     def sometimes(self, name: str, condition: bool | Predicate) -> None:
         """Count a situation as seen; a predicate is asked now."""
@@ -68,11 +67,18 @@ class Checks:
         Raises: PromiseBroken for what never came true.
         """
         self._check(None)
-        self._engine.listeners.remove(self._check)
+        if self._check in self._engine.listeners:
+            self._engine.listeners.remove(self._check)
         if self.broken.done():
             self.broken.result()
         for name in self._eventually:
             raise PropertyBroken(name, f"eventually {name!r}: the run ended and it had never been so")
+
+    def _check_from_now_on(self) -> None:
+        """Check now and after every event; most programs have no property that needs it."""
+        if self._check not in self._engine.listeners:
+            self._engine.listeners.append(self._check)
+        self._check(None)
 
     def _check(self, _entry: Entry | None) -> None:
         for name, predicate in self._always.items():
