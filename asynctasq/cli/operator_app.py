@@ -119,6 +119,15 @@ def cancel_tasks(task_ids: TaskIds, driver: DriverName = None, json: AsJson = Fa
         commands.cancel_tasks(given(None, driver), task_ids, as_json=json)
 
 
+@tasks.command("retry")
+def retry_tasks(task_ids: TaskIds, driver: DriverName = None, json: AsJson = False) -> None:
+    """Make dead letters ready again by id; they begin anew."""
+    with exit_on_error():
+        from asynctasq.cli import tasks as commands
+
+        commands.retry_tasks(given(None, driver), task_ids, as_json=json)
+
+
 @tasks.command("discard")
 def discard_tasks(task_ids: TaskIds, driver: DriverName = None, json: AsJson = False) -> None:
     """Remove dead letters by id, for good."""

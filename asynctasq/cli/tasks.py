@@ -18,7 +18,7 @@ from asynctasq.errors import ConfigError, DriverUnavailable, InvalidQueueName
 from asynctasq.kernel.messages import ErrorRecord, State
 from asynctasq.kernel.texts import printable, printable_lines
 
-__all__ = ["cancel_tasks", "discard_tasks", "list_tasks", "purge_dead", "redrive_dead", "show_task"]
+__all__ = ["cancel_tasks", "discard_tasks", "list_tasks", "purge_dead", "redrive_dead", "retry_tasks", "show_task"]
 
 COLUMNS = ("id", "task", "queue", "state", "attempts", "since", "error")
 WAITING = (State.SCHEDULED, State.READY, State.RESERVED)
@@ -75,7 +75,16 @@ def cancel_tasks(given: Mapping[str, Any], task_ids: Sequence[str], *, as_json: 
     Raises: ConfigError, DriverError.
     """
     removed = with_operator(given, lambda operator, _: operator.cancel(task_ids))
-    _say_removed(task_ids, removed, "cancelled", "it has ended, is dead or is not there", as_json=as_json)
+    _say_done(task_ids, removed, "cancelled", "it has ended, is dead or is not there", as_json=as_json)
+
+
+def retry_tasks(given: Mapping[str, Any], task_ids: Sequence[str], *, as_json: bool) -> None:
+    """Make dead letters ready by id; exit 1 if one of the messages was left alone.
+
+    Raises: ConfigError, DriverError.
+    """
+    redriven = with_operator(given, lambda operator, _: operator.retry(task_ids))
+    _say_done(task_ids, redriven, "redriven", "it is no dead letter", as_json=as_json)
 
 
 def discard_tasks(given: Mapping[str, Any], task_ids: Sequence[str], *, as_json: bool) -> None:
@@ -84,16 +93,16 @@ def discard_tasks(given: Mapping[str, Any], task_ids: Sequence[str], *, as_json:
     Raises: ConfigError, DriverError.
     """
     removed = with_operator(given, lambda operator, _: operator.discard(task_ids))
-    _say_removed(task_ids, removed, "discarded", "it is no dead letter", as_json=as_json)
+    _say_done(task_ids, removed, "discarded", "it is no dead letter", as_json=as_json)
 
 
-def _say_removed(task_ids: Sequence[str], removed: AbstractSet[str], done: str, why: str, *, as_json: bool) -> None:
-    left = [task_id for task_id in task_ids if task_id not in removed]
+def _say_done(task_ids: Sequence[str], meant: AbstractSet[str], done: str, why: str, *, as_json: bool) -> None:
+    left = [task_id for task_id in task_ids if task_id not in meant]
     if as_json:
-        say_json({done: sorted(removed), "left": left})
+        say_json({done: sorted(meant), "left": left})
     else:
         for task_id in task_ids:
-            say(f"{printable(task_id)}: {done if task_id in removed else f'left alone: {why}'}")
+            say(f"{printable(task_id)}: {done if task_id in meant else f'left alone: {why}'}")
     if left:
         raise SystemExit(int(ExitCode.FAILED))
 

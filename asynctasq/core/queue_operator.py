@@ -138,6 +138,13 @@ class QueueOperator:
         """
         return await self._store.discard(message_ids)
 
+    async def retry(self, message_ids: Sequence[str]) -> AbstractSet[str]:
+        """Make those that are dead letters ready again, as a redrive does; return their ids.
+
+        Raises: DriverError.
+        """
+        return await self._store.redrive_ids(message_ids)
+
     async def discard_all(self, wanted: TaskFilter, on_progress: Callable[[int], None]) -> int:
         """Remove the dead letters that are meant, some at a time; return how many, and tell so meanwhile.
 

@@ -253,6 +253,10 @@ class Inspectable(Protocol):
         """Remove those that are dead letters; return their ids."""
         ...
 
+    async def redrive_ids(self, message_ids: Sequence[str]) -> AbstractSet[str]:
+        """Move those that are dead letters back to ready, as `redrive` does; return their ids."""
+        ...
+
     async def purge(self, queue: str) -> int:
         """Remove every scheduled and ready message of a queue; return how many. Leases and dead letters stay."""
         ...

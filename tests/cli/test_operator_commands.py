@@ -112,8 +112,11 @@ def test_an_operator_finds_what_died_redrives_some_and_removes_the_rest(shop: Sh
     assert shop.json("dead", "purge", "--task", "greet", "--yes")["count"] == 0
     assert shop.json("tasks", "cancel", ready[0]) == {"cancelled": [ready[0]], "left": []}
     assert shop.json("tasks", "discard", left[1]["id"]) == {"discarded": [left[1]["id"]], "left": []}
+    last = left[2]["id"]
+    assert shop.json("tasks", "retry", last) == {"redriven": [last], "left": []}
     (queue,) = shop.json("queues")
-    assert (queue["ready"], queue["scheduled"], queue["dead"]) == (1, 3, 1)
+    assert (queue["ready"], queue["scheduled"], queue["dead"]) == (2, 3, 0)
+    assert shop.json("tasks", "show", last)["attempts"] == 0
 
 
 def test_pages_follow_each_other(sqlite_shop: Shop) -> None:
@@ -149,6 +152,7 @@ def test_people_get_tables_and_the_whole_of_one_task(sqlite_shop: Shop) -> None:
     [
         (("tasks", "show", "nobody"), ExitCode.FAILED, "there is no message 'nobody'"),
         (("tasks", "cancel", "nobody"), ExitCode.FAILED, ""),
+        (("tasks", "retry", "nobody"), ExitCode.FAILED, ""),
         (("tasks", "list", "--queue", "no such!"), ExitCode.CONFIGURATION, "queue name 'no such!' is not valid"),
         (("dead", "redrive", ""), ExitCode.CONFIGURATION, "queue name '' is not valid"),
         (("tasks", "list", "--older-than", "soon"), ExitCode.USAGE, "'soon' is no age"),

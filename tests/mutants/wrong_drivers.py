@@ -291,6 +291,29 @@ class RedriveKeepsAttempts(MemoryDriver):
         return moved
 
 
+class RedriveByIdKeepsAttempts(MemoryDriver):
+    """A message redriven by its id dies at its next failure."""
+
+    async def redrive_ids(self, message_ids: Sequence[str]) -> AbstractSet[str]:
+        before = {name: (row.attempts, row.crashes) for name, row in self._rows.items()}
+        redriven = await super().redrive_ids(message_ids)
+        for name, (attempts, crashes) in before.items():
+            self._rows[name].attempts, self._rows[name].crashes = attempts, crashes
+        return redriven
+
+
+class RedriveByIdTakesWhatLives(MemoryDriver):
+    """Makes ready what a worker has."""
+
+    async def redrive_ids(self, message_ids: Sequence[str]) -> AbstractSet[str]:
+        rows = {name: row for name in message_ids if (row := self._rows.get(name)) is not None}
+        taken = {name for name, row in rows.items() if row.leased}
+        for name in taken:
+            rows[name].leased = False
+            self._place(rows[name], self._now())
+        return taken | set(await super().redrive_ids(message_ids))
+
+
 class RedriveKeepsTheAge(MemoryDriver):
     """A redriven message that had expired expires again."""
 
@@ -552,6 +575,7 @@ class Wrong:
 
 
 U = "test_unique.test"
+BY_ID = "test_inspection.test_redrive_by_id_makes_those_dead_letters_ready"
 WRONG: tuple[Wrong, ...] = (
     Wrong(driver=LosesOnRetry, fails="test_settle.test_a_released_message_is_visible_at_once", in_programs=True),
     Wrong(driver=ChecksNoToken, fails="test_settle.test_a_stolen_lease_settles_nothing", in_programs=True),
@@ -595,6 +619,8 @@ WRONG: tuple[Wrong, ...] = (
     Wrong(driver=CountsNoCrash, fails="test_leases.test_an_expired_lease_is_taken_over_as_a_crash", in_programs=True),
     Wrong(driver=CountsHandBacks, fails="test_settle.test_release_counts_what_it_says", in_programs=True),
     Wrong(driver=RedriveKeepsAttempts, fails="test_dead_letters.test_redrive_starts_counting_anew", in_programs=True),
+    Wrong(driver=RedriveByIdKeepsAttempts, fails=BY_ID),
+    Wrong(driver=RedriveByIdTakesWhatLives, fails=BY_ID, in_programs=True),
     Wrong(driver=KeepsDeadLetters, fails="test_dead_letters.test_a_dead_letter_is_removed_at_its_age"),
     Wrong(driver=RedriveKeepsTheAge, fails="test_dead_letters.test_redrive_begins_a_new_life"),
     Wrong(driver=RedriveTakesTheNewest, fails="test_dead_letters.test_redrive_moves_the_oldest_death_first"),

@@ -348,17 +348,27 @@ class MemoryDriver(Driver):
     async def redrive(self, queue: str, *, limit: int) -> int:
         check_queue_name(queue)
         with self._lock:
-            dead = self._dead.get(queue, {})
-            chosen = list(dead)[:limit]
-            for message_id in chosen:
-                del dead[message_id]
-                row = self._rows[message_id]
-                row.attempts = row.crashes = 0
-                row.reason = row.error = None
-                row.redriven = True
-                row.enqueued_us = self._now()
-                self._place(row, row.enqueued_us)
-            return len(chosen)
+            return len(self._redrive_now(list(self._dead.get(queue, ()))[:limit]))
+
+    async def redrive_ids(self, message_ids: Sequence[str]) -> AbstractSet[str]:
+        with self._lock:
+            return self._redrive_now(message_ids)
+
+    def _redrive_now(self, message_ids: Iterable[str]) -> set[str]:
+        """Make those that are dead letters ready; return their ids."""
+        redriven, now = set[str](), self._now()
+        for message_id in message_ids:
+            row = self._rows.get(message_id)
+            if row is None or row.reason is None:
+                continue
+            del self._dead[row.message.queue][message_id]
+            row.attempts = row.crashes = 0
+            row.reason = row.error = None
+            row.redriven = True
+            row.enqueued_us = now
+            self._place(row, now)
+            redriven.add(message_id)
+        return redriven
 
     async def queues(self) -> list[str]:
         with self._lock:

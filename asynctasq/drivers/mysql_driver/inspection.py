@@ -8,7 +8,7 @@ from asynctasq.drivers.damaged import queue_names
 from asynctasq.drivers.levels import lines_of
 from asynctasq.drivers.mysql_driver.statement_runner import StatementRunner
 from asynctasq.drivers.mysql_driver.statements import Statements, server_now
-from asynctasq.drivers.mysql_driver.steps import cancel_running, parse_token, remove, to_stored_message
+from asynctasq.drivers.mysql_driver.steps import cancel_running, parse_token, redrive_ids, remove, to_stored_message
 from asynctasq.drivers.sql.rows import depth_from
 from asynctasq.kernel.messages import Depth, Lease, Progress, State, StoredMessage
 
@@ -68,6 +68,14 @@ class Inspection:
             return set()
         return await self._runner.run_steps(
             lambda: remove(self._sql, message_ids, dead=dead, offset_us=self._offset_us()), brief=False
+        )
+
+    async def redrive_ids(self, message_ids: Sequence[str]) -> dict[str, str]:
+        """Do `Inspectable.redrive_ids`; return the ids with their queues."""
+        if not message_ids:
+            return {}
+        return await self._runner.run_steps(
+            lambda: redrive_ids(self._sql, message_ids, offset_us=self._offset_us()), brief=False
         )
 
     async def cancel_running(self, message_ids: Sequence[str]) -> tuple[dict[str, str], set[str]]:

@@ -88,6 +88,13 @@ def _values(names: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return " UNION ALL ".join([f"SELECT {head}", *(f"SELECT {','.join(map(str, row))}" for row in rest)])
 
 
+def _redriven(now: str) -> str:
+    return (
+        " SET m.dead = 0, m.attempts = 0, m.crashes = 0, m.reason = NULL, m.error = NULL, m.unique_key = NULL,"
+        f" m.visible_us = {now}, m.enqueued_us = {now}"
+    )
+
+
 class Statements:
     """The statements for the tables of one prefix. `now` is an expression or a number, in microseconds."""
 
@@ -355,10 +362,13 @@ class Statements:
         )
         return (
             f"UPDATE ({walks} ORDER BY visible_us, seq LIMIT {limit}) AS c"
-            f" STRAIGHT_JOIN {self.messages} AS m FORCE INDEX (PRIMARY) ON m.seq = c.seq"
-            " SET m.dead = 0, m.attempts = 0, m.crashes = 0, m.reason = NULL, m.error = NULL, m.unique_key = NULL,"
-            f" m.visible_us = {now}, m.enqueued_us = {now}"
+            f" STRAIGHT_JOIN {self.messages} AS m FORCE INDEX (PRIMARY) ON m.seq = c.seq{_redriven(now)}"
         )
+
+    def redrive_seqs(self, seqs: Iterable[int], *, now: str) -> str:
+        """Make dead letters ready that this transaction has locked."""
+        source = f"{self.messages} AS m FORCE INDEX (PRIMARY)"
+        return f"UPDATE {source}{_redriven(now)} WHERE m.seq IN ({','.join(map(str, seqs))})"
 
     def queues(self) -> str:
         """Select the names of all queues."""
@@ -389,7 +399,7 @@ class Statements:
         """Lock and select those of the messages that are dead letters, or not leased; in order of the key."""
         state = "dead > 0" if dead else f"dead = 0 AND (leased = 0 OR visible_us <= {now})"
         return (
-            f"SELECT seq, id FROM {self.messages} FORCE INDEX (PRIMARY)"
+            f"SELECT seq, id, queue FROM {self.messages} FORCE INDEX (PRIMARY)"
             f" WHERE seq IN ({','.join(map(str, seqs))}) AND {state} FOR UPDATE"
         )
 

@@ -44,6 +44,7 @@ __all__ = [
     "cancel_running",
     "extend",
     "parse_token",
+    "redrive_ids",
     "remove",
     "reserve_released",
     "settle",
@@ -326,10 +327,27 @@ def remove(sql: Statements, message_ids: Sequence[str], *, dead: bool, offset_us
             continue
         (found,) = yield [sql.removable((row[0] for row in known.rows), dead=dead, now=server_now(offset_us))]
         if found.rows:
-            yield [sql.remove(seq for seq, _ in found.rows)]
-            removed |= {message_id.decode() for _, message_id in found.rows}
+            yield [sql.remove(seq for seq, _, _ in found.rows)]
+            removed |= {message_id.decode() for _, message_id, _ in found.rows}
     yield ["COMMIT"]
     return removed
+
+
+def redrive_ids(sql: Statements, message_ids: Sequence[str], *, offset_us: int) -> Steps[dict[str, str]]:
+    """Make dead letters ready, in a transaction of our own; return their ids with their queues."""
+    queues: dict[str, str] = {}
+    yield ["START TRANSACTION"]
+    for group in chunks(message_ids, ROWS_MAX):
+        (known,) = yield [sql.seqs(group)]
+        if not known.rows:
+            continue
+        now = server_now(offset_us)
+        (found,) = yield [sql.removable((row[0] for row in known.rows), dead=True, now=now)]
+        if found.rows:
+            yield [sql.redrive_seqs((seq for seq, _, _ in found.rows), now=now)]
+            queues |= {message_id.decode(): queue_in(decoded(line)) for _, message_id, line in found.rows}
+    yield ["COMMIT"]
+    return queues
 
 
 def cancel_running(

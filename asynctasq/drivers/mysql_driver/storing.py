@@ -186,7 +186,7 @@ def _remove(sql: Statements, holder: str, unique: UniqueKey | None, *, now: str)
     (found,) = yield [sql.removable((row[0] for row in known.rows), dead=False, now=now)]
     if not found.rows:
         return False
-    yield [sql.remove(seq for seq, _ in found.rows)]
+    yield [sql.remove(seq for seq, _, _ in found.rows)]
     if unique is not None and unique.window_s is not None:
         yield [keyed_statements.forget_window(sql, window_id(unique))]
     return True

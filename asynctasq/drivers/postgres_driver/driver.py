@@ -389,6 +389,11 @@ class PostgresDriver(Driver):
     async def discard(self, message_ids: Sequence[str]) -> AbstractSet[str]:
         return await self._inspection.remove(self._sql.discard, message_ids)
 
+    async def redrive_ids(self, message_ids: Sequence[str]) -> AbstractSet[str]:
+        queues = await self._inspection.redrive_ids(message_ids)
+        self._wakeups.wake({*queues.values()})
+        return queues.keys()
+
     async def purge(self, queue: str) -> int:
         return await self._inspection.purge(check_queue_name(queue))
 

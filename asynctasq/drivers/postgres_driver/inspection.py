@@ -7,7 +7,7 @@ from asynctasq.drivers.base import Page
 from asynctasq.drivers.batches import chunks
 from asynctasq.drivers.checks import is_message_id
 from asynctasq.drivers.damaged import log_damaged, queue_names
-from asynctasq.drivers.levels import all_lines_of, lines_of, ranked_lines_of
+from asynctasq.drivers.levels import all_lines_of, lines_of, queue_in, ranked_lines_of
 from asynctasq.drivers.postgres_driver.rows import damaged_columns, lease_columns
 from asynctasq.drivers.postgres_driver.statements import Statements
 from asynctasq.drivers.retention import Retention
@@ -54,6 +54,15 @@ class Inspection:
         values = lines_of(queue), max(0, min(limit, BIGINT_MAX))
         [(moved, _)] = await self._fetch(self._sql.redrive, self._offset_us(), *values)
         return int(moved)
+
+    async def redrive_ids(self, message_ids: Sequence[str]) -> dict[str, str]:
+        """Do `Inspectable.redrive_ids`; return the ids with their queues."""
+        ids = sorted({message_id for message_id in message_ids if is_message_id(message_id)})
+        queues: dict[str, str] = {}
+        for batch in chunks(ids, IDS_PER_STATEMENT):
+            rows = await self._fetch(self._sql.redrive_ids, self._offset_us(), list(batch))
+            queues.update((message_id, queue_in(line)) for message_id, line, _ in rows)
+        return queues
 
     async def queues(self) -> list[str]:
         """Do `Inspectable.queues`."""

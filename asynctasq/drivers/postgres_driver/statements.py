@@ -129,16 +129,24 @@ class Statements:
             )
             SELECT ready, scheduled, reserved, dead, LEAST(living.oldest_us, ranked.oldest_us),
                 (SELECT us FROM clock) FROM living, ranked, buried"""
+        redriven = f"""
+            moved AS (
+                UPDATE {m} m SET reason = NULL, error = NULL, attempts = 0, crashes = 0, visible_us = clock.us,
+                    enqueued_us = clock.us, unique_key = NULL
+                FROM clock, chosen WHERE m.id = chosen.id RETURNING m.id, m.queue
+            ), {self._woken("moved")}"""
         self.redrive = f"""
             WITH {CLOCK}, chosen AS MATERIALIZED (
                 SELECT m.id FROM {m} m WHERE m.queue = ANY ($2::text[]) AND m.reason IS NOT NULL
                 ORDER BY m.visible_us, m.seq LIMIT $3::bigint FOR UPDATE SKIP LOCKED
-            ), moved AS (
-                UPDATE {m} m SET reason = NULL, error = NULL, attempts = 0, crashes = 0, visible_us = clock.us,
-                    enqueued_us = clock.us, unique_key = NULL
-                FROM clock, chosen WHERE m.id = chosen.id RETURNING m.queue
-            ), {self._woken("moved")}
+            ), {redriven}
             SELECT (SELECT count(*) FROM moved), (SELECT count(*) FROM woken)"""
+        self.redrive_ids = f"""
+            WITH {CLOCK}, chosen AS MATERIALIZED (
+                SELECT m.id FROM {m} m WHERE m.id = ANY ($2::text[]) AND m.reason IS NOT NULL
+                ORDER BY m.id FOR UPDATE
+            ), {redriven}
+            SELECT id, queue, (SELECT count(*) FROM woken) FROM moved"""
         self.find = f"WITH {CLOCK} SELECT (SELECT us FROM clock), {columns} FROM {m} m WHERE m.id = $2::text"
         self.list_messages = f"""
             WITH {CLOCK} SELECT clock.us, {columns}, m.seq FROM clock, {m} m

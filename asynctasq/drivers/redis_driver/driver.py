@@ -404,6 +404,9 @@ class RedisDriver(Driver):
     async def discard(self, message_ids: Sequence[str]) -> AbstractSet[str]:
         return await self._inspection.remove("dead", message_ids)
 
+    async def redrive_ids(self, message_ids: Sequence[str]) -> AbstractSet[str]:
+        return await self._inspection.redrive_ids(message_ids)
+
     async def purge(self, queue: str) -> int:
         return await self._inspection.purge(check_queue_name(queue))
 

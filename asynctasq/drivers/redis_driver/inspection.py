@@ -93,10 +93,18 @@ class Inspection:
 
     async def remove(self, kind: str, message_ids: Sequence[str]) -> AbstractSet[str]:
         """Remove those that are 'waiting' (scheduled, ready, lease ran out) or 'dead'; return their ids."""
-        removed: set[str] = set()
+        return await self._done_to("remove", kind, message_ids=message_ids)
+
+    async def redrive_ids(self, message_ids: Sequence[str]) -> AbstractSet[str]:
+        """Do `Inspectable.redrive_ids`."""
+        return await self._done_to("redrive_ids", message_ids=message_ids)
+
+    async def _done_to(self, script: str, *arguments: str, message_ids: Sequence[str]) -> set[str]:
+        """Return the ids that a script has done something to."""
+        done: set[str] = set()
         for batch in chunks([message_id for message_id in message_ids if is_message_id(message_id)], IDS_PER_CALL):
-            removed.update(read_text(found) for found in await self._server.script("remove", kind, *batch))
-        return removed
+            done.update(read_text(found) for found in await self._server.script(script, *arguments, *batch))
+        return done
 
     async def cancel_running(self, message_ids: Sequence[str]) -> dict[str, str]:
         """Do `CancelsRunning.cancel_running`."""

@@ -341,8 +341,14 @@ class SQLiteDriver(Driver):
     async def discard(self, message_ids: Sequence[str]) -> AbstractSet[str]:
         return await self._remove(message_ids, dead=True)
 
+    async def redrive_ids(self, message_ids: Sequence[str]) -> AbstractSet[str]:
+        ids = _ids_json(message_ids)
+        queues = await self._write(lambda now_us: inspection.redrive_ids(ids, now_us))
+        self._wakeups.wake({*queues.values()})
+        return queues.keys()
+
     async def _remove(self, message_ids: Sequence[str], *, dead: bool) -> AbstractSet[str]:
-        ids = json.dumps([message_id for message_id in message_ids if is_message_id(message_id)])
+        ids = _ids_json(message_ids)
         return await self._write(lambda now_us: inspection.remove(ids, dead=dead, now_us=now_us))
 
     async def purge(self, queue: str) -> int:
@@ -437,3 +443,7 @@ class SQLiteDriver(Driver):
         self._check_settlements(settlements)
         with self._in_callers_transaction():
             return run_in(connection, statements.settle(settlements, self._now_us()), self._file)
+
+
+def _ids_json(message_ids: Sequence[str]) -> str:
+    return json.dumps([message_id for message_id in message_ids if is_message_id(message_id)])

@@ -5,18 +5,20 @@ from typing import NamedTuple
 
 from asynctasq.drivers.base import Page
 from asynctasq.drivers.damaged import queue_names, read_instant_us
-from asynctasq.drivers.levels import all_lines_of, is_by_rank, lines_of
+from asynctasq.drivers.levels import all_lines_of, is_by_rank, lines_of, queue_in
 from asynctasq.drivers.sql.rows import depth_from, stored_message
 from asynctasq.drivers.sqlite_driver.schema import Row, Step, Steps
 from asynctasq.kernel.messages import Depth, State, StoredMessage
 
-__all__ = ["depth", "find", "list_messages", "purge", "queues", "redrive", "remove"]
+__all__ = ["depth", "find", "list_messages", "purge", "queues", "redrive", "redrive_ids", "remove"]
 
 STORED_COLUMNS = (
     "death IS NOT NULL, id, queue, body, leased, attempts, crashes, enqueued_us, visible_us, reason, error, "
     "reserved_us, reserved_by, progress"
 )
 REMOVE = "DELETE FROM asynctasq_message WHERE id IN (SELECT value FROM json_each(?)) AND"
+REDRIVE = """UPDATE asynctasq_message SET visible_us = ?, enqueued_us = ?, attempts = 0, crashes = 0, death = NULL,
+    reason = NULL, error = NULL, unique_key = NULL"""
 WAITING = "death IS NULL AND (leased = 0 OR visible_us <= ?)"
 OF_QUEUE = f"queue IN ({', '.join('?' * len(all_lines_of('')))})"
 
@@ -59,12 +61,18 @@ def redrive(queue: str, limit: int, now_us: int) -> Steps[int]:
     chosen = deaths
     if len(deaths) > limit:
         chosen = sorted(deaths, key=lambda row: read_instant_us(row[0]))[: max(0, limit)]
-    yield Step(
-        """UPDATE asynctasq_message SET visible_us = ?, enqueued_us = ?, attempts = 0, crashes = 0, death = NULL,
-           reason = NULL, error = NULL, unique_key = NULL WHERE arrival IN (SELECT value FROM json_each(?))""",
-        (now_us, now_us, str([arrival for _, arrival in chosen])),
-    )
+    arrivals = str([arrival for _, arrival in chosen])
+    yield Step(f"{REDRIVE} WHERE arrival IN (SELECT value FROM json_each(?))", (now_us, now_us, arrivals))
     return len(chosen)
+
+
+def redrive_ids(ids_json: str, now_us: int) -> Steps[dict[str, str]]:
+    """Move those of the ids that are dead letters back to ready; return their ids with their queues."""
+    rows = yield Step(
+        f"{REDRIVE} WHERE id IN (SELECT value FROM json_each(?)) AND death IS NOT NULL RETURNING id, queue",
+        (now_us, now_us, ids_json),
+    )
+    return {message_id: queue_in(line) for message_id, line in rows}
 
 
 def queues() -> Steps[list[str]]:

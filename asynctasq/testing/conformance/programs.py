@@ -236,10 +236,12 @@ async def _remove(pair: _Pair, kind: int, *numbers: int) -> tuple[object, object
     if not isinstance(driver, Inspectable):
         return None, None
     names = pair.names(numbers)
-    if kind % 3 == 0:
+    if kind % 4 == 0:
         return sorted(await pair.model.cancel(names)), sorted(await driver.cancel(names))
-    if kind % 3 == 1:
+    if kind % 4 == 1:
         return sorted(await pair.model.discard(names)), sorted(await driver.discard(names))
+    if kind % 4 == 3:
+        return sorted(await pair.model.redrive_ids(names)), sorted(await driver.redrive_ids(names))
     return await pair.model.purge(pair.queue(kind)), await driver.purge(pair.queue(kind))
 
 

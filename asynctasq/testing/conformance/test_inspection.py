@@ -199,6 +199,47 @@ async def test_discard_removes_dead_letters_and_nothing_else(store: StoreUnderTe
     assert await store.driver.enqueue([message("dead")]) == ["dead"], "a discarded message no longer lives"
 
 
+@conforms("redrive_ids: dead letters back to ready, as redrive does; nothing else", needs="inspects")
+async def test_redrive_by_id_makes_those_dead_letters_ready(store: StoreUnderTest) -> None:
+    inspect = store.inspectable()
+    for name in ("dead", "kept", "again"):
+        error = ErrorRecord(type="E", message="no")
+        end = Bury(reason=DeadReason.FAILED, error=error, counted=True, crashed=True)
+        await store.settle((await store.lease(name), end))
+    await store.lease("held")
+    await store.put("ready")
+    await store.advance(1.0)
+
+    assert await inspect.redrive_ids(["again", "held", "dead", "ready", "never was", "dead"]) == {"again", "dead"}
+    assert await inspect.redrive_ids(["dead"]) == set()
+    assert await inspect.redrive_ids([]) == set()
+
+    await store.assert_depth(ready=3, reserved=1, dead=1)
+    found = await inspect.find("dead")
+    assert found is not None
+    assert (found.state, found.attempts, found.reason, found.error) == (State.READY, 0, None, None)
+    leases = {lease.message_id: lease for lease in await store.take(3)}
+    assert leases.keys() == {"dead", "again", "ready"}
+    assert (leases["dead"].attempt, leases["dead"].crashes) == (1, 0)
+    assert leases["dead"].enqueued_at > leases["ready"].enqueued_at
+    assert await store.driver.redrive(Q, limit=10) == 1, "the third one is a dead letter still"
+
+
+@conforms("redrive_ids: of many messages, in several queues", needs="inspects")
+async def test_redrive_by_id_of_many(store: StoreUnderTest) -> None:
+    inspect = store.inspectable()
+    names = [f"m{number}" for number in range(store.sized(60))]
+    for number, name in enumerate(names):
+        await store.put(name, queue="ab"[number % 2])
+    leases = [*await store.take(len(names), "a"), *await store.take(len(names), "b")]
+    await store.settle(*((lease, Bury(reason=DeadReason.FAILED)) for lease in leases))
+
+    assert await inspect.redrive_ids(names[::-1]) == set(names)
+
+    again = [*await store.take(len(names), "a"), *await store.take(len(names), "b")]
+    assert sorted(ids(again)) == sorted(names)
+
+
 @conforms("purge: every scheduled and ready message of a queue; leases and dead letters stay", needs="inspects")
 async def test_purge_removes_what_waits_in_one_queue(store: StoreUnderTest) -> None:
     inspect = store.inspectable()

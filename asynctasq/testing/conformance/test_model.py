@@ -37,6 +37,18 @@ PINNED: tuple[tuple[Step, ...], ...] = (
         ("redrive", 0, 5),
         ("turn", 5, 2, 1),
     ),
+    # Of two dead letters one comes back by its id, and dies again; what lives is left alone.
+    (
+        ("enqueue", 0, 0, 4, 5, 6),
+        ("reserve", 0, 2, 0),
+        ("settle", 5, 1, 0),
+        ("settle", 5, 2, 1),
+        ("remove", 3, 6, 5),
+        ("reserve", 0, 2, 0),
+        ("settle", 5, 3, 3),
+        ("remove", 3, 4, 5),
+        ("turn", 5, 2, 1),
+    ),
     # A lease ends between two extends; the second renews it, a third comes too late.
     (
         ("enqueue", 0, 0, 5),

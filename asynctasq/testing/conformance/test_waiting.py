@@ -109,6 +109,13 @@ async def test_a_redrive_wakes_a_waiting_reserve(store: StoreUnderTest) -> None:
     assert ids(await _wakes(store, lambda: store.driver.redrive(Q, limit=1))) == ["m"]
 
 
+@conforms("reserve: waiting sleeps until a wake-up: a redrive by id", needs="inspects")
+async def test_a_redrive_by_id_wakes_a_waiting_reserve(store: StoreUnderTest) -> None:
+    await store.settle((await store.lease("m"), Bury(reason=DeadReason.FAILED)))
+
+    assert ids(await _wakes(store, lambda: store.inspectable().redrive_ids(["m"]))) == ["m"]
+
+
 @conforms("reserve: waiting sleeps until the next `visible_at`: a delay that ends")
 async def test_a_delay_that_ends_ends_the_wait(store: StoreUnderTest) -> None:
     delay_s = 0.6 if store.virtual else 2.0

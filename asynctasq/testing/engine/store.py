@@ -237,13 +237,12 @@ class FakeStore(MemoryDriver):
             self._place(row, now)
             return True
 
-    async def redrive(self, queue: str, *, limit: int) -> int:
-        """Do `redrive`; `on_redriven` is called with the ids that are alive again."""
-        before = set(self._dead.get(queue, ()))
-        count = await super().redrive(queue, limit=limit)
+    def _redrive_now(self, message_ids: Iterable[str]) -> set[str]:
+        """Do it; `on_redriven` is called with the ids that are alive again."""
+        redriven = super()._redrive_now(message_ids)
         if self.on_redriven is not None:
-            self.on_redriven(before.difference(self._dead.get(queue, ())))
-        return count
+            self.on_redriven(redriven)
+        return redriven
 
     def _remove_now(self, message_ids: Iterable[str], states: AbstractSet[State], now: int) -> set[str]:
         removed = super()._remove_now(message_ids, states, now)

@@ -262,6 +262,9 @@ class WorkerDriver(
     async def discard(self, message_ids: Sequence[str]) -> AbstractSet[str]:
         return await (await self._inspected()).discard(message_ids)
 
+    async def redrive_ids(self, message_ids: Sequence[str]) -> AbstractSet[str]:
+        return await (await self._inspected()).redrive_ids(message_ids)
+
     async def purge(self, queue: str) -> int:
         return await (await self._inspected()).purge(queue)
 

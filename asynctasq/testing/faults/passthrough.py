@@ -75,6 +75,9 @@ class PassThrough(Inspectable, KeepsResults, CancelsRunning, ReportsProgress, Tr
     async def discard(self, message_ids: Sequence[str]) -> AbstractSet[str]:
         return await self._inspects.discard(message_ids)
 
+    async def redrive_ids(self, message_ids: Sequence[str]) -> AbstractSet[str]:
+        return await self._inspects.redrive_ids(message_ids)
+
     async def purge(self, queue: str) -> int:
         return await self._inspects.purge(queue)
 

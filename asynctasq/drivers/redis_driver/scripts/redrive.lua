@@ -21,32 +21,9 @@ while moved < limit do
   if not line then
     break
   end
-  local due, dead = base .. 'due:' .. line, base .. 'dead:' .. line
-  local members = redis.call('ZRANGEBYSCORE', dead, '-inf', before, 'LIMIT', 0, min(1000, limit - moved))
+  local members = redis.call('ZRANGEBYSCORE', base .. 'dead:' .. line, '-inf', before, 'LIMIT', 0, min(1000, limit - moved))
   touched[line] = true
-  local ids, scores, written = {}, {}, {}
-  for i = 1, #members do
-    ids[i] = sub(members[i], 17)
-  end
-  local states = fetch(STATES, ids)
-  for i = 1, #members do
-    -- A member that leads to no message is only removed.
-    local value = redis.call('HGET', MESSAGES, ids[i])
-    if value then
-      if find(value, VALUE) then
-        redis.call('HSET', MESSAGES, ids[i], sub(value, 1, 16) .. padded(now) .. sub(value, 33))
-      end
-      local state, at = states[i] or '', #written
-      local token = find(state, VALUE) and sub(state, 1, 32) or sub(members[i], 1, 16) .. padded(now)
-      written[at + 1], written[at + 2] = ids[i], token .. 'F0' .. NO_COUNTS .. line
-      scores[at + 1], scores[at + 2] = integer(now), members[i]
-    end
-  end
-  call_in_chunks('HSET', STATES, written)
-  call_in_chunks('ZADD', due, scores)
-  redis.call('ZREMRANGEBYRANK', dead, 0, #members - 1)
-  call_in_chunks('HDEL', ERRORS, ids)
-  moved = moved + #written / 2
+  moved = moved + #redrive_members(line, members)
 end
 if moved > 0 then
   wake(ARGV[2])
