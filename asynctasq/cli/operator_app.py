@@ -1,4 +1,4 @@
-"""The commands of an operator and their options: `queues`, `tasks`, `dead` and `config`."""
+"""The commands of an operator and their options: `queues`, `tasks`, `dead`, `config` and `bench`."""
 
 import re
 from typing import TYPE_CHECKING, Annotated
@@ -189,6 +189,21 @@ def purge_dead(  # noqa: PLR0913, PLR0917 - one parameter per option
 
         wanted = _filter(queue, task, older_than, argument, State.DEAD)
         commands.purge_dead(given(None, driver), wanted, dry_run=dry_run, yes=yes, as_json=json)
+
+
+@app.command()
+def bench(
+    tasks: Annotated[
+        int, typer.Option("--tasks", "-n", min=1, max=1_000_000, help="How many to store and run.")
+    ] = 2000,
+    driver: DriverName = None,
+    json: AsJson = False,
+) -> None:
+    """Measure how fast the backend stores and runs tasks that do nothing, in a queue of its own."""
+    with exit_on_error():
+        from asynctasq.cli.bench import run_bench
+
+        run_bench(given(None, driver), tasks=tasks, as_json=json)
 
 
 @config.command("show")
