@@ -129,6 +129,7 @@ class Settings(BaseSettings):
     health: str | None = Field(
         None, description="PORT or HOST:PORT at which a worker answers health checks; default: nowhere."
     )
+    ready_file: str | None = Field(None, description="File that is there while a worker takes tasks; default: none.")
     body_bytes_max: PositiveCount = Field(10 * 1024 * 1024, description="Largest encoded message, in bytes.")
     dead_ttl: PositiveSeconds | None = Field(
         None, description="Seconds until a dead letter is removed; default: 90 days. Not for SQS."

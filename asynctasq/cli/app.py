@@ -74,6 +74,9 @@ def worker(  # noqa: PLR0913, PLR0917 - one parameter per option
     health: Annotated[
         str | None, typer.Option("--health", metavar="[HOST:]PORT", help="Answer /live and /ready there; see the docs.")
     ] = None,
+    ready_file: Annotated[
+        str | None, typer.Option("--ready-file", metavar="FILE", help="Keep this file while tasks are taken.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Write JSON lines: one per attempt and per log record.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No line per attempt.")] = False,
     log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING or ERROR.")] = "INFO",
@@ -94,6 +97,7 @@ def worker(  # noqa: PLR0913, PLR0917 - one parameter per option
         "broker_timeout_s": broker_timeout,
         "lease_s": lease,
         "health": health,
+        "ready_file": ready_file,
     }
     with exit_on_error():
         from asynctasq.cli.worker import Output, run_worker

@@ -13,13 +13,12 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from asynctasq.core.loop_watch import LIVE_S
 from asynctasq.core.worker import Worker
 from asynctasq.errors import ConfigError
 
-__all__ = ["LIVE_S", "serve_health"]
+__all__ = ["serve_health"]
 
-LIVE_S = 30.0
-"""A worker whose event loop has not run for so long is not live."""
 LOOPBACK = "127.0.0.1"
 REQUEST_S_MAX = 5.0
 

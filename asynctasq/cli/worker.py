@@ -12,6 +12,7 @@ from typing import Any
 from asynctasq.cli.application import prepare_application
 from asynctasq.cli.early_signals import end_at_stop_signals, stop_requested
 from asynctasq.cli.output import AttemptLines, configure_logging
+from asynctasq.cli.supervision import tell_supervisor
 from asynctasq.config import Settings
 from asynctasq.core.orms import open_orms
 from asynctasq.core.runtime import ProductionRuntime, WorkerSettings
@@ -58,7 +59,7 @@ def run_worker(
     prepared = prepare_application(given, folders)
     settings, setup, application = prepared.settings, prepared.setup, prepared.application
     worker = _worker(settings, setup, application, output, burst=burst, max_tasks=max_tasks)
-    with _health(settings, worker) as health:
+    with _health(settings, worker) as health, tell_supervisor(worker, ready_file=settings.ready_file):
         _banner(worker, settings, setup, output, health)
         run_despite_exits(_serve(worker, prepared.root))
 

@@ -10,10 +10,12 @@ import traceback
 from asynctasq.clock import Clock
 from asynctasq.logs import get_logger
 
-__all__ = ["LoopWatch"]
+__all__ = ["LIVE_S", "LoopWatch"]
 
 logger = get_logger(__name__)
 
+LIVE_S = 30.0
+"""A worker whose event loop has not run for so long is not live."""
 FRAMES_MAX = 4
 LIBRARIES = tuple(f"{path}{os.sep}" for name, path in sysconfig.get_paths().items() if name.endswith("lib"))
 """Where the standard library and installed packages are."""

@@ -102,7 +102,7 @@ class Worker:
         self._to_settle: list[tuple[Lease, Settlement]] = []
         self._started = 0
         self._may_have_work = True
-        self._serving = False
+        self._not_serving = "the worker has not started"
         self._stop = self._new_stop_request()
 
     def _new_stop_request(self) -> StopRequest:
@@ -123,9 +123,14 @@ class Worker:
         """Why the worker takes no tasks; empty while it takes them. To be read from any thread."""
         if self._stop.requested:
             return "the worker stops"
-        if not self._serving:
-            return "the worker starts"
+        if self._not_serving:
+            return self._not_serving
         return f"{self.driver} can't be reached" if self._reconnect.active else ""
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it has been requested to stop. To be read from any thread."""
+        return self._stop.requested
 
     @property
     def loop_blocked_s(self) -> float:
@@ -144,6 +149,7 @@ class Worker:
         """
         self.driver.holder = self.name.encode("ascii", "replace").decode()[:HOLDER_CHARS_MAX]
         worker_name.set(self.name)
+        self._not_serving = "the worker starts"
         self._wake_up = asyncio.Event()
         self._late = LateCancellations(self._runner.cancelled_attempts, self._in_flight, self._end_late)
         self._may_have_work, self._started = True, 0
@@ -182,7 +188,7 @@ class Worker:
         self._tickers.start()
         self._renewer.start(self._on_lost)
         self._listener.start(self._on_news, name=self.name)
-        self._serving = True
+        self._not_serving = ""
         async with stop.cancelling(lambda: stop.deadline + end_s * CALL_SHARE):
             await self._run_until_stop()
             await self._drain()
@@ -196,7 +202,7 @@ class Worker:
         self._stop.request(immediate=immediate)
 
     async def _close(self) -> None:
-        self._serving = False
+        self._not_serving = "the worker has ended"
         if self._lifespans.entered:
             await self._leave_lifespans()
         await self._lanes.stop_processes()

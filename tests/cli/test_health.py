@@ -85,18 +85,20 @@ async def status(url: str, path: str) -> int:
 
 
 async def test_a_worker_is_ready_once_it_has_started_and_until_it_stops() -> None:
-    go = asyncio.Event()
+    go, leave = asyncio.Event(), asyncio.Event()
 
     @asynccontextmanager
     async def slow_start() -> AsyncGenerator[None]:
         await go.wait()
         yield
+        await leave.wait()
 
     worker = worker_on(MemoryDriver(), Lifespan("", slow_start))
     with serve_health("0", worker) as url:
+        assert await asyncio.to_thread(ask, url, "/ready") == not_ready("the worker has not started")
         running = asyncio.create_task(worker.start())
         await asyncio.sleep(0)
-        assert await asyncio.to_thread(ask, url, "/ready") == (503, {"ready": False, "reason": "the worker starts"})
+        assert await asyncio.to_thread(ask, url, "/ready") == not_ready("the worker starts")
         assert await status(url, "/live") == 200
 
         go.set()
@@ -104,8 +106,14 @@ async def test_a_worker_is_ready_once_it_has_started_and_until_it_stops() -> Non
         assert await asyncio.to_thread(ask, url, "/ready") == (200, {"ready": True})
 
         worker.stop()
-        assert await asyncio.to_thread(ask, url, "/ready") == (503, {"ready": False, "reason": "the worker stops"})
+        assert await asyncio.to_thread(ask, url, "/ready") == not_ready("the worker stops")
+        leave.set()
         await asyncio.wait_for(running, SOON_S)
+        assert await asyncio.to_thread(ask, url, "/ready") == not_ready("the worker has ended")
+
+
+def not_ready(reason: str) -> tuple[int, dict[str, object]]:
+    return 503, {"ready": False, "reason": reason}
 
 
 async def is_status(url: str, path: str, wanted: int) -> bool:
