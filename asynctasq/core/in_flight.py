@@ -73,6 +73,10 @@ class InFlightAttempt:
         """Whether what comes of it counts no more, or the worker interrupts it; any thread may ask."""
         return self.cancel_reason is not None
 
+    def forget_what_ran(self) -> None:
+        """Drop what leads back to it, when it has ended: only the garbage collector would free it all, and late."""
+        self.asyncio_task = self.run = self.exception = self.value = None
+
     def log_fields(self) -> Mapping[str, object]:
         """Return what log records say of it."""
         lease = self.lease

@@ -395,6 +395,7 @@ class Worker:
             self._ledger.attempt(attempt, Kind.CANCELLED)
         elif attempt.cancel_reason is not CancelReason.LEASE_LOST:
             self._to_settle.append((attempt.lease, settlement or Release(counted=False)))
+        attempt.forget_what_ran()
         self._wake_up.set()
 
     def _end_late(self, attempt: InFlightAttempt) -> None:

@@ -1,9 +1,11 @@
 """The worker on the memory driver with a real clock: limits, queues, threads, blocked loops, lost leases, outages."""
 
 import asyncio
+import gc
 import logging
 import threading
 import time
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
@@ -25,6 +27,7 @@ from asynctasq.tasks.application import Application
 from tests.patience import SOON_S, until, wait_until
 
 RAN: Counter[str] = Counter()
+INSTANCES: list[weakref.ref[object]] = []
 ORDER: list[str] = []
 GO = threading.Event()
 BLOCKED_S = 2.5
@@ -379,3 +382,43 @@ async def test_a_backend_that_is_not_set_up_ends_the_worker_at_once() -> None:
         await ended(worker_on(driver))
 
     assert driver.refuses == 999
+
+
+class Kept(AsyncTask[None]):
+    """Notes its instances, which must go without the garbage collector."""
+
+    async def execute(self) -> None:
+        INSTANCES.append(weakref.ref(self))
+
+
+class KeptInThread(SyncTask[None]):
+    def execute(self) -> None:
+        INSTANCES.append(weakref.ref(self))
+
+
+class KeptAndFails(AsyncTask[None]):
+    max_attempts = 1
+
+    async def execute(self) -> None:
+        INSTANCES.append(weakref.ref(self))
+        raise ValueError("no")
+
+
+@pytest.mark.parametrize("task", [Kept, KeptInThread, KeptAndFails])
+async def test_an_attempt_leaves_nothing_to_the_garbage_collector(
+    task: type[AsyncTask[None] | SyncTask[None]], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL + 1, logger="asynctasq")  # a record keeps the frames of its exception
+    INSTANCES.clear()
+    driver = MemoryDriver()
+    await dispatch(driver, *(task() for _ in range(20)))
+    worker = worker_on(driver, settings=settings_of(burst=True))
+    gc.collect()
+    gc.disable()
+    try:
+        # In a loop of its own, which drops its cancelled timers at its end: they keep what was around them.
+        await asyncio.to_thread(lambda: asyncio.run(worker.start()))
+        assert len(INSTANCES) == 20
+        assert [instance() for instance in INSTANCES if instance() is not None] == []
+    finally:
+        gc.enable()
