@@ -8,7 +8,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
-from uuid import uuid4
 
 from asynctasq.clock import Clock, SystemClock
 from asynctasq.codec.arguments import pack_arguments
@@ -21,6 +20,7 @@ from asynctasq.errors import DELAY_S_MAX, DispatchError, UnsupportedFeature
 from asynctasq.kernel.envelope import NO_HEADERS, Envelope
 from asynctasq.kernel.messages import Message
 from asynctasq.kernel.priority import NORMAL
+from asynctasq.kernel.texts import uuid_text
 from asynctasq.tasks.base import RESERVED, BaseTask
 from asynctasq.tasks.configured import middleware_of
 from asynctasq.tasks.definition import (
@@ -64,7 +64,7 @@ class MessageFactory:
     """
 
     clock: Clock = field(default_factory=SystemClock)
-    new_id: Callable[[], str] = lambda: str(uuid4())
+    new_id: Callable[[], str] = lambda: uuid_text(os.urandom(16))
     keys: SigningKeys | None = None
     signing_ttl_s: float | None = None
     limits: Limits = DEFAULT_LIMITS
@@ -208,10 +208,6 @@ class Queue(Dispatcher[BaseTask[Any]]):
         self.factory = factory or MessageFactory()
         self.middleware = middleware
 
-    def driver_of(self, task: BaseTask[Any]) -> Driver:
-        """Return where this task goes."""
-        return self._driver(definition_of(type(task)))
-
     def _driver(self, definition: TaskDefinition) -> Driver:
         override = definition.driver
         if override is None:
@@ -313,8 +309,9 @@ class Queue(Dispatcher[BaseTask[Any]]):
         ids: list[str] = []
         batches: dict[int, tuple[Driver, list[Message]]] = {}
         for number, task in enumerate(tasks):
-            driver = self.driver_of(task)
-            _check_reachable(task, driver)
+            definition = definition_of(type(task))
+            driver = self._driver(definition)
+            _check_reachable(task, definition, driver)
             message = self.factory.message(task, contexts[number] if contexts else None)
             ids.append(message.id)
             batches.setdefault(id(driver), (driver, []))[1].append(message)
@@ -335,9 +332,9 @@ def living_ids(tasks: Sequence[BaseTask[Any]], ids: list[str], stored: Sequence[
     return [holders.get(task_id, task_id) for task_id in ids]
 
 
-def check_supported(task: BaseTask[Any], driver: Driver) -> None:
+def check_supported(task: BaseTask[Any], definition: TaskDefinition, driver: Driver) -> None:
     """Raise UnsupportedFeature for a task that needs what the driver lacks: results, keys, limits, levels."""
-    options, definition = options_of(task), definition_of(type(task))
+    options = options_of(task)
     if options.keep_result_s is not None and not driver.capabilities.keeps_results:
         raise UnsupportedFeature(f"{definition.name} has keep_result set, but {driver} keeps no results")
     if options.unique is not None and not driver.capabilities.unique:
@@ -359,10 +356,10 @@ def check_supported(task: BaseTask[Any], driver: Driver) -> None:
         )
 
 
-def _check_reachable(task: BaseTask[Any], driver: Driver) -> None:
+def _check_reachable(task: BaseTask[Any], definition: TaskDefinition, driver: Driver) -> None:
     """Raise now what would otherwise fail in a worker of another process."""
-    name = definition_of(type(task)).name
-    check_supported(task, driver)
+    name = definition.name
+    check_supported(task, definition, driver)
     if not driver.capabilities.cross_process:
         return
     if "<locals>" in name:

@@ -180,5 +180,5 @@ async def test_results_are_asked_of_the_driver_that_has_the_task() -> None:
 def test_a_task_goes_to_its_own_driver_or_the_queues() -> None:
     queue = Queue(MemoryDriver())
 
-    assert queue.driver_of(Note(text="x")) is queue.driver
-    assert queue.driver_of(Elsewhere()) is Elsewhere._driver_override
+    assert queue.driver_for(Note) is queue.driver
+    assert queue.driver_for(Elsewhere) is Elsewhere._driver_override

@@ -13,6 +13,7 @@ from asynctasq.core.worker import Worker
 from asynctasq.drivers.base import Driver
 from asynctasq.errors import DriverError
 from asynctasq.kernel.ledger import Entry, Kind
+from asynctasq.kernel.texts import uuid_text
 from asynctasq.tasks.application import Application
 from asynctasq.testing.clock import VirtualClock
 from asynctasq.testing.engine.bounded_run import PROGRESS, close_loop, run_to_end
@@ -133,10 +134,8 @@ class Engine:
         return shared
 
     def new_id(self) -> str:
-        """Return the next message id, a random UUID from the tape, put together without the cost of a UUID object."""
-        digits = self.tape.bytes16("message id").hex()
-        variant = "89ab"[int(digits[16], 16) & 3]
-        return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
+        """Return the next message id, a random UUID from the tape."""
+        return uuid_text(self.tape.bytes16("message id"))
 
     def record(self, entry: Entry) -> None:
         """Add an entry to the ledger and notify those who wait for a change."""

@@ -15,6 +15,7 @@ from asynctasq.kernel.messages import Message
 from asynctasq.queue import Queue, check_supported, check_transactional
 from asynctasq.results import check_cancels_running
 from asynctasq.tasks.base import BaseTask
+from asynctasq.tasks.definition import definition_of
 
 __all__ = ["LikeDriver"]
 
@@ -61,7 +62,7 @@ class LikeDriver:
         """
         for task, driver in zip(tasks, drivers, strict=True):
             if driver is not None:
-                check_supported(task, driver)
+                check_supported(task, definition_of(type(task)), driver)
                 if in_transaction:
                     check_transactional(driver)
 
