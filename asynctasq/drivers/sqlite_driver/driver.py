@@ -343,9 +343,12 @@ class SQLiteDriver(Driver):
 
     async def redrive_ids(self, message_ids: Sequence[str]) -> AbstractSet[str]:
         ids = _ids_json(message_ids)
-        queues = await self._write(lambda now_us: inspection.redrive_ids(ids, now_us))
-        self._wakeups.wake({*queues.values()})
-        return queues.keys()
+        operation = Operation(
+            steps=lambda now_us: inspection.redrive_ids(ids, now_us),
+            now_us=self._now_us,
+            wakes_from_result=lambda queues: {*queues.values()},
+        )
+        return (await self._run(operation)).keys()
 
     async def _remove(self, message_ids: Sequence[str], *, dead: bool) -> AbstractSet[str]:
         ids = _ids_json(message_ids)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from asynctasq.drivers.sqlite_driver import SQLiteDriver, commit_notices, thread
-from asynctasq.kernel.messages import Lease, Message
+from asynctasq.kernel.messages import Bury, DeadReason, Lease, Message
 from tests.drivers.sqlite_driver.support import FAR_S
 from tests.patience import SOON_S, until
 
@@ -24,7 +24,8 @@ from asynctasq.kernel.messages import Message
 
 async def main():
     driver = SQLiteDriver(sys.argv[1])
-    await driver.enqueue([Message(id="m", queue="q", body=b"x")])
+    if not await driver.redrive_ids(["m"]):
+        await driver.enqueue([Message(id="m", queue="q", body=b"x")])
     await driver.close()
 
 asyncio.run(main())
@@ -72,6 +73,19 @@ async def test_a_commit_of_another_process_wakes_who_never_polls(path: Path) -> 
     await woken(waiting)
     await driver.close()
     assert sockets(path) == []
+
+
+async def test_a_redrive_by_id_in_another_process_wakes_who_never_polls(path: Path) -> None:
+    driver = SQLiteDriver(path, poll_s=FAR_S)
+    await driver.enqueue([Message(id="m", queue="q", body=b"x")])
+    [lease] = await driver.reserve(["q"], limit=1, lease_s=30)
+    await driver.settle([(lease, Bury(reason=DeadReason.FAILED))])
+    waiting = await begin_wait(driver)
+
+    await store_elsewhere(path)
+
+    await woken(waiting)
+    await driver.close()
 
 
 async def test_only_this_user_can_give_notice(path: Path) -> None:
