@@ -4,25 +4,26 @@ import asyncio
 import secrets
 import statistics
 from collections.abc import AsyncGenerator, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, suppress
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from asynctasq.cli.application import PreparedApplication, prepare_application
+from asynctasq.cli.application import prepare_application
 from asynctasq.cli.bench_tasks import Nothing, listeners
 from asynctasq.cli.operating import say, say_json, say_table
 from asynctasq.clock import SystemClock
+from asynctasq.config import Settings
 from asynctasq.core.runtime import ProductionRuntime, WorkerSettings
 from asynctasq.core.setup import signing_key_bytes
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.base import Driver, Inspectable
-from asynctasq.errors import DriverUnavailable, UnsupportedFeature
+from asynctasq.errors import DriverError, DriverUnavailable, UnsupportedFeature
 from asynctasq.kernel.texts import printable
-from asynctasq.queue import Queue
+from asynctasq.queue import MessageFactory, Queue
 from asynctasq.tasks.application import Application
 from asynctasq.utils.loop import run
 
-__all__ = ["run_bench"]
+__all__ = ["Figures", "measured", "run_bench"]
 
 ONE_BY_ONE_MAX = 200
 BATCH = 500
@@ -48,13 +49,14 @@ def run_bench(given: Mapping[str, Any], *, tasks: int, as_json: bool) -> None:
     Raises: ConfigError, DriverError.
     """
     prepared = prepare_application(given)
-    driver = prepared.setup.driver(prepared.settings.driver)
-    figures = run(_measured(prepared, driver, tasks))
+    settings, setup = prepared.settings, prepared.setup
+    driver = setup.driver(settings.driver)
+    figures = run(measured(driver, settings, setup.queue.factory, tasks=tasks))
     if as_json:
-        facts = {"driver": str(driver), "tasks": tasks, "concurrency": prepared.settings.concurrency}
-        say_json({**facts, **{name: round(value, 3) for name, value in _named(figures).items()}})
+        facts = {"driver": str(driver), "tasks": tasks, "concurrency": settings.concurrency}
+        say_json({**facts, **{name: round(value, 3) for name, value in asdict(figures).items()}})
         return
-    say(f"{printable(str(driver))}, {tasks:,} tasks that do nothing, {prepared.settings.concurrency} at once\n")
+    say(f"{printable(str(driver))}, {tasks:,} tasks that do nothing, {settings.concurrency} at once\n")
     say_table(
         ("what", "here"),
         [
@@ -67,21 +69,44 @@ def run_bench(given: Mapping[str, Any], *, tasks: int, as_json: bool) -> None:
     )
 
 
-def _named(figures: Figures) -> dict[str, float]:
-    return {name: getattr(figures, name) for name in Figures.__slots__}
+async def measured(driver: Driver, settings: Settings, factory: MessageFactory, *, tasks: int) -> Figures:
+    """Measure with so many tasks; what is stored is removed, and the driver closed.
 
-
-async def _measured(prepared: PreparedApplication, driver: Driver, tasks: int) -> Figures:
+    Raises: UnsupportedFeature for a driver whose queues can't be emptied, DriverError.
+    """
     if not (driver.capabilities.inspects and isinstance(driver, Inspectable)):
         raise UnsupportedFeature(f"{driver} would be left with a queue of this measurement, so it is not measured")
     name = f"asynctasq.bench.{secrets.token_hex(4)}"
-    await driver.open()
     try:
-        bench = _Bench(prepared, driver, name)
-        one_by_one = await bench.dispatched_per_s(min(tasks, ONE_BY_ONE_MAX), at_once=1)
-        in_batches = await bench.dispatched_per_s(tasks, at_once=BATCH)
-        run_per_s = await bench.run_per_s()
-        latencies = await bench.latencies_ms(LATENCIES)
+        figures = await _Bench(driver, settings, factory, name).figures(tasks)
+    except BaseException:
+        with suppress(DriverError):  # the first error is the one to tell
+            await driver.purge(name)
+        raise
+    else:
+        await driver.purge(name)
+        return figures
+    finally:
+        await driver.close()
+
+
+class _Bench:
+    """Measures on one queue."""
+
+    def __init__(self, driver: Driver, settings: Settings, factory: MessageFactory, name: str) -> None:
+        self._driver = driver
+        self._settings = settings
+        self._name = name
+        self._queue = Queue(driver, factory=factory)
+        self._clock = SystemClock()
+        self._stored = 0
+
+    async def figures(self, tasks: int) -> Figures:
+        """Measure with so many tasks."""
+        one_by_one = await self.dispatched_per_s(min(tasks, ONE_BY_ONE_MAX), at_once=1)
+        in_batches = await self.dispatched_per_s(tasks, at_once=BATCH)
+        run_per_s = await self.run_per_s()
+        latencies = await self.latencies_ms(LATENCIES)
         return Figures(
             dispatched_per_s=one_by_one,
             dispatched_in_batches_per_s=in_batches,
@@ -89,21 +114,6 @@ async def _measured(prepared: PreparedApplication, driver: Driver, tasks: int) -
             latency_p50_ms=statistics.median(latencies),
             latency_p99_ms=statistics.quantiles(latencies, n=100, method="inclusive")[-1],
         )
-    finally:
-        await driver.purge(name)
-        await driver.close()
-
-
-class _Bench:
-    """Measures on one queue."""
-
-    def __init__(self, prepared: PreparedApplication, driver: Driver, name: str) -> None:
-        self._prepared = prepared
-        self._driver = driver
-        self._name = name
-        self._queue = Queue(driver, factory=prepared.setup.queue.factory)
-        self._clock = SystemClock()
-        self._stored = 0
 
     async def dispatched_per_s(self, count: int, *, at_once: int) -> float:
         """Return how many tasks a second are stored, so many in each call."""
@@ -143,16 +153,15 @@ class _Bench:
     @asynccontextmanager
     async def _working(self) -> AsyncGenerator[None]:
         worker = self._worker(burst=False)
-        async with asyncio.TaskGroup() as group:
-            running = group.create_task(worker.start())
-            try:
-                yield
-            finally:
-                worker.stop()
-                await running
+        running = asyncio.create_task(worker.start())
+        try:
+            yield
+        finally:
+            worker.stop()
+            await running
 
     def _worker(self, *, burst: bool) -> Worker:
-        settings = self._prepared.settings
+        settings = self._settings
         return Worker(
             self._driver,
             self._name,
