@@ -35,17 +35,17 @@ def tell_supervisor(
         return
     if path is not None:
         _check_writable(path)
-    told = _Told(worker, path, systemd)
+    reporter = _StateReporter(worker, path, systemd)
     end = threading.Event()
     period_s = PERIOD_S if systemd is None else min(PERIOD_S, systemd.watchdog_s / 2)
-    thread = threading.Thread(target=told.run, args=(end, period_s), name="asynctasq-supervision", daemon=True)
+    thread = threading.Thread(target=reporter.run, args=(end, period_s), name="asynctasq-supervision", daemon=True)
     thread.start()
     try:
         yield
     finally:
         end.set()
         thread.join()
-        told.ended()
+        reporter.ended()
 
 
 def _check_writable(path: Path) -> None:
@@ -56,8 +56,8 @@ def _check_writable(path: Path) -> None:
         raise ConfigError(f"the ready file {path} can't be written: {error.strerror or error}") from error
 
 
-class _Told:
-    """What the supervisor of a worker has been told so far."""
+class _StateReporter:
+    """Tells the supervisor of a worker each change of its state."""
 
     def __init__(self, worker: Worker, path: Path | None, systemd: "_Systemd | None") -> None:
         self._worker = worker

@@ -49,14 +49,14 @@ class LoopWatch:
                 "the event loop has not run for %.1f s: %s blocks it. Its leases are renewed meanwhile. "
                 "Use SyncTask for blocking code, or await.\n%s",
                 blocked_s,
-                self.blocker(),
+                self._blocker(),
                 self._stack(),
             )
         if self._asked_at is None:
             self._asked_at = self._clock.monotonic()
             self._loop.call_soon_threadsafe(self._note_that_it_runs)
 
-    def blocker(self) -> str:
+    def _blocker(self) -> str:
         """Return the name of the asyncio task that the loop runs now."""
         task = asyncio.current_task(self._loop)
         return "a callback" if task is None else task.get_name()

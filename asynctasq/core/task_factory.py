@@ -104,9 +104,7 @@ class TaskFactory:
         Raises: UndecodableBody, BadArguments, ModelNotFoundError, TaskTimeoutError if the models did not come within
         `timeout_s`, and whatever the constructor raises.
         """
-        arguments = self._small_arguments(invocation)
-        if arguments is None:
-            arguments = await self._large_arguments(invocation)
+        arguments = await self._arguments(invocation)
         if has_references(arguments):
             arguments = await self._with_models(invocation, arguments, timeout_s)
         if invocation.definition.validate:
@@ -123,9 +121,7 @@ class TaskFactory:
 
         Raises: UndecodableBody, BadArguments, and whatever the constructor raises.
         """
-        arguments = self._small_arguments(invocation)
-        if arguments is None:
-            arguments = await self._large_arguments(invocation)
+        arguments = await self._arguments(invocation)
         if has_references(arguments):
             arguments = await resolve_for_hooks(
                 arguments, timeout_s=timeout_s, load_in_another_loop=self._load_in_another_loop
@@ -147,15 +143,10 @@ class TaskFactory:
                 raise TaskTimeoutError(f"the models of the task were not loaded within {timeout_s:g} s") from error
             raise
 
-    def _small_arguments(self, invocation: Invocation) -> dict[str, object] | None:
-        """Return the arguments; None if they are so large that they are to be decoded in a thread."""
-        data = invocation.envelope.arguments
-        if len(data) > OFF_LOOP_BYTES and self._decode_in_threads:
-            return None
-        return unpack_arguments(data, invocation.definition.signature.annotations, self._limits)
-
-    async def _large_arguments(self, invocation: Invocation) -> dict[str, object]:
+    async def _arguments(self, invocation: Invocation) -> dict[str, object]:
         annotations, data = invocation.definition.signature.annotations, invocation.envelope.arguments
+        if len(data) <= OFF_LOOP_BYTES or not self._decode_in_threads:
+            return unpack_arguments(data, annotations, self._limits)
         scope = asyncio.timeout(DECODE_S_MAX)
         try:
             async with scope:

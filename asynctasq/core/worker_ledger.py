@@ -47,8 +47,7 @@ class WorkerLedger:
 
     def attempt(self, attempt: InFlightAttempt, kind: Kind, *, due_at: float = 0.0) -> None:
         """Enter an event of an attempt."""
-        if self._environment.record is not None:
-            self._enter(attempt.lease, kind, None, due_at)
+        self._enter(attempt.lease, kind, None, due_at)
 
     def progress(self, attempt: InFlightAttempt, progress: Progress) -> None:
         """Enter how far an attempt says it is."""

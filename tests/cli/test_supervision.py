@@ -14,25 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from asynctasq import AsyncTask
 from asynctasq.cli import supervision
 from asynctasq.cli.supervision import tell_supervisor
-from asynctasq.core.runtime import WorkerSettings
-from asynctasq.core.worker import Worker
 from asynctasq.drivers.memory_driver import MemoryDriver
 from asynctasq.errors import ConfigError
-from asynctasq.queue import Queue
-from asynctasq.tasks.application import Application
+from tests.cli.blocking import WorkerInThread, worker_on
 from tests.patience import SOON_S, until, wait_until
-
-RELEASE = threading.Event()
-BLOCKED = threading.Event()
-
-
-class Blocking(AsyncTask[None]):
-    async def execute(self) -> None:
-        BLOCKED.set()
-        RELEASE.wait(SOON_S)
 
 
 class Listener:
@@ -53,12 +40,21 @@ class Listener:
     @property
     def states(self) -> list[str]:
         """What came besides the pings of the watchdog."""
-        return [text for text in self.heard if text != "WATCHDOG=1"]
+        return [text for text in self.heard if text.startswith(("READY", "STOPPING"))]
+
+    def wait_for_all(self) -> None:
+        """Wait until all that was sent is heard: a message of our own comes behind it."""
+        marker = str(uuid.uuid4())
+        self._send(marker)
+        wait_until(lambda: marker in self.heard, "all is heard")
+
+    def _send(self, text: str) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            sender.connect(self._socket.getsockname())
+            sender.send(text.encode())
 
     def close(self) -> None:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as last:
-            last.connect(self._socket.getsockname())
-            last.send(b"")
+        self._send("")
         self._thread.join(SOON_S)
         self._socket.close()
 
@@ -74,11 +70,6 @@ def systemd(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Listener
 @pytest.fixture(autouse=True)
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervision, "PERIOD_S", 0.02)
-
-
-def worker_on(driver: MemoryDriver) -> Worker:
-    settings = WorkerSettings(application=Application((__name__,)), handle_signals=False, schedules=(), lifespans=())
-    return Worker(driver, settings=settings)
 
 
 async def test_systemd_hears_that_a_worker_is_ready_lives_and_stops(systemd: Listener) -> None:
@@ -115,36 +106,25 @@ def test_a_blocked_worker_is_not_said_to_live(
     systemd: Listener, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(supervision, "LIVE_S", 0.5)
-    RELEASE.clear()
-    BLOCKED.clear()
-    driver, path = MemoryDriver(), tmp_path / "ready"
-    worker = worker_on(driver)
-    loops: list[asyncio.AbstractEventLoop] = []
-
-    async def work() -> None:
-        loops.append(asyncio.get_running_loop())
-        await Queue(driver).dispatch([Blocking()])
-        await worker.start()
-
-    thread = threading.Thread(target=lambda: asyncio.run(work()))
-    with tell_supervisor(worker, ready_file=str(path), environment={"NOTIFY_SOCKET": systemd.address}):
-        thread.start()
-        assert BLOCKED.wait(SOON_S)
-        wait_until(lambda: worker.loop_blocked_s > 0.7 and not path.exists(), "it is found out")
+    blocked, path = WorkerInThread(), tmp_path / "ready"
+    telling = tell_supervisor(blocked.worker, ready_file=str(path), environment={"NOTIFY_SOCKET": systemd.address})
+    with telling, blocked.running():
+        wait_until(path.exists, "it is ready")
+        blocked.block()
+        wait_until(lambda: not path.exists(), "the blockage is found out")
+        systemd.wait_for_all()
         pings = systemd.heard.count("WATCHDOG=1")
-        wait_until(lambda: worker.loop_blocked_s > 1.2, "it is blocked for longer")
+        wait_until(lambda: blocked.worker.loop_blocked_s > 1.5, "it is blocked for longer")
+        systemd.wait_for_all()
         assert systemd.heard.count("WATCHDOG=1") == pings
 
-        RELEASE.set()
+        blocked.release()
         wait_until(lambda: systemd.heard.count("WATCHDOG=1") > pings and path.exists(), "it lives again")
-        loops[0].call_soon_threadsafe(worker.stop)
-        thread.join(SOON_S)
 
 
-def test_nothing_is_done_where_nobody_listens(tmp_path: Path) -> None:
+def test_nothing_is_done_where_nobody_listens() -> None:
     with tell_supervisor(worker_on(MemoryDriver()), ready_file=None, environment={}):
         assert not [thread for thread in threading.enumerate() if thread.name == "asynctasq-supervision"]
-    assert not list(tmp_path.iterdir())
 
 
 def test_a_ready_file_that_can_not_be_written_is_refused(tmp_path: Path) -> None:

@@ -178,7 +178,7 @@ class MemoryDriver(Driver):
             now = self._now()
             self._prune(now)
             until = now + microseconds(lease_s)
-            for line in filter(self._due.__contains__, self._levels.all_lines(queues)):
+            for line in (line for line in self._levels.all_lines(queues) if line in self._due):
                 while len(leases) < limit and (row := self._first_visible(line, now)):
                     leases.append(self._grant(row, now, until))
             self._levels.note(leases)

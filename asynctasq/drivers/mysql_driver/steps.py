@@ -321,16 +321,24 @@ def remove(sql: Statements, message_ids: Sequence[str], *, dead: bool, offset_us
     removed: set[str] = set()
     yield ["START TRANSACTION"]
     for group in chunks(message_ids, ROWS_MAX):
-        # Locked by the primary key, as in every transaction: locked by id, it would deadlock with deletes.
-        (known,) = yield [sql.seqs(group)]
-        if not known.rows:
-            continue
-        (found,) = yield [sql.removable((row[0] for row in known.rows), dead=dead, now=server_now(offset_us))]
-        if found.rows:
-            yield [sql.remove(seq for seq, _, _ in found.rows)]
-            removed |= {message_id.decode() for _, message_id, _ in found.rows}
+        rows = yield from _locked(sql, group, dead=dead, now=server_now(offset_us))
+        if rows:
+            yield [sql.remove(seq for seq, _, _ in rows)]
+            removed |= {message_id.decode() for _, message_id, _ in rows}
     yield ["COMMIT"]
     return removed
+
+
+def _locked(sql: Statements, message_ids: Sequence[str], *, dead: bool, now: str) -> Steps[Sequence[tuple[Any, ...]]]:
+    """Lock dead letters, or messages that are not leased; return seq, id and line of each.
+
+    By the primary key, as in every transaction: locked by id, it would deadlock with deletes.
+    """
+    (known,) = yield [sql.seqs(message_ids)]
+    if not known.rows:
+        return ()
+    (found,) = yield [sql.removable((row[0] for row in known.rows), dead=dead, now=now)]
+    return found.rows
 
 
 def redrive_ids(sql: Statements, message_ids: Sequence[str], *, offset_us: int) -> Steps[dict[str, str]]:
@@ -338,14 +346,11 @@ def redrive_ids(sql: Statements, message_ids: Sequence[str], *, offset_us: int) 
     queues: dict[str, str] = {}
     yield ["START TRANSACTION"]
     for group in chunks(message_ids, ROWS_MAX):
-        (known,) = yield [sql.seqs(group)]
-        if not known.rows:
-            continue
         now = server_now(offset_us)
-        (found,) = yield [sql.removable((row[0] for row in known.rows), dead=True, now=now)]
-        if found.rows:
-            yield [sql.redrive_seqs((seq for seq, _, _ in found.rows), now=now)]
-            queues |= {message_id.decode(): queue_in(decoded(line)) for _, message_id, line in found.rows}
+        rows = yield from _locked(sql, group, dead=True, now=now)
+        if rows:
+            yield [sql.redrive_seqs((seq for seq, _, _ in rows), now=now)]
+            queues |= {message_id.decode(): queue_in(decoded(line)) for _, message_id, line in rows}
     yield ["COMMIT"]
     return queues
 
