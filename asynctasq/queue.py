@@ -18,9 +18,8 @@ from asynctasq.codec.values import register_text
 from asynctasq.drivers.base import Driver, Enqueued, Transactional
 from asynctasq.errors import DELAY_S_MAX, DispatchError, UnsupportedFeature
 from asynctasq.kernel.envelope import NO_HEADERS, Envelope
-from asynctasq.kernel.messages import Message
+from asynctasq.kernel.messages import Message, random_id
 from asynctasq.kernel.priority import NORMAL
-from asynctasq.kernel.texts import uuid_text
 from asynctasq.tasks.base import RESERVED, BaseTask
 from asynctasq.tasks.configured import middleware_of
 from asynctasq.tasks.definition import (
@@ -64,7 +63,7 @@ class MessageFactory:
     """
 
     clock: Clock = field(default_factory=SystemClock)
-    new_id: Callable[[], str] = lambda: uuid_text(os.urandom(16))
+    new_id: Callable[[], str] = lambda: random_id(os.urandom(16))
     keys: SigningKeys | None = None
     signing_ttl_s: float | None = None
     limits: Limits = DEFAULT_LIMITS

@@ -40,6 +40,7 @@ __all__ = [
     "checked_progress",
     "is_unique_key",
     "microseconds",
+    "random_id",
 ]
 
 MICROSECONDS = 1_000_000
@@ -341,3 +342,10 @@ def check_queue_name(name: str) -> str:
         f"queue name {name!r} is not valid: use 1 to 80 letters, digits, '_', '-', '.' or ':', "
         "starting with a letter, digit or '_'"
     )
+
+
+def random_id(random_bytes: bytes) -> str:
+    """Return an id for a message: 16 random bytes as a UUID (version 4), made without the cost of a UUID object."""
+    digits = random_bytes.hex()
+    variant = "89ab"[int(digits[16], 16) & 3]
+    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"

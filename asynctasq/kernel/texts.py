@@ -1,6 +1,6 @@
-"""Texts of unknown origin, made fit for a terminal or a log, and the text of an id; decides nothing about their use."""
+"""Texts of unknown origin, made fit for a terminal or a log; decides nothing about where they are shown."""
 
-__all__ = ["printable", "printable_lines", "uuid_text"]
+__all__ = ["printable", "printable_lines"]
 
 SHOWN_CHARS_MAX = 500
 LINES_CHARS_MAX = 20_000
@@ -28,10 +28,3 @@ def _bounded(text: str, chars_max: int) -> str:
         return text
     half = chars_max // 2
     return f"{text[:half]} [... {len(text) - 2 * half:,} characters ...] {text[-half:]}"
-
-
-def uuid_text(random_bytes: bytes) -> str:
-    """Return 16 random bytes as a random UUID (version 4), put together without the cost of a UUID object."""
-    digits = random_bytes.hex()
-    variant = "89ab"[int(digits[16], 16) & 3]
-    return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"

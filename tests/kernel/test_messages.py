@@ -2,6 +2,7 @@
 
 import json
 import math
+from uuid import UUID
 
 import pytest
 from hypothesis import given, settings
@@ -19,6 +20,7 @@ from asynctasq.kernel.messages import (
     check_queue_name,
     is_unique_key,
     microseconds,
+    random_id,
 )
 
 
@@ -138,3 +140,8 @@ def test_a_damaged_mark_holds_a_token_that_nobody_has() -> None:
 )
 def test_a_unique_key_is_a_short_text_of_printable_ascii(text: str, is_one: bool) -> None:
     assert is_unique_key(text) is is_one
+
+
+@given(st.binary(min_size=16, max_size=16))
+def test_a_random_id_is_a_random_uuid(random_bytes: bytes) -> None:
+    assert random_id(random_bytes) == str(UUID(bytes=random_bytes, version=4))

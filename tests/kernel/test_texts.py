@@ -1,12 +1,10 @@
 """Texts of unknown origin as they are shown: one line or several, escaped and bounded."""
 
-from uuid import UUID
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asynctasq.kernel.texts import printable, printable_lines, uuid_text
+from asynctasq.kernel.texts import printable, printable_lines
 
 anything = st.text(st.characters(categories=None, exclude_categories=()))
 
@@ -45,8 +43,3 @@ def test_of_a_long_text_beginning_and_end_are_kept(text: str, chars_max: int) ->
 
 def test_further_lines_are_indented() -> None:
     assert printable_lines("one\ntwo\x07\n") == "one\n    two\\x07\n    "
-
-
-@given(st.binary(min_size=16, max_size=16))
-def test_the_text_of_an_id_is_that_of_a_random_uuid(random_bytes: bytes) -> None:
-    assert uuid_text(random_bytes) == str(UUID(bytes=random_bytes, version=4))

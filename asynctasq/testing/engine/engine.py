@@ -13,7 +13,7 @@ from asynctasq.core.worker import Worker
 from asynctasq.drivers.base import Driver
 from asynctasq.errors import DriverError
 from asynctasq.kernel.ledger import Entry, Kind
-from asynctasq.kernel.texts import uuid_text
+from asynctasq.kernel.messages import random_id
 from asynctasq.tasks.application import Application
 from asynctasq.testing.clock import VirtualClock
 from asynctasq.testing.engine.bounded_run import PROGRESS, close_loop, run_to_end
@@ -135,7 +135,7 @@ class Engine:
 
     def new_id(self) -> str:
         """Return the next message id, a random UUID from the tape."""
-        return uuid_text(self.tape.bytes16("message id"))
+        return random_id(self.tape.bytes16("message id"))
 
     def record(self, entry: Entry) -> None:
         """Add an entry to the ledger and notify those who wait for a change."""
