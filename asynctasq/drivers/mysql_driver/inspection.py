@@ -52,6 +52,8 @@ class Inspection:
 
     async def find(self, message_id: str) -> StoredMessage | None:
         """Do `Inspectable.find`."""
+        if not is_message_id(message_id):
+            return None
         rows = (await self._runner.run(self._sql.find(message_id, now=self._now))).rows
         return to_stored_message(rows[0][1:], rows[0][0]) if rows else None
 
@@ -64,23 +66,25 @@ class Inspection:
 
     async def remove(self, message_ids: Sequence[str], *, dead: bool) -> set[str]:
         """Do `discard`, or else `cancel`."""
-        if not message_ids:
+        ids = _possible(message_ids)
+        if not ids:
             return set()
         return await self._runner.run_steps(
-            lambda: remove(self._sql, message_ids, dead=dead, offset_us=self._offset_us()), brief=False
+            lambda: remove(self._sql, ids, dead=dead, offset_us=self._offset_us()), brief=False
         )
 
     async def redrive_ids(self, message_ids: Sequence[str]) -> dict[str, str]:
         """Do `Inspectable.redrive_ids`; return the ids with their queues."""
-        if not message_ids:
+        ids = _possible(message_ids)
+        if not ids:
             return {}
         return await self._runner.run_steps(
-            lambda: redrive_ids(self._sql, message_ids, offset_us=self._offset_us()), brief=False
+            lambda: redrive_ids(self._sql, ids, offset_us=self._offset_us()), brief=False
         )
 
     async def cancel_running(self, message_ids: Sequence[str]) -> tuple[dict[str, str], set[str]]:
         """Do `CancelsRunning.cancel_running`; return the holders of the leases, too."""
-        ids = [message_id for message_id in message_ids if is_message_id(message_id)]
+        ids = _possible(message_ids)
         if not ids:
             return {}, set()
         return await self._runner.run_steps(
@@ -101,12 +105,14 @@ class Inspection:
 
     async def fetch_result(self, message_id: str) -> bytes | None:
         """Do `KeepsResults.fetch_result`."""
+        if not is_message_id(message_id):
+            return None
         rows = (await self._runner.run(self._sql.result(message_id, now=self._now))).rows
         return rows[0][0] if rows else None
 
     async def has_ended(self, message_id: str) -> bool:
         """Say whether a message is a dead letter, or not there."""
-        return not (await self._runner.run(self._sql.lives(message_id))).rows
+        return not is_message_id(message_id) or not (await self._runner.run(self._sql.lives(message_id))).rows
 
     async def report_progress(self, reports: Sequence[tuple[Lease, Progress]]) -> None:
         """Do `ReportsProgress.report_progress`."""
@@ -114,3 +120,7 @@ class Inspection:
             held = parse_token(lease.token)
             if held is not None:
                 await self._runner.run(self._sql.report_progress(held, progress.to_json()), brief=True)
+
+
+def _possible(message_ids: Sequence[str]) -> list[str]:
+    return [message_id for message_id in message_ids if is_message_id(message_id)]

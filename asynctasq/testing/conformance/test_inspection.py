@@ -225,6 +225,19 @@ async def test_redrive_by_id_makes_those_dead_letters_ready(store: StoreUnderTes
     assert await store.driver.redrive(Q, limit=10) == 1, "the third one is a dead letter still"
 
 
+@conforms("find, cancel, discard, redrive_ids: an id that no message can have is that of none", needs="inspects")
+async def test_impossible_ids_are_those_of_no_message(store: StoreUnderTest) -> None:
+    inspect = store.inspectable()
+    await store.settle((await store.lease("dead"), Bury(reason=DeadReason.FAILED)))
+    await store.put("ready")
+    impossible = ["", "x" * 5000, "a\nb", "\x00", "\ud800", "' OR '1'='1"]
+
+    assert [await inspect.find(each) for each in impossible] == [None] * len(impossible)
+    assert await inspect.redrive_ids([*impossible, "ready"]) == set()
+    assert await inspect.cancel([*impossible, "dead", "ready"]) == {"ready"}
+    assert await inspect.discard([*impossible, "dead"]) == {"dead"}
+
+
 @conforms("redrive_ids: of many messages, in several queues", needs="inspects")
 async def test_redrive_by_id_of_many(store: StoreUnderTest) -> None:
     inspect = store.inspectable()

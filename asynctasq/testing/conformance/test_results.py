@@ -168,3 +168,13 @@ async def test_close_ends_waits_for_results(store: StoreUnderTest) -> None:
     await store.driver.close()
 
     assert await waiting == [False]
+
+
+@conforms(
+    "fetch_result, wait_result: an id that no message can have has ended, without a result", needs="keeps_results"
+)
+async def test_an_impossible_id_has_no_result(store: StoreUnderTest) -> None:
+    results = store.keeps_results()
+    for impossible in ("", "x" * 5000, "a\nb", "\x00", "\ud800"):
+        assert await results.fetch_result(impossible) is None
+        assert await results.wait_result(impossible, wait_s=LONG_S)
