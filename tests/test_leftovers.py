@@ -6,11 +6,13 @@ from tests.leftovers import left_behind
 
 
 def test_a_process_that_goes_on_is_named() -> None:
-    process = subprocess.Popen(["sleep", "600"], start_new_session=True)
-    try:
-        assert f"{process.pid} sleep 600" in left_behind(0)
-    finally:
-        process.kill()
-        process.wait()
+    # Popen returns while the program is still being loaded, and until it runs it has no command line to be named by.
+    script = "echo runs; read _"
+    with subprocess.Popen(
+        ["sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"runs\n"
+        assert f"{process.pid} sh -c {script}" in left_behind(0)
 
-    assert f"{process.pid} sleep 600" not in left_behind(0)
+    assert f"{process.pid} sh -c {script}" not in left_behind(0)
