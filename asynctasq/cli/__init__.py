@@ -3,16 +3,15 @@
 import sys
 
 from asynctasq.cli.early_signals import end_at_stop_signals
-from asynctasq.cli.exit_codes import ExitCode
 
-__all__ = ["ExitCode", "main"]
+__all__ = ["main"]
 
 
 def main() -> None:
     """Run the `asynctasq` command."""
     if sys.argv[1:2] == ["worker"]:  # the rest of the start takes up to a second, imports of the application more
         end_at_stop_signals()
-    from asynctasq.cli.operator_app import app
+    from asynctasq.cli.app import app
     from asynctasq.core.standard_streams import tolerate_output_errors
 
     tolerate_output_errors()

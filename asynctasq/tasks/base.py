@@ -6,7 +6,6 @@ from dataclasses import replace
 from datetime import datetime
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar, cast, dataclass_transform, final
-from uuid import UUID
 
 from asynctasq.drivers.base import Driver
 from asynctasq.errors import DispatchError, TaskDefinitionError
@@ -48,11 +47,13 @@ from asynctasq.tasks.registry import register, task_name
 from asynctasq.tasks.signatures import Signature, field_names, signature_of, signature_of_fields
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
     from asynctasq.tasks.limits import Limit
     from asynctasq.tasks.schedules import Schedule
     from asynctasq.tasks.unique import Unique
-else:  # imported when a class has one, so that `import asynctasq` stays fast
-    Limit = Schedule = Unique = object
+else:  # imported when they are used, so that `import asynctasq` stays fast
+    Limit = Schedule = Unique = UUID = object
 
 __all__ = [
     "RESERVED",

@@ -4,9 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from difflib import get_close_matches
 from typing import Any, Literal, Protocol, TypeVar, cast
-from uuid import UUID
 
 from asynctasq.errors import DELAY_S_MAX, TaskSignal
 from asynctasq.kernel.envelope import COUNT_MAX, MAX_CRASHES_MOST, MISSING, MISSING_DEFAULT, Missing
@@ -123,6 +121,8 @@ def nearest_setting(name: str) -> str | None:
     """Return the setting that `name` looks like without being it; None for a setting, or a name like none of them."""
     if name in SETTINGS:
         return None
+    from difflib import get_close_matches
+
     return OTHER_NAMES.get(name) or next(iter(get_close_matches(name[:NAME_LENGTH_MAX], SETTINGS, 1, 0.8)), None)
 
 
@@ -289,7 +289,9 @@ def changed_options(  # noqa: PLR0913 - the settings of a dispatch
     if fair_key is not None:
         changes["fair_key"] = fair_key_source(fair_key)
     if task_id is not None:
-        changes["task_id"] = str(task_id if isinstance(task_id, UUID) else UUID(cast("str", task_id)))
+        from uuid import UUID
+
+        changes["task_id"] = str(UUID(str(task_id)))
     return changes
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from asynctasq.cli.app import app
 from asynctasq.cli.exit_codes import ExitCode
-from asynctasq.cli.operator_app import app
 from asynctasq.config import Settings
 
 PYPROJECT = """

@@ -11,7 +11,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 import asynctasq
-from asynctasq.cli.operator_app import app
+from asynctasq.cli.app import app
 from asynctasq.config import ENV_PREFIX, NO_SETTINGS, Settings, load_settings
 from asynctasq.core.setup import driver_from
 from asynctasq.drivers.urls import SCHEMES, create_driver

@@ -10,8 +10,8 @@ import pytest
 from typer.main import get_command
 
 from asynctasq import __version__
+from asynctasq.cli.app import app
 from asynctasq.cli.exit_codes import ExitCode
-from asynctasq.cli.operator_app import app
 from tests.patience import SOON_S
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "cli.md"

@@ -1,11 +1,11 @@
-"""The commands of an operator and their options: `queues`, `tasks`, `dead`, `config` and `bench`."""
+"""`asynctasq queues`, `tasks` and `dead`: their commands and options."""
 
 import re
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from asynctasq.cli.app import AsJson, DriverName, app, given
+from asynctasq.cli.app import AsJson, DriverName, given
 from asynctasq.cli.exit_codes import exit_on_error
 from asynctasq.kernel.messages import State
 
@@ -14,12 +14,11 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
+app = typer.Typer()
 tasks = typer.Typer(help="Look at the messages of queues, and cancel or discard some.", no_args_is_help=True)
 dead = typer.Typer(help="Look at dead letters, make them ready again, or remove them.", no_args_is_help=True)
 app.add_typer(tasks, name="tasks")
 app.add_typer(dead, name="dead")
-config = typer.Typer(help="Look at the configuration.", no_args_is_help=True)
-app.add_typer(config, name="config")
 
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
@@ -189,27 +188,3 @@ def purge_dead(  # noqa: PLR0913, PLR0917 - one parameter per option
 
         wanted = _filter(queue, task, older_than, argument, State.DEAD)
         commands.purge_dead(given(None, driver), wanted, dry_run=dry_run, yes=yes, as_json=json)
-
-
-@app.command()
-def bench(
-    tasks: Annotated[
-        int, typer.Option("--tasks", "-n", min=1, max=1_000_000, help="How many to store and run.")
-    ] = 2000,
-    driver: DriverName = None,
-    json: AsJson = False,
-) -> None:
-    """Measure how fast the backend stores and runs tasks that do nothing, in a queue of its own."""
-    with exit_on_error():
-        from asynctasq.cli.bench import run_bench
-
-        run_bench(given(None, driver), tasks=tasks, as_json=json)
-
-
-@config.command("show")
-def show_config(driver: DriverName = None, json: AsJson = False) -> None:
-    """Show every setting, its value without secrets, and where that comes from."""
-    with exit_on_error():
-        from asynctasq.cli.config import show_config as show
-
-        show(given(None, driver), as_json=json)
