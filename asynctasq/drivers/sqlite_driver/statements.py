@@ -63,6 +63,7 @@ LIVING = f"SELECT {', '.join(DUE_COLUMNS)} FROM asynctasq_message WHERE queue = 
 DUE = f"{LIVING} AND visible_us <= ? ORDER BY visible_us, arrival LIMIT ?"
 # Most queues have no other line than that of their name: this look spares the walks of the others.
 HAS_OTHERS = "SELECT 1 FROM asynctasq_message WHERE queue > ? AND queue < ? AND death IS NULL LIMIT 1"
+HAS_OTHERS_AND_DUE = DUE.replace("SELECT", f"SELECT ({HAS_OTHERS}),", 1)
 NEXT_LINE = "SELECT min(queue) FROM asynctasq_message WHERE queue > {0} AND queue < ? AND death IS NULL"
 OTHERS = f"""WITH RECURSIVE line(name) AS (
     {NEXT_LINE.format("?")} UNION ALL SELECT ({NEXT_LINE.format("line.name")}) FROM line WHERE name IS NOT NULL
@@ -143,25 +144,37 @@ def reserve(lines: Sequence[str], limit: int, lease_s: float, now_us: int, holde
     until = instant_after(now_us, lease_s)
     result = ReserveResult(leases=[])
     for queue, of_queue in groupby(lines, queue_in):
-        first, last = other_lines_between(queue)
-        used = [queue]
-        if (yield Step(HAS_OTHERS, (first, last))):
-            used += [name for (name,) in (yield Step(OTHERS, (first, last, last)))]
+        if (room := limit - len(result.rows)) <= 0:
+            break
+        due, others = yield from _look(queue, room, now_us)
         for line in of_queue:
-            if line in used:
-                yield from _reserve_in(line, result, limit, until, now_us, holder)
+            if line == queue or line in others:
+                yield from _reserve_in(line, due if line == queue else None, result, limit, until, now_us, holder)
     if result.rows:
         return result
     return replace((yield from next_due(map(queue_in, lines), now_us)), damaged=result.damaged)
 
 
-def _reserve_in(line: str, result: ReserveResult, limit: int, until: int, now_us: int, holder: str) -> Steps[None]:
-    """Lease from one line what the lines before have left of the limit."""
+def _look(queue: str, room: int, now_us: int) -> Steps[tuple[list[Row], list[str]]]:
+    """Return what is due in the line of the queue's name, and the names of those of its other lines that are in use."""
+    first, last = other_lines_between(queue)
+    found = yield Step(HAS_OTHERS_AND_DUE, (first, last, queue, now_us, room))
+    others: list[str] = []
+    if found[0][0] if found else (yield Step(HAS_OTHERS, (first, last))):
+        others = [name for (name,) in (yield Step(OTHERS, (first, last, last)))]
+    return [row[1:] for row in found], others
+
+
+def _reserve_in(
+    line: str, due: list[Row] | None, result: ReserveResult, limit: int, until: int, now_us: int, holder: str
+) -> Steps[None]:
+    """Lease from one line what the lines before have left of the limit; `due` is what was seen of it, if it was."""
     queue = queue_in(line)
     for _ in range(CLAIMS_MAX):
         if (room := limit - len(result.rows)) <= 0:
             break
-        found = yield Step(DUE, (line, now_us, room))
+        found = (yield Step(DUE, (line, now_us, room))) if due is None else due[:room]
+        due = None
         if len(found) < room:
             found += yield Step(UNDATED, (line, room - len(found)))
         good = [row for row in found if is_readable(row)]

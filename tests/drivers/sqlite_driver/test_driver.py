@@ -316,6 +316,21 @@ async def test_operations_that_wait_together_share_a_commit(driver: SQLiteDriver
     assert (await driver.depth("mail")).ready == 50
 
 
+async def test_a_queue_without_levels_and_fair_keys_is_claimed_without_a_look_for_their_lines(
+    driver: SQLiteDriver,
+) -> None:
+    await driver.enqueue([message(number) for number in range(6)])
+    leases = await driver.reserve(["mail"], limit=3, lease_s=FAR_S)
+    seen: list[str] = []
+    connection_of(driver).set_trace_callback(seen.append)
+
+    _, more = await driver.turn([(lease, Complete()) for lease in leases], ["mail"], limit=3, lease_s=FAR_S)
+
+    assert len(more) == 3
+    assert [text.split()[0] for text in seen] == ["BEGIN", "SELECT", "DELETE", "SELECT", "UPDATE", "COMMIT"]
+    await driver.close()
+
+
 async def test_a_file_locked_for_too_long_is_unavailable_and_then_works(path: Path) -> None:
     driver = SQLiteDriver(path, busy_timeout_s=0.05)
     await driver.open()
