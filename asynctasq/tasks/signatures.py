@@ -20,8 +20,9 @@ _CLASS_VAR = r"(?:\w+\s*\.\s*)?ClassVar\b"
 class Signature:
     """What a constructor or function takes, `self` left out.
 
-    `plain` means that every argument can be given by name, `open` that names it does not know are taken, too, but for
-    private ones and those in `taken`, where the arguments become attributes of the class `owner`.
+    `plain` means that every argument can be given by name, and the first `by_place` of `names` by place, too; `open`
+    that names it does not know are taken, too, but for private ones and those in `taken`, where the arguments become
+    attributes of the class `owner`.
     """
 
     names: tuple[str, ...]
@@ -29,6 +30,7 @@ class Signature:
     known: frozenset[str]
     open: bool
     plain: bool
+    by_place: int
     inspected: inspect.Signature
     annotations: Mapping[str, object]
     owner: str = ""
@@ -37,8 +39,10 @@ class Signature:
 
     def bind(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> Mapping[str, object]:
         """Return the arguments by name; raise TypeError if they do not fit."""
-        if self.plain and not args and self.fits(kwargs):
-            return kwargs
+        if self.plain and len(args) <= self.by_place:  # the library's way takes several times as long
+            given = {**dict(zip(self.names, args, strict=False)), **kwargs} if args else kwargs
+            if len(given) == len(args) + len(kwargs) and self.fits(given):
+                return given
         bound = self.inspected.bind(*args, **kwargs)
         arguments: dict[str, object] = {}
         for name, value in bound.arguments.items():
@@ -125,6 +129,7 @@ def signature_of(function: Callable[..., Any], *, bound: bool) -> Signature:
         known=frozenset(named),
         open=inspect.Parameter.VAR_KEYWORD in kinds,
         plain=not kinds & {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL},
+        by_place=sum(parameter.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD for parameter in parameters),
         inspected=inspected.replace(parameters=parameters),
         annotations=_by_travelling_name(_annotations(function), parameters),
     )
@@ -166,6 +171,7 @@ def signature_of_fields(
         known=frozenset(names),
         open=not names,
         plain=True,
+        by_place=0,
         inspected=inspect.Signature(parameters),
         annotations={name: annotations[name] for name in names if name in annotations},
         owner=cls.__qualname__,
