@@ -234,3 +234,38 @@ async def test_a_key_of_another_type_is_set_aside_and_new_messages_run(
     assert told or key == "wake:default"  # which the next wait deletes
     await driver.close()
     await emptied(store)
+
+
+async def test_a_stray_entry_among_the_leases_of_a_line_by_rank_is_removed_once(
+    conformance_servers: Servers, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = DamagedRedis(conformance_servers)
+    driver = store.harness.create()
+    RAN.clear()
+    good = await Queue(driver).dispatch([*_fine(driver, 4), *_fine(driver, 4)])
+    for line in ("default!n:", "default"):
+        await store._run("ZADD", f"leased:{line}", 0, b"")
+
+    with caplog.at_level(logging.ERROR):
+        await work(driver)
+
+    assert {one: RAN[one] for one in good} == dict.fromkeys(good, 1)
+    assert len(caplog.records) == 2
+    assert not await store._run("EXISTS", "leased:default!n:")
+    await driver.close()
+    await emptied(store)
+
+
+async def test_good_messages_behind_many_damaged_ones_run(conformance_servers: Servers) -> None:
+    store = DamagedRedis(conformance_servers)
+    driver = store.harness.create()
+    RAN.clear()
+    for number in range(2_500):  # one call makes a thousand dead letters
+        await store._run("ZADD", "due:default", 0, f"{number:016}nothing")
+    good = await Queue(driver).dispatch(_fine(driver, 2))
+
+    await work(driver)
+
+    assert {one: RAN[one] for one in good} == dict.fromkeys(good, 1)
+    await driver.close()
+    await emptied(store)

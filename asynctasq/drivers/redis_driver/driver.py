@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar
 from asynctasq.drivers.base import YES, Capabilities, Driver, Page, Settlements, partial
 from asynctasq.drivers.batches import has_keys
 from asynctasq.drivers.checks import check_messages, check_queue_names, is_message_id
-from asynctasq.drivers.damaged import log_damaged, read_text
+from asynctasq.drivers.damaged import CLAIMS_MAX, log_damaged, read_text
 from asynctasq.drivers.levels import LevelTurns, all_lines_of, line_of, lines_of
 from asynctasq.drivers.loops import PerLoop
 from asynctasq.drivers.redis_driver.address import (
@@ -335,7 +335,18 @@ class RedisDriver(Driver):
             return frozenset(), []
         if limit:
             await self._prune(queues)
-        resources = await self._resources.get()
+        lost, leases, damaged = await self._turn(script, settlements, queues, limit=limit, lease_s=lease_s)
+        for _ in range(CLAIMS_MAX):  # one call makes a bounded number of dead letters
+            if leases or not damaged:
+                break
+            _, leases, damaged = await self._turn("turn", (), queues, limit=limit, lease_s=lease_s)
+        return lost, leases
+
+    async def _turn(
+        self, script: str, settlements: Settlements, queues: Sequence[str], *, limit: int, lease_s: float
+    ) -> tuple[AbstractSet[str], list[Lease], bool]:
+        """Return the ids of lost leases, new leases, and whether there were damaged messages."""
+        pool = (await self._resources.get()).pool
         times = (self._offset_us(), microseconds(lease_s))
         lines = self._levels.all_lines(queues) if limit else []
         rest: tuple[Argument, ...] = (self.holder, len(lines), *lines, *encode_settlements(settlements))
@@ -343,14 +354,13 @@ class RedisDriver(Driver):
         repeat: tuple[Argument, ...] | None = arguments if not limit else (*times, 0, *rest) if settlements else None
 
         async def hand_back(reply: Any) -> None:
-            await self._hand_back(resources.pool, decode_leases(reply[1]))
+            await self._hand_back(pool, decode_leases(reply[1]))
 
-        pool = resources.pool
         call = functools.partial(pool.script, script, arguments, repeat=repeat, on_cancelled=hand_back)
         lost, granted, damaged = await self._repaired(pool, call, lines)
         log_damaged(self, decode_damaged(damaged))
         self._levels.note(leases := decode_leases(granted))
-        return _ids(lost), leases
+        return _ids(lost), leases, bool(damaged)
 
     async def _prune(self, queues: Sequence[str]) -> bool:
         """Remove some of the dead letters that are to go, if it is time to look; return whether there are more."""

@@ -61,8 +61,8 @@ end
 
 -- Return how many were found, and how many of them are leased now; the others were damaged.
 local function lease_from(queue, room, until_at, holder, reply, damaged)
-  local due, leased, line = base .. 'due:' .. queue, base .. 'leased:' .. queue, moves_to(queue)
-  local members, crashed, fresh = choose(due, leased, room)
+  local due, expired, line = base .. 'due:' .. queue, base .. 'leased:' .. queue, moves_to(queue)
+  local members, crashed, fresh = choose(due, expired, room)
   if #members == 0 then
     return 0, 0
   end
@@ -74,7 +74,7 @@ local function lease_from(queue, room, until_at, holder, reply, damaged)
   if line then
     values = moved(values, ids, queue, line)
     forget_ranks(queue, ids, members)
-    queue, leased = line, base .. 'leased:' .. line
+    queue = line
   end
   local first_state = padded(now) .. 'L0' .. NO_COUNTS .. queue
   local written, scores, held, removed, at, last = {}, {}, {}, {}, #reply, 0
@@ -99,9 +99,9 @@ local function lease_from(queue, room, until_at, holder, reply, damaged)
     end
   end
   call_in_chunks('HSET', STATES, written)
-  call_in_chunks('ZADD', leased, scores)
+  call_in_chunks('ZADD', base .. 'leased:' .. queue, scores)
   call_in_chunks('HSET', HOLDERS, held)
-  call_in_chunks('ZREM', leased, removed)
+  call_in_chunks('ZREM', expired, removed)
   if fresh > 0 then
     redis.call('ZREMRANGEBYRANK', due, 0, fresh - 1)
   end
