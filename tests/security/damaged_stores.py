@@ -180,19 +180,19 @@ class DamagedRedis(DamagedStore):
 
     async def apply(self, message_id: str, damage: Damage) -> None:
         part, value = damage
-        stored = await self._run("HGET", "messages", message_id)
+        stored = await self.run("HGET", "messages", message_id)
         member = stored[:16] + message_id.encode() if stored else b"none"
         line = stored[32:].partition(b"\0")[0].decode(errors="replace") if stored else "default"
         if part in {"messages", "states", "errors", "fair"}:
-            await (self._run("HDEL", part, message_id) if value is None else self._run("HSET", part, message_id, value))
+            await (self.run("HDEL", part, message_id) if value is None else self.run("HSET", part, message_id, value))
         elif part in {"due", "leased", "dead"}:
             key = f"{part}:{line}"
-            await (self._run("ZREM", key, member) if value is None else self._run("ZADD", key, 0, value))
+            await (self.run("ZREM", key, member) if value is None else self.run("ZADD", key, 0, value))
         elif part == "id" and stored:
-            await self._run("HSET", "messages", value, stored)
-            await self._run("ZADD", f"due:{line}", 0, stored[:16] + value)
+            await self.run("HSET", "messages", value, stored)
+            await self.run("ZADD", f"due:{line}", 0, stored[:16] + value)
         elif part == "ranks":
-            await self._run("ZADD", "ranks:default!n:", 0, value)
+            await self.run("ZADD", "ranks:default!n:", 0, value)
         elif part == "type":
             await self.change_type(value.decode())
         else:
@@ -201,26 +201,26 @@ class DamagedRedis(DamagedStore):
     async def _apply_to_others(self, message_id: str, member: bytes, damage: Damage, line: str) -> None:
         match damage:
             case Damage("score", value):
-                await self._run("ZADD", f"due:{line}", "XX", value, member)
+                await self.run("ZADD", f"due:{line}", "XX", value, member)
             case Damage("stray", value):
-                await self._run("ZADD", f"{value.decode()}:{line}", 0, member)
+                await self.run("ZADD", f"{value.decode()}:{line}", 0, member)
             case Damage("queues", value):
-                await self._run("SADD", "queues", value)
+                await self.run("SADD", "queues", value)
             case Damage("sequence", value):
-                await (self._run("DEL", "sequence") if value is None else self._run("SET", "sequence", value))
+                await (self.run("DEL", "sequence") if value is None else self.run("SET", "sequence", value))
             case Damage("result", value):
-                await self._run("SET", f"result:{message_id}", value)
+                await self.run("SET", f"result:{message_id}", value)
             case _:
                 pass
 
-    async def _run(self, command: str, key: str, *arguments: Any) -> Any:
+    async def run(self, command: str, key: str, *arguments: Any) -> Any:
         with suppress(DriverError):  # the key may be of another type by an earlier damage
             return await self.harness._control(command, f"{{{self.harness._namespace}}}:{key}", *arguments)
 
     async def change_type(self, key: str) -> None:
         """Let a key hold what none of ours does."""
-        await self._run("DEL", key)
-        await (self._run("LPUSH", key, "x") if key.startswith("waiting:") else self._run("SET", key, "x"))
+        await self.run("DEL", key)
+        await (self.run("LPUSH", key, "x") if key.startswith("waiting:") else self.run("SET", key, "x"))
 
 
 STORES: dict[str, type[Any]] = {

@@ -133,6 +133,25 @@ def test_the_good_run_beside_the_damaged(
         holds()
 
 
+@pytest.mark.parametrize(
+    ("kind", "plan"),
+    [
+        ("redis", [(0, Damage("type", b"fair")), (3, Damage("leased", b""))]),
+        ("sqlite", [(3, Damage("enqueued_us", "many"))]),
+    ],
+)
+async def test_plans_that_once_did_harm(
+    kind: str, plan: Plan, conformance_servers: Servers, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = STORES[kind](conformance_servers)
+    await store.harness.prepare()
+
+    with caplog.at_level(logging.WARNING):
+        await check(store, plan, caplog)
+
+    await emptied(store)
+
+
 @pytest.mark.parametrize("kind", STORES)
 async def test_a_damaged_row_is_a_dead_letter_that_can_be_read_removed_and_driven_again(
     kind: str, conformance_servers: Servers, caplog: pytest.LogCaptureFixture
@@ -244,14 +263,14 @@ async def test_a_stray_entry_among_the_leases_of_a_line_by_rank_is_removed_once(
     RAN.clear()
     good = await Queue(driver).dispatch([*_fine(driver, 4), *_fine(driver, 4)])
     for line in ("default!n:", "default"):
-        await store._run("ZADD", f"leased:{line}", 0, b"")
+        await store.run("ZADD", f"leased:{line}", 0, b"")
 
     with caplog.at_level(logging.ERROR):
         await work(driver)
 
     assert {one: RAN[one] for one in good} == dict.fromkeys(good, 1)
     assert len(caplog.records) == 2
-    assert not await store._run("EXISTS", "leased:default!n:")
+    assert not await store.run("EXISTS", "leased:default!n:")
     await driver.close()
     await emptied(store)
 
@@ -261,7 +280,7 @@ async def test_good_messages_behind_many_damaged_ones_run(conformance_servers: S
     driver = store.harness.create()
     RAN.clear()
     for number in range(2_500):  # one call makes a thousand dead letters
-        await store._run("ZADD", "due:default", 0, f"{number:016}nothing")
+        await store.run("ZADD", "due:default", 0, f"{number:016}nothing")
     good = await Queue(driver).dispatch(_fine(driver, 2))
 
     await work(driver)

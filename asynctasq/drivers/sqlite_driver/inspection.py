@@ -42,7 +42,7 @@ def depth(queue: str, now_us: int) -> Steps[Depth]:
         ready, later, reserved, dead = ready + due, later + after, reserved + leased, dead + buried
         if due and is_by_rank(line):
             ((oldest_us,),) = yield Step(FIRST_BY_RANK, (line,))
-        oldest += [oldest_us] if due else []
+        oldest += [oldest_us] if isinstance(oldest_us, int) else []  # a damaged one may be anything
     first_us = min(oldest, default=None)
     return depth_from(
         ready=ready, scheduled=later - reserved, reserved=reserved, dead=dead, oldest_us=first_us, now_us=now_us
