@@ -207,14 +207,14 @@ def application_settings() -> Settings:
 
 
 def _sources() -> object:
-    root = project_root()
+    root = str(project_root())
     environment = [(name, os.environ.get(name)) for name in os.environ if name.upper().startswith(ENV_PREFIX)]
-    return (root, environment, *(_changed_at(root / name) for name in (".env", "pyproject.toml")))
+    return (root, environment, *(_changed_at(os.path.join(root, name)) for name in (".env", "pyproject.toml")))
 
 
-def _changed_at(path: Path) -> int:
+def _changed_at(path: str) -> int:
     try:
-        return path.stat().st_mtime_ns
+        return os.stat(path).st_mtime_ns
     except OSError:
         return 0
 

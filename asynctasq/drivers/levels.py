@@ -7,10 +7,11 @@ always was, and a message keeps its level for as long as it is stored.
 """
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Final
 
 from asynctasq.kernel.messages import Lease, Message
-from asynctasq.kernel.priority import NORMAL, PRIORITIES, Priority, claim_order
+from asynctasq.kernel.priority import CYCLE, NORMAL, PRIORITIES, Priority, claim_order
 
 __all__ = [
     "LINE_NAME_BYTES_MAX",
@@ -90,6 +91,13 @@ def priority_in(line: str) -> Priority:
     return NORMAL
 
 
+@lru_cache(maxsize=4096)
+def _lines_in_turn(queue: str, claims: int) -> tuple[str, ...]:
+    """Return all lines of a queue in the order in which the claim after so many takes them; the orders come again."""
+    first, second = (RANKED_SUFFIXES, SUFFIXES) if claims % 2 else (SUFFIXES, RANKED_SUFFIXES)
+    return tuple(queue + suffixes[level] for level in claim_order(claims) for suffixes in (first, second))
+
+
 class LevelTurns:
     """Counts the claims that took something, queue by queue, for one instance of a driver."""
 
@@ -105,13 +113,8 @@ class LevelTurns:
 
     def all_lines(self, queues: Iterable[str]) -> list[str]:
         """Return all lines of the next claim in their order: of each level both, by turns this or that one first."""
-        found: list[str] = []
-        for queue in dict.fromkeys(queues):
-            claims = self._claims.get(queue, 0)
-            first, second = (RANKED_SUFFIXES, SUFFIXES) if claims % 2 else (SUFFIXES, RANKED_SUFFIXES)
-            for level in claim_order(claims):
-                found += (queue + first[level], queue + second[level])
-        return found
+        count = self._claims.get
+        return [line for queue in dict.fromkeys(queues) for line in _lines_in_turn(queue, count(queue, 0) % CYCLE)]
 
     def note(self, leases: Sequence[Lease]) -> None:
         """Note what a claim took."""

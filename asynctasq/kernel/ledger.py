@@ -7,7 +7,7 @@ functions judge a simulated run, a state machine and a kill -9 run against a rea
 import enum
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise, zip_longest
 from typing import NamedTuple
 
@@ -42,6 +42,8 @@ SETTLED_AS = {
 
 class Kind(enum.Enum):
     """The kinds of entries."""
+
+    __hash__ = object.__hash__  # each is there once; the hash of an Enum is that of its name, and takes a call
 
     DISPATCHED = "dispatched"
     RESERVED = "reserved"
@@ -122,23 +124,30 @@ class MessageHistory:
     entries: Sequence[Entry]
     crashes: Sequence[Entry]
     faults: Sequence[Entry] = ()
+    by_kind: defaultdict[Kind, list[Entry]] = field(
+        init=False, repr=False, compare=False, default_factory=lambda: defaultdict(list)
+    )
+
+    def __post_init__(self) -> None:
+        for entry in self.entries:
+            self.by_kind[entry.kind].append(entry)
 
     def of(self, *kinds: Kind) -> list[Entry]:
-        """Return the entries of these kinds."""
+        """Return the entries of these kinds, in their order."""
         return [entry for entry in self.entries if entry.kind in kinds]
 
     @property
     def crashed(self) -> bool:
         """Whether a worker died, or a child did, while it had this message."""
-        holders = {entry.worker for entry in self.of(Kind.RESERVED)}
+        holders = {entry.worker for entry in self.by_kind[Kind.RESERVED]}
         return any(crash.worker in holders for crash in self.crashes) or any(
-            entry.detail in ("crash", "bury: crashed") for entry in self.of(Kind.SETTLED)
+            entry.detail in ("crash", "bury: crashed") for entry in self.by_kind[Kind.SETTLED]
         )
 
     @property
     def disturbed(self) -> bool:
         """Whether a fault affected it or a worker that had it, or a lease of it was lost."""
-        holders = {entry.worker for entry in self.of(Kind.RESERVED)}
+        holders = {entry.worker for entry in self.by_kind[Kind.RESERVED]}
         faulty = any(fault.worker in holders for fault in self.faults)
         return faulty or self.crashed or bool(self.of(Kind.LOST, Kind.FAULT))
 
@@ -147,14 +156,14 @@ class MessageHistory:
 
         One call that failed without effect does not count: trying it again must be enough, unless there is no time to.
         """
-        events = [*self.faults, *self.crashes, *self.of(Kind.FAULT)]
+        events = [*self.faults, *self.crashes, *self.by_kind[Kind.FAULT]]
         found = [e for e in events if since <= e.at <= until and (e.worker == worker or e.message_id)]
         return len(found) > 1 or any(not e.detail.startswith(TOLERATED_FAULTS) for e in found)
 
     @property
     def final(self) -> Entry | None:
         """The settlement that ended it for good."""
-        return next((entry for entry in self.of(Kind.SETTLED) if _is_final(entry)), None)
+        return next((entry for entry in self.by_kind[Kind.SETTLED] if _is_final(entry)), None)
 
 
 def _is_final(settled: Entry) -> bool:
@@ -163,14 +172,15 @@ def _is_final(settled: Entry) -> bool:
 
 def message_histories(entries: Iterable[Entry]) -> dict[str, MessageHistory]:
     """Split a ledger by message, in the order of their first entries."""
-    by_message: dict[str, list[Entry]] = defaultdict(list)
+    by_message: dict[str, list[Entry]] = {}
     crashes: list[Entry] = []
     faults: list[Entry] = []
     for entry in entries:
-        if runs_no_task(entry.message_id):  # it has many lives under one id
-            continue
-        if entry.message_id:
-            by_message[entry.message_id].append(entry)
+        if (own := by_message.get(entry.message_id)) is not None:
+            own.append(entry)
+        elif entry.message_id:
+            if not runs_no_task(entry.message_id):  # those have many lives under one id
+                by_message[entry.message_id] = [entry]
         elif entry.kind is Kind.CRASHED:
             crashes.append(entry)
         elif entry.kind is Kind.FAULT:
@@ -199,7 +209,7 @@ def check(
 
 def _split_into_lives(history: MessageHistory) -> Iterator[MessageHistory]:
     """Split a history at every redrive, and where an id is dispatched again whose message was completed or removed."""
-    if not history.of(Kind.REDRIVEN) and len(history.of(Kind.DISPATCHED)) < 2:
+    if not history.by_kind[Kind.REDRIVEN] and len(history.by_kind[Kind.DISPATCHED]) < 2:
         yield history
         return
     life: list[Entry] = []
@@ -216,13 +226,13 @@ def _split_into_lives(history: MessageHistory) -> Iterator[MessageHistory]:
 
 
 def _nothing_lost(history: MessageHistory, alive: Collection[str], _tolerance_s: float) -> Iterator[str]:
-    ended = history.final is not None or history.of(Kind.REMOVED)
-    if not ended and history.message_id not in alive and history.of(Kind.DISPATCHED):
+    ended = history.final is not None or history.by_kind[Kind.REMOVED]
+    if not ended and history.message_id not in alive and history.by_kind[Kind.DISPATCHED]:
         yield "dispatched, neither settled for good nor still in the store"
 
 
 def _extra_runs_explained(history: MessageHistory, _alive: Collection[str], tolerance_s: float) -> Iterator[str]:
-    starts = history.of(Kind.STARTED)
+    starts = history.by_kind[Kind.STARTED]
     for earlier, later in pairwise(starts):
         if earlier.attempt == later.attempt and not _may_run_again(history, earlier, later, tolerance_s):
             yield f"attempt {later.attempt} ran again at {later.at:.6f} while {earlier.worker} had a valid lease"
@@ -233,11 +243,11 @@ def _may_run_again(history: MessageHistory, earlier: Entry, later: Entry, tolera
 
     A fault may deliver a lease twice before its run begins; the run of the original may even begin second.
     """
-    leases = [e.at for e in history.of(Kind.RESERVED) if e.token in (earlier.token, later.token)]
+    leases = [e.at for e in history.by_kind[Kind.RESERVED] if e.token in (earlier.token, later.token)]
     since = min([earlier.at, *leases])
-    if any(since <= fault.at <= later.at for fault in history.of(Kind.FAULT)):
+    if any(since <= fault.at <= later.at for fault in history.by_kind[Kind.FAULT]):
         return True
-    for entry in history.of(Kind.SETTLED):
+    for entry in history.by_kind[Kind.SETTLED]:
         if entry.token == earlier.token and entry.detail in ("hand back", "snooze", "crash"):
             return True
     ends = [e.due_at for e in history.of(Kind.RESERVED, Kind.EXTENDED) if e.token == earlier.token]
@@ -245,9 +255,9 @@ def _may_run_again(history: MessageHistory, earlier: Entry, later: Entry, tolera
 
 
 def _attempts_within_limit(history: MessageHistory, _alive: Collection[str], _tolerance_s: float) -> Iterator[str]:
-    limit = max((max(1, entry.max_attempts) for entry in history.of(Kind.DISPATCHED)), default=None)
+    limit = max((max(1, entry.max_attempts) for entry in history.by_kind[Kind.DISPATCHED]), default=None)
     previous = 0
-    for entry in history.of(Kind.STARTED):
+    for entry in history.by_kind[Kind.STARTED]:
         if limit is not None and entry.attempt > limit:
             yield f"attempt {entry.attempt} of at most {limit}"
         if entry.attempt < previous or entry.attempt > previous + 1:
@@ -283,7 +293,7 @@ def _never_early(history: MessageHistory, _alive: Collection[str], tolerance_s: 
 
 def _failed_hook_once(history: MessageHistory, _alive: Collection[str], _tolerance_s: float) -> Iterator[str]:
     final = history.final
-    hooks = sum(1 for entry in history.of(Kind.HOOK) if entry.detail == "failed")
+    hooks = sum(1 for entry in history.by_kind[Kind.HOOK] if entry.detail == "failed")
     buried = final is not None and final.detail in ("bury: failed", "bury: rejected", "bury: expired")
     if buried and hooks == 0:
         yield "became a dead letter without its failed() hook"
@@ -298,7 +308,7 @@ def _failed_hook_once(history: MessageHistory, _alive: Collection[str], _toleran
 def _hooks_after_a_loss(history: MessageHistory) -> Iterator[str]:
     """Find failed() called by a worker that knew its lease lost; a lease delivered twice can be lost and valid."""
     lost: set[tuple[str, str]] = set()
-    for entry in () if history.of(Kind.FAULT) else history.of(Kind.LOST, Kind.HOOK):
+    for entry in () if history.by_kind[Kind.FAULT] else history.of(Kind.LOST, Kind.HOOK):
         holder = (entry.worker, entry.token)
         if entry.kind is Kind.LOST:
             lost.add(holder)
@@ -308,13 +318,13 @@ def _hooks_after_a_loss(history: MessageHistory) -> Iterator[str]:
 
 def _cancelled_for_good(history: MessageHistory, _alive: Collection[str], _tolerance_s: float) -> Iterator[str]:
     """Judge what follows a cancellation: only the attempt whose lease the message had may begin, and nothing counts."""
-    removed = next((entry for entry in history.of(Kind.REMOVED) if entry.detail == "cancelled"), None)
+    removed = next((entry for entry in history.by_kind[Kind.REMOVED] if entry.detail == "cancelled"), None)
     told = [e for e in history.of(Kind.HOOK, Kind.CANCELLED) if e.kind is Kind.CANCELLED or e.detail == "cancelled"]
     if removed is not None:
         for entry in history.entries[history.entries.index(removed) :]:
             if entry.kind is Kind.SETTLED or (entry.kind is Kind.STARTED and entry.token != removed.token):
                 yield f"token {entry.token}: {entry.kind.value} at {entry.at:.6f}, cancelled at {removed.at:.6f}"
-    own = {entry.token for entry in history.of(Kind.RESERVED)} if told else ()
+    own = {entry.token for entry in history.by_kind[Kind.RESERVED]} if told else ()
     if any(entry.token in own and (removed is None or entry.token != removed.token) for entry in told):
         yield "a worker took it for cancelled, and it was not"
     hooks = [entry.token for entry in told if entry.kind is Kind.HOOK]
@@ -325,7 +335,7 @@ def _cancelled_for_good(history: MessageHistory, _alive: Collection[str], _toler
 
 def _lease_respected(history: MessageHistory, _alive: Collection[str], tolerance_s: float) -> Iterator[str]:
     """Judge every take-over: the lease before had run out or been released, or a fault delivered it twice."""
-    released = {entry.token for entry in history.of(Kind.SETTLED) if not _is_final(entry)}
+    released = {entry.token for entry in history.by_kind[Kind.SETTLED] if not _is_final(entry)}
     ends: dict[str, float] = {}
     holder = doubled = ""
     for entry in history.of(Kind.RESERVED, Kind.EXTENDED, Kind.FAULT):
@@ -341,8 +351,8 @@ def _lease_respected(history: MessageHistory, _alive: Collection[str], tolerance
 
 def _exact_when_undisturbed(history: MessageHistory, _alive: Collection[str], _tolerance_s: float) -> Iterator[str]:
     """Judge every lease that no fault affected: it is settled before it is taken over, not lost, and runs once."""
-    reserved = history.of(Kind.RESERVED)
-    cancelled = {entry.token for entry in history.of(Kind.REMOVED)}
+    reserved = history.by_kind[Kind.RESERVED]
+    cancelled = {entry.token for entry in history.by_kind[Kind.REMOVED]}
     for lease, following in zip_longest(reserved, reserved[1:]):
         until = float("inf") if following is None else following.at
         if history.affected(lease.worker, since=lease.at - FAULT_EFFECT_S, until=until):
@@ -358,13 +368,13 @@ def _exact_when_undisturbed(history: MessageHistory, _alive: Collection[str], _t
 
 def _settled_as_it_ended(history: MessageHistory, _alive: Collection[str], _tolerance_s: float) -> Iterator[str]:
     """Compare each settlement with the attempt's outcome; any attempt may have been handed back."""
-    limit = max((max(1, entry.max_attempts) for entry in history.of(Kind.DISPATCHED)), default=None)
-    outcomes = {entry.token: entry.detail.partition(":")[0] for entry in history.of(Kind.ENDED)}
-    answers = {entry.token: entry for entry in history.of(Kind.HOOK) if entry.detail.startswith("should_retry")}
+    limit = max((max(1, entry.max_attempts) for entry in history.by_kind[Kind.DISPATCHED]), default=None)
+    outcomes = {entry.token: entry.detail.partition(":")[0] for entry in history.by_kind[Kind.ENDED]}
+    answers = {entry.token: entry for entry in history.by_kind[Kind.HOOK] if entry.detail.startswith("should_retry")}
     for token, asked in answers.items():
         if limit is not None and asked.attempt >= limit:
             yield f"should_retry was asked at attempt {asked.attempt} of {limit}, token {token}"
-    for entry in history.of(Kind.SETTLED):
+    for entry in history.by_kind[Kind.SETTLED]:
         outcome, answer = outcomes.get(entry.token, ""), answers.get(entry.token)
         if outcome in SETTLED_AS and entry.detail not in (*SETTLED_AS[outcome], "hand back"):
             yield f"attempt {entry.attempt} ended: {outcome}, and was settled: {entry.detail}"

@@ -178,8 +178,8 @@ class MemoryDriver(Driver):
             now = self._now()
             self._prune(now)
             until = now + microseconds(lease_s)
-            for line in (line for line in self._levels.all_lines(queues) if line in self._due):
-                while len(leases) < limit and (row := self._first_visible(line, now)):
+            for line in self._levels.all_lines(queues):
+                while line in self._due and len(leases) < limit and (row := self._first_visible(line, now)):
                     leases.append(self._grant(row, now, until))
             self._levels.note(leases)
         return leases
@@ -214,7 +214,7 @@ class MemoryDriver(Driver):
 
     def _is_current(self, row: MemoryRow, place: int) -> bool:
         """Say whether a heap entry of this row has its present place."""
-        return row.reason is None and row.place == place
+        return row.reason is None and (row.rank or row.visible_us) == place
 
     def _grant(self, row: MemoryRow, now: int, until: int) -> Lease:
         row.reserved_us, row.reserved_by, row.progress = now, self.holder, None
@@ -474,7 +474,7 @@ class MemoryDriver(Driver):
     def _place(self, row: MemoryRow, visible_us: int) -> None:
         """Make a row visible from an instant on, and put it into the heap of its queue."""
         was_us, row.visible_us = row.visible_us, visible_us
-        heapq.heappush(self._due.setdefault(row.line, []), (row.place, row.arrival, row.message.id))
+        heapq.heappush(self._due.setdefault(row.line, []), (row.rank or visible_us, row.arrival, row.message.id))
         if self._waiters:
             self._reschedule_waiters(row, was_us)
 

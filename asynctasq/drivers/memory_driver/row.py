@@ -16,6 +16,7 @@ from asynctasq.kernel.messages import (
     State,
     StoredMessage,
 )
+from asynctasq.kernel.priority import NORMAL
 
 __all__ = ["MemoryRow", "depth_of", "page_of"]
 
@@ -52,7 +53,10 @@ class MemoryRow:
     @property
     def line(self) -> str:
         """The line of its queue that it waits in: that of its level, once it was reserved always the one by time."""
-        return line_by_time(line_of(self.message)) if self.token else line_of(self.message)
+        message = self.message
+        if message.priority == NORMAL and not message.fair_key:
+            return message.queue
+        return line_by_time(line_of(message)) if self.token else line_of(message)
 
     @property
     def place(self) -> int:

@@ -162,19 +162,15 @@ def install_task_factory(loop: SimulationLoop | SharedLoop) -> None:
         return
 
     def create(
-        loop: asyncio.AbstractEventLoop, coro: Any, *, context: Context | None = None, **options: Any
+        _: asyncio.AbstractEventLoop, coro: Any, *, context: Context | None = None, **options: Any
     ) -> "asyncio.Task[Any]":
         process = current_process.get() if context is None else context.get(current_process)
-        loop.set_task_factory(None)  # the loop's own way of making tasks, which numbers them
-        try:
-            if process is None:
-                return loop.create_task(coro, context=context, **options)
-            context = copy_context() if context is None else context
-            coroutine = ProcessCoroutine(coro, process, context)
-            coroutine.task = loop.create_task(coroutine, context=context, **options)
-            return coroutine.task
-        finally:
-            loop.set_task_factory(create)
+        if process is None:
+            return loop.make_task(coro, context=context, **options)
+        context = copy_context() if context is None else context
+        coroutine = ProcessCoroutine(coro, process, context)
+        coroutine.task = task = loop.make_task(coroutine, context=context, **options)
+        return task
 
     loop.set_task_factory(create)
 

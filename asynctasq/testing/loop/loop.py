@@ -174,10 +174,14 @@ class SimulationLoop(RealWorld, LoopLifecycle):
     # -- tasks and executors ---------------------------------------------------------------------
 
     def create_task(self, coro: Any, *, name: object = None, **options: Any) -> Any:
-        """Make a task numbered in order of creation, since asyncio's own order is by address."""
+        """Make a task in the way that the task factory says, if there is one."""
         self._check_closed()
         if self._task_factory is not None:
             return super().create_task(coro, name=name, **options)
+        return self.make_task(coro, name=name, **options)
+
+    def make_task(self, coro: Any, *, name: object = None, **options: Any) -> SimulatedTask:
+        """Make a task, also for a factory; numbered in order of creation, since asyncio's own order is by address."""
         self._tasks_made += 1
         return SimulatedTask.make(coro, loop=self, order=self._tasks_made, name=name, options=options)
 

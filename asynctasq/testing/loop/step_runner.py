@@ -68,7 +68,8 @@ class StepRunner:
             loop._check_livelock()
             return
         loop._gather()
-        self._collect_ready()
+        if loop._ready:
+            self._collect_ready()
         steps = self._steps
         if not steps and not self._callbacks:
             loop._wait_for_work()
@@ -82,7 +83,7 @@ class StepRunner:
         arrival, context, callback, args = steps.pop(index)
         order = self._orders.pop(index)
         self._trace.append(order)
-        if index:
+        if index and self._callbacks:
             self._run_callbacks(arrival)
         self._count(callback if context is not None else callback._callback)
         if context is not None:
@@ -127,7 +128,8 @@ class StepRunner:
             handle._run()
             if self._loop._stopping:
                 return False
-        self._collect_ready()
+        if self._loop._ready:
+            self._collect_ready()
         return True
 
     def _count(self, callback: Any) -> None:

@@ -146,15 +146,15 @@ class Explorer:
 
         Raises: SimulationFailed at the first seed that fails, shrunk.
         """
-        for number, seed in enumerate(seeds, start=1):
-            with silence_log():
+        with silence_log():
+            for number, seed in enumerate(seeds, start=1):
                 result = run_program(program, self._options, Tape(seed))
-            if result.failure is not None:
-                run = f"run {number} of {len(seeds)}"
-                test = RunningTest.current(self._function)
-                failed = describe_failure(program, self._options, result, seed=seed, run=run, test=test)
-                raise failed from failed.result.failure
-            self._add(result)
+                if result.failure is not None:
+                    run = f"run {number} of {len(seeds)}"
+                    test = RunningTest.current(self._function)
+                    failed = describe_failure(program, self._options, result, seed=seed, run=run, test=test)
+                    raise failed from failed.result.failure
+                self._add(result)
         if check_coverage:
             self._check_coverage(len(seeds))
 
