@@ -79,7 +79,7 @@ def run(folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
 @pytest.mark.program
 @pytest.mark.parametrize("kind", ["sqlite", pytest.param("redis", marks=pytest.mark.server)])
 def test_it_measures_and_leaves_nothing(kind: str, conformance_servers: Servers, tmp_path: Path) -> None:
-    url = "sqlite" if kind == "sqlite" else conformance_servers.get(kind).url
+    url = "sqlite" if kind == "sqlite" else f"{conformance_servers.get(kind).url}?namespace={tmp_path.name}"
     done = run(tmp_path, "bench", "--tasks", "30", "--json", "--driver", url)
 
     assert done.returncode == ExitCode.DONE, done.stderr

@@ -24,6 +24,9 @@ LAST_FORWARD_S = 600
 REFRESH_AFTER_S = 86_400
 """An older copy is sent again rather than hidden: SQS drops messages by their age."""
 
+TIMESTAMP_US = 1000
+"""SQS tells whole milliseconds, so a copy may have been sent so much later; a year of copies would add that up."""
+
 
 class Forwarder:
     """Forwards the copies of one event loop."""
@@ -71,7 +74,9 @@ class Forwarder:
         return len(done)
 
     def _remaining_us(self, copy: Received, now: float) -> int:
-        return max(0, copy.sent_us + copy.envelope.due_in_us - math.floor(now * MICROSECONDS))
+        if not copy.envelope.due_in_us:
+            return 0
+        return max(0, copy.sent_us + TIMESTAMP_US + copy.envelope.due_in_us - math.floor(now * MICROSECONDS))
 
     def _hide_s(self, copy: Received, now: float) -> int:
         """Return for how long to hide a copy, 0 if it is to be sent again."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError, ConnectTimeoutError, EndpointConnectionError, NoCredentialsError
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from asynctasq.drivers.sqs_driver.client import ServerClock
@@ -232,6 +232,7 @@ class UnusedBatches:
     late_s=st.floats(0, 300),
     fifo=st.booleans(),
 )
+@example(delay_s=15600386.00390625, late_s=0.9, fifo=False)
 def test_forwarding_ends_in_a_leasable_copy_that_is_never_early(delay_s: float, late_s: float, fifo: bool) -> None:
     batches: Any = UnusedBatches()
     forwarder = Forwarder(batches, writer(fifo=fifo), ServerClock(FixedClock()))
