@@ -16,6 +16,8 @@ FILES = {
     "migrate": "backend",
     "schedules": "schedules",
     "queues": "queues",
+    "pause": "queues",
+    "resume": "queues",
     "tasks": "queues",
     "dead": "queues",
     "config": "backend",

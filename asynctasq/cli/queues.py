@@ -1,7 +1,8 @@
-"""`asynctasq queues`: how many messages each queue has, by state."""
+"""`asynctasq queues`, `pause` and `resume`: how many messages each queue has, and whether workers take them."""
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from datetime import timedelta
 from typing import Any
 
@@ -11,9 +12,9 @@ from asynctasq.core.queue_operator import QueueOperator
 from asynctasq.core.queue_order import parse_queues
 from asynctasq.kernel.messages import Depth
 
-__all__ = ["list_queues"]
+__all__ = ["list_queues", "pause_queues", "resume_queues"]
 
-COLUMNS = ("queue", "ready", "scheduled", "reserved", "dead", "oldest")
+COLUMNS = ("queue", "ready", "scheduled", "reserved", "dead", "oldest", "paused")
 
 
 def list_queues(given: Mapping[str, Any], *, own: bool, as_json: bool) -> None:
@@ -22,19 +23,53 @@ def list_queues(given: Mapping[str, Any], *, own: bool, as_json: bool) -> None:
     Raises: ConfigError, DriverError.
     """
 
-    async def depths(operator: QueueOperator, settings: Settings) -> dict[str, Depth]:
-        return await operator.depths(parse_queues(settings.queues, random.Random()).names, own=own)
+    async def read(operator: QueueOperator, settings: Settings) -> tuple[dict[str, Depth], AbstractSet[str]]:
+        paused = await operator.paused()
+        names = parse_queues(settings.queues, random.Random()).names
+        return await operator.depths([*names, *paused], own=own), paused
 
-    found = with_operator(given, depths)
+    found, paused = with_operator(given, read)
     if as_json:
-        say_json([_as_json(name, depth) for name, depth in found.items()])
+        say_json([_as_json(name, depth, paused=name in paused) for name, depth in found.items()])
     elif found:
-        say_table(COLUMNS, [_row(name, depth) for name, depth in found.items()])
+        say_table(COLUMNS, [_row(name, depth, paused=name in paused) for name, depth in found.items()])
     else:
         say("no queue holds a message")
 
 
-def _as_json(name: str, depth: Depth) -> dict[str, object]:
+def pause_queues(given: Mapping[str, Any], names: Sequence[str], *, as_json: bool) -> None:
+    """Let workers take no more messages of queues.
+
+    Raises: ConfigError, InvalidQueueName, DriverError.
+    """
+
+    async def pause(operator: QueueOperator, _: Settings) -> list[bool]:
+        return [await operator.pause(name) for name in names]
+
+    _say_changes(names, with_operator(given, pause), "paused", "was paused already", as_json=as_json)
+
+
+def resume_queues(given: Mapping[str, Any], names: Sequence[str], *, as_json: bool) -> None:
+    """Let workers take messages of queues again.
+
+    Raises: ConfigError, InvalidQueueName, DriverError.
+    """
+
+    async def resume(operator: QueueOperator, _: Settings) -> list[bool]:
+        return [await operator.resume(name) for name in names]
+
+    _say_changes(names, with_operator(given, resume), "resumed", "was not paused", as_json=as_json)
+
+
+def _say_changes(names: Sequence[str], changed: Sequence[bool], done: str, else_: str, *, as_json: bool) -> None:
+    if as_json:
+        say_json([{"queue": name, done: is_new} for name, is_new in zip(names, changed, strict=True)])
+        return
+    for name, is_new in zip(names, changed, strict=True):
+        say(f"{name}: {done if is_new else else_}")
+
+
+def _as_json(name: str, depth: Depth, *, paused: bool) -> dict[str, object]:
     return {
         "queue": name,
         "ready": depth.ready,
@@ -42,10 +77,11 @@ def _as_json(name: str, depth: Depth) -> dict[str, object]:
         "reserved": depth.reserved,
         "dead": depth.dead,
         "oldest_age_s": depth.oldest_age_s,
+        "paused": paused,
     }
 
 
-def _row(name: str, depth: Depth) -> tuple[str, ...]:
+def _row(name: str, depth: Depth, *, paused: bool) -> tuple[str, ...]:
     counts = (depth.ready, depth.scheduled, depth.reserved, depth.dead)
     oldest = "-" if depth.oldest_age_s is None else str(timedelta(seconds=round(depth.oldest_age_s)))
-    return (name, *(f"{count:,}" for count in counts), oldest)
+    return (name, *(f"{count:,}" for count in counts), oldest, "paused" if paused else "-")

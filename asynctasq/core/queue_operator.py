@@ -10,6 +10,7 @@ from asynctasq.clock import Clock
 from asynctasq.codec.envelope import decode_envelope
 from asynctasq.codec.limits import Limits
 from asynctasq.codec.values import Decoding
+from asynctasq.core.paused_queues import pause_note, paused_in
 from asynctasq.drivers.base import CancelsRunning, Driver, Inspectable
 from asynctasq.errors import CodecError, TaskNotFoundError, UnsupportedFeature
 from asynctasq.kernel.messages import Depth, State, StoredMessage, bounded_text, check_queue_name
@@ -75,7 +76,9 @@ class QueueOperator:
         driver = self._driver
         if driver.capabilities.inspects and isinstance(driver, Inspectable):
             return driver
-        raise UnsupportedFeature(f"{driver} can't look at its messages, so there are none to list, show or remove")
+        raise UnsupportedFeature(
+            f"{driver} can't look at its messages, so there are none to list, show or remove, and no queue to pause"
+        )
 
     async def depths(self, known: Sequence[str] = (), *, own: bool = False) -> dict[str, Depth]:
         """Return the depth of each queue that holds a message, and of the `known` ones; `own`: of asynctasq's too.
@@ -84,6 +87,29 @@ class QueueOperator:
         """
         names = sorted({*(await self._store.queues() if self._driver.capabilities.inspects else ()), *known})
         return {name: await self._driver.depth(name) for name in names if own or not name.startswith(OWN_PREFIX)}
+
+    async def paused(self) -> AbstractSet[str]:
+        """Return the names of the paused queues; there are none where the driver can't look at its messages.
+
+        Raises: DriverError.
+        """
+        return await paused_in(self._store) if self._driver.capabilities.inspects else frozenset()
+
+    async def pause(self, queue: str) -> bool:
+        """Let no worker take messages of a queue, within a second; what runs goes on. Return whether it was open.
+
+        Raises: InvalidQueueName, DriverError.
+        """
+        note = pause_note(queue)
+        _ = self._store  # refuses a driver in which no worker could look for the note
+        return bool(await self._driver.enqueue([note]))
+
+    async def resume(self, queue: str) -> bool:
+        """Let workers take messages of a queue again, within a second; return whether it was paused.
+
+        Raises: InvalidQueueName, DriverError.
+        """
+        return bool(await self._store.cancel([pause_note(queue).id]))
 
     async def show(self, message_id: str) -> ShownTask:
         """Return one message.

@@ -21,6 +21,7 @@ from asynctasq.core.lanes.lanes import InlineLanes, Lanes, LocalLanes, WorkerLan
 from asynctasq.core.leases import LeaseRenewer, LoopLeaseRenewer, ThreadLeaseRenewer
 from asynctasq.core.lifespans import ENTER_S_MAX
 from asynctasq.core.orms import attempt_scope
+from asynctasq.core.paused_queues import PAUSE_CHECK_S
 from asynctasq.core.schedule_messages import ScheduledTask
 from asynctasq.core.task_factory import TaskFactory
 from asynctasq.drivers.base import Driver
@@ -55,6 +56,7 @@ class WorkerSettings:
     schedules: which schedules the worker keeps going; None for those of all imported tasks,
         or, in a test run, for none.
     schedule_check_s: how often it looks after them; for three times as long its code counts after it has died.
+    pause_check_s: how often it looks which queues are paused; infinity for never.
     fetch_values: the ledger has what a process task returned, too, whether or not it is kept.
     middleware, lifespans: those of the application's configuration, where they are None.
     lifespan_start_s: how long the lifespans may take to start.
@@ -73,6 +75,7 @@ class WorkerSettings:
     handle_signals: bool = True
     schedules: Sequence[ScheduledTask] | None = None
     schedule_check_s: float = CHECK_S
+    pause_check_s: float = PAUSE_CHECK_S
     fetch_values: bool = False
     process_pool_size: int | None = None
     process_pool_max_tasks_per_child: int | None = None

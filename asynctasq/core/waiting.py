@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from asynctasq.clock import Clock
-from asynctasq.core.queue_order import QueueOrder
+from asynctasq.core.paused_queues import OpenQueues
 from asynctasq.drivers.base import Driver, Notifies
 from asynctasq.errors import DriverError
 from asynctasq.kernel.messages import Lease
@@ -40,7 +40,7 @@ class WorkWaiter:
     """
 
     def __init__(
-        self, driver: Driver, queues: QueueOrder, *, wait_s: float, lease_s: float, clock: Clock, wake_up: asyncio.Event
+        self, driver: Driver, queues: OpenQueues, *, wait_s: float, lease_s: float, clock: Clock, wake_up: asyncio.Event
     ) -> None:
         self._driver = driver
         self._queues = queues
@@ -87,15 +87,29 @@ class WorkWaiter:
         asked_at = self._clock.monotonic()
         try:
             if self._notifier is not None:
-                tokens = self.token_queues()
-                names = [*self._queues.names, *tokens] if tokens else self._queues.names
-                visible = await self._notifier.wait_visible(names, wait_s=self._wait_s)
-                return WaitResult(answered=True, work_visible=visible)
-            leases = await self._driver.reserve(
-                self._queues.next(), limit=limit, lease_s=self._lease_s, wait_s=self._wait_s
-            )
+                return WaitResult(answered=True, work_visible=await self._wait_visible(self._notifier))
+            await self._queues.look()
+            leases: Sequence[Lease] = ()
+            if names := self._queues.next():
+                leases = await self._driver.reserve(names, limit=limit, lease_s=self._lease_s, wait_s=self._wait_s)
+            else:
+                await asyncio.sleep(self._queues.wait_s)
             return WaitResult(answered=True, leases=leases, asked_at=asked_at)
         except DriverError as error:
             return WaitResult(error=error)
         finally:
             self._wake_up.set()
+
+    async def _wait_visible(self, notifier: Notifies) -> bool:
+        """Wait for a visible message of an open queue; look again and again while one is paused."""
+        until = self._clock.monotonic() + self._wait_s
+        while True:
+            await self._queues.look()
+            names = [*self._queues.names, *self.token_queues()]
+            wait_s = min(until - self._clock.monotonic(), self._queues.wait_s)
+            if names and await notifier.wait_visible(names, wait_s=max(0.0, wait_s)):
+                return True
+            if not names:
+                await asyncio.sleep(max(0.0, wait_s))
+            if self._clock.monotonic() >= until:
+                return False

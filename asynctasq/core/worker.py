@@ -12,6 +12,7 @@ from asynctasq.core.exception_codec import log_error
 from asynctasq.core.in_flight import CancelReason, InFlightAttempt
 from asynctasq.core.lifespans import LifespanRun
 from asynctasq.core.limit_tokens import HeldToken
+from asynctasq.core.paused_queues import OpenQueues
 from asynctasq.core.queue_order import parse_queues
 from asynctasq.core.reconnect import ReconnectBackoff
 from asynctasq.core.runtime import ProductionRuntime, Runtime, WorkerSettings
@@ -162,9 +163,10 @@ class Worker:
             rng=self._runtime.rng,
             stop=self._stop,
         )
+        self._open = OpenQueues(self.driver, self.queues, check_s=self.settings.pause_check_s, clock=self._clock)
         self._waiter = WorkWaiter(
             self.driver,
-            self.queues,
+            self._open,
             wait_s=self._runtime.wait_s,
             lease_s=self.settings.lease_s,
             clock=self._clock,
@@ -265,9 +267,10 @@ class Worker:
         settlements, self._to_settle = self._to_settle, []
         asked_at, asked_now = self._clock.monotonic(), self._clock.now()
         try:
-            lost, leases = await self.driver.turn(
-                settlements, self.queues.next(), limit=limit, lease_s=self.settings.lease_s
-            )
+            await self._open.look()
+            queues = self._open.next()
+            room = limit if queues else 0
+            lost, leases = await self.driver.turn(settlements, queues, limit=room, lease_s=self.settings.lease_s)
         except asyncio.CancelledError:  # the time to stop is over
             self._to_settle[:0] = settlements  # settling twice is safe, not settling is not
             raise
@@ -287,7 +290,7 @@ class Worker:
         if self._lines.beginning:
             self._started -= self._lines.settled(settlements)
         if limit:
-            self._may_have_work = len(leases) >= limit
+            self._may_have_work = 0 < room <= len(leases)
         self._start_attempts(leases, asked_at, asked_now)
 
     async def _settle_apart(

@@ -96,7 +96,15 @@ def test_an_operator_finds_what_died_redrives_some_and_removes_the_rest(shop: Sh
     shop.fill()
 
     assert shop.json("queues") == [
-        {"queue": "default", "ready": 0, "scheduled": 3, "reserved": 0, "dead": 5, "oldest_age_s": None}
+        {
+            "queue": "default",
+            "ready": 0,
+            "scheduled": 3,
+            "reserved": 0,
+            "dead": 5,
+            "oldest_age_s": None,
+            "paused": False,
+        }
     ]
     dead = shop.json("dead", "list")["tasks"]
     assert [letter["arguments"]["who"] for letter in dead] == [f"'p{number}'" for number in range(5)]
@@ -182,9 +190,34 @@ def test_a_purge_asks_first(sqlite_shop: Shop) -> None:
 
 def test_a_queue_that_no_message_is_in_is_empty_not_an_error(sqlite_shop: Shop) -> None:
     assert sqlite_shop.json("queues") == [
-        {"queue": "default", "ready": 0, "scheduled": 0, "reserved": 0, "dead": 0, "oldest_age_s": None}
+        {
+            "queue": "default",
+            "ready": 0,
+            "scheduled": 0,
+            "reserved": 0,
+            "dead": 0,
+            "oldest_age_s": None,
+            "paused": False,
+        }
     ]
     assert sqlite_shop.run("tasks", "list").stdout == "no message is like that\n"
+
+
+def test_a_paused_queue_is_shown_and_left_alone_until_it_is_resumed(shop: Shop) -> None:
+    assert shop.json("pause", "default", "mail") == [
+        {"queue": "default", "paused": True},
+        {"queue": "mail", "paused": True},
+    ]
+    assert shop.run("pause", "default").stdout == "default: was paused already\n"
+    shop.fill()
+    found = {each["queue"]: each for each in shop.json("queues")}
+    assert (found["default"]["ready"], found["default"]["paused"], found["mail"]["paused"]) == (5, True, True)
+
+    assert shop.run("resume", "default", "mail").stdout == "default: resumed\nmail: resumed\n"
+    assert shop.json("resume", "default") == [{"queue": "default", "resumed": False}]
+    assert shop.run("worker", "--burst", "--quiet").returncode == ExitCode.DONE
+    assert shop.json("queues")[0]["dead"] == 5
+    assert shop.run("pause", "no such queue").returncode == ExitCode.CONFIGURATION
 
 
 def on_terminal(shop: Shop, *arguments: str, columns: int) -> str:

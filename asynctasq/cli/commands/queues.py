@@ -1,4 +1,4 @@
-"""`asynctasq queues`, `tasks` and `dead`: their commands and options."""
+"""`asynctasq queues`, `pause`, `resume`, `tasks` and `dead`: their commands and options."""
 
 import re
 from typing import TYPE_CHECKING, Annotated
@@ -38,6 +38,7 @@ def _argument(text: str) -> str:
 
 
 TaskIds = Annotated[list[str], typer.Argument(metavar="ID...", help="Ids of tasks.")]
+QueueNames = Annotated[list[str], typer.Argument(metavar="QUEUE...", help="Names of queues.")]
 QueueName = Annotated[str | None, typer.Option("--queue", "-q", help="Only this queue.")]
 TaskName = Annotated[str | None, typer.Option("--task", "-t", help="Only this task: module:name, or its name alone.")]
 Age = Annotated[
@@ -73,6 +74,24 @@ def queues(
         from asynctasq.cli.queues import list_queues
 
         list_queues(given(None, driver), own=own, as_json=json)
+
+
+@app.command()
+def pause(queues: QueueNames, driver: DriverName = None, json: AsJson = False) -> None:
+    """Let workers take no more messages of queues, until they are resumed; what runs goes on."""
+    with exit_on_error():
+        from asynctasq.cli.queues import pause_queues
+
+        pause_queues(given(None, driver), queues, as_json=json)
+
+
+@app.command()
+def resume(queues: QueueNames, driver: DriverName = None, json: AsJson = False) -> None:
+    """Let workers take messages of paused queues again."""
+    with exit_on_error():
+        from asynctasq.cli.queues import resume_queues
+
+        resume_queues(given(None, driver), queues, as_json=json)
 
 
 @tasks.command("list")

@@ -1,6 +1,7 @@
 """Runs the real worker on a store in memory, in virtual time, for as long as it is asked to."""
 
 import asyncio
+import math
 from collections.abc import Callable, Coroutine, Mapping
 from collections.abc import Set as AbstractSet
 from contextvars import Context, copy_context
@@ -286,6 +287,7 @@ class Engine:
             fetch_values=True,
             schedules=self.options.schedules,
             schedule_check_s=self.options.schedule_check_s,
+            pause_check_s=math.inf,  # its store has no operator
             middleware=self.options.surroundings.middleware(),
             lifespans=context.run(self.options.surroundings.lifespans),
         )
