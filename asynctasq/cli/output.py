@@ -83,6 +83,7 @@ class AttemptLines:
                 "event": "attempt",
                 "task": running.name,
                 "task_id": entry.message_id,
+                "queue": entry.queue,
                 "attempt": entry.attempt,
                 "settlement": key,
                 "reason": entry.detail.partition(": ")[2] or None,

@@ -3,11 +3,11 @@
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from asynctasq.cli.application import prepare_application
 from asynctasq.cli.early_signals import end_at_stop_signals, stop_requested
@@ -22,12 +22,16 @@ from asynctasq.core.shutdown import on_stop_signals
 from asynctasq.core.standard_streams import tolerate_output_errors
 from asynctasq.core.worker import Worker
 from asynctasq.errors import ConfigError
+from asynctasq.kernel.ledger import Entry
 from asynctasq.kernel.texts import printable
 from asynctasq.tasks.application import Application
 from asynctasq.tasks.configured import lifespans_of, middleware_of
 from asynctasq.tasks.definition import definition_of
 from asynctasq.tasks.registry import known_names, registered
 from asynctasq.utils.loop import run_despite_exits
+
+if TYPE_CHECKING:
+    from asynctasq.cli.monitor import Monitor
 
 __all__ = ["Output", "run_worker"]
 
@@ -58,25 +62,25 @@ def run_worker(
     configure_logging(_log_level(output.log_level), as_json=output.json)
     prepared = prepare_application(given, folders)
     settings, setup, application = prepared.settings, prepared.setup, prepared.application
-    worker = _worker(settings, setup, application, output, burst=burst, max_tasks=max_tasks)
-    with _health(settings, worker) as health, tell_supervisor(worker, ready_file=settings.ready_file):
-        _banner(worker, settings, setup, output, health)
-        run_despite_exits(_serve(worker, prepared.root))
+    record = None if output.quiet else AttemptLines(sys.stdout, as_json=output.json)
+    monitor = None
+    if settings.health is not None:
+        from asynctasq.cli.monitor import Monitor  # few workers have one
+
+        monitor = Monitor(record)
+    worker = _worker(settings, setup, application, monitor or record, burst=burst, max_tasks=max_tasks)
+    health = nullcontext("") if monitor is None else monitor.serve(settings.health or "", worker, settings)
+    with health as address, tell_supervisor(worker, ready_file=settings.ready_file):
+        _banner(worker, settings, setup, output, address)
+        run_despite_exits(_serve(worker, prepared.root, monitor))
 
 
-def _health(settings: Settings, worker: Worker) -> AbstractContextManager[str]:
-    """Return the context in which health checks are answered; it gives where, empty for nowhere."""
-    if settings.health is None:
-        return nullcontext("")
-    from asynctasq.cli.health import serve_health  # few workers do
-
-    return serve_health(settings.health, worker)
-
-
-async def _serve(worker: Worker, root: Path) -> None:
+async def _serve(worker: Worker, root: Path, monitor: "Monitor | None") -> None:
     with on_stop_signals(worker.stop):
         if stop_requested():
             return
+        if monitor is not None:
+            monitor.bind()
         async with open_orms(root):
             await worker.start()
 
@@ -88,7 +92,13 @@ def _log_level(name: str) -> str:
 
 
 def _worker(
-    settings: Settings, setup: Setup, application: Application, output: Output, *, burst: bool, max_tasks: int | None
+    settings: Settings,
+    setup: Setup,
+    application: Application,
+    record: Callable[[Entry], None] | None,
+    *,
+    burst: bool,
+    max_tasks: int | None,
 ) -> Worker:
     driver = setup.driver(settings.driver)
     if not driver.capabilities.cross_process:
@@ -97,7 +107,6 @@ def _worker(
             "use sqlite, redis, postgres, mysql or sqs"
         )
     setup.in_use = True
-    record = None if output.quiet else AttemptLines(sys.stdout, as_json=output.json)
     return Worker(
         driver,
         settings.queues,

@@ -80,13 +80,19 @@ class QueueOperator:
             f"{driver} can't look at its messages, so there are none to list, show or remove, and no queue to pause"
         )
 
-    async def depths(self, known: Sequence[str] = (), *, own: bool = False) -> dict[str, Depth]:
+    async def depths(
+        self, known: Sequence[str] = (), *, own: bool = False, most: int | None = None
+    ) -> dict[str, Depth]:
         """Return the depth of each queue that holds a message, and of the `known` ones; `own`: of asynctasq's too.
+
+        Where there are more than `most` queues, the known ones are among those that are told.
 
         Raises: DriverError.
         """
-        names = sorted({*(await self._store.queues() if self._driver.capabilities.inspects else ()), *known})
-        return {name: await self._driver.depth(name) for name in names if own or not name.startswith(OWN_PREFIX)}
+        names = {*(await self._store.queues() if self._driver.capabilities.inspects else ()), *known}
+        told = [name for name in names if own or not name.startswith(OWN_PREFIX)]
+        chosen = sorted(told, key=lambda name: (name not in known, name))[:most]
+        return {name: await self._driver.depth(name) for name in sorted(chosen)}
 
     async def paused(self) -> AbstractSet[str]:
         """Return the names of the paused queues; there are none where the driver can't look at its messages.

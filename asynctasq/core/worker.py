@@ -134,6 +134,11 @@ class Worker:
         return self._stop.requested
 
     @property
+    def running(self) -> int:
+        """How many attempts it has at work. To be read from any thread."""
+        return len(self._in_flight)
+
+    @property
     def loop_blocked_s(self) -> float:
         """For how many seconds the worker's event loop has not run. To be read from any thread."""
         return self._renewer.loop_blocked_s

@@ -75,7 +75,8 @@ class Entry(NamedTuple):
     CRASHED and STOPPED are about a whole worker and have no message; FAULT, what a simulation did, is about a
     worker, or about a message that was "delivered twice"; NOTE is what it did that explains no deviation. `error` is
     the exception itself of a failed attempt, or that given to `failed`, and `value` what one returned, or reported as
-    PROGRESS, where the ledger is in the same process.
+    PROGRESS, where the ledger is in the same process. `queue` and `enqueued_at`, of the message, are there in what a
+    worker enters of its attempts.
     """
 
     at: float
@@ -89,6 +90,8 @@ class Entry(NamedTuple):
     max_attempts: int = 0
     error: BaseException | None = None
     value: object = None
+    queue: str = ""
+    enqueued_at: float = 0.0
 
     @classmethod
     def of(  # noqa: PLR0913 - the fields of an entry
@@ -104,7 +107,8 @@ class Entry(NamedTuple):
         value: object = None,
     ) -> "Entry":
         """Return the entry of an event of an attempt under `lease`."""
-        return cls(at, kind, lease.message_id, worker, lease.attempt, lease.token, detail, due_at, 0, error, value)
+        ids = (lease.message_id, worker, lease.attempt, lease.token)
+        return cls(at, kind, *ids, detail, due_at, 0, error, value, lease.queue, lease.enqueued_at)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,9 +15,9 @@ STOP_S_LEAST = Settings.model_fields["shutdown_timeout_s"].default + 5
 PATHS = {"startupProbe": "/ready", "livenessProbe": "/live", "readinessProbe": "/ready"}
 
 
-def block(language: str) -> str:
-    (found,) = re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
-    return found
+def block(language: str, index: int = 0) -> str:
+    found: list[str] = re.findall(rf"^```{language}\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+    return found[index]
 
 
 def check_settings(names: set[str]) -> None:
@@ -37,6 +37,14 @@ def test_the_pod_is_given_the_time_to_stop_and_probed_where_the_worker_answers()
     probes = {name: probe["httpGet"] for name, probe in container.items() if name.endswith("Probe")}
     assert {name: probe["path"] for name, probe in probes.items()} == PATHS
     assert {probe["port"] for probe in probes.values()} == {port["name"]}
+
+
+def test_what_is_scaled_is_the_deployment() -> None:
+    deployment: Any = yaml.safe_load(block("yaml"))
+    scaled: Any = yaml.safe_load(block("yaml", 1))
+
+    assert scaled["spec"]["scaleTargetRef"]["name"] == deployment["metadata"]["name"]
+    assert scaled["spec"]["minReplicaCount"] >= 1
 
 
 def test_the_unit_is_given_the_time_to_stop() -> None:

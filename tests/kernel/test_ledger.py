@@ -362,12 +362,12 @@ def test_histories_split_by_message_and_share_crashes() -> None:
 
 
 def test_the_entry_of_a_lease_names_its_message_attempt_and_token() -> None:
-    lease = Lease(message_id=M, queue="q", body=b"", token="7", attempt=2, crashes=0, enqueued_at=0, expires_at=30)
+    lease = Lease(message_id=M, queue="q", body=b"", token="7", attempt=2, crashes=0, enqueued_at=1, expires_at=30)
     error = ValueError("no")
 
     entry = Entry.of(lease, Kind.SETTLED, at=3, worker=W, detail="retry", due_at=9, error=error)
 
-    assert entry == Entry(3, Kind.SETTLED, M, W, 2, "7", "retry", 9, error=error)
+    assert entry == Entry(3, Kind.SETTLED, M, W, 2, "7", "retry", 9, error=error, queue="q", enqueued_at=1)
 
 
 def test_a_timeline_starts_at_its_first_entry_or_where_told() -> None:

@@ -1,0 +1,190 @@
+"""A worker's metrics for Prometheus: what its ledger tells of attempts, and how deep the queues of its backend are.
+
+Importing this needs the extra `prometheus`.
+"""
+
+import asyncio
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Final
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from asynctasq import __version__
+from asynctasq.cli.health import TEXT, Answer, Answers
+from asynctasq.core.queue_operator import QueueOperator
+from asynctasq.core.worker import Worker
+from asynctasq.errors import DriverError
+from asynctasq.kernel.ledger import Entry, Kind
+from asynctasq.kernel.limits import runs_no_task
+from asynctasq.kernel.messages import Depth
+
+__all__ = ["QUEUES_MAX", "TASKS_MAX", "QueueMetrics", "WorkerMetrics"]
+
+TASKS_MAX: Final = 200
+"""So many names of tasks are told apart; the attempts of further ones count under `other`."""
+QUEUES_MAX: Final = 500
+"""The depth of so many queues is told, those that the worker serves first."""
+OTHER: Final = "other"
+UNKNOWN: Final = "unknown"
+"""The task of a message that could not be run."""
+READ_S_MAX: Final = 4.0
+"""How long the backend may take to tell its depth."""
+SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 3600)
+"""The bounds of the histograms: from a trivial task on a fast backend to one of an hour."""
+OUTCOMES: Final[Mapping[str, str]] = {
+    "complete": "completed",
+    "retry": "retried",
+    "snooze": "snoozed",
+    "hand back": "handed_back",
+    "crash": "crashed",
+    "bury": "dead",
+    "lost": "lost",
+    "cancelled": "cancelled",
+}
+"""What ended an attempt -> the label `outcome`."""
+
+
+class WorkerMetrics:
+    """A ledger sink that counts, and the text that Prometheus scrapes."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        attempt = ("task", "queue")
+        self._attempts = Counter(
+            "asynctasq_attempts",
+            "Attempts that have ended, by what became of the message.",
+            (*attempt, "outcome"),
+            registry=self._registry,
+        )
+        self._dead = Counter(
+            "asynctasq_dead_letters",
+            "Messages that became dead letters, by reason.",
+            (*attempt, "reason"),
+            registry=self._registry,
+        )
+        self._duration = Histogram(
+            "asynctasq_attempt_duration_seconds",
+            "How long attempts ran.",
+            attempt,
+            buckets=SECONDS,
+            registry=self._registry,
+        )
+        self._latency = Histogram(
+            "asynctasq_queue_latency_seconds",
+            "From the dispatch to the start of the first attempt, a delay that was asked for included.",
+            ("queue",),
+            buckets=SECONDS,
+            registry=self._registry,
+        )
+        self._started: dict[str, tuple[str, float]] = {}
+        self._tasks: set[str] = set()
+
+    def answers(self, worker: Worker, queues: "QueueMetrics") -> Answers:
+        """Return what is answered at `/metrics`, and at `/metrics/queues`, where one worker of many is to be asked."""
+        self._watch(worker)
+        return {"/metrics": lambda: Answer(True, self.text(), CONTENT_TYPE_LATEST), "/metrics/queues": queues.answer}
+
+    def _watch(self, worker: Worker) -> None:
+        """Tell of this worker, too: what runs, how much may, and for how long its event loop has been blocked."""
+        gauges = {
+            "asynctasq_attempts_running": ("Attempts that run now.", lambda: worker.running),
+            "asynctasq_concurrency": ("How many attempts may run at once.", lambda: worker.concurrency),
+            "asynctasq_event_loop_blocked_seconds": (
+                "For how long the event loop has not run.",
+                lambda: worker.loop_blocked_s,
+            ),
+        }
+        for name, (text, read) in gauges.items():
+            Gauge(name, text, registry=self._registry).set_function(read)
+        info = Gauge("asynctasq_worker_info", "Always 1.", ("worker", "version"), registry=self._registry)
+        info.labels(worker.name, __version__).set(1)
+
+    def __call__(self, entry: Entry) -> None:
+        """Count what an entry says."""
+        if not entry.message_id or runs_no_task(entry.message_id) or entry.detail == "wait":
+            return  # what waits for a limit has not run
+        match entry.kind:
+            case Kind.STARTED:
+                self._started[entry.message_id] = self._task(entry.detail), entry.at
+                if entry.attempt == 1:
+                    self._latency.labels(entry.queue).observe(max(0.0, entry.at - entry.enqueued_at))
+            case Kind.ENDED if entry.message_id in self._started:
+                task, started_at = self._started[entry.message_id]
+                self._duration.labels(task, entry.queue).observe(max(0.0, entry.at - started_at))
+            case Kind.SETTLED:
+                self._end(entry, entry.detail.partition(":")[0])
+            case Kind.LOST | Kind.CANCELLED:
+                self._end(entry, entry.kind.value)
+            case _:
+                pass
+
+    def _end(self, entry: Entry, how: str) -> None:
+        task, _ = self._started.pop(entry.message_id, (UNKNOWN, 0.0))
+        self._attempts.labels(task, entry.queue, OUTCOMES.get(how, how)).inc()
+        if how == "bury":
+            self._dead.labels(task, entry.queue, entry.detail.partition(": ")[2]).inc()
+
+    def _task(self, name: str) -> str:
+        """Return a task's label. The names that there may be are bounded by the code, the memory for them here."""
+        if name not in self._tasks and len(self._tasks) < TASKS_MAX:
+            self._tasks.add(name)
+        return name if name in self._tasks else OTHER
+
+    def text(self) -> bytes:
+        """Return what has been counted, for Prometheus; from any thread."""
+        return generate_latest(self._registry)
+
+
+class QueueMetrics:
+    """Reads the depth of the queues of a backend, in the event loop that its driver works in."""
+
+    def __init__(self, operator: QueueOperator, served: Collection[str]) -> None:
+        self._operator = operator
+        self._served = served
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def bind(self) -> None:
+        """Read in the running event loop from now on."""
+        self._loop = asyncio.get_running_loop()
+
+    def answer(self) -> Answer:
+        """Answer with the depths, one read for each call; from any thread but that of the event loop."""
+        if self._loop is None:
+            return Answer(False, b"the worker has not started\n", TEXT)
+        reading = asyncio.run_coroutine_threadsafe(self._read(), self._loop)
+        try:
+            return Answer(True, reading.result(READ_S_MAX), CONTENT_TYPE_LATEST)
+        except TimeoutError:
+            reading.cancel()
+            return Answer(False, b"the backend or the event loop takes too long\n", TEXT)
+        except DriverError as error:
+            return Answer(False, f"{error}\n".encode(), TEXT)
+
+    async def _read(self) -> bytes:
+        paused = await self._operator.paused()
+        depths = await self._operator.depths([*self._served, *paused], most=QUEUES_MAX)
+        return generate_latest(_Families(_families(depths, paused)))
+
+
+class _Families(Collector):
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families
+
+
+def _families(depths: Mapping[str, Depth], paused: Collection[str]) -> Iterator[Metric]:
+    messages = GaugeMetricFamily("asynctasq_queue_messages", "Messages by state.", labels=["queue", "state"])
+    oldest = GaugeMetricFamily(
+        "asynctasq_queue_oldest_age_seconds", "For how long the first in line has been ready.", labels=["queue"]
+    )
+    is_paused = GaugeMetricFamily("asynctasq_queue_paused", "1 while no worker takes messages.", labels=["queue"])
+    for name, depth in depths.items():
+        for state in ("ready", "scheduled", "reserved", "dead"):
+            messages.add_metric([name, state], getattr(depth, state))
+        oldest.add_metric([name], depth.oldest_age_s or 0.0)
+        is_paused.add_metric([name], float(name in paused))
+    yield from (messages, oldest, is_paused)
