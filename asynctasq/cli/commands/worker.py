@@ -51,7 +51,8 @@ def worker(  # noqa: PLR0913, PLR0917 - one parameter per option
     ] = None,
     lease: Annotated[float | None, typer.Option(min=0, help="Seconds a message is held without renewal.")] = None,
     health: Annotated[
-        str | None, typer.Option("--health", metavar="[HOST:]PORT", help="Answer /live, /ready, /metrics; see the docs.")
+        str | None,
+        typer.Option("--health", metavar="[HOST:]PORT", help="Answer /live, /ready, /metrics; see the docs."),
     ] = None,
     ready_file: Annotated[
         str | None, typer.Option("--ready-file", metavar="FILE", help="Keep this file while tasks are taken.")
