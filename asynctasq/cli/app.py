@@ -16,6 +16,7 @@ FILES = {
     "migrate": "backend",
     "schedules": "schedules",
     "queues": "queues",
+    "workers": "queues",
     "pause": "queues",
     "resume": "queues",
     "tasks": "queues",

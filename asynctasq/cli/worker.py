@@ -125,6 +125,7 @@ def _worker(
             schedules=_schedules(settings, application),
             middleware=middleware_of(setup.settings.middleware),
             lifespans=lifespans_of(setup.settings.lifespan),
+            registers=True,
             handle_signals=False,  # `_serve` does, from before the worker starts
         ),
         runtime=ProductionRuntime(record=record),

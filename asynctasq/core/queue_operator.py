@@ -11,6 +11,7 @@ from asynctasq.codec.envelope import decode_envelope
 from asynctasq.codec.limits import Limits
 from asynctasq.codec.values import Decoding
 from asynctasq.core.paused_queues import pause_note, paused_in
+from asynctasq.core.worker_register import WorkerEntry, forget_gone, registered_workers
 from asynctasq.drivers.base import CancelsRunning, Driver, Inspectable
 from asynctasq.errors import CodecError, TaskNotFoundError, UnsupportedFeature
 from asynctasq.kernel.messages import Depth, State, StoredMessage, bounded_text, check_queue_name
@@ -116,6 +117,21 @@ class QueueOperator:
         Raises: InvalidQueueName, DriverError.
         """
         return bool(await self._store.cancel([pause_note(queue).id]))
+
+    async def workers(self) -> list[WorkerEntry]:
+        """Return the workers that have entered themselves, by name; those that have been gone for a day no more.
+
+        Raises: DriverError.
+        """
+        return await forget_gone(self._store, await registered_workers(self._store), most=SCAN)
+
+    async def running(self) -> list[TaskStatus]:
+        """Return the tasks that workers have now, queues by name.
+
+        Raises: DriverError.
+        """
+        wanted = TaskFilter(state=State.RESERVED)
+        return [shown.status async for page in self._pages(wanted) for _, shown in page.meant]
 
     async def show(self, message_id: str) -> ShownTask:
         """Return one message.

@@ -57,6 +57,7 @@ class WorkerSettings:
         or, in a test run, for none.
     schedule_check_s: how often it looks after them; for three times as long its code counts after it has died.
     pause_check_s: how often it looks which queues are paused; infinity for never.
+    registers: whether it enters itself in the store, for `asynctasq workers`.
     fetch_values: the ledger has what a process task returned, too, whether or not it is kept.
     middleware, lifespans: those of the application's configuration, where they are None.
     lifespan_start_s: how long the lifespans may take to start.
@@ -76,6 +77,7 @@ class WorkerSettings:
     schedules: Sequence[ScheduledTask] | None = None
     schedule_check_s: float = CHECK_S
     pause_check_s: float = PAUSE_CHECK_S
+    registers: bool = False
     fetch_values: bool = False
     process_pool_size: int | None = None
     process_pool_max_tasks_per_child: int | None = None

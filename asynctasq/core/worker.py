@@ -21,6 +21,7 @@ from asynctasq.core.shutdown import StopRequest, on_stop_signals
 from asynctasq.core.waiting import WorkWaiter
 from asynctasq.core.worker_ledger import WorkerLedger
 from asynctasq.core.worker_parts import attempt_runner_of, limited_attempts_of, task_factory_of, tickers_of
+from asynctasq.core.worker_register import WorkerRegistration
 from asynctasq.drivers.base import Driver
 from asynctasq.errors import DispatchError, DriverError
 from asynctasq.kernel.ledger import Kind
@@ -95,6 +96,9 @@ class Worker:
             tickers=self._tickers,
             limits=self._limits,
             on_progress=None if self._runtime.record is None else self._ledger.progress,
+        )
+        self._registration = WorkerRegistration(
+            queue_driver, self.name, queues=self.queues.names, concurrency=self.concurrency, clock=self._clock
         )
         self._listener = CancellationListener(queue_driver, wait_s=self._runtime.wait_s)
         self._news_at = -math.inf
@@ -193,6 +197,8 @@ class Worker:
             await self.driver.open()
             await self._lifespans.enter(self.settings.lifespan_start_s)
         self._tickers.start()
+        if self.settings.registers:
+            self._registration.start()
         self._renewer.start(self._on_lost)
         self._listener.start(self._on_news, name=self.name)
         self._not_serving = ""
@@ -219,6 +225,7 @@ class Worker:
         async with self._closing():
             await self._renewer.stop()
             await self._tickers.stop()
+            await self._registration.stop()
         async with self._closing():
             await self.driver.close()
             await self._waiter.stop()

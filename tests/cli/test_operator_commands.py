@@ -6,20 +6,22 @@ import pty
 import re
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from asynctasq import __version__
 from asynctasq.cli.exit_codes import ExitCode
 from asynctasq.cli.tasks import counted
 from asynctasq.errors import DriverUnavailable
 from asynctasq.testing.conformance.harness import DriverHarness
 from asynctasq.testing.conformance.harnesses import redis, sqlite
 from asynctasq.testing.servers import Servers
-from tests.patience import SOON_S
+from tests.patience import SOON_S, wait_until
 
 TASKS = """
 from asynctasq import task
@@ -38,6 +40,16 @@ for number in range(5):
     refuse(f"p{number}", count=number).dispatch_sync()
 for number in range(3):
     greet(f"g{number}").delay(3600).dispatch_sync()
+"""
+
+
+SLOW = """
+import asyncio
+from asynctasq import task
+
+@task
+async def slow() -> None:
+    await asyncio.sleep(3600)
 """
 
 
@@ -60,6 +72,18 @@ class Shop:
         """Make five dead letters, and three messages that are due in an hour."""
         assert self._python("-c", FILL).returncode == 0
         assert self.run("worker", "--burst", "--quiet").returncode == ExitCode.DONE
+
+    @contextmanager
+    def worker(self, *arguments: str) -> Iterator["subprocess.Popen[bytes]"]:
+        """Run a worker meanwhile; it has to end well."""
+        environment = {**os.environ, "ASYNCTASQ_DRIVER": self.url}
+        command = [sys.executable, "-m", "asynctasq", "worker", "--quiet", *arguments]
+        process = subprocess.Popen(command, cwd=self.folder, env=environment, stdout=subprocess.DEVNULL)
+        try:
+            yield process
+        finally:
+            process.terminate()
+            assert process.wait(SOON_S) == ExitCode.DONE
 
     def _python(self, *arguments: str, given: str = "") -> "subprocess.CompletedProcess[str]":
         environment = {**os.environ, "ASYNCTASQ_DRIVER": self.url}
@@ -218,6 +242,21 @@ def test_a_paused_queue_is_shown_and_left_alone_until_it_is_resumed(shop: Shop) 
     assert shop.run("worker", "--burst", "--quiet").returncode == ExitCode.DONE
     assert shop.json("queues")[0]["dead"] == 5
     assert shop.run("pause", "no such queue").returncode == ExitCode.CONFIGURATION
+
+
+def test_a_worker_is_shown_with_what_it_runs_until_it_ends(shop: Shop) -> None:
+    assert shop.json("workers") == []
+    (shop.folder / "slow_tasks.py").write_text(SLOW)
+    assert shop._python("-c", "import slow_tasks; slow_tasks.slow().dispatch_sync()").returncode == 0
+    with shop.worker("--app", "slow_tasks", "--queues", "default,mail", "--shutdown-timeout", "0") as process:
+        shown = wait_until(lambda: [each for each in shop.json("workers") if each["running"]], "its task runs")
+        (worker,) = shown
+        assert (worker["alive"], worker["pid"], worker["version"]) == (True, process.pid, __version__)
+        assert worker["queues"] == ["default", "mail"]
+        assert [each["task"] for each in worker["running"]] == ["slow_tasks:slow"]
+        assert "alive" in shop.run("workers").stdout
+
+    assert shop.json("workers") == []
 
 
 def on_terminal(shop: Shop, *arguments: str, columns: int) -> str:

@@ -1,4 +1,4 @@
-"""`asynctasq queues`, `pause`, `resume`, `tasks` and `dead`: their commands and options."""
+"""`asynctasq queues`, `workers`, `pause`, `resume`, `tasks` and `dead`: their commands and options."""
 
 import re
 from typing import TYPE_CHECKING, Annotated
@@ -74,6 +74,15 @@ def queues(
         from asynctasq.cli.queues import list_queues
 
         list_queues(given(None, driver), own=own, as_json=json)
+
+
+@app.command()
+def workers(driver: DriverName = None, json: AsJson = False) -> None:
+    """Show which workers there are, when they gave the last sign of life, and what they run."""
+    with exit_on_error():
+        from asynctasq.cli.workers import list_workers
+
+        list_workers(given(None, driver), as_json=json)
 
 
 @app.command()
