@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Final
 
 from asynctasq.kernel.messages import Lease, Message
-from asynctasq.kernel.priority import CYCLE, NORMAL, PRIORITIES, Priority, claim_order
+from asynctasq.kernel.priority import NORMAL, PRIORITIES, Priority, claim_order
 
 __all__ = [
     "LINE_NAME_BYTES_MAX",
@@ -92,10 +92,10 @@ def priority_in(line: str) -> Priority:
 
 
 @lru_cache(maxsize=4096)
-def _lines_in_turn(queue: str, claims: int) -> tuple[str, ...]:
-    """Return all lines of a queue in the order in which the claim after so many takes them; the orders come again."""
-    first, second = (RANKED_SUFFIXES, SUFFIXES) if claims % 2 else (SUFFIXES, RANKED_SUFFIXES)
-    return tuple(queue + suffixes[level] for level in claim_order(claims) for suffixes in (first, second))
+def _lines_in(queue: str, order: tuple[Priority, ...], *, ranked_first: bool) -> tuple[str, ...]:
+    """Return all lines of a queue, level by level in this order."""
+    both = (RANKED_SUFFIXES, SUFFIXES) if ranked_first else (SUFFIXES, RANKED_SUFFIXES)
+    return tuple(queue + suffixes[level] for level in order for suffixes in both)
 
 
 class LevelTurns:
@@ -113,8 +113,11 @@ class LevelTurns:
 
     def all_lines(self, queues: Iterable[str]) -> list[str]:
         """Return all lines of the next claim in their order: of each level both, by turns this or that one first."""
-        count = self._claims.get
-        return [line for queue in dict.fromkeys(queues) for line in _lines_in_turn(queue, count(queue, 0) % CYCLE)]
+        found: list[str] = []
+        for queue in dict.fromkeys(queues):
+            claims = self._claims.get(queue, 0)
+            found += _lines_in(queue, claim_order(claims), ranked_first=bool(claims % 2))
+        return found
 
     def note(self, leases: Sequence[Lease]) -> None:
         """Note what a claim took."""

@@ -206,7 +206,7 @@ class RedisDriver(Driver):
         try:
             return await call()
         except DriverError as error:
-            if not any(text in str(error) for text in WRONG_KEYS):
+            if not _is_of_wrong_key(error):
                 raise
             arguments: tuple[Argument, ...] = (self._offset_us(), *lines)
             found = await pool.script("repair", arguments, repeat=arguments)
@@ -282,7 +282,11 @@ class RedisDriver(Driver):
                 remaining_s = deadline - asyncio.get_running_loop().time()
                 if due_s == 0 or remaining_s <= 0:
                     return due_s == 0
-                woken = await listener.wait(min(remaining_s, due_s, BLOCK_S))
+                try:
+                    woken = await listener.wait(min(remaining_s, due_s, BLOCK_S))
+                except DriverError as error:
+                    if not _is_of_wrong_key(error):  # one that a wake-up was to come by: the next look deletes it
+                        raise
         except asyncio.CancelledError:
             self._wake_next(queues if woken else ())
             raise
@@ -440,6 +444,11 @@ class RedisDriver(Driver):
     async def report_progress(self, reports: Sequence[tuple[Lease, Progress]]) -> None:
         if reports:
             await self.script("progress", *encode_progress(reports))
+
+
+def _is_of_wrong_key(error: DriverError) -> bool:
+    """Say whether a call failed because a key is not what drivers make of it."""
+    return any(text in str(error) for text in WRONG_KEYS)
 
 
 def _ids(reply: Sequence[bytes]) -> AbstractSet[str]:

@@ -348,3 +348,18 @@ async def test_a_broken_connection_ends_the_wait_with_an_error(redis: RedisDrive
     with pytest.raises(DriverUnavailable, match="can't be reached"):
         await task
     assert not await redis.wait_visible(["q"], wait_s=0.01)
+
+
+async def test_a_key_for_wake_ups_that_is_damaged_while_a_worker_waits_ends_no_wait(redis: RedisDriver) -> None:
+    async def damage() -> None:
+        while True:
+            await redis.command("SET", "{asynctasq}:wake:q", "x")
+
+    damaging = asyncio.create_task(damage())
+    found = [await redis.wait_visible(["q"], wait_s=0.005) for _ in range(30)]
+    damaging.cancel()
+    await asyncio.wait([damaging])
+
+    assert not any(found)
+    await redis.enqueue([message(1)])
+    assert await redis.wait_visible(["q"], wait_s=FAR_S)
