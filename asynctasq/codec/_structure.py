@@ -137,9 +137,12 @@ def check_budget(data: bytes, limits: Limits, *, trusted: bool = False) -> None:
 
     Of `trusted` data, our own, the array's heads are not doubted.
     """
+    size = len(data)
+    if size * (1 + EXTENSION_WEIGHT) <= limits.items_max and size * size <= CLAIMS_MAX:
+        return  # whatever the bytes are
     marks = len(data.translate(None, NO_MARKS))
-    if len(data) + EXTENSION_WEIGHT * marks > limits.items_max or (
-        not trusted and (data.count(0xDC) + data.count(0xDD)) * min(len(data), limits.items_max) > CLAIMS_MAX
+    if size + EXTENSION_WEIGHT * marks > limits.items_max or (
+        not trusted and (data.count(0xDC) + data.count(0xDD)) * min(size, limits.items_max) > CLAIMS_MAX
     ):
         count_items(data, limits)
 

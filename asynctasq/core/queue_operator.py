@@ -123,7 +123,8 @@ class QueueOperator:
 
         Raises: DriverError.
         """
-        return await forget_gone(self._store, await registered_workers(self._store), most=SCAN)
+        entries = await forget_gone(self._store, await registered_workers(self._store), most=SCAN)
+        return [entry for entry in entries if entry.entered]
 
     async def running(self) -> list[TaskStatus]:
         """Return the tasks that workers have now, queues by name.

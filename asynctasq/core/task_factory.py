@@ -1,7 +1,6 @@
 """Makes tasks that can run from the bytes of messages; the same in the worker and in a child process."""
 
 import asyncio
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +15,7 @@ from asynctasq.core.tracebacks import exception_text
 from asynctasq.errors import BadSignature, TaskTimeoutError, UndecodableBody, UnknownTask
 from asynctasq.kernel.envelope import Envelope
 from asynctasq.kernel.messages import DeadReason
+from asynctasq.kernel.values import value
 from asynctasq.tasks.application import Application
 from asynctasq.tasks.base import BaseTask
 from asynctasq.tasks.definition import TaskDefinition, definition_of, set_metadata, set_scheduled_for
@@ -28,7 +28,7 @@ class BadArguments(TypeError):
     """The stored arguments no longer fit the task's constructor."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Invocation:
     """A decoded message whose task is known but not built yet."""
 

@@ -38,11 +38,13 @@ FORGOTTEN_AT_START: Final = 10
 class WorkerEntry:
     """A worker as it has entered itself. Instants are seconds since the epoch, `last_seen_at` of the store's clock.
 
-    `alive` is False once it has given no sign for `LEASE_S`. What it entered itself is empty if it can't be read.
+    `alive` is False once it has given no sign for `LEASE_S`, and before its first one: `entered` tells which. What it
+    entered itself is empty if it can't be read.
     """
 
     id: str
     alive: bool
+    entered: bool
     last_seen_at: float
     name: str = ""
     host: str = ""
@@ -146,11 +148,14 @@ async def forget_gone(store: Inspectable, entries: Sequence[WorkerEntry], *, mos
 
 
 def _entry(stored: StoredMessage) -> WorkerEntry:
+    alive = stored.state is State.RESERVED
+    entered = alive or stored.visible_at - stored.enqueued_at > LEASE_S / 2  # until its first lease it is due at once
     try:
         facts: Any = json.loads("".join(decode_note(stored.body)[:1]))
         return WorkerEntry(
             id=stored.id,
-            alive=stored.state is State.RESERVED,
+            alive=alive,
+            entered=entered,
             last_seen_at=stored.visible_at - LEASE_S,
             name=str(facts["name"]),
             host=str(facts["host"]),
@@ -161,4 +166,4 @@ def _entry(stored: StoredMessage) -> WorkerEntry:
             started_at=float(facts["started_at"]),
         )
     except (ValueError, TypeError, KeyError):  # not of a worker's making
-        return WorkerEntry(id=stored.id, alive=False, last_seen_at=stored.visible_at - LEASE_S)
+        return WorkerEntry(id=stored.id, alive=False, entered=True, last_seen_at=stored.visible_at - LEASE_S)

@@ -18,6 +18,7 @@ from asynctasq.kernel.messages import (
     microseconds,
 )
 from asynctasq.kernel.retry import RandomSource, RetryPolicy, delay_before_next
+from asynctasq.kernel.values import value
 
 __all__ = [
     "SNOOZE_AGAIN_S_MIN",
@@ -52,7 +53,7 @@ NEWER_VERSION_AGE_S_MAX = 7 * 86_400.0
 """How old it may be before it becomes a dead letter."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Rules:
     """What a message carries about its own retries. `max_attempts` 0 and 1 both mean: run once."""
 
@@ -61,7 +62,7 @@ class Rules:
     max_crashes: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Succeeded:
     """`execute` returned. `result` is what to keep, None for nothing."""
 

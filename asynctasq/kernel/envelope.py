@@ -1,11 +1,12 @@
 """The content of one dispatch: task, arguments and options; not how they become bytes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from types import MappingProxyType
 from typing import Literal
 
 from asynctasq.kernel.retry import RetryPolicy
+from asynctasq.kernel.values import value
 
 __all__ = [
     "COUNT_MAX",
@@ -48,7 +49,7 @@ VAR_KEYWORD = "**"
 """The name under which a task's annotations hold that of its extra keyword arguments."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Envelope:
     """One invocation as it travels inside a message's body.
 

@@ -9,6 +9,7 @@ from typing import Literal, cast, get_args
 
 from asynctasq.errors import InvalidQueueName
 from asynctasq.kernel.priority import NORMAL, Priority
+from asynctasq.kernel.values import value
 
 __all__ = [
     "CANCELLED_TTL_S",
@@ -170,7 +171,7 @@ def is_unique_key(text: str) -> bool:
     return 0 < len(text) <= UNIQUE_CHARS_MAX and text.isascii() and text.isprintable()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Message:
     """One invocation to store. `id` is the idempotency key; `delay_s` counts on the driver's clock.
 
@@ -192,7 +193,7 @@ class Message:
         return len(self.body)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Lease:
     """The right to settle a message until a deadline.
 
@@ -212,7 +213,7 @@ class Lease:
     expires_at: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Complete:
     """The attempt succeeded: the message is done. `result` is kept for `result_ttl_s` seconds, where the driver can."""
 
@@ -221,7 +222,7 @@ class Complete:
     follow_ups: tuple[Message, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Release:
     """The message becomes visible again after `delay_s` (retry, snooze, hand-back).
 
@@ -235,7 +236,7 @@ class Release:
     follow_ups: tuple[Message, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Bury:
     """The message becomes a dead letter, body and error kept. `counted` and `crashed` as in `Release`."""
 

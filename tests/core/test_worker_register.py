@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from asynctasq.core import worker_register
 from asynctasq.core.queue_operator import QueueOperator
 from asynctasq.core.runtime import ProductionRuntime, WorkerSettings
 from asynctasq.core.worker import Worker
-from asynctasq.core.worker_register import QUEUE_PREFIX, WorkerRegistration
+from asynctasq.core.worker_register import QUEUE_PREFIX, WorkerEntry, WorkerRegistration
 from asynctasq.drivers.base import Driver
 from asynctasq.drivers.memory_driver import MemoryDriver
 from asynctasq.errors import DriverUnavailable
@@ -121,6 +122,25 @@ async def taken_away(driver: MemoryDriver, queue: str) -> None:
 
 async def is_alive(operator: QueueOperator) -> bool:
     return [entry.alive for entry in await operator.workers()] == [True]
+
+
+async def test_a_worker_that_is_about_to_enter_itself_is_not_shown_as_gone(harness: DriverHarness) -> None:
+    driver = harness.create()
+    worker = WorkerRegistration(driver, "w", queues=["a"], concurrency=1, clock=SystemClock())
+    reserve = driver.reserve
+
+    async def look(*given: Any, **more: Any) -> list[Lease]:
+        seen.append(await operator_of(driver).workers())
+        return await reserve(*given, **more)
+
+    seen: list[list[WorkerEntry]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(driver, "reserve", look)
+        await worker.sign()
+
+    assert seen == [[]]
+    assert [entry.alive for entry in await operator_of(driver).workers()] == [True]
+    await driver.close()
 
 
 async def test_a_backend_that_is_away_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:

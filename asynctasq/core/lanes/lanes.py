@@ -1,10 +1,10 @@
 """Where an attempt's code runs: the event loop, a thread or a child process; each with its own way to time out."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextvars import copy_context
 from functools import partial
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 from asynctasq.core.lanes.child import ChildSettings, Reply, Request, serve
 from asynctasq.core.lanes.process_pool import ChildCrashed, ProcessPool
@@ -29,7 +29,7 @@ SubmitCall = Callable[[Callable[[], _ThreadResult]], "asyncio.Future[_ThreadResu
 class Lanes(Protocol):
     """The three places where an attempt's code can run."""
 
-    async def run_async(self, task: AsyncTask[object], timeout_s: float | None) -> object:
+    def run_async(self, task: AsyncTask[object], timeout_s: float | None) -> Coroutine[Any, Any, object]:
         """Await the task's `execute`; cancel it after `timeout_s` and raise TaskTimeoutError."""
         ...
 
@@ -151,8 +151,8 @@ class WorkerLanes:
         self._calls = BlockingCalls(threads=threads, abandon_s=abandon_s)
         self._processes = ProcessPool(settings, size=processes, max_tasks_per_child=max_tasks_per_child)
 
-    async def run_async(self, task: AsyncTask[object], timeout_s: float | None) -> object:
-        return await run_async(task, timeout_s)
+    def run_async(self, task: AsyncTask[object], timeout_s: float | None) -> Coroutine[Any, Any, object]:
+        return run_async(task, timeout_s)
 
     async def run_blocking(self, call: Callable[[], object], timeout_s: float | None, *, what: str) -> object:
         return await self._calls.run(call, timeout_s, what=what)
@@ -184,8 +184,8 @@ class InlineLanes:
     def __init__(self, task_factory: TaskFactory) -> None:
         self._task_factory = task_factory
 
-    async def run_async(self, task: AsyncTask[object], timeout_s: float | None) -> object:
-        return await run_async(task, timeout_s)
+    def run_async(self, task: AsyncTask[object], timeout_s: float | None) -> Coroutine[Any, Any, object]:
+        return run_async(task, timeout_s)
 
     async def run_blocking(self, call: Callable[[], object], timeout_s: float | None, *, what: str) -> object:  # noqa: ARG002
         with without_running_loop():
