@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TextIO
 
+from asynctasq.errors import ConfigError
 from asynctasq.kernel.ledger import Entry, Kind
 from asynctasq.kernel.limits import runs_no_task
 from asynctasq.kernel.texts import printable, printable_lines
@@ -161,6 +162,7 @@ class TextFormatter(logging.Formatter):
 
 
 SCALARS = (str, int, float)
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 
 class JsonFormatter(logging.Formatter):
@@ -188,7 +190,12 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure_logging(level: str, *, as_json: bool) -> None:
-    """Send log records to standard error (JSON: standard output); the command does this, the library never."""
+    """Send log records to standard error (JSON: standard output); the command does this, the library never.
+
+    Raises: ConfigError for a level that is none.
+    """
+    if level.upper() not in LEVELS:
+        raise ConfigError(f"log level {level!r} is unknown; use {', '.join(LEVELS[:-1])} or {LEVELS[-1]}")
     handler = logging.StreamHandler(sys.stdout if as_json else sys.stderr)
     handler.setFormatter(JsonFormatter() if as_json else TextFormatter())
     handler.addFilter(AttemptFilter())

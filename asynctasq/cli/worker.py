@@ -1,5 +1,6 @@
 """`asynctasq worker`: configuration, banner, run, exit code."""
 
+import asyncio
 import json
 import os
 import sys
@@ -11,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from asynctasq.cli.application import prepare_application
 from asynctasq.cli.early_signals import end_at_stop_signals, stop_requested
+from asynctasq.cli.memory import stop_above
 from asynctasq.cli.output import AttemptLines, configure_logging
+from asynctasq.cli.processes import address_of_child, stop_with_parent
 from asynctasq.cli.supervision import tell_supervisor
 from asynctasq.config import Settings
 from asynctasq.core.orms import open_orms
@@ -51,17 +54,21 @@ def run_worker(
     output: Output,
     burst: bool,
     max_tasks: int | None,
+    max_rss_mb: int | None = None,
+    child: int | None = None,
     folders: tuple[str, ...] = (),
 ) -> None:
     """Run a worker until it is stopped; its application is imported from `folders` first, from the current one last.
+
+    `child` is which of `--processes` it is. With more than `max_rss_mb` megabytes in memory it stops by itself.
 
     Raises: ConfigError, DriverError.
     """
     end_at_stop_signals()
     tolerate_output_errors()  # here, too: Django has a main of its own
-    configure_logging(_log_level(output.log_level), as_json=output.json)
+    configure_logging(output.log_level, as_json=output.json)
     prepared = prepare_application(given, folders)
-    settings, setup, application = prepared.settings, prepared.setup, prepared.application
+    settings, setup, application = _of_child(prepared.settings, child), prepared.setup, prepared.application
     record = None if output.quiet else AttemptLines(sys.stdout, as_json=output.json)
     monitor = None
     if settings.health is not None:
@@ -72,23 +79,36 @@ def run_worker(
     health = nullcontext("") if monitor is None else monitor.serve(settings.health or "", worker, settings)
     with health as address, tell_supervisor(worker, ready_file=settings.ready_file):
         _banner(worker, settings, setup, output, address)
-        run_despite_exits(_serve(worker, prepared.root, monitor))
+        run_despite_exits(_serve(worker, prepared.root, monitor, max_rss_mb, is_child=child is not None))
 
 
-async def _serve(worker: Worker, root: Path, monitor: "Monitor | None") -> None:
+def _of_child(settings: Settings, number: int | None) -> Settings:
+    """Return the settings with an address and a ready file of its own for each child of `--processes`."""
+    if number is None:
+        return settings
+    changes: dict[str, str] = {}
+    if settings.health is not None:
+        changes["health"] = address_of_child(settings.health, number)
+    if settings.ready_file is not None:
+        changes["ready_file"] = f"{settings.ready_file}.{number}"
+    return settings.model_copy(update=changes)
+
+
+async def _serve(
+    worker: Worker, root: Path, monitor: "Monitor | None", max_rss_mb: int | None, *, is_child: bool
+) -> None:
     with on_stop_signals(worker.stop):
         if stop_requested():
             return
         if monitor is not None:
             monitor.bind()
+        if is_child:
+            stop_with_parent(worker.stop)
+        watch = None if max_rss_mb is None else asyncio.create_task(stop_above(max_rss_mb, worker.stop))
         async with open_orms(root):
             await worker.start()
-
-
-def _log_level(name: str) -> str:
-    if name.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
-        raise ConfigError(f"log level {name!r} is unknown; use DEBUG, INFO, WARNING or ERROR")
-    return name
+        if watch is not None:
+            watch.cancel()
 
 
 def _worker(

@@ -57,6 +57,10 @@ def worker(  # noqa: PLR0913, PLR0917 - one parameter per option
     ready_file: Annotated[
         str | None, typer.Option("--ready-file", metavar="FILE", help="Keep this file while tasks are taken.")
     ] = None,
+    processes: Annotated[int, typer.Option("--processes", min=1, max=256, help="Run so many workers.")] = 1,
+    max_rss: Annotated[
+        int | None, typer.Option("--max-rss", metavar="MB", min=1, help="End when it has more in memory.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Write JSON lines: one per attempt and per log record.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="No line per attempt.")] = False,
     log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING or ERROR.")] = "INFO",
@@ -80,6 +84,11 @@ def worker(  # noqa: PLR0913, PLR0917 - one parameter per option
         "ready_file": ready_file,
     }
     with exit_on_error():
+        from asynctasq.cli.processes import child_number, run_processes
+
+        number = child_number()
+        if processes > 1 and number is None:
+            raise SystemExit(run_processes(processes, burst=burst, log_level=log_level, as_json=json))
         with _without_garbage_collection():
             from asynctasq.cli.worker import Output, run_worker
 
@@ -88,5 +97,7 @@ def worker(  # noqa: PLR0913, PLR0917 - one parameter per option
             output=Output(json=json, quiet=quiet, log_level=log_level),
             burst=burst,
             max_tasks=max_tasks,
+            max_rss_mb=max_rss,
+            child=number,
             folders=tuple(context.obj or ()),  # set by programs that call this command
         )
