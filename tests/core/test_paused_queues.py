@@ -9,10 +9,7 @@ from typing import Any
 
 import pytest
 
-from asynctasq.clock import SystemClock
-from asynctasq.codec.limits import DEFAULT_LIMITS
 from asynctasq.core.paused_queues import PAUSES_QUEUE
-from asynctasq.core.queue_operator import QueueOperator
 from asynctasq.core.runtime import ProductionRuntime, WorkerSettings
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.base import Driver, Inspectable, Page
@@ -21,17 +18,10 @@ from asynctasq.errors import InvalidQueueName
 from asynctasq.queue import Queue
 from asynctasq.tasks import AsyncTask
 from asynctasq.testing.conformance.harness import DriverHarness
-from asynctasq.testing.conformance.harnesses import memory, mysql, postgres, redis, sqlite
 from asynctasq.testing.servers import Servers
+from tests.core.backends import INSPECTABLE, operator_of
 from tests.patience import SOON_S, until
 
-MAKERS = {
-    "memory": memory.make_harness,
-    "sqlite": sqlite.make_harness,
-    "redis": redis.make_harness,
-    "postgres": postgres.make_harness,
-    "mysql": mysql.make_harness,
-}
 CHECK_S = 0.05
 RAN: Counter[str] = Counter()
 
@@ -48,19 +38,15 @@ def forget() -> None:
     RAN.clear()
 
 
-@pytest.fixture(params=list(MAKERS))
+@pytest.fixture(params=list(INSPECTABLE))
 async def driver(request: pytest.FixtureRequest, conformance_servers: Servers) -> AsyncIterator[Driver]:
-    harness: DriverHarness = MAKERS[request.param](conformance_servers)
+    harness: DriverHarness = INSPECTABLE[request.param](conformance_servers)
     await harness.prepare()
     made = harness.create()
     await made.open()
     yield made
     await made.close()
     await harness.clean_up()
-
-
-def operator_of(driver: Driver) -> QueueOperator:
-    return QueueOperator(driver, limits=DEFAULT_LIMITS, clock=SystemClock())
 
 
 def worker_of(driver: Driver, **settings: Any) -> Worker:

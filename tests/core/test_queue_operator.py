@@ -9,8 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asynctasq.clock import SystemClock
-from asynctasq.codec.limits import DEFAULT_LIMITS
 from asynctasq.core import queue_operator
 from asynctasq.core.queue_operator import QueueOperator, TaskFilter
 from asynctasq.drivers.base import NO, Bury, Driver
@@ -20,17 +18,9 @@ from asynctasq.kernel.messages import DeadReason, ErrorRecord, Message, State
 from asynctasq.queue import Queue
 from asynctasq.tasks import AsyncTask
 from asynctasq.testing.conformance.harness import DriverHarness
-from asynctasq.testing.conformance.harnesses import memory, mysql, postgres, redis, sqlite
 from asynctasq.testing.servers import Servers
+from tests.core.backends import INSPECTABLE, operator_of
 from tests.patience import SOON_S
-
-MAKERS = {
-    "memory": memory.make_harness,
-    "sqlite": sqlite.make_harness,
-    "redis": redis.make_harness,
-    "postgres": postgres.make_harness,
-    "mysql": mysql.make_harness,
-}
 
 
 @dataclass(frozen=True)
@@ -53,13 +43,9 @@ class Bill(AsyncTask[None]):
         return None
 
 
-def operator_of(driver: Driver) -> QueueOperator:
-    return QueueOperator(driver, limits=DEFAULT_LIMITS, clock=SystemClock())
-
-
-@pytest.fixture(params=list(MAKERS))
+@pytest.fixture(params=list(INSPECTABLE))
 async def driver(request: pytest.FixtureRequest, conformance_servers: Servers) -> AsyncIterator[Driver]:
-    harness: DriverHarness = MAKERS[request.param](conformance_servers)
+    harness: DriverHarness = INSPECTABLE[request.param](conformance_servers)
     await harness.prepare()
     made = harness.create()
     await made.open()

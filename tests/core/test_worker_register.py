@@ -8,7 +8,6 @@ import pytest
 
 from asynctasq import __version__
 from asynctasq.clock import SystemClock
-from asynctasq.codec.limits import DEFAULT_LIMITS
 from asynctasq.core import worker_register
 from asynctasq.core.queue_operator import QueueOperator
 from asynctasq.core.runtime import ProductionRuntime, WorkerSettings
@@ -21,17 +20,9 @@ from asynctasq.kernel.messages import Complete, Lease, Message
 from asynctasq.queue import Queue
 from asynctasq.tasks import AsyncTask
 from asynctasq.testing.conformance.harness import DriverHarness
-from asynctasq.testing.conformance.harnesses import memory, mysql, postgres, redis, sqlite
 from asynctasq.testing.servers import Servers
+from tests.core.backends import INSPECTABLE, operator_of
 from tests.patience import SOON_S, until
-
-MAKERS = {
-    "memory": memory.make_harness,
-    "sqlite": sqlite.make_harness,
-    "redis": redis.make_harness,
-    "postgres": postgres.make_harness,
-    "mysql": mysql.make_harness,
-}
 
 
 class Waits(AsyncTask[None]):
@@ -39,16 +30,12 @@ class Waits(AsyncTask[None]):
         await asyncio.sleep(3600)
 
 
-@pytest.fixture(params=list(MAKERS))
+@pytest.fixture(params=list(INSPECTABLE))
 async def harness(request: pytest.FixtureRequest, conformance_servers: Servers) -> AsyncIterator[DriverHarness]:
-    made: DriverHarness = MAKERS[request.param](conformance_servers)
+    made: DriverHarness = INSPECTABLE[request.param](conformance_servers)
     await made.prepare()
     yield made
     await made.clean_up()
-
-
-def operator_of(driver: Driver) -> QueueOperator:
-    return QueueOperator(driver, limits=DEFAULT_LIMITS, clock=SystemClock())
 
 
 def worker_of(driver: Driver) -> Worker:
