@@ -2,7 +2,7 @@
 
 import sys
 import threading
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 __all__ = ["known_names", "register", "registered", "source_file", "task_name"]
@@ -10,19 +10,22 @@ __all__ = ["known_names", "register", "registered", "source_file", "task_name"]
 
 @dataclass(frozen=True, slots=True)
 class _Registered:
-    """A task class, whether an import defines it that may still fail, and in which thread."""
+    """A task class, whether an import has defined it, and in which thread."""
 
     task: type[Any]
     by_import: bool
     thread: int
 
     @property
-    def is_importing(self) -> bool | None:
-        """Whether its module is still being imported; None if that has failed after the class statement."""
+    def is_usable(self) -> bool:
+        """Whether its module did not fail after the class statement, and no other thread is still importing it."""
+        if not self.by_import:
+            return True
         module = sys.modules.get(self.task.__module__)
         if module is None:
-            return None
-        return bool(getattr(getattr(module, "__spec__", None), "_initializing", False))
+            return False
+        still_importing = getattr(getattr(module, "__spec__", None), "_initializing", False)
+        return not still_importing or self.thread == threading.get_ident()
 
 
 _tasks: dict[str, _Registered] = {}
@@ -36,16 +39,7 @@ def register(name: str, task: type[Any]) -> None:
 def registered(name: str) -> type[Any] | None:
     """Return the task of that name, if its module has been imported, to its end."""
     found = _tasks.get(name)
-    if found is None or not found.by_import:
-        return None if found is None else found.task
-    match found.is_importing:
-        case None:
-            return None
-        case True:
-            return found.task if found.thread == threading.get_ident() else None
-        case False:
-            _tasks[name] = replace(found, by_import=False)  # done with, and not looked at again
-            return found.task
+    return found.task if found is not None and found.is_usable else None
 
 
 def source_file(task: type[Any]) -> str | None:
