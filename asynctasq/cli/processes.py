@@ -132,7 +132,12 @@ class _Processes:
 
 
 def _exit_code(code: int) -> int:
-    """Return the code of a child as the shell would: 128 and the number of the signal that ended it."""
+    """Return the code of a child as the shell would: 128 and the number of the signal that ended it.
+
+    One that our own signal ended before it could handle any had nothing yet, and has ended well.
+    """
+    if code in (-signal.SIGTERM, -signal.SIGINT):
+        return ExitCode.DONE
     return 128 - code if code < 0 else code
 
 

@@ -175,7 +175,7 @@ def _banner(worker: Worker, settings: Settings, setup: Setup, output: Output, he
         **({"tls": worker.driver.tls} if worker.driver.tls else {}),
         "queues": str(worker.queues),
         "concurrency": worker.concurrency,
-        "processes": settings.process_pool_size or os.cpu_count() or 1,
+        "process_pool": settings.process_pool_size or os.cpu_count() or 1,
         "lease_s": settings.lease_s,
         "signing": _signing(setup),
         **_around(worker),

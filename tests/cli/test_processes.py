@@ -129,6 +129,14 @@ def test_what_can_not_start_ends_all_with_its_code(folder: Path) -> None:
     assert "all are stopped" in done.stderr
 
 
+def test_a_signal_while_the_children_are_started_ends_all_well(folder: Path) -> None:
+    for _ in range(4):
+        with running(folder, "--processes", "2") as parent:
+            parent.event("log", "runs 2 workers")
+            parent.process.send_signal(signal.SIGTERM)
+            assert parent.ended() == ExitCode.DONE
+
+
 def test_with_burst_all_end_when_nothing_is_left(folder: Path) -> None:
     dispatch(folder, "[t.note(str(n)).dispatch_sync() for n in range(40)]")
 
