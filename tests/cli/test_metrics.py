@@ -14,11 +14,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from asynctasq import Reject, Snooze
 from asynctasq.cli.health import serve_health
-from asynctasq.cli.metrics import QUEUES_MAX, TASKS_MAX, QueueMetrics, WorkerMetrics
+from asynctasq.cli.metrics import QUEUES_MAX, SECONDS, TASKS_MAX, QueueMetrics, WorkerMetrics
 from asynctasq.clock import SystemClock
 from asynctasq.codec.limits import DEFAULT_LIMITS
 from asynctasq.core.queue_operator import QueueOperator
@@ -142,6 +144,23 @@ async def test_attempts_are_counted_by_what_became_of_them() -> None:
     assert value(samples, "asynctasq_attempt_duration_seconds_count", task=names[Twice], **own) == 2
     assert value(samples, "asynctasq_queue_latency_seconds_count", **own) >= 4
     assert value(samples, "asynctasq_queue_latency_seconds_sum", **own) < SOON_S
+
+
+@given(st.lists(st.floats(0, 10_000, allow_nan=False), max_size=30))
+def test_a_histogram_has_each_value_in_its_bucket(durations: list[float]) -> None:
+    metrics = WorkerMetrics()
+    for number, seconds in enumerate(durations):
+        entry = Entry(0.0, Kind.STARTED, f"m{number}", "w", 2, "t", "tasks:T", queue="q")
+        metrics(entry)
+        metrics(entry._replace(at=seconds, kind=Kind.ENDED, detail="succeeded"))
+
+    samples, name = samples_in(metrics.text()), "asynctasq_attempt_duration_seconds"
+    buckets = {dict(labels)["le"]: n for (each, labels), n in samples.items() if each == f"{name}_bucket"}
+    for bound, number in buckets.items():
+        assert number == sum(seconds <= float(bound) for seconds in durations)
+    assert len(buckets) == (len(SECONDS) + 1 if durations else 0)
+    if durations:
+        assert value(samples, f"{name}_sum", task="tasks:T", queue="q") == pytest.approx(sum(durations))
 
 
 def test_the_names_of_tasks_that_are_told_apart_are_bounded() -> None:
