@@ -50,9 +50,9 @@ def main() -> None:
 
 
 @cache
-def _folder(_root: Path) -> str:
-    """Return the folder that the queue of a checkout is in: they may differ in its schema."""
-    return tempfile.mkdtemp()
+def _folder(_root: Path) -> "tempfile.TemporaryDirectory[str]":
+    """Return the folder that the queue of a checkout is in, until the end: they may differ in its schema."""
+    return tempfile.TemporaryDirectory()
 
 
 def _run(command: list[str], root: Path) -> float:
@@ -60,7 +60,7 @@ def _run(command: list[str], root: Path) -> float:
     variables.pop("PYTHONDONTWRITEBYTECODE", None)
     started = time.perf_counter()
     subprocess.run(
-        command, cwd=_folder(root), env=variables, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command, cwd=_folder(root).name, env=variables, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     return time.perf_counter() - started
 

@@ -7,6 +7,7 @@ import asyncio
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from concurrent.futures import CancelledError
 from itertools import accumulate
 from typing import Final
 
@@ -177,12 +178,12 @@ class QueueMetrics:
 
     def answer(self) -> Answer:
         """Answer with the depths, one read for each call; from any thread but that of the event loop."""
-        if self._loop is None:
-            return Answer(False, b"the worker has not started\n", TEXT)
+        if self._loop is None or self._loop.is_closed():
+            return Answer(False, b"the worker does not run\n", TEXT)
         reading = asyncio.run_coroutine_threadsafe(self._read(), self._loop)
         try:
             return Answer(True, reading.result(READ_S_MAX), CONTENT_TYPE_LATEST)
-        except TimeoutError:
+        except (TimeoutError, CancelledError):  # the latter when the worker ends meanwhile
             reading.cancel()
             return Answer(False, b"the backend or the event loop takes too long\n", TEXT)
         except DriverError as error:

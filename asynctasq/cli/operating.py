@@ -30,7 +30,7 @@ LAST_COLUMN_MIN = 20
 """How much of the last column must fit into a table."""
 SQS_HINT = (
     "On Amazon SQS the console shows how many messages a queue has, polls some of them to look at, purges a queue, and "
-    "starts the redrive of its dead-letter queue; workers whose role lacks sqs:ReceiveMessage take nothing"
+    "starts the redrive of its dead-letter queue; to pause one, take sqs:ReceiveMessage from its workers' role"
 )
 
 

@@ -25,7 +25,7 @@ BACKOFF_S_MAX: Final = 30.0
 SETTLED_S: Final = 60.0
 """One that has lived so long is started again at once; the pause grows only with deaths in a row."""
 FINAL: Final = frozenset({ExitCode.USAGE, ExitCode.CONFIGURATION, ExitCode.LIFESPAN})
-"""Codes of an end that would come again at every start: then all end."""
+"""Codes of an end at the first start that would come again at every other: then all end."""
 OF_SUPERVISORS: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 """What systemd tells the process that it has started, and nobody else."""
 
@@ -88,17 +88,17 @@ class _Processes:
         request = signal.SIGINT if self._stopping.is_set() else signal.SIGTERM  # twice the same may be seen as one
         self._stopping.set()
         for child in self._children.values():
-            if child.returncode is None:
-                child.send_signal(request)
+            _send(child, request)
 
     async def _keep(self, number: int) -> None:
-        loop, backoff_s = asyncio.get_running_loop(), BACKOFF_S_FIRST
+        loop, backoff_s, is_first = asyncio.get_running_loop(), BACKOFF_S_FIRST, True
         while not self._stopping.is_set():
             started_at = loop.time()
             code = await self._run_child(number)
-            if self._stopping.is_set() or code in FINAL or (self._burst and code == ExitCode.DONE):
+            can_not_start, is_first = is_first and code in FINAL, False
+            if self._stopping.is_set() or can_not_start or (self._burst and code == ExitCode.DONE):
                 self._code = max(self._code, _exit_code(code))
-                if code in FINAL and not self._stopping.is_set():
+                if can_not_start and not self._stopping.is_set():
                     logger.error("worker %d can't start (code %d); all are stopped", number, code)
                     self._stop()
                 return
@@ -120,7 +120,7 @@ class _Processes:
         )
         self._children[number] = child
         if self._stopping.is_set():  # the signal came while it was started
-            child.send_signal(signal.SIGTERM)
+            _send(child, signal.SIGTERM)
         return await child.wait()
 
     async def _pause(self, seconds: float) -> None:
@@ -129,6 +129,13 @@ class _Processes:
                 await self._stopping.wait()
         except TimeoutError:
             return
+
+
+def _send(child: Process, number: signal.Signals) -> None:
+    """Send a signal to a child that nobody has waited for yet; `Process.send_signal` may take its exit code away."""
+    if child.returncode is None:
+        with suppress(ProcessLookupError):
+            os.kill(child.pid, number)
 
 
 def _exit_code(code: int) -> int:
@@ -142,4 +149,4 @@ def _exit_code(code: int) -> int:
 
 
 def _described(code: int) -> str:
-    return f"signal {signal.Signals(-code).name}" if code < 0 else f"code {code}"
+    return f"signal {-code} ({signal.strsignal(-code)})" if code < 0 else f"code {code}"

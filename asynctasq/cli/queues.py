@@ -42,11 +42,8 @@ def pause_queues(given: Mapping[str, Any], names: Sequence[str], *, as_json: boo
 
     Raises: ConfigError, InvalidQueueName, DriverError.
     """
-
-    async def pause(operator: QueueOperator, _: Settings) -> list[bool]:
-        return [await operator.pause(name) for name in names]
-
-    _say_changes(names, with_operator(given, pause), "paused", "was paused already", as_json=as_json)
+    changed = with_operator(given, lambda operator, _: operator.pause(names))
+    _say_changes(names, changed, "paused", "was paused already", as_json=as_json)
 
 
 def resume_queues(given: Mapping[str, Any], names: Sequence[str], *, as_json: bool) -> None:
@@ -54,19 +51,17 @@ def resume_queues(given: Mapping[str, Any], names: Sequence[str], *, as_json: bo
 
     Raises: ConfigError, InvalidQueueName, DriverError.
     """
-
-    async def resume(operator: QueueOperator, _: Settings) -> list[bool]:
-        return [await operator.resume(name) for name in names]
-
-    _say_changes(names, with_operator(given, resume), "resumed", "was not paused", as_json=as_json)
+    changed = with_operator(given, lambda operator, _: operator.resume(names))
+    _say_changes(names, changed, "resumed", "was not paused", as_json=as_json)
 
 
-def _say_changes(names: Sequence[str], changed: Sequence[bool], done: str, else_: str, *, as_json: bool) -> None:
+def _say_changes(names: Sequence[str], changed: AbstractSet[str], done: str, else_: str, *, as_json: bool) -> None:
+    names = list(dict.fromkeys(names))
     if as_json:
-        say_json([{"queue": name, done: is_new} for name, is_new in zip(names, changed, strict=True)])
+        say_json([{"queue": name, done: name in changed} for name in names])
         return
-    for name, is_new in zip(names, changed, strict=True):
-        say(f"{name}: {done if is_new else else_}")
+    for name in names:
+        say(f"{name}: {done if name in changed else else_}")
 
 
 def _as_json(name: str, depth: Depth, *, paused: bool) -> dict[str, object]:

@@ -4,15 +4,14 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asynctasq.cli.application import prepare_application
 from asynctasq.cli.early_signals import end_at_stop_signals, stop_requested
-from asynctasq.cli.memory import stop_above
 from asynctasq.cli.output import AttemptLines, configure_logging
 from asynctasq.cli.processes import address_of_child, stop_with_parent
 from asynctasq.cli.supervision import tell_supervisor
@@ -104,11 +103,23 @@ async def _serve(
             monitor.bind()
         if is_child:
             stop_with_parent(worker.stop)
-        watch = None if max_rss_mb is None else asyncio.create_task(stop_above(max_rss_mb, worker.stop))
-        async with open_orms(root):
+        async with _watched(worker, max_rss_mb), open_orms(root):
             await worker.start()
-        if watch is not None:
-            watch.cancel()
+
+
+@asynccontextmanager
+async def _watched(worker: Worker, max_rss_mb: int | None) -> AsyncGenerator[None]:
+    """Stop the worker when it has more than so many megabytes in memory."""
+    if max_rss_mb is None:
+        yield
+        return
+    from asynctasq.cli.memory import stop_above  # few workers are watched
+
+    watch = asyncio.create_task(stop_above(max_rss_mb, worker.stop))
+    try:
+        yield
+    finally:
+        watch.cancel()
 
 
 def _worker(

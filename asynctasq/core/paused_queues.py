@@ -74,7 +74,7 @@ class OpenQueues:
 
     @property
     def wait_s(self) -> float:
-        """How long a wait for messages may last: for ever while all queues are open."""
+        """How long a wait for messages may last until the next look is due: for ever while all queues are open."""
         return self._check_s if self._paused else math.inf
 
     async def look(self) -> None:

@@ -102,21 +102,24 @@ class QueueOperator:
         """
         return await paused_in(self._store) if self._driver.capabilities.inspects else frozenset()
 
-    async def pause(self, queue: str) -> bool:
-        """Let no worker take messages of a queue, within a second; what runs goes on. Return whether it was open.
+    async def pause(self, queues: Sequence[str]) -> AbstractSet[str]:
+        """Let no worker take messages of queues, within a second; what runs goes on. Return those that were open.
 
-        Raises: InvalidQueueName, DriverError.
+        Raises: InvalidQueueName, and then pauses none; DriverError.
         """
-        note = pause_note(queue)
-        _ = self._store  # refuses a driver in which no worker could look for the note
-        return bool(await self._driver.enqueue([note]))
+        notes = {queue: pause_note(queue) for queue in queues}
+        _ = self._store  # refuses a driver in which no worker could look for the notes
+        new = set(await self._driver.enqueue(list(notes.values())))
+        return {queue for queue, note in notes.items() if note.id in new}
 
-    async def resume(self, queue: str) -> bool:
-        """Let workers take messages of a queue again, within a second; return whether it was paused.
+    async def resume(self, queues: Sequence[str]) -> AbstractSet[str]:
+        """Let workers take messages of queues again, within a second; return those that were paused.
 
-        Raises: InvalidQueueName, DriverError.
+        Raises: InvalidQueueName, and then resumes none; DriverError.
         """
-        return bool(await self._store.cancel([pause_note(queue).id]))
+        ids = {queue: pause_note(queue).id for queue in queues}
+        removed = await self._store.cancel(list(ids.values()))
+        return {queue for queue, note_id in ids.items() if note_id in removed}
 
     async def workers(self) -> list[WorkerEntry]:
         """Return the workers that have entered themselves, by name; those that have been gone for a day no more.

@@ -86,30 +86,19 @@ class WorkWaiter:
     async def _wait(self, limit: int) -> WaitResult:
         asked_at = self._clock.monotonic()
         try:
-            if self._notifier is not None:
-                return WaitResult(answered=True, work_visible=await self._wait_visible(self._notifier))
             await self._queues.look()
-            leases: Sequence[Lease] = ()
-            if names := self._queues.next():
-                leases = await self._driver.reserve(names, limit=limit, lease_s=self._lease_s, wait_s=self._wait_s)
-            else:
-                await asyncio.sleep(self._queues.wait_s)
-            return WaitResult(answered=True, leases=leases, asked_at=asked_at)
+            wait_s = min(self._wait_s, self._queues.wait_s)
+            tokens = self.token_queues()
+            if not (self._queues.names or tokens):
+                await asyncio.sleep(wait_s)
+            elif self._notifier is not None:
+                visible = await self._notifier.wait_visible([*self._queues.names, *tokens], wait_s=wait_s)
+                return WaitResult(answered=True, work_visible=visible)
+            elif names := self._queues.next():
+                leases = await self._driver.reserve(names, limit=limit, lease_s=self._lease_s, wait_s=wait_s)
+                return WaitResult(answered=True, leases=leases, asked_at=asked_at)
+            return WaitResult(answered=True)
         except DriverError as error:
             return WaitResult(error=error)
         finally:
             self._wake_up.set()
-
-    async def _wait_visible(self, notifier: Notifies) -> bool:
-        """Wait for a visible message of an open queue; look again and again while one is paused."""
-        until = self._clock.monotonic() + self._wait_s
-        while True:
-            await self._queues.look()
-            names = [*self._queues.names, *self.token_queues()]
-            wait_s = min(until - self._clock.monotonic(), self._queues.wait_s)
-            if names and await notifier.wait_visible(names, wait_s=max(0.0, wait_s)):
-                return True
-            if not names:
-                await asyncio.sleep(max(0.0, wait_s))
-            if self._clock.monotonic() >= until:
-                return False

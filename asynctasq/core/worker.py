@@ -97,9 +97,7 @@ class Worker:
             limits=self._limits,
             on_progress=None if self._runtime.record is None else self._ledger.progress,
         )
-        self._registration = WorkerRegistration(
-            queue_driver, self.name, queues=self.queues.names, concurrency=self.concurrency, clock=self._clock
-        )
+        self._registration: WorkerRegistration | None = None
         self._listener = CancellationListener(queue_driver, wait_s=self._runtime.wait_s)
         self._news_at = -math.inf
         self._lifespans = LifespanRun(self.settings.lifespans or ())
@@ -198,6 +196,9 @@ class Worker:
             await self._lifespans.enter(self.settings.lifespan_start_s)
         self._tickers.start()
         if self.settings.registers:
+            self._registration = WorkerRegistration(
+                self.driver, self.name, queues=self.queues.names, concurrency=self.concurrency, clock=self._clock
+            )
             self._registration.start()
         self._renewer.start(self._on_lost)
         self._listener.start(self._on_news, name=self.name)
@@ -225,7 +226,8 @@ class Worker:
         async with self._closing():
             await self._renewer.stop()
             await self._tickers.stop()
-            await self._registration.stop()
+            if self._registration is not None:
+                await self._registration.stop()
         async with self._closing():
             await self.driver.close()
             await self._waiter.stop()
@@ -279,7 +281,8 @@ class Worker:
         settlements, self._to_settle = self._to_settle, []
         asked_at, asked_now = self._clock.monotonic(), self._clock.now()
         try:
-            await self._open.look()
+            if limit:
+                await self._open.look()
             queues = self._open.next()
             room = limit if queues else 0
             lost, leases = await self.driver.turn(settlements, queues, limit=room, lease_s=self.settings.lease_s)

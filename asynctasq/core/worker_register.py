@@ -63,7 +63,6 @@ class WorkerRegistration:
 
     def __init__(self, driver: Driver, name: str, *, queues: Sequence[str], concurrency: int, clock: Clock) -> None:
         self._driver = driver
-        self._clock = clock
         self._facts = {
             "name": name,
             "host": socket.gethostname(),
@@ -74,13 +73,12 @@ class WorkerRegistration:
         }
         key = blake2b(name.encode("utf-8", "replace"), digest_size=12).hexdigest()
         self._id, self._queue = f"{ID_PREFIX}{key}", f"{QUEUE_PREFIX}{key}"
-        self._started_at = 0.0
+        self._started_at = clock.now()
         self.lease: Lease | None = None
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Enter the worker, and give a sign of it again and again; without its backend it tries again."""
-        self._started_at = self._clock.now()
         if self._driver.capabilities.inspects:
             self._task = asyncio.get_running_loop().create_task(self._keep(), name="asynctasq worker's entry")
 
@@ -165,5 +163,5 @@ def _entry(stored: StoredMessage) -> WorkerEntry:
             concurrency=int(facts["concurrency"]),
             started_at=float(facts["started_at"]),
         )
-    except (ValueError, TypeError, KeyError):  # not of a worker's making
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):  # not of a worker's making
         return WorkerEntry(id=stored.id, alive=False, entered=True, last_seen_at=stored.visible_at - LEASE_S)

@@ -187,7 +187,7 @@ async def test_the_depth_of_queues_is_read_once_for_each_scrape() -> None:
     driver = Counted()
     await Queue(driver).dispatch([Fine(), Fine().delay(600), Fine().on_queue("mail")])
     operator = QueueOperator(driver, limits=DEFAULT_LIMITS, clock=SystemClock())
-    await operator.pause("mail")
+    await operator.pause(["mail"])
     queues = QueueMetrics(operator, ["default"])
     queues.bind()
 
@@ -225,7 +225,7 @@ async def test_a_backend_that_is_away_is_told_and_the_workers_own_metrics_go_on(
     driver, metrics = Away(), WorkerMetrics()
     queues, worker = queues_of(driver), worker_with(driver, metrics)
     with serve_health("0", worker, metrics.answers(worker, queues)) as url:
-        assert await asyncio.to_thread(ask, url, "/metrics/queues") == (503, b"the worker has not started\n")
+        assert await asyncio.to_thread(ask, url, "/metrics/queues") == (503, b"the worker does not run\n")
         queues.bind()
         assert await asyncio.to_thread(ask, url, "/metrics/queues") == (503, b"nobody is there for default\n")
         status, text = await asyncio.to_thread(ask, url, "/metrics")

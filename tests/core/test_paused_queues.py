@@ -1,16 +1,20 @@
 """A paused queue: workers take no more of it, other queues go on, and all of it is there when it is resumed."""
 
 import asyncio
+import random
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
-from asynctasq.core.paused_queues import PAUSES_QUEUE
+from asynctasq.clock import SystemClock
+from asynctasq.core.paused_queues import PAUSES_QUEUE, OpenQueues
+from asynctasq.core.queue_order import parse_queues
 from asynctasq.core.runtime import ProductionRuntime, WorkerSettings
+from asynctasq.core.waiting import WorkWaiter
 from asynctasq.core.worker import Worker
 from asynctasq.drivers.base import Driver, Inspectable, Page
 from asynctasq.drivers.memory_driver import MemoryDriver
@@ -94,14 +98,14 @@ async def ran(text: str) -> None:
 
 async def test_a_paused_queue_waits_while_others_go_on(driver: Driver) -> None:
     operator = operator_of(driver)
-    await operator.pause("mail")
+    await operator.pause(["mail"])
     await dispatch(driver, "held", "mail")
     await dispatch(driver, "free", "other")
 
     async with running(driver):
         await ran("free")
         assert RAN["held"] == 0  # its queue comes first, so it would have been taken before
-        await operator.resume("mail")
+        await operator.resume(["mail"])
         await ran("held")
 
     assert RAN == {"held": 1, "free": 1}
@@ -111,7 +115,7 @@ async def test_a_worker_that_waits_for_work_leaves_a_queue_that_was_paused_meanw
     async with running(driver):
         await dispatch(driver, "before", "mail")
         await ran("before")
-        await operator_of(driver).pause("mail")
+        await operator_of(driver).pause(["mail"])
         paused_at = time.monotonic()
         await until(lambda: time.monotonic() > paused_at + CHECK_S)
         await dispatch(driver, "held", "mail")
@@ -125,18 +129,18 @@ async def test_a_worker_that_waits_for_work_leaves_a_queue_that_was_paused_meanw
 async def test_all_queues_of_a_worker_may_be_paused(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
     operator, looks = operator_of(driver), count_looks(driver, monkeypatch)
     for queue in ("mail", "other"):
-        await operator.pause(queue)
+        await operator.pause([queue])
     await dispatch(driver, "held", "mail")
 
     async with running(driver):
         await some_looks(looks, 3)
         assert not RAN
-        await operator.resume("mail")
+        await operator.resume(["mail"])
         await ran("held")
 
 
 async def test_a_worker_that_ends_when_nothing_is_left_leaves_what_is_paused(driver: Driver) -> None:
-    await operator_of(driver).pause("mail")
+    await operator_of(driver).pause(["mail"])
     await dispatch(driver, "held", "mail")
     await dispatch(driver, "free", "other")
 
@@ -150,9 +154,9 @@ async def test_a_worker_that_ends_when_nothing_is_left_leaves_what_is_paused(dri
 async def test_pausing_twice_is_pausing_once(driver: Driver) -> None:
     operator = operator_of(driver)
 
-    assert [await operator.pause("mail"), await operator.pause("mail")] == [True, False]
+    assert [await operator.pause(["mail"]), await operator.pause(["mail"])] == [{"mail"}, set()]
     assert await operator.paused() == {"mail"}
-    assert [await operator.resume("mail"), await operator.resume("mail")] == [True, False]
+    assert [await operator.resume(["mail"]), await operator.resume(["mail"])] == [{"mail"}, set()]
     assert await operator.paused() == frozenset()
     assert [name for name in await operator.depths() if name == PAUSES_QUEUE] == []
 
@@ -162,7 +166,8 @@ async def test_a_queue_of_no_name_is_refused() -> None:
 
     for act in (operator.pause, operator.resume):
         with pytest.raises(InvalidQueueName):
-            await act("no such queue")
+            await act(["mail", "no such queue"])
+    assert await operator.paused() == frozenset()
 
 
 async def test_a_busy_worker_looks_once_in_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,3 +181,23 @@ async def test_a_busy_worker_looks_once_in_a_while(monkeypatch: pytest.MonkeyPat
 
     assert RAN["many"] == 200
     assert looks[PAUSES_QUEUE] < 20
+
+
+async def test_a_wait_that_the_driver_ends_early_ends() -> None:
+    class Closed(MemoryDriver):
+        waits = 0
+
+        async def wait_visible(self, queues: Sequence[str], *, wait_s: float) -> bool:
+            self.waits += 1
+            return False
+
+    driver, clock, wake_up = Closed(), SystemClock(), asyncio.Event()
+    await operator_of(driver).pause(["other"])
+    queues = OpenQueues(driver, parse_queues("mail,other", random.Random()), check_s=CHECK_S, clock=clock)
+    waiter = WorkWaiter(driver, queues, wait_s=3600, lease_s=30, clock=clock, wake_up=wake_up)
+
+    waiter.start(1)
+    await asyncio.wait_for(wake_up.wait(), SOON_S)
+
+    assert waiter.collect().answered
+    assert driver.waits == 1

@@ -1,13 +1,15 @@
 """Workers that enter themselves: there while they run, gone when they are killed, and no trace of those that ended."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import json
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import pytest
 
 from asynctasq import __version__
 from asynctasq.clock import SystemClock
+from asynctasq.codec.schedule import encode_note
 from asynctasq.core import worker_register
 from asynctasq.core.queue_operator import QueueOperator
 from asynctasq.core.runtime import ProductionRuntime, WorkerSettings
@@ -134,7 +136,7 @@ async def test_a_backend_that_is_away_is_tried_again(monkeypatch: pytest.MonkeyP
     class Away(MemoryDriver):
         calls = 0
 
-        async def enqueue(self, messages: list[Message]) -> list[str]:  # type: ignore[override]
+        async def enqueue(self, messages: Sequence[Message]) -> list[str]:
             self.calls += 1
             if self.calls < 3:
                 raise DriverUnavailable("nobody is there")
@@ -152,13 +154,16 @@ async def test_a_backend_that_is_away_is_tried_again(monkeypatch: pytest.MonkeyP
 
 async def test_what_no_worker_has_written_is_shown_without_its_facts() -> None:
     driver = MemoryDriver()
-    for number, body in enumerate((b"", b"\x91\xa2{}", b"\x91\xa4null")):
+    facts = {"name": "n", "host": "h", "pid": 1, "version": "1", "queues": [], "concurrency": 1, "started_at": 0}
+    huge = json.dumps({**facts, "pid": "PID"}).replace('"PID"', "1e999")
+    bodies = [b"", b"\x91\xa2{}", b"\x91\xa4null", encode_note("[" * 100_000), encode_note(huge)]
+    for number, body in enumerate(bodies):
         await driver.enqueue([Message(id=f"worker:{number}", queue=f"{QUEUE_PREFIX}{number}", body=body)])
 
     entries = await operator_of(driver).workers()
 
     assert [(entry.id, entry.name, entry.alive) for entry in entries] == [
-        (f"worker:{number}", "", False) for number in range(3)
+        (f"worker:{number}", "", False) for number in range(len(bodies))
     ]
 
 
